@@ -1,0 +1,53 @@
+# Two commands: `make run` and `make test`. Each sets up .venv first, which takes no time when it is done.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: run test test-fast check format setup lock bench-overhead clean help
+
+run: $(READY) ## set up, then run the pipeline: data, pretraining, finetuning, evaluation
+	@$(BIN)/pretune run
+
+test: $(READY) ## set up, then pass all tests
+	@$(BIN)/python -m pytest
+
+test-fast: $(READY) ## the tests that take seconds
+	@$(BIN)/python -m pytest -m "not slow"
+
+check: $(READY) ## format, lint, types, import directions
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(READY) ## format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+setup: $(READY) ## set up .venv from requirements.lock
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit("error: Python 3.11 to 3.13 is needed, this is %d.%d\nnext:  make $(MAKECMDGOALS) PYTHON=python3.12" % v)'
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "error: this Python cannot make environments"; echo "next:  sudo apt install python3-venv   (or another Python: make $(MAKECMDGOALS) PYTHON=...)"; exit 9; }
+	@echo "setting up .venv from requirements.lock (about 250 packages; a few minutes, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -c 'from pathlib import Path; from pretune.lineage import keep_private; keep_private(Path.cwd())'
+	@touch $(READY)
+
+lock: $(READY) ## compile requirements.lock anew from pyproject.toml
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-header --no-annotate \
+	    --default-index "$${PIP_INDEX_URL:-$$($(BIN)/python -m pip config get global.index-url 2>/dev/null)}" \
+	    --no-emit-index-url --upgrade pyproject.toml --output-file requirements.lock
+
+bench-overhead: $(READY) ## what everything but stage work costs
+	@$(BIN)/python benchmarks/overhead.py
+
+clean: ## remove what the pipeline made (not the records of it, nor DVC's cache)
+	@rm -rf data/raw data/prepared models reports
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18

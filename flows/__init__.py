@@ -1,0 +1,1 @@
+"""Prefect and the command line: everything that orchestrates, nothing that computes."""

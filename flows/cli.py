@@ -1,0 +1,246 @@
+"""`pretune …`: the command line. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pretune.errors import PretuneError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="From raw data to an evaluated model: Prefect runs the stages, DVC versions them, MLflow records them.",
+    epilog="Start with:  pretune plan,  pretune run,  pretune ui",
+)
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
+
+
+def main() -> None:
+    """Run a command; a user's mistake ends in a message and its exit code, never in a traceback."""
+    try:
+        app()
+    except PretuneError as error:
+        _complain(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("\nstopped; `pretune run` goes on where it stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.command(epilog="Example:  pretune run finetune --set finetune.learning_rate=3e-4 --set seed=1")
+def run(
+    stages: Annotated[list[str] | None, typer.Argument(help="Stages to bring up to date; default: all.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Another value for this run; params.yaml stays as it is."),
+    ] = None,
+    no_prefect: Annotated[bool, typer.Option("--no-prefect", help="The same stages, without a flow run.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run what is stale: the stages named, and what they need."""
+    from flows import report
+
+    home = _workspace(stages or [])
+    console = _console(stderr=as_json)
+    summary = _run_pipeline(home, stages or [], overrides or [], console, with_prefect=not no_prefect)
+    if summary["warning"]:
+        console.print(f"warning: {summary['warning']}", style="yellow", markup=False)
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        report.show(console, summary, overridden=overrides or [])
+
+
+@app.command(epilog="Example:  pretune plan evaluate --json")
+def plan(
+    stages: Annotated[list[str] | None, typer.Argument(help="Stages to plan for; default: all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say for each stage whether it would run, be restored or be skipped, why, and its last time."""
+    from pretune import params
+    from pretune.lineage import Workspace, state_dir
+
+    root = _workspace(stages or [])
+    params.load(root / "params.yaml")
+    decisions = Workspace(root).plan(stages or [])
+    seconds = {d.stage: _last_seconds(state_dir(root), d.stage) for d in decisions}
+    if as_json:
+        print(json.dumps([{**vars(d), "last_seconds": seconds[d.stage]} for d in decisions]))
+        return
+    from rich.table import Table
+
+    table = Table("stage", "action", "last time", "why")
+    for decision in decisions:
+        last = seconds[decision.stage]
+        why_not = _shorten(decision.reasons) or "nothing changed"
+        table.add_row(decision.stage, decision.action, f"{last:.0f} s" if last else "", why_not)
+    console = _console()
+    console.print(table)
+    runs = [d.stage for d in decisions if d.action == "run"]
+    total = sum(seconds[name] or 0 for name in runs)
+    console.print(
+        f"{len(runs)} of {len(decisions)} stages to run" + (f", {total:.0f} s when they last ran" if total else ""),
+        highlight=False,
+    )
+
+
+@app.command(epilog="Example:  pretune why finetune")
+def why(stage: Annotated[str, typer.Argument(help="A stage of dvc.yaml.")], as_json: Json = False) -> None:
+    """Say what changed since a stage last ran: params (old → new), data, code."""
+    from pretune.lineage import Workspace
+
+    changes = Workspace(_workspace([stage])).why(stage)
+    if as_json:
+        print(json.dumps(changes))
+        return
+    lines = [f"params  {key}: {old} → {new}" for key, (old, new) in changes["params"].items()]
+    lines += [f"data    {path}: {state}" for path, state in changes["deps"].items()]
+    lines += [f"code    {path}: {state}" for path, state in changes["code"].items()]
+    lines += [f"output  {path}: {state}" for path, state in changes["outs"].items()]
+    lines += ["command changed"] if changes["command"] else []
+    print("\n".join(lines) or f"{stage}: nothing changed since it last ran")
+
+
+@app.command(epilog="Example:  pretune trace models/finetuned    pretune trace data/raw    pretune trace 3f2a…")
+def trace(
+    what: Annotated[str, typer.Argument(metavar="PATH|MD5|RUN_ID", help="An output, a hash or an MLflow run.")],
+    as_json: Json = False,
+) -> None:
+    """Lead from a model back to data, params and commit, and from data forward to every model made of it."""
+    from pretune.lineage import Workspace, state_dir
+    from pretune.trace import Tracer
+    from pretune.tracking import records
+
+    root = _workspace([])
+    tracer = Tracer(records(root, state_dir(root)), Workspace(root).locked_outputs())
+    found = tracer.trace(what)
+    if as_json:
+        print(json.dumps(found))
+        return
+    _console().print(tracer.tree(found))
+
+
+@app.command(epilog="Example:  pretune doctor --fix")
+def doctor(
+    fix: Annotated[bool, typer.Option("--fix", help="Mend what can be mended without loss.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check versions, parameters, locks, tracking and disk; each finding comes with its fix."""
+    from flows.doctor import examine
+    from pretune.lineage import find_root
+
+    findings = examine(find_root(), fix=fix)
+    if as_json:
+        print(json.dumps([vars(finding) for finding in findings]))
+    else:
+        for finding in findings:
+            mark = {"ok": "ok     ", "fixed": "fixed  ", "problem": "PROBLEM"}[finding.state]
+            print(f"{mark}  {finding.what}: {finding.detail}")
+            if finding.fix and finding.state == "problem":
+                print(f"         fix: {finding.fix}")
+    if any(finding.state == "problem" for finding in findings):
+        raise typer.Exit(10)
+
+
+@app.command(epilog="Example:  pretune ui    pretune ui --mlflow-port 5001 --prefect-port 4201")
+def ui(
+    mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow UI.")] = 5000,
+    prefect_port: Annotated[int, typer.Option(help="Port of the Prefect server.")] = 4200,
+) -> None:
+    """Start the MLflow UI and a Prefect server on 127.0.0.1 until Ctrl-C."""
+    from flows.ui import serve
+
+    serve(_workspace([]), mlflow_port, prefect_port)
+
+
+def _workspace(stages: list[str]) -> Path:
+    """The workspace, made the current folder, with the stages checked."""
+    from pretune.lineage import Workspace, find_root
+
+    root = find_root()
+    os.chdir(root)
+    workspace = Workspace(root)
+    for name in stages or list(workspace.nodes)[:1]:
+        workspace.node(name)
+    return root
+
+
+def _run_pipeline(
+    home: Path, stages: list[str], overrides: list[str], console: Console, *, with_prefect: bool
+) -> dict[str, Any]:
+    from pretune import params
+    from pretune.lineage import state_dir
+    from pretune.process import lock
+
+    params.load(home / "params.yaml")  # mistakes are told before Prefect takes its seconds to start
+    with lock(state_dir(home) / "locks" / "run.lock", "a pipeline run"):
+        pass
+    if with_prefect:
+        from flows import prefect_env
+
+        if pipeline := prefect_env.load_pipeline(home):
+            return _with_prefect(pipeline, home, stages, overrides, console)
+        console.print("warning: the Prefect API does not answer: running the same stages without it", style="yellow")
+    return _without_prefect(home, stages, overrides, console)
+
+
+def _with_prefect(
+    pipeline: Callable[..., dict[str, Any]], home: Path, stages: list[str], overrides: list[str], console: Console
+) -> dict[str, Any]:
+    return pipeline(stages=stages, overrides=overrides)
+
+
+def _without_prefect(home: Path, stages: list[str], overrides: list[str], console: Console) -> dict[str, Any]:
+    from contextlib import ExitStack
+
+    from flows import board, report
+    from flows.overrides import workspace_copy
+    from flows.runner import PipelineRun, run_plain
+
+    with ExitStack() as stack:
+        root = stack.enter_context(workspace_copy(home, overrides)) if overrides else home
+        pipeline_run = PipelineRun(root, stages, board.choose(console), home=home)
+        with pipeline_run:
+            run_plain(pipeline_run)
+            results = pipeline_run.results()
+        return report.summary(pipeline_run, results)
+
+
+def _complain(error: PretuneError) -> None:
+    for problem in error.problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if error.next_step:
+        print(f"next:  {error.next_step}", file=sys.stderr)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def _last_seconds(state: Path, stage: str) -> float | None:
+    path = state / "stages" / f"{stage}.json"
+    return float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.is_file() else None
+
+
+def _shorten(reasons: list[str], most: int = 3) -> str:
+    more = [f"… and {len(reasons) - most} more (pretune why)"] if len(reasons) > most else []
+    return "\n".join(reasons[:most] + more)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""`--set`: run with other parameters in a copy of the workspace, so that its own files stay as they are.
+
+The copy shares DVC's cache: what it made is restored at once when the same values come into
+params.yaml later.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pretune import lineage, params, process
+from pretune.errors import WorkspaceError
+
+
+@contextmanager
+def workspace_copy(root: Path, assignments: list[str]) -> Iterator[Path]:
+    """A copy of the files that git would track, with `assignments` applied to params.yaml."""
+    state = lineage.state_dir(root)
+    copy = state / "override"
+    with process.lock(state / "locks" / "override.lock", "a run with --set"):
+        shutil.rmtree(copy, ignore_errors=True)
+        copy.mkdir(parents=True)
+        try:
+            for name in _files(root):
+                if (source := root / name).is_file():
+                    (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(source, copy / name)
+            params.override(root / "params.yaml", assignments, copy / "params.yaml")
+            _share_cache(root, copy)
+            _bring_inputs(root, copy)
+            lineage.Workspace(copy).checkout()
+            yield copy
+        finally:
+            shutil.rmtree(copy, ignore_errors=True)
+
+
+def _files(root: Path) -> list[str]:
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        done = subprocess.run(command, cwd=root, capture_output=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        raise WorkspaceError(f"{root} is not in a git repository", "git init") from None
+    return sorted({os.fsdecode(name) for name in done.stdout.split(b"\0") if name})
+
+
+def _share_cache(root: Path, copy: Path) -> None:
+    from configparser import ConfigParser
+
+    config = ConfigParser()
+    config.read([root / ".dvc" / "config.local"])
+    for section in ("core", "cache"):
+        if not config.has_section(section):
+            config.add_section(section)
+    config["core"] |= {"no_scm": "true", "site_cache_dir": str(root / ".dvc" / "tmp" / "site")}
+    config["cache"].setdefault("dir", str(root / ".dvc" / "cache"))
+    with (copy / ".dvc" / "config.local").open("w", encoding="utf-8") as file:
+        config.write(file)
+
+
+def _bring_inputs(root: Path, copy: Path) -> None:
+    """Link the data that no stage makes and git does not track: a user's own files."""
+    workspace = lineage.Workspace(copy)
+    made = {out for node in workspace.nodes.values() for out in node.outs}
+    for node in workspace.nodes.values():
+        for path in node.data:
+            if path not in made and not (copy / path).exists() and (root / path).exists():
+                (copy / path).parent.mkdir(parents=True, exist_ok=True)
+                copy_any = shutil.copytree if (root / path).is_dir() else shutil.copy2
+                copy_any(root / path, copy / path)

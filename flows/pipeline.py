@@ -1,0 +1,90 @@
+"""dvc.yaml's graph as a Prefect flow: order, retries, timeouts, parallel branches, artifacts.
+
+Only DVC decides what is fresh, so no task is cached by Prefect. Deployed, it is the same flow:
+see prefect.yaml.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.tasks import Task
+from rich.console import Console
+
+from flows import board, report
+from flows.overrides import workspace_copy
+from flows.runner import NotReached, Outcome, PipelineRun, raise_failures
+from pretune.lineage import find_root
+
+
+@flow(
+    name="pretune",
+    flow_run_name="pipeline",
+    task_runner=ThreadPoolTaskRunner(max_workers=32),
+    log_prints=True,
+    validate_parameters=True,
+)
+def pipeline(stages: list[str] | None = None, overrides: list[str] | None = None) -> dict[str, Any]:
+    """Bring `stages` (default: all) and what they need up to date.
+
+    `overrides` holds `section.key=value` entries; they apply to this run only.
+    """
+    home = find_root()
+    with ExitStack() as stack:
+        root = stack.enter_context(workspace_copy(home, overrides)) if overrides else home
+        run = PipelineRun(
+            root, stages or [], board.choose(Console()), home=home, prefect_run=str(flow_run.id or "")
+        )
+        with run:
+            futures: dict[str, PrefectFuture[Outcome]] = {}
+            for name, node in run.nodes.items():
+                needs = [futures[up] for up in node.upstream if up in futures]
+                futures[name] = _task(run, name).submit(name, wait_for=needs)
+            states = {name: _settled(future) for name, future in futures.items()}
+            raise_failures([error for error in states.values() if error])
+            results = run.results()
+            create_markdown_artifact(report.markdown(results, list(run.outcomes.values())), key="pretune-result")
+        return report.summary(run, results)
+
+
+def _task(run: PipelineRun, name: str) -> Task[[str], Outcome]:
+    """The Prefect task of a stage: its name, and the hints that dvc.yaml gives in `meta`."""
+
+    @task(
+        name=name,
+        task_run_name=name,
+        description=run.nodes[name].desc,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=int(run.nodes[name].meta.get("retries", 0)),
+        retry_condition_fn=_may_retry,
+    )
+    def stage(stage_name: str) -> Outcome:
+        return run.stage(stage_name)
+
+    return stage
+
+
+def _may_retry(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """A user's mistake would only be repeated."""
+    error = state.result(raise_on_failure=False)
+    return bool(getattr(error, "retryable", False))
+
+
+def _settled(future: PrefectFuture[Outcome]) -> BaseException | None:
+    """Wait for a task; the exception that it ended with, if any."""
+    future.wait()
+    if future.state.is_completed():
+        return None
+    if future.state.is_pending():  # Prefect's NotReady: something before it failed
+        return NotReached("not reached")
+    error = future.state.result(raise_on_failure=False)
+    return error if isinstance(error, BaseException) else NotReached(str(error))

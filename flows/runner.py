@@ -1,0 +1,277 @@
+"""Run stages of the graph as `dvc repro` subprocesses, under one record: with Prefect or without."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from flows.board import Board
+from pretune import lineage, params, process, progress, provenance
+from pretune.errors import PretuneError, StageFailedError, TerminatedError
+from pretune.journal import Run
+from pretune.lineage import Node, Workspace
+from pretune.tracking import Sender
+
+GRACE = 10.0  # seconds that a stage has to stop by itself
+LOG_TAIL = 15  # lines shown of a stage that crashed
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage of a pipeline run ended: ran, restored (from DVC's cache) or skipped (was fresh)."""
+
+    stage: str
+    how: str
+    seconds: float
+
+
+class PipelineRun:
+    """One pipeline run: a lock, a parent record, and stages that can be run from any thread.
+
+    `root` is where the stages run, `home` the workspace that keeps the records (they differ
+    where parameters are overridden).
+    """
+
+    def __init__(
+        self, root: Path, names: list[str], board: Board, *, home: Path | None = None, prefect_run: str = ""
+    ) -> None:
+        self.root, self.home, self.board, self.prefect_run = root, home or root, board, prefect_run
+        self.state = lineage.state_dir(self.home)
+        self.outcomes: dict[str, Outcome] = {}
+        self.warning = ""
+        self._names = names
+        self._stack = ExitStack()
+        self._running: dict[str, subprocess.Popen[str]] = {}
+        self._stopping: PretuneError | KeyboardInterrupt | None = None
+
+    def __enter__(self) -> PipelineRun:
+        """Check everything that can be checked before work, then open the record."""
+        settings = params.load(self.root / "params.yaml")
+        self._stack.enter_context(process.lock(self.state / "locks" / "run.lock", "a pipeline run"))
+        lineage.drop_torn_lock(self.root)
+        workspace = Workspace(self.root)
+        self.nodes = {name: workspace.nodes[name] for name in workspace.with_upstream(self._names)}
+        self._sender = Sender(self.home, self.state).start()  # loads MLflow while DVC looks at the files
+        self.plan = {decision.stage: decision for decision in workspace.plan(self._names)}
+        self._keys = {n: lineage.stage_key(workspace.entry(n)) for n, d in self.plan.items() if d.action == "skip"}
+        self._tags = provenance.tags(self.home) | ({"prefect.flow_run_id": self.prefect_run} if self.prefect_run else {})
+        self.record = Run(self.state, "pipeline", tags=self._tags | {"pretune.kind": "pipeline"})
+        self.record.params(params.flatten(settings.model_dump()))
+        if self._tags["git.dirty"] == "true":
+            self.record.text("changes.patch", provenance.patch(self.home))
+        self._children: list[Run] = []
+        self._stack.enter_context(self._signals())
+        self.board.start(list(self.nodes))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Close the record as the run ended."""
+        with self._stack:
+            self.stop()
+            self.board.close()
+            Workspace(self.root).order_lock()
+            killed = isinstance(error, KeyboardInterrupt | TerminatedError)
+            if kind is None:
+                self.record.metrics(self.results())
+            self.record.end("FINISHED" if kind is None else "KILLED" if killed else "FAILED")
+            self.warning = self._sender.close([self.record, *self._children])
+
+    def stage(self, name: str) -> Outcome:
+        """Bring one stage up to date; its upstream must be. Raises StageFailedError."""
+        upstream = [self.outcomes[up].how for up in self.nodes[name].upstream if up in self.outcomes]
+        began = time.monotonic()
+        if self.plan[name].action == "skip" and all(how == "skipped" for how in upstream):
+            return self._end(name, "skipped", 0.0)
+        self.board.begin(name)
+        try:
+            self._repro(self.nodes[name])
+        except PretuneError:
+            self.board.finish(name, "failed", time.monotonic() - began)
+            raise
+        how = "ran" if self._executed(name) else "restored"
+        if how == "restored":
+            workspace = Workspace(self.root)
+            self._keys[name] = lineage.stage_key(workspace.entry(name))
+        return self._end(name, how, time.monotonic() - began)
+
+    def results(self) -> dict[str, Any]:
+        """What the evaluation found: reports/metrics.json."""
+        path = self.root / "reports" / "metrics.json"
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+    def stop(self) -> None:
+        """End every stage that is running: SIGINT first (DVC passes over it, the stage stops), then SIGKILL."""
+        running = list(self._running.values())
+        for child in running:
+            _signal_group(child, signal.SIGINT)
+        deadline = time.monotonic() + GRACE
+        for child in running:
+            try:
+                child.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                _signal_group(child, signal.SIGKILL)
+
+    def _end(self, name: str, how: str, seconds: float) -> Outcome:
+        if how != "ran":
+            self._record_cached(name)
+        self.outcomes[name] = Outcome(name, how, seconds)
+        self.board.finish(name, how, seconds)
+        return self.outcomes[name]
+
+    def _record_cached(self, name: str) -> None:
+        """A light run for a stage that did not have to run, so that pipeline runs compare in full."""
+        node, workspace = self.nodes[name], Workspace(self.root)
+        entry = workspace.entry(name)
+        facts = {"pretune.kind": "stage", "pretune.status": "cached", "pretune.stage": name}
+        run = Run(self.state, name, parent=self.record.id, tags=self._tags | facts)
+        run.tags({"pretune.stage_key": self._keys[name]})
+        run.params(params.flatten(entry["params"]))
+        for path in node.data:
+            run.input(path, entry["deps"][path])
+        for path, md5 in workspace.outputs(name).items():
+            run.output(path, md5)
+        run.copy_of(self._keys[name])
+        run.end("FINISHED")
+        self._children.append(run)
+
+    def _executed(self, name: str) -> bool:
+        """Whether the stage's own process ran under this pipeline run (DVC may have found it fresh)."""
+        path = self.state / "stages" / f"{name}.json"
+        return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["parent"] == self.record.id
+
+    def _repro(self, node: Node) -> None:
+        command = [sys.executable, "-m", "pretune.lineage", "--wait-for-lock", "repro", "--single-item", node.name]
+        log = self.state / "logs" / f"{node.name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        timeout = float(node.meta.get("timeout", 86_400))
+        if self._stopping:
+            raise StageFailedError(f"{node.name}: not started, the run is being stopped")
+        with subprocess.Popen(
+            command, cwd=self.root, env=self._environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL, text=True, encoding="utf-8", errors="replace", process_group=0,
+        ) as child:  # fmt: skip
+            self._running[node.name] = child
+            alarm = threading.Timer(timeout, _signal_group, (child, signal.SIGKILL))
+            alarm.start()
+            try:
+                mistake = self._follow(node.name, child, log)
+            finally:
+                alarm.cancel()
+                self._running.pop(node.name, None)
+        if child.returncode:
+            raise self._failure(node.name, mistake, log, timed_out=alarm.finished.is_set() and child.returncode == -9)
+
+    def _follow(self, name: str, child: subprocess.Popen[str], log: Path) -> dict[str, Any] | None:
+        """Pass the stage's messages to the board and all else to its log; return the mistake it reported."""
+        mistake = None
+        assert child.stdout is not None
+        with log.open("w", encoding="utf-8") as file:
+            for line in child.stdout:
+                message = progress.message(line)
+                if message is None:
+                    file.write(line)
+                elif "error" in message:
+                    mistake = message["error"]
+                else:
+                    self.board.progress(name, message["done"], message["total"], message["note"])
+        return mistake
+
+    def _failure(self, name: str, mistake: dict[str, Any] | None, log: Path, *, timed_out: bool) -> StageFailedError:
+        if mistake:
+            failed = StageFailedError([f"{name}: {problem}" for problem in mistake["problems"]], mistake["next_step"])
+            failed.exit_code = mistake["exit_code"]
+            failed.retryable = False
+            return failed
+        if timed_out:
+            return StageFailedError(f"{name}: stopped after its timeout (meta.timeout in dvc.yaml)", "pretune run")
+        tail = log.read_text(encoding="utf-8").rstrip().splitlines()[-LOG_TAIL:]
+        return StageFailedError([f"{name}: failed; the end of {log}:", *[f"    {line}" for line in tail]], "pretune run")
+
+    def _environment(self) -> dict[str, str]:
+        folder = str(Path(sys.executable).parent)
+        return os.environ | {
+            "PATH": os.pathsep.join([folder, os.environ.get("PATH", "")]),
+            "PRETUNE_STATE": str(self.state),
+            "PRETUNE_PARENT_RUN": self.record.id,
+            "PRETUNE_PREFECT_RUN": self.prefect_run,
+            process.PARENT: str(os.getpid()),
+            progress.PIPE: "1",
+            "DVC_NO_ANALYTICS": "1",
+        }
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """On Ctrl-C and SIGTERM stop the stages, then let the exception end the run; a second one kills."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def handle(number: int, _frame: FrameType | None) -> None:
+            for each in before:
+                signal.signal(each, signal.SIG_DFL)
+            self._stopping = TerminatedError("stopped by SIGTERM", "pretune run   (goes on where it stopped)")
+            self.stop()
+            raise KeyboardInterrupt if number == signal.SIGINT else self._stopping
+
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def run_plain(run: PipelineRun) -> None:
+    """Run the stages in threads, each as soon as what it needs is done. Raises StageFailedError."""
+    with ThreadPoolExecutor(len(run.nodes)) as pool:
+        futures: dict[str, Future[Outcome]] = {}
+        for name, node in run.nodes.items():
+            futures[name] = pool.submit(_after, [futures[u] for u in node.upstream if u in futures], run, name)
+    raise_failures([error for future in futures.values() if (error := future.exception())])
+
+
+def raise_failures(errors: list[BaseException]) -> None:
+    """Raise one error for all stages that failed; those that only waited for them say nothing."""
+    failed = [error for error in errors if isinstance(error, PretuneError) and not isinstance(error, NotReached)]
+    if not failed:
+        for error in errors:
+            raise error
+        return
+    merged = StageFailedError([line for error in failed for line in error.problems], failed[0].next_step)
+    merged.exit_code = failed[0].exit_code
+    raise merged
+
+
+class NotReached(PretuneError):
+    """A stage that did not run because one before it failed."""
+
+
+def _after(upstream: list[Future[Outcome]], run: PipelineRun, name: str) -> Outcome:
+    if any(future.exception() for future in upstream):
+        raise NotReached(f"{name}: not reached")
+    for attempt in range(int(run.nodes[name].meta.get("retries", 0)) + 1):
+        try:
+            return run.stage(name)
+        except StageFailedError as error:
+            if not error.retryable or attempt == int(run.nodes[name].meta.get("retries", 0)):
+                raise
+    raise AssertionError
+
+
+def _signal_group(child: subprocess.Popen[str], number: int) -> None:
+    try:
+        os.killpg(child.pid, number)
+    except ProcessLookupError:
+        pass

@@ -1,0 +1,118 @@
+"""Every mistake a user can make, each with its exit code and the next command to run.
+
+| code | meaning |
+|---|---|
+| 0 | done |
+| 1 | a defect in Pretune itself (with a traceback) |
+| 2 | a command line that does not parse |
+| 3 | parameters or the graph are wrong |
+| 4 | data or a file is missing or wrong |
+| 5 | another run holds a lock |
+| 6 | a stage failed |
+| 7 | inputs changed while a stage was running |
+| 8 | training diverged (a loss that is not finite) |
+| 9 | the environment is not fit (no git, a wrong interpreter, a missing package) |
+| 10 | `doctor` found something |
+| 130, 143 | stopped by Ctrl-C, by SIGTERM |
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PretuneError(Exception):
+    """A mistake that the user can mend: what is wrong, and the next command.
+
+    `problems` holds one line each; all that were found, not the first only.
+    """
+
+    exit_code = 1
+
+    def __init__(self, problems: str | Iterable[str], next_step: str = "") -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        self.next_step = next_step
+        super().__init__("\n".join(self.problems))
+
+    def as_dict(self) -> dict[str, object]:
+        """The error as it is stored in `.pretune/last-error.json`."""
+        return {
+            "kind": type(self).__name__,
+            "exit_code": self.exit_code,
+            "problems": self.problems,
+            "next_step": self.next_step,
+        }
+
+
+class ParamsError(PretuneError):
+    """params.yaml (or --set) holds values that cannot be used."""
+
+    exit_code = 3
+
+
+class GraphError(PretuneError):
+    """dvc.yaml is broken, has a cycle, or lacks the stage asked for."""
+
+    exit_code = 3
+
+
+class UndeclaredInputError(PretuneError):
+    """A stage asked for something that dvc.yaml does not declare for it."""
+
+    exit_code = 3
+
+
+class DataError(PretuneError):
+    """A file is missing, empty or malformed."""
+
+    exit_code = 4
+
+
+class NotFoundInRecordsError(PretuneError):
+    """No run, file or hash of that name is known."""
+
+    exit_code = 4
+
+
+class LockedError(PretuneError):
+    """Another run is at work here."""
+
+    exit_code = 5
+
+
+class StageFailedError(PretuneError):
+    """One or more stages of a pipeline run ended with an error; `retryable` unless a mistake was the cause."""
+
+    exit_code = 6
+    retryable = True
+
+
+class InputsChangedError(PretuneError):
+    """Parameters, code or data changed while the stage that reads them was running."""
+
+    exit_code = 7
+
+
+class DivergedError(PretuneError):
+    """The loss was not a finite number."""
+
+    exit_code = 8
+
+
+class WorkspaceError(PretuneError):
+    """The environment is not fit: no git, no workspace, a wrong interpreter."""
+
+    exit_code = 9
+
+
+class TerminatedError(PretuneError):
+    """SIGTERM arrived."""
+
+    exit_code = 143
+
+
+def did_you_mean(word: str, allowed: Iterable[str]) -> str:
+    """Return ' (did you mean X?)' for the nearest allowed word, or nothing."""
+    near = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)
+    return f" (did you mean {near[0]}?)" if near else ""

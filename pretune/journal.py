@@ -1,0 +1,98 @@
+"""A run's record as it is written: one file of JSON lines, sent on to MLflow by a Sender.
+
+Writing never waits for a server. Whoever writes holds a lock on the file, so a Sender knows a
+journal whose writer was killed; what could not be sent stays here and is sent later.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pretune.params import flatten
+
+
+def folder(state: Path) -> Path:
+    """Where the journals of a workspace lie; their names sort by time of creation."""
+    return state / "journal"
+
+
+class Run:
+    """The record of one pipeline run or one stage run, while it happens."""
+
+    def __init__(self, state: Path, name: str, *, parent: str | None = None, tags: Mapping[str, str]) -> None:
+        self.id = f"{time.time_ns()}-{uuid.uuid4().hex[:8]}"
+        folder(state).mkdir(parents=True, exist_ok=True)
+        self.path = folder(state) / f"{self.id}.jsonl"
+        partial = self.path.with_suffix(".partial")  # locked and begun before a Sender can see it
+        self._file = partial.open("w", encoding="utf-8")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._write("start", name=name, parent=parent, tags={**tags, "pretune.id": self.id})
+        partial.rename(self.path)
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Settings, by dotted name."""
+        self._write("params", values={key: str(value) for key, value in values.items()})
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Facts to search by."""
+        self._write("tags", values=dict(values))
+
+    def metrics(self, values: Mapping[str, Any], step: int = 0) -> None:
+        """Numbers; nested ones get dotted names, an estimate's `value` the name of the estimate."""
+        flat = {key.removesuffix(".value"): value for key, value in flatten(values).items()}
+        self._write("metrics", values={key: float(value) for key, value in flat.items()}, step=step)
+
+    def input(self, path: str, md5: str) -> None:
+        """A data set that is read, with DVC's hash."""
+        self._write("input", path=path, md5=md5)
+
+    def output(self, path: str, md5: str) -> None:
+        """A path that was written, with DVC's hash."""
+        self._write("tags", values={f"dvc.out.{path}": md5})
+
+    def model(self, name: str, path: Path, md5: str, examples: list[str]) -> None:
+        """A model folder in transformers' format, and texts that it can be asked about."""
+        self._write("model", name=name, path=str(path), md5=md5, examples=examples)
+
+    def text(self, name: str, content: str) -> None:
+        """A text to keep as an artifact."""
+        self._write("text", name=name, content=content)
+
+    def copy_of(self, stage_key: str) -> None:
+        """Nothing ran: take metrics and models from the run that made the result."""
+        self._write("copy", stage_key=stage_key)
+
+    def end(self, status: str) -> None:
+        """FINISHED, FAILED or KILLED; nothing may be written afterwards."""
+        self._write("end", status=status)
+        self._file.close()
+
+    def _write(self, event: str, **content: Any) -> None:
+        line = json.dumps({"event": event, "time": int(time.time() * 1000), **content}, ensure_ascii=False)
+        self._file.write(line + "\n")
+        self._file.flush()
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether the process that writes the journal is alive."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def read(path: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
+    """The whole lines from byte `offset` on, and where they end."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        content = file.read()
+    end = content.rfind(b"\n") + 1
+    return [json.loads(line) for line in content[:end].splitlines()], offset + end

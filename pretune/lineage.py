@@ -1,0 +1,366 @@
+"""The graph, the hashes and the stage keys, as DVC knows them. The only module that imports dvc.
+
+`python -m pretune.lineage ARGUMENTS…` is `dvc ARGUMENTS…` in a process that dies with its parent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from ruamel.yaml import YAML
+
+from pretune.errors import GraphError, LockedError, PretuneError, WorkspaceError, did_you_mean
+from pretune.params import flatten
+
+CODE = ("flows/", "tasks/", "pretune/")
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Node:
+    """A stage of dvc.yaml: what it reads and writes, and its orchestration hints."""
+
+    name: str
+    desc: str
+    deps: list[str]
+    params: list[str]
+    outs: list[str]
+    upstream: list[str]
+    meta: dict[str, Any]
+
+    @property
+    def data(self) -> list[str]:
+        """The dependencies that are not code."""
+        return [path for path in self.deps if not path.startswith(CODE)]
+
+
+@dataclass
+class Decision:
+    """What a pipeline run will do with a stage, and why."""
+
+    stage: str
+    action: Literal["run", "restore", "skip"]
+    reasons: list[str] = field(default_factory=list)
+
+
+def find_root(start: Path | None = None) -> Path:
+    """The folder that holds dvc.yaml, from `start` (default: here) upwards."""
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / "dvc.yaml").is_file():
+            return folder
+    raise WorkspaceError(f"no dvc.yaml in {here} or above it", "cd to the project's folder")
+
+
+def state_dir(root: Path) -> Path:
+    """Where locks, journals and logs lie: nobody's output. A copy of a workspace uses the original's."""
+    return Path(os.environ.get("PRETUNE_STATE") or root / ".pretune")
+
+
+class Workspace:
+    """A project folder seen through DVC. One instance is one reading: make a new one after changes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        keep_private(root)
+
+    @cached_property
+    def repo(self) -> Any:
+        """DVC's own handle of the folder."""
+        from dvc.exceptions import DvcException
+        from dvc.repo import Repo
+
+        with _plain_errors():
+            try:
+                return Repo(str(self.root))
+            except DvcException as error:
+                if not (self.root / ".git").exists():
+                    raise WorkspaceError(
+                        f"{self.root} is not in a git repository",
+                        "git init && git add --all && git commit --message 'start'",
+                    ) from error
+                raise
+
+    @cached_property
+    def _stages(self) -> dict[str, Any]:
+        """DVC's stages by name, in the order in which `dvc repro` runs them."""
+        from dvc.repo.reproduce import plan_repro
+
+        with _plain_errors():
+            return {stage.name: stage for stage in plan_repro(self.repo.index.graph) if getattr(stage, "name", None)}
+
+    @cached_property
+    def nodes(self) -> dict[str, Node]:
+        """The graph, upstream first. GraphError where dvc.yaml is broken or has a cycle."""
+        stages = self._stages
+        graph = self.repo.index.graph
+        return {
+            name: Node(
+                name=name,
+                desc=stage.desc or "",
+                deps=[d.def_path for d in _files(stage)],
+                params=[p for d in _params(stage) for p in d.params],
+                outs=[out.def_path for out in stage.outs],
+                upstream=[up.name for up in graph.successors(stage) if up.name in stages],
+                meta=stage.meta or {},
+            )
+            for name, stage in stages.items()
+        }
+
+    def node(self, name: str) -> Node:
+        """One stage; GraphError names the nearest where there is none of that name."""
+        if name not in self.nodes:
+            raise GraphError(
+                f"no stage `{name}` in dvc.yaml{did_you_mean(name, self.nodes)}; there are: {', '.join(self.nodes)}",
+                "pretune plan",
+            )
+        return self.nodes[name]
+
+    def with_upstream(self, names: list[str]) -> list[str]:
+        """The named stages and all that they need, upstream first; every stage where none is named."""
+        wanted: set[str] = set()
+        pending = [self.node(name).name for name in names] or list(self.nodes)
+        while pending:
+            name = pending.pop()
+            wanted.add(name)
+            pending += [up for up in self.nodes[name].upstream if up not in wanted]
+        return [name for name in self.nodes if name in wanted]
+
+    def entry(self, name: str) -> Entry:
+        """What determines a stage's outputs: command, dependencies, params, paths written."""
+        stage = self._stages[name]
+        with _plain_errors():
+            return {
+                "cmd": stage.cmd,
+                "deps": {d.def_path: d.get_hash().value for d in _files(stage)},
+                "params": {key: value for d in _params(stage) for key, value in d.read_params().items()},
+                "outs": sorted(out.def_path for out in stage.outs),
+            }
+
+    def locked_entry(self, name: str) -> Entry | None:
+        """The same as dvc.lock has it; None where it has none."""
+        stage = self._stages[name]
+        files, params = _files(stage), _params(stage)
+        if stage.cmd_changed or not all(d.hash_info for d in (*files, *params)):
+            return None
+        return {
+            "cmd": stage.cmd,
+            "deps": {d.def_path: d.hash_info.value for d in files},
+            "params": {key: value for d in params for key, value in d.hash_info.value.items()},
+            "outs": sorted(out.def_path for out in stage.outs),
+        }
+
+    def outputs(self, name: str) -> dict[str, str]:
+        """{path: md5} of what a stage has written, computed from the files."""
+        with _plain_errors():
+            return {o.def_path: o.get_hash().value for o in self._stages[name].outs if o.exists}
+
+    def locked_outputs(self) -> dict[str, str]:
+        """{path: md5} of every output and dependency that dvc.lock records."""
+        return {
+            o.def_path: o.hash_info.value
+            for stage in self._stages.values()
+            for o in (*_files(stage), *stage.outs)
+            if o.hash_info
+        }
+
+    def plan(self, names: list[str]) -> list[Decision]:
+        """What a run of `names` would do; nothing is written and nothing runs."""
+        from dvc.stage.cache import _get_cache_hash
+        from dvc.stage.serialize import to_single_stage_lockfile
+
+        decisions: list[Decision] = []
+        known: dict[str, str] = {}  # md5 of what a restored stage will write
+        unknown: dict[str, str] = {}  # path -> the stage that will write it
+        with _plain_errors():
+            for name in self.with_upstream(names):
+                stage = self._stages[name]
+                before = {d.def_path: d.hash_info.value for d in _files(stage)}
+                waits = sorted({unknown[path] for path in before if path in unknown})
+                moved = [path for path in before if path in known and known[path] != before[path]]
+                reasons = _reasons(stage, known)
+                if waits:
+                    after = [f"after {', '.join(waits)}"]
+                    decisions.append(Decision(name, "run", after + [r for r in reasons if "missing" not in r]))
+                elif not reasons and not moved:
+                    decisions.append(Decision(name, "skip"))
+                    continue
+                else:
+                    for dep in stage.deps:
+                        if getattr(dep, "def_path", None) in known:
+                            dep.hash_info.value = known[dep.def_path]
+                        elif dep.exists:
+                            dep.save()
+                    key = _get_cache_hash(to_single_stage_lockfile(stage), key=True)
+                    cached = next((c for c in self._run_cache(key) if self._is_cached(stage, c)), None)
+                    if cached:
+                        decisions.append(Decision(name, "restore", reasons))
+                        known |= {out["path"]: out["md5"] for out in cached["outs"]}
+                        continue
+                    decisions.append(Decision(name, "run", reasons or [f"{path}: changed" for path in moved]))
+                unknown |= {out.def_path: name for out in stage.outs}
+        return decisions
+
+    def _run_cache(self, key: str) -> Iterator[Entry]:
+        """The results that DVC's run cache holds for these inputs."""
+        folder = Path(self.repo.stage_cache.cache_dir) / key[:2] / key
+        for path in sorted(folder.glob("*")) if folder.is_dir() else []:
+            yield YAML(typ="safe", pure=True).load(path)
+
+    def _is_cached(self, stage: Any, entry: Entry) -> bool:
+        return bool(self.repo.stage_cache._create_stage(entry, wdir=stage.wdir).outs_cached())
+
+    def why(self, name: str) -> dict[str, Any]:
+        """What changed since dvc.lock: {'params': {dotted: (old, new)}, 'deps': …, 'code': …, 'outs': …}."""
+        self.node(name)
+        stage = self._stages[name]
+        changes: dict[str, Any] = {"params": {}, "deps": {}, "code": {}, "outs": {}, "command": bool(stage.cmd_changed)}
+        with _plain_errors():
+            for dep in _params(stage):
+                old = flatten(dep.hash_info.value or {}) if dep.hash_info else {}
+                new = flatten(dep.read_params())
+                changes["params"] |= {
+                    key: (old.get(key), new.get(key)) for key in [*new, *old] if old.get(key) != new.get(key)
+                }
+            for dep in _files(stage):
+                kind = "code" if dep.def_path.startswith(CODE) else "deps"
+                changes[kind] |= {dep.def_path: state for state in dep.status().values()}
+            for out in stage.outs:
+                changes["outs"] |= {out.def_path: state for state in out.status().values()}
+        return changes
+
+    def checkout(self) -> None:
+        """Bring back from the cache what dvc.lock records and the folder lacks."""
+        with _plain_errors():
+            self.repo.checkout(force=True, allow_missing=True)
+
+    def commit(self, name: str) -> None:
+        """Record a stage that was run by hand in dvc.lock."""
+        with _plain_errors():
+            self.repo.commit(name, force=True)
+        self.order_lock()
+
+    def order_lock(self) -> None:
+        """Put the stages of dvc.lock in the order of a full `dvc repro`, whichever ended first."""
+        path = self.root / "dvc.lock"
+        if not path.is_file():
+            return
+        yaml = YAML()
+        with _plain_errors(), self.repo.lock:
+            content = yaml.load(path)
+            stages = content["stages"]
+            ordered = [*[n for n in self.nodes if n in stages], *[n for n in stages if n not in self.nodes]]
+            if list(stages) == ordered:
+                return
+            content["stages"] = {name: stages[name] for name in ordered}
+            from dvc.utils.serialize import dump_yaml
+
+            partial = path.with_name("dvc.lock.partial")
+            dump_yaml(str(partial), json.loads(json.dumps(content)))
+            os.replace(partial, path)
+
+
+def stage_key(entry: Entry) -> str:
+    """sha256 of a stage's inputs: names its result wherever it was made."""
+    return hashlib.sha256(json.dumps(entry, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def keep_private(root: Path) -> None:
+    """Keep DVC's state in the workspace: its default is a folder that every user may write."""
+    path = root / ".dvc" / "config.local"
+    if not (root / ".dvc").is_dir() or (path.is_file() and "site_cache_dir" in path.read_text(encoding="utf-8")):
+        return
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"[core]\n    site_cache_dir = {root / '.dvc' / 'tmp' / 'site'}\n")
+
+
+def drop_torn_lock(root: Path) -> bool:
+    """Remove DVC's rwlock file if a kill left it half written; whether it did."""
+    path = root / ".dvc" / "tmp" / "rwlock"
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        path.unlink()
+        return True
+    return False
+
+
+def _files(stage: Any) -> list[Any]:
+    from dvc.dependency import ParamsDependency
+
+    return [dep for dep in stage.deps if not isinstance(dep, ParamsDependency)]
+
+
+def _params(stage: Any) -> list[Any]:
+    from dvc.dependency import ParamsDependency
+
+    return [dep for dep in stage.deps if isinstance(dep, ParamsDependency)]
+
+
+def _reasons(stage: Any, known: dict[str, str]) -> list[str]:
+    """Why DVC holds a stage stale, one line each; files that a restored stage will bring do not count."""
+    if stage.cmd_changed:
+        return ["the command changed"]
+    if not any(dep.hash_info for dep in stage.deps):
+        return ["never run here"]
+    reasons = []
+    for dep in _params(stage):
+        for params in dep.status().values():
+            reasons += [f"params {name}: {state}" for name, state in params.items()]
+    for dep in _files(stage):
+        if dep.def_path not in known:
+            reasons += [f"{dep.def_path}: {_word(state)}" for state in dep.status().values()]
+    for out in stage.outs:
+        reasons += [f"{out.def_path}: {_word(state)}" for state in out.status().values()]
+    return reasons
+
+
+def _word(state: str) -> str:
+    return {"deleted": "missing", "not in cache": "missing from the cache"}.get(state, state)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Turn DVC's exceptions into ours, so that no user meets a traceback for a mistake in dvc.yaml."""
+    from dvc.exceptions import CyclicGraphError, DvcException
+    from dvc.lock import LockError
+    from dvc_objects.errors import ObjectFormatError
+    from networkx import NetworkXError
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        yield
+    except PretuneError:
+        raise
+    except LockError as error:
+        raise LockedError(str(error).splitlines()[0], "wait for the other dvc command to end") from error
+    except CyclicGraphError as error:
+        raise GraphError(f"dvc.yaml: {error}", "edit deps and outs in dvc.yaml, then: pretune plan") from error
+    except (DvcException, NetworkXError, YAMLError, ObjectFormatError) as error:
+        cause = error.__cause__ or error
+        raise GraphError(f"dvc: {str(error) or cause}".strip(), "dvc status   (says the same in DVC's words)") from error
+
+
+def main() -> int:
+    """Run a dvc command line in this process, which dies with its parent."""
+    from pretune.process import die_with_parent
+
+    die_with_parent()
+    from dvc.cli import main as dvc
+
+    return int(dvc(sys.argv[1:]) or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Building models, loading them, and serving what they predict."""

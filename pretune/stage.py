@@ -1,0 +1,158 @@
+"""A stage's contract: it reads what dvc.yaml declares, and its outputs appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pretune.errors import DataError, InputsChangedError, UndeclaredInputError
+from pretune.lineage import Node, Workspace, stage_key
+from pretune.params import Params, declared, flatten
+
+if TYPE_CHECKING:
+    from pretune.progress import Progress
+    from pretune.tracking import Run
+    from pretune.training.loop import Record
+
+
+class Stage:
+    """What a stage function is given: its params, its inputs, its outputs, its run.
+
+    `dep` and `out` take the paths of dvc.yaml; anything not declared there is refused.
+    """
+
+    def __init__(self, root: Path, node: Node, params: Params, run: Run, progress: Progress) -> None:
+        self.name = node.name
+        self.params = declared(params, {name.split(".")[0] for name in node.params}, node.name)
+        self.run = run
+        self._root, self._node, self._progress = root, node, progress
+        self._written: dict[str, Path] = {}
+        self._models: list[tuple[str, list[str]]] = []
+        self._entry = Workspace(root).entry(node.name)
+        for path in node.outs:
+            _remove(_partial(root / path))
+
+    @property
+    def key(self) -> str:
+        """The stage key: what the inputs were when the stage began."""
+        return stage_key(self._entry)
+
+    def dep(self, path: str) -> Path:
+        """A declared input that exists."""
+        if path not in self._node.deps:
+            raise UndeclaredInputError(
+                f"stage {self.name} reads {path} but dvc.yaml does not say so",
+                f"add `{path}` under stages.{self.name}.deps in dvc.yaml",
+            )
+        found = self._root / path
+        if not found.exists():
+            raise DataError(f"{path} is missing", f"pretune run {self.name}   (makes what it needs)")
+        return found
+
+    def out(self, path: str) -> Path:
+        """Where to write a declared output: a temporary sibling, renamed when the stage succeeds."""
+        if path not in self._node.outs:
+            raise UndeclaredInputError(
+                f"stage {self.name} writes {path} but dvc.yaml does not say so",
+                f"add `{path}` under stages.{self.name}.outs in dvc.yaml",
+            )
+        target = self._root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._written[path] = _partial(target)
+        return self._written[path]
+
+    def model(self, path: str, examples: list[str]) -> None:
+        """Say that the output `path` is a model, and what it can be asked."""
+        self._models.append((path, examples))
+
+    def reporter(self, steps: int) -> Callable[[Record], None]:
+        """A callback for the training loop: to the progress bar and to the run's metrics."""
+
+        def report(record: Record) -> None:
+            note = f"loss {record.loss:.3f}  {record.steps_per_second:.1f} steps/s"
+            self._progress.update(record.step, steps, note)
+            self.run.metrics(
+                {
+                    "loss": record.loss,
+                    "learning_rate": record.learning_rate,
+                    "steps_per_second": record.steps_per_second,
+                },
+                record.step,
+            )
+
+        return report
+
+    def publish(self) -> None:
+        """Rename what was written into place, unless an input changed meanwhile.
+
+        DVC reads params and dependencies again when a stage has ended: without this check, an edit
+        during a run would be recorded as what the run was made from.
+        """
+        missing = [path for path in self._node.outs if not self._written.get(path, Path("/nowhere")).exists()]
+        if missing:
+            raise DataError([f"stage {self.name} did not write {path}" for path in missing])
+        if changed := self._changed_inputs():
+            kept = self._root / ".pretune" / "kept" / f"{self.name}-{self.key[:12]}"
+            self._move_to(kept)
+            raise InputsChangedError(
+                [f"{what} while {self.name} was running" for what in changed],
+                f"pretune run   (what was made lies in {kept.relative_to(self._root)})",
+            )
+        for path, written in self._written.items():
+            _replace(written, self._root / path)
+        outputs = Workspace(self._root).outputs(self.name)
+        for path, md5 in outputs.items():
+            self.run.output(path, md5)
+        for path, examples in self._models:
+            self.run.model(Path(path).name, self._root / path, outputs[path], examples)
+
+    def discard(self) -> None:
+        """Remove what an unfinished stage has written."""
+        for written in self._written.values():
+            _remove(written)
+
+    def log_inputs(self) -> None:
+        """Put params, data and stage key on the run."""
+        self.run.params(flatten(self._entry["params"]))
+        for path in self._node.data:
+            self.run.input(path, self._entry["deps"][path])
+        self.run.tags({"pretune.stage": self.name, "pretune.stage_key": self.key})
+
+    def _changed_inputs(self) -> list[str]:
+        now = Workspace(self._root).entry(self.name)
+        old, new = flatten(self._entry["params"]), flatten(now["params"])
+        found = [f"params {k} changed from {old.get(k)} to {new.get(k)}" for k in old | new if old.get(k) != new.get(k)]
+        return found + [
+            f"{path} changed" for path, md5 in self._entry["deps"].items() if now["deps"].get(path) != md5
+        ]
+
+    def _move_to(self, folder: Path) -> None:
+        _remove(folder)
+        for path, written in self._written.items():
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(written, target)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Rename over `target`; a kill between the two renames leaves nothing, never a mixture."""
+    trash = target.with_name(f".{target.name}.old.partial")
+    _remove(trash)
+    if target.exists():
+        os.rename(target, trash)
+    os.rename(source, target)
+    _remove(trash)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

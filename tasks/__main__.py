@@ -1,0 +1,155 @@
+"""`python -m tasks STAGE`: run one stage. It is what dvc.yaml calls; by hand it does the same.
+
+Run by hand, the stage records itself in dvc.lock when it has succeeded.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: waiting threads must not spin
+
+try:
+    import pydantic  # noqa: F401 - the first thing that a Python without our environment lacks
+except ModuleNotFoundError:
+    sys.exit(
+        f"error: {sys.executable} lacks Pretune's packages\n"
+        "next:  make setup && source .venv/bin/activate   (then the same command again)"
+    )
+
+import importlib
+import json
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pretune import provenance
+from pretune.errors import GraphError, PretuneError
+from pretune.journal import Run
+from pretune.lineage import Workspace, find_root, state_dir
+from pretune.params import load
+from pretune.process import die_with_parent, lock, terminating
+from pretune.progress import MARK, PIPE, for_stage
+from pretune.stage import Stage
+from pretune.tracking import Sender
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PARENT = "PRETUNE_PARENT_RUN"  # the journal of the pipeline run that this stage belongs to
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TRANSFORMERS_VERBOSITY": "error"}
+NO_BARS = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "true"}
+
+
+def main(arguments: list[str]) -> int:
+    """Run the stage named on the command line; return its exit code."""
+    root = None
+    try:
+        root = find_root()
+        names = list(Workspace(root).nodes)
+        if len(arguments) != 1 or arguments[0].startswith("-"):
+            print(f"usage: python -m tasks STAGE\nstages: {', '.join(names)}\nexample: python -m tasks prepare")
+            return 0 if arguments in (["--help"], ["-h"]) else 2
+        Workspace(root).node(arguments[0])
+        with terminating():
+            run_stage(root, arguments[0])
+    except PretuneError as error:
+        report(root, error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run_stage(root: Path, name: str) -> None:
+    """Check everything, run the stage, publish its outputs, record it."""
+    state, by_hand = state_dir(root), "DVC_STAGE" not in os.environ
+    if not by_hand:
+        die_with_parent()
+    os.environ |= OFFLINE | NO_BARS
+    with lock(state / "locks" / f"{name}.lock", f"stage {name}"):
+        (state / "last-error.json").unlink(missing_ok=True)
+        workspace = Workspace(root)
+        params = load(root / "params.yaml")
+        progress = for_stage(name)
+        try:
+            with recorded(root, state, name) as run:
+                stage = Stage(root, workspace.node(name), params, run, progress)
+                stage.log_inputs()
+                try:
+                    function(name)(stage)
+                    stage.publish()
+                finally:
+                    stage.discard()
+        finally:
+            progress.close()
+        if by_hand:
+            workspace.commit(name)
+            print(f"{name}: done, recorded in dvc.lock", file=sys.stderr)
+
+
+@contextmanager
+def recorded(root: Path, state: Path, name: str) -> Iterator[Run]:
+    """A run that ends as the block does; what varies (time) goes to it, never to an output."""
+    parent = os.environ.get(PARENT)
+    tags = provenance.tags(root) | {"pretune.kind": "stage", "pretune.status": "executed"}
+    if flow_run := os.environ.get("PRETUNE_PREFECT_RUN"):
+        tags["prefect.flow_run_id"] = flow_run
+    run = Run(state, name, parent=parent, tags=tags)
+    if tags["git.dirty"] == "true":
+        run.text("changes.patch", provenance.patch(root))
+    sender = None if parent else Sender(root, state).start()
+    began, status = time.monotonic(), "FAILED"
+    try:
+        yield run
+        status = "FINISHED"
+        run.metrics({"seconds": time.monotonic() - began})
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or getattr(error, "exit_code", 0) == 143:
+            status = "KILLED"
+        raise
+    finally:
+        run.end(status)
+        remember(state, name, parent=parent, run=run.id, status=status, seconds=round(time.monotonic() - began, 1))
+        if sender and (warning := sender.close([run])):
+            print(f"warning: {warning}", file=sys.stderr)
+
+
+def remember(state: Path, name: str, **facts: object) -> None:
+    """Leave how the stage last went: the flow reads it, and `pretune plan` its time."""
+    path = state / "stages" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(facts), encoding="utf-8")
+    partial.rename(path)
+
+
+def function(name: str) -> object:
+    """The function of a stage: its own name, in the file of its name."""
+    try:
+        return getattr(importlib.import_module(f"tasks.{name}"), name)
+    except ModuleNotFoundError as error:
+        if error.name != f"tasks.{name}":
+            raise
+        raise GraphError(f"dvc.yaml has a stage {name}, but there is no tasks/{name}.py", f"write tasks/{name}.py") from None
+
+
+def report(root: Path | None, error: PretuneError) -> None:
+    """Print a user's mistake and leave it where the flow finds it: DVC returns 255 for all of them."""
+    for problem in error.problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if error.next_step:
+        print(f"next:  {error.next_step}", file=sys.stderr)
+    if os.environ.get(PIPE):
+        print(MARK + json.dumps({"error": error.as_dict()}), flush=True)
+    if root:
+        state = state_dir(root)
+        state.mkdir(parents=True, exist_ok=True)
+        (state / "last-error.json").write_text(json.dumps(error.as_dict()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

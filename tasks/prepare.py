@@ -1,0 +1,43 @@
+"""prepare: learn a tokenizer, tokenize the corpus, split the labelled rows."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from pretune.data import corpus, documents, splits, tokenizer
+
+if TYPE_CHECKING:
+    from pretune.stage import Stage
+
+MAX_LENGTH = 512  # tokens that a model of this pipeline can read at once
+
+
+def prepare(stage: Stage) -> None:
+    """Turn the snapshot into what training reads: a tokenizer, a corpus, labelled rows."""
+    params = stage.params.prepare
+    found = documents.read(stage.dep("data/raw") / "documents.jsonl")
+    parts = splits.split(
+        found, train_rows=params.train_rows, test_rows=params.test_rows, seed=stage.params.seed
+    )
+    texts = [document.text for document in found]
+    trained = tokenizer.train(texts, params.vocabulary_size, MAX_LENGTH)
+    trained.save_pretrained(stage.out("data/prepared/tokenizer"))
+
+    tokens = [encoding.ids for encoding in trained.backend_tokenizer.encode_batch(texts)]
+    folder = stage.out("data/prepared/corpus")
+    folder.mkdir(parents=True)
+    corpus.write(folder, tokens)
+
+    folder = stage.out("data/prepared/labelled")
+    folder.mkdir(parents=True)
+    documents.write(folder / "train.jsonl", parts.train)
+    documents.write(folder / "test.jsonl", parts.test)
+    (folder / "labels.json").write_text(json.dumps(parts.labels, indent=1) + "\n", encoding="utf-8")
+    stage.run.metrics({
+        "documents": len(found),
+        "tokens": sum(map(len, tokens)),
+        "train_rows": len(parts.train),
+        "test_rows": len(parts.test),
+        "labels": len(parts.labels),
+    })

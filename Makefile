@@ -39,9 +39,8 @@ $(READY): requirements.lock pyproject.toml
 	@touch $(READY)
 
 lock: $(READY) ## compile requirements.lock anew from pyproject.toml
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-header --no-annotate \
-	    --default-index "$${PIP_INDEX_URL:-$$($(BIN)/python -m pip config get global.index-url 2>/dev/null)}" \
-	    --no-emit-index-url --upgrade pyproject.toml --output-file requirements.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --upgrade \
+	    --no-header --no-annotate --no-emit-index-url pyproject.toml --output-file requirements.lock
 
 bench-overhead: $(READY) ## what everything but stage work costs
 	@$(BIN)/python benchmarks/overhead.py

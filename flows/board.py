@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from typing import Protocol
@@ -31,8 +32,9 @@ class Board(Protocol):
         """The pipeline run has ended."""
 
 
-def choose(console: Console) -> Board:
-    """Bars where somebody is watching."""
+def choose() -> Board:
+    """Bars where somebody is watching; either on standard error, so that results can be piped."""
+    console = Console(stderr=True)
     return BarBoard(console) if console.is_terminal else LineBoard()
 
 
@@ -66,7 +68,7 @@ class LineBoard:
 
     def _say(self, stage: str, text: str) -> None:
         with self._lock:
-            print(f"{stage:<10} {text}", flush=True)
+            print(f"{stage:<10} {text}", file=sys.stderr, flush=True)
 
 
 class BarBoard:
@@ -100,6 +102,7 @@ class BarBoard:
 
     def finish(self, stage: str, how: str, seconds: float) -> None:
         """See Board."""
+        del seconds  # the bar shows the time that has passed
         colour = {"ran": "green", "failed": "red"}.get(how, "cyan")
         self._bars.update(self._tasks[stage], total=1, completed=1, note=f"[{colour}]{how}[/{colour}]")
         self._bars.stop_task(self._tasks[stage])

@@ -13,8 +13,6 @@ import typer
 from pretune.errors import PretuneError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from rich.console import Console
 
 app = typer.Typer(
@@ -188,22 +186,18 @@ def _run_pipeline(
     params.load(home / "params.yaml")  # mistakes are told before Prefect takes its seconds to start
     with lock(state_dir(home) / "locks" / "run.lock", "a pipeline run"):
         pass
-    if with_prefect:
-        from flows import prefect_env
+    if not with_prefect:
+        return _without_prefect(home, stages, overrides)
+    from flows import prefect_env
 
-        if pipeline := prefect_env.load_pipeline(home):
-            return _with_prefect(pipeline, home, stages, overrides, console)
-        console.print("warning: the Prefect API does not answer: running the same stages without it", style="yellow")
-    return _without_prefect(home, stages, overrides, console)
-
-
-def _with_prefect(
-    pipeline: Callable[..., dict[str, Any]], home: Path, stages: list[str], overrides: list[str], console: Console
-) -> dict[str, Any]:
-    return pipeline(stages=stages, overrides=overrides)
+    with prefect_env.flow(home) as pipeline:
+        if pipeline:
+            return pipeline(stages=stages, overrides=overrides)
+    console.print("warning: the Prefect API does not answer: running the same stages without it", style="yellow")
+    return _without_prefect(home, stages, overrides)
 
 
-def _without_prefect(home: Path, stages: list[str], overrides: list[str], console: Console) -> dict[str, Any]:
+def _without_prefect(home: Path, stages: list[str], overrides: list[str]) -> dict[str, Any]:
     from contextlib import ExitStack
 
     from flows import board, report
@@ -212,7 +206,7 @@ def _without_prefect(home: Path, stages: list[str], overrides: list[str], consol
 
     with ExitStack() as stack:
         root = stack.enter_context(workspace_copy(home, overrides)) if overrides else home
-        pipeline_run = PipelineRun(root, stages, board.choose(console), home=home)
+        pipeline_run = PipelineRun(root, stages, board.choose(), home=home)
         with pipeline_run:
             run_plain(pipeline_run)
             results = pipeline_run.results()

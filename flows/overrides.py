@@ -56,7 +56,7 @@ def _share_cache(root: Path, copy: Path) -> None:
     for section in ("core", "cache"):
         if not config.has_section(section):
             config.add_section(section)
-    config["core"] |= {"no_scm": "true", "site_cache_dir": str(root / ".dvc" / "tmp" / "site")}
+    config["core"].update({"no_scm": "true", "site_cache_dir": str(root / ".dvc" / "tmp" / "site")})
     config["cache"].setdefault("dir", str(root / ".dvc" / "cache"))
     with (copy / ".dvc" / "config.local").open("w", encoding="utf-8") as file:
         config.write(file)

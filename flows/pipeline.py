@@ -17,18 +17,17 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
-from rich.console import Console
 
 from flows import board, report
 from flows.overrides import workspace_copy
-from flows.runner import NotReached, Outcome, PipelineRun, raise_failures
+from flows.runner import NotReachedError, Outcome, PipelineRun, raise_failures
 from pretune.lineage import find_root
 
 
 @flow(
     name="pretune",
     flow_run_name="pipeline",
-    task_runner=ThreadPoolTaskRunner(max_workers=32),
+    task_runner=ThreadPoolTaskRunner(max_workers=32),  # type: ignore[arg-type]
     log_prints=True,
     validate_parameters=True,
 )
@@ -40,14 +39,12 @@ def pipeline(stages: list[str] | None = None, overrides: list[str] | None = None
     home = find_root()
     with ExitStack() as stack:
         root = stack.enter_context(workspace_copy(home, overrides)) if overrides else home
-        run = PipelineRun(
-            root, stages or [], board.choose(Console()), home=home, prefect_run=str(flow_run.id or "")
-        )
+        run = PipelineRun(root, stages or [], board.choose(), home=home, prefect_run=str(flow_run.id or ""))
         with run:
             futures: dict[str, PrefectFuture[Outcome]] = {}
             for name, node in run.nodes.items():
                 needs = [futures[up] for up in node.upstream if up in futures]
-                futures[name] = _task(run, name).submit(name, wait_for=needs)
+                futures[name] = _task(run, name).submit(name, wait_for=needs)  # type: ignore[call-overload]
             states = {name: _settled(future) for name, future in futures.items()}
             raise_failures([error for error in states.values() if error])
             results = run.results()
@@ -85,6 +82,6 @@ def _settled(future: PrefectFuture[Outcome]) -> BaseException | None:
     if future.state.is_completed():
         return None
     if future.state.is_pending():  # Prefect's NotReady: something before it failed
-        return NotReached("not reached")
+        return NotReachedError("not reached")
     error = future.state.result(raise_on_failure=False)
-    return error if isinstance(error, BaseException) else NotReached(str(error))
+    return error if isinstance(error, BaseException) else NotReachedError(str(error))

@@ -75,7 +75,7 @@ def show(console: Console, summary: dict[str, Any], *, overridden: list[str]) ->
         console.print(gain(results), highlight=False)
     console.print("\nwhere to look next:", highlight=False)
     for command, what in _next(overridden):
-        console.print(f"  {command:<34} {what}", highlight=False, markup=False)
+        console.print(f"  {command:<34} {what}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _next(overridden: list[str]) -> list[tuple[str, str]]:

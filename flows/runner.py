@@ -11,11 +11,11 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Self
 
 from flows.board import Board
 from pretune import lineage, params, process, progress, provenance
@@ -25,6 +25,7 @@ from pretune.lineage import Node, Workspace
 from pretune.tracking import Sender
 
 GRACE = 10.0  # seconds that a stage has to stop by itself
+METRICS = "reports/metrics.json"
 LOG_TAIL = 15  # lines shown of a stage that crashed
 
 
@@ -53,21 +54,23 @@ class PipelineRun:
         self.warning = ""
         self._names = names
         self._stack = ExitStack()
+        self._reading = threading.Lock()
         self._running: dict[str, subprocess.Popen[str]] = {}
         self._stopping: PretuneError | KeyboardInterrupt | None = None
 
-    def __enter__(self) -> PipelineRun:
+    def __enter__(self) -> Self:
         """Check everything that can be checked before work, then open the record."""
         settings = params.load(self.root / "params.yaml")
         self._stack.enter_context(process.lock(self.state / "locks" / "run.lock", "a pipeline run"))
         lineage.drop_torn_lock(self.root)
-        workspace = Workspace(self.root)
+        workspace = self._fresh = Workspace(self.root)
         self.nodes = {name: workspace.nodes[name] for name in workspace.with_upstream(self._names)}
-        self._sender = Sender(self.home, self.state).start()  # loads MLflow while DVC looks at the files
         self.plan = {decision.stage: decision for decision in workspace.plan(self._names)}
-        self._keys = {n: lineage.stage_key(workspace.entry(n)) for n, d in self.plan.items() if d.action == "skip"}
-        self._tags = provenance.tags(self.home) | ({"prefect.flow_run_id": self.prefect_run} if self.prefect_run else {})
+        self._tags = provenance.tags(self.home) | (
+            {"prefect.flow_run_id": self.prefect_run} if self.prefect_run else {}
+        )
         self.record = Run(self.state, "pipeline", tags=self._tags | {"pretune.kind": "pipeline"})
+        self._sender = Sender(self.home, self.state).start()
         self.record.params(params.flatten(settings.model_dump()))
         if self._tags["git.dirty"] == "true":
             self.record.text("changes.patch", provenance.patch(self.home))
@@ -86,7 +89,9 @@ class PipelineRun:
             if kind is None:
                 self.record.metrics(self.results())
             self.record.end("FINISHED" if kind is None else "KILLED" if killed else "FAILED")
-            self.warning = self._sender.close([self.record, *self._children])
+            # Records of a run in which nothing ran may follow by themselves: nobody waits for them.
+            if kind is not None or any(outcome.how != "skipped" for outcome in self.outcomes.values()):
+                self.warning = self._sender.close([self.record, *self._children])
 
     def stage(self, name: str) -> Outcome:
         """Bring one stage up to date; its upstream must be. Raises StageFailedError."""
@@ -101,15 +106,12 @@ class PipelineRun:
             self.board.finish(name, "failed", time.monotonic() - began)
             raise
         how = "ran" if self._executed(name) else "restored"
-        if how == "restored":
-            workspace = Workspace(self.root)
-            self._keys[name] = lineage.stage_key(workspace.entry(name))
         return self._end(name, how, time.monotonic() - began)
 
     def results(self) -> dict[str, Any]:
-        """What the evaluation found: reports/metrics.json."""
-        path = self.root / "reports" / "metrics.json"
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+        """What the evaluation found (reports/metrics.json), where this run brought it up to date."""
+        made = [name for name in self.outcomes if METRICS in self.nodes[name].outs]
+        return dict(json.loads((self.root / METRICS).read_text(encoding="utf-8"))) if made else {}
 
     def stop(self) -> None:
         """End every stage that is running: SIGINT first (DVC passes over it, the stage stops), then SIGKILL."""
@@ -125,24 +127,24 @@ class PipelineRun:
 
     def _end(self, name: str, how: str, seconds: float) -> Outcome:
         if how != "ran":
-            self._record_cached(name)
+            self._record_cached(name, self._fresh if how == "skipped" else Workspace(self.root))
         self.outcomes[name] = Outcome(name, how, seconds)
         self.board.finish(name, how, seconds)
         return self.outcomes[name]
 
-    def _record_cached(self, name: str) -> None:
+    def _record_cached(self, name: str, workspace: Workspace) -> None:
         """A light run for a stage that did not have to run, so that pipeline runs compare in full."""
-        node, workspace = self.nodes[name], Workspace(self.root)
-        entry = workspace.entry(name)
-        facts = {"pretune.kind": "stage", "pretune.status": "cached", "pretune.stage": name}
+        with self._reading:  # DVC's objects are not made for several threads
+            entry, outputs = workspace.entry(name), workspace.outputs(name)
+        key = lineage.stage_key(entry)
+        facts = {"pretune.kind": "stage", "pretune.status": "cached", "pretune.stage": name, "pretune.stage_key": key}
         run = Run(self.state, name, parent=self.record.id, tags=self._tags | facts)
-        run.tags({"pretune.stage_key": self._keys[name]})
         run.params(params.flatten(entry["params"]))
-        for path in node.data:
+        for path in self.nodes[name].data:
             run.input(path, entry["deps"][path])
-        for path, md5 in workspace.outputs(name).items():
+        for path, md5 in outputs.items():
             run.output(path, md5)
-        run.copy_of(self._keys[name])
+        run.copy_of(key)
         run.end("FINISHED")
         self._children.append(run)
 
@@ -197,7 +199,9 @@ class PipelineRun:
         if timed_out:
             return StageFailedError(f"{name}: stopped after its timeout (meta.timeout in dvc.yaml)", "pretune run")
         tail = log.read_text(encoding="utf-8").rstrip().splitlines()[-LOG_TAIL:]
-        return StageFailedError([f"{name}: failed; the end of {log}:", *[f"    {line}" for line in tail]], "pretune run")
+        return StageFailedError(
+            [f"{name}: failed; the end of {log}:", *[f"    {line}" for line in tail]], "pretune run"
+        )
 
     def _environment(self) -> dict[str, str]:
         folder = str(Path(sys.executable).parent)
@@ -244,7 +248,7 @@ def run_plain(run: PipelineRun) -> None:
 
 def raise_failures(errors: list[BaseException]) -> None:
     """Raise one error for all stages that failed; those that only waited for them say nothing."""
-    failed = [error for error in errors if isinstance(error, PretuneError) and not isinstance(error, NotReached)]
+    failed = [error for error in errors if isinstance(error, PretuneError) and not isinstance(error, NotReachedError)]
     if not failed:
         for error in errors:
             raise error
@@ -254,13 +258,13 @@ def raise_failures(errors: list[BaseException]) -> None:
     raise merged
 
 
-class NotReached(PretuneError):
+class NotReachedError(PretuneError):
     """A stage that did not run because one before it failed."""
 
 
 def _after(upstream: list[Future[Outcome]], run: PipelineRun, name: str) -> Outcome:
     if any(future.exception() for future in upstream):
-        raise NotReached(f"{name}: not reached")
+        raise NotReachedError(f"{name}: not reached")
     for attempt in range(int(run.nodes[name].meta.get("retries", 0)) + 1):
         try:
             return run.stage(name)
@@ -271,7 +275,5 @@ def _after(upstream: list[Future[Outcome]], run: PipelineRun, name: str) -> Outc
 
 
 def _signal_group(child: subprocess.Popen[str], number: int) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(child.pid, number)
-    except ProcessLookupError:
-        pass

@@ -3,71 +3,83 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from flows.prefect_env import HOST, address_file, server_settings
 from pretune.errors import LockedError, WorkspaceError
 from pretune.lineage import state_dir
 from pretune.process import terminating
 from pretune.tracking import connect, tracking_uri
 
-from flows.prefect_env import address_file, server_settings
-
-HOST = "127.0.0.1"
 START = 120.0  # seconds that a server may take to answer
 
 
 def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
-    """Start both servers, print their addresses, stop them on Ctrl-C or SIGTERM."""
-    busy = [port for port in (mlflow_port, prefect_port) if _in_use(port)]
-    if busy:
+    """Start both servers, print their addresses, stop them on Ctrl-C or SIGTERM.
+
+    Where MLFLOW_TRACKING_URI names a server, that one is shown instead of starting another.
+    """
+    uri, state = tracking_uri(root), state_dir(root)
+    remote = uri.startswith("http")
+    if busy := [port for port in ([] if remote else [mlflow_port]) + [prefect_port] if _in_use(port)]:
         raise LockedError(
             [f"port {port} is in use" for port in busy],
             f"pretune ui --mlflow-port {mlflow_port + 1} --prefect-port {prefect_port + 1}",
         )
-    state = state_dir(root)
     connect(root, state)
     (state / "logs").mkdir(parents=True, exist_ok=True)
     api = f"http://{HOST}:{prefect_port}/api"
-    environment = os.environ | server_settings(root) | {"PREFECT_UI_API_URL": api, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    environment |= {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
-    servers: list[subprocess.Popen[bytes]] = []
-    try:
-        with terminating():
-            servers.append(_start(state, "mlflow", environment, [
-                "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1",
-                "--backend-store-uri", tracking_uri(root),
-                "--default-artifact-root", (root / "mlartifacts").as_uri(),
-            ]))  # fmt: skip
-            servers.append(
-                _start(state, "prefect", environment, ["server", "start", "--host", HOST, "--port", str(prefect_port)])
-            )
-            _wait(f"http://{HOST}:{mlflow_port}/health", servers[0], state / "logs" / "mlflow-ui.log")
+    with ExitStack() as stack:
+        stack.enter_context(terminating())
+        servers = [stack.enter_context(_server(root, "prefect", ["start", "--port", str(prefect_port)], api))]
+        if remote:
+            print(f"MLflow   {uri}", flush=True)
+        else:
+            store = ["--backend-store-uri", uri, "--default-artifact-root", (root / "mlartifacts").as_uri()]
+            mlflow = _server(root, "mlflow", ["--port", str(mlflow_port), "--workers", "1", *store], api)
+            servers.append(stack.enter_context(mlflow))
+            _wait(f"http://{HOST}:{mlflow_port}/health", servers[1], state / "logs" / "mlflow-ui.log")
             print(f"MLflow   http://{HOST}:{mlflow_port}", flush=True)
-            _wait(f"{api}/health", servers[1], state / "logs" / "prefect-ui.log")
-            print(f"Prefect  http://{HOST}:{prefect_port}", flush=True)
-            address_file(root).write_text(api, encoding="utf-8")
-            print("Ctrl-C stops both; `pretune run` in another terminal shows up in them at once", flush=True)
-            while all(server.poll() is None for server in servers):
-                time.sleep(1)
+        _wait(f"{api}/health", servers[0], state / "logs" / "prefect-ui.log")
+        print(f"Prefect  http://{HOST}:{prefect_port}", flush=True)
+        address_file(root).write_text(api, encoding="utf-8")
+        stack.callback(address_file(root).unlink, missing_ok=True)
+        print("Ctrl-C stops them; `pretune run` in another terminal shows up in them at once", flush=True)
+        while all(server.poll() is None for server in servers):
+            time.sleep(1)
+
+
+@contextmanager
+def _server(root: Path, tool: str, arguments: list[str], api: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A server in a process group of its own, which is ended with the block."""
+    environment = os.environ | server_settings(root) | {
+        "PREFECT_UI_API_URL": api,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    }  # fmt: skip
+    with (state_dir(root) / "logs" / f"{tool}-ui.log").open("wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", tool, "server", *arguments, "--host", HOST],
+            env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, process_group=0,
+        )  # fmt: skip
+    try:
+        yield server
     finally:
-        address_file(root).unlink(missing_ok=True)
-        for server in servers:
-            server.terminate()
-        for server in servers:
-            server.wait()
-
-
-def _start(state: Path, tool: str, environment: dict[str, str], arguments: list[str]) -> subprocess.Popen[bytes]:
-    with (state / "logs" / f"{tool}-ui.log").open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", tool, *arguments], env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
-        )
+        for number in (signal.SIGTERM, signal.SIGKILL):  # the second for what outlived the first
+            try:
+                os.killpg(server.pid, number)
+                server.wait(timeout=10)
+            except (ProcessLookupError, subprocess.TimeoutExpired):
+                continue
 
 
 def _wait(url: str, server: subprocess.Popen[bytes], log: Path) -> None:

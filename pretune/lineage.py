@@ -110,7 +110,7 @@ class Workspace:
                 deps=[d.def_path for d in _files(stage)],
                 params=[p for d in _params(stage) for p in d.params],
                 outs=[out.def_path for out in stage.outs],
-                upstream=[up.name for up in graph.successors(stage) if up.name in stages],
+                upstream=[n for up in graph.successors(stage) if (n := getattr(up, "name", None)) in stages],
                 meta=stage.meta or {},
             )
             for name, stage in stages.items()
@@ -173,6 +173,21 @@ class Workspace:
             if o.hash_info
         }
 
+    def is_orphan(self, name: str) -> bool:
+        """Whether this process was started for a stage by a dvc that has since been killed.
+
+        A running dvc has its pid on each output in its rwlock file; it must be above this process.
+        """
+        import psutil
+
+        try:
+            held = json.loads((self.root / ".dvc" / "tmp" / "rwlock").read_text(encoding="utf-8"))["write"]
+        except (OSError, ValueError, KeyError):
+            return False
+        outs = {str(self.root / path) for path in self.nodes[name].outs}
+        holders = {int(info["pid"]) for path, info in held.items() if path in outs}
+        return bool(holders) and not holders & {process.pid for process in psutil.Process().parents()}
+
     def plan(self, names: list[str]) -> list[Decision]:
         """What a run of `names` would do; nothing is written and nothing runs."""
         from dvc.stage.cache import _get_cache_hash
@@ -233,9 +248,9 @@ class Workspace:
                 }
             for dep in _files(stage):
                 kind = "code" if dep.def_path.startswith(CODE) else "deps"
-                changes[kind] |= {dep.def_path: state for state in dep.status().values()}
+                changes[kind] |= dep.status()
             for out in stage.outs:
-                changes["outs"] |= {out.def_path: state for state in out.status().values()}
+                changes["outs"] |= out.status()
         return changes
 
     def checkout(self) -> None:
@@ -349,7 +364,9 @@ def _plain_errors() -> Iterator[None]:
         raise GraphError(f"dvc.yaml: {error}", "edit deps and outs in dvc.yaml, then: pretune plan") from error
     except (DvcException, NetworkXError, YAMLError, ObjectFormatError) as error:
         cause = error.__cause__ or error
-        raise GraphError(f"dvc: {str(error) or cause}".strip(), "dvc status   (says the same in DVC's words)") from error
+        raise GraphError(
+            f"dvc: {str(error) or cause}".strip(), "dvc status   (says the same in DVC's words)"
+        ) from error
 
 
 def main() -> int:

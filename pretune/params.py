@@ -159,11 +159,11 @@ def validate(data: Mapping[str, Any]) -> Params:
     try:
         return Params.model_validate(data)
     except ValidationError as error:
-        problems = [_describe(dict(item), data) for item in error.errors()]
-        raise ParamsError(problems, "edit params.yaml (every key is explained there), then run again") from None
+        problems = [_describe(dict(item)) for item in error.errors()]
+        raise ParamsError(problems, "edit params.yaml (docs/params.md explains every key), then run again") from None
 
 
-def _describe(item: dict[str, Any], data: Mapping[str, Any]) -> str:
+def _describe(item: dict[str, Any]) -> str:
     """One line for one pydantic error: dotted path, value, what is allowed, nearest match."""
     path = [str(part) for part in item["loc"]]
     dotted, value = ".".join(path) or "params.yaml", item["input"]

@@ -60,12 +60,15 @@ def terminating() -> Iterator[None]:
 
 
 @contextmanager
-def lock(path: Path, what: str) -> Iterator[None]:
-    """Hold `path` alone; the kernel lets go when this process ends. Raises LockedError at once."""
+def lock(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold `path` alone; the kernel lets go when this process ends.
+
+    Where another process holds it: wait, or raise LockedError at once.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise LockedError(
                 f"{what} is already running{_holder(path)}", "wait for it to end, or stop that process"

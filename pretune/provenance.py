@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-import tempfile
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+PATCH_FILE = 100_000
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "mlflow", "dvc", "prefect")
 
 
@@ -39,22 +39,23 @@ def changes(root: Path) -> str:
 
 
 def patch(root: Path) -> str:
-    """What leads from the commit to the files as they are, new files included."""
-    with tempfile.TemporaryDirectory() as folder:
-        index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
-        _git(root, "read-tree", "HEAD", env=index)
-        _git(root, "add", "--all", "--", ".", ":!dvc.lock", env=index)
-        return _git(root, "diff", "--cached", "--binary", "HEAD", env=index)
+    """What leads from the commit to the files as they are, with new files of up to PATCH_FILE bytes."""
+    parts = [_git(root, "diff", "--binary", "HEAD", "--", ".", ":!dvc.lock")]
+    for name in _git(root, "ls-files", "-z", "--others", "--exclude-standard").split("\0"):
+        if name and name != "dvc.lock" and (root / name).stat().st_size <= PATCH_FILE:
+            parts.append(_git(root, "diff", "--no-index", "--binary", "--", os.devnull, name, differs=True))
+        elif name and name != "dvc.lock":
+            parts.append(f"# left out, larger than {PATCH_FILE} bytes: {name}\n")
+    return "".join(parts)
 
 
-def _git(root: Path, *arguments: str, env: dict[str, str] | None = None) -> str:
+def _git(root: Path, *arguments: str, differs: bool = False) -> str:
+    """The output of a git command, or nothing where it fails; `git diff --no-index` ends with 1 when it differs."""
     try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=root, env=os.environ | (env or {}), capture_output=True, check=False
-        )
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, check=False)
     except FileNotFoundError:
         return ""
-    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else ""
+    return done.stdout.decode("utf-8", "replace") if done.returncode == int(differs) else ""
 
 
 @cache

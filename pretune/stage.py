@@ -26,7 +26,7 @@ class Stage:
 
     def __init__(self, root: Path, node: Node, params: Params, run: Run, progress: Progress) -> None:
         self.name = node.name
-        self.params = declared(params, {name.split(".")[0] for name in node.params}, node.name)
+        self.params = declared(params, node.params, node.name)
         self.run = run
         self._root, self._node, self._progress = root, node, progress
         self._written: dict[str, Path] = {}
@@ -125,9 +125,7 @@ class Stage:
         now = Workspace(self._root).entry(self.name)
         old, new = flatten(self._entry["params"]), flatten(now["params"])
         found = [f"params {k} changed from {old.get(k)} to {new.get(k)}" for k in old | new if old.get(k) != new.get(k)]
-        return found + [
-            f"{path} changed" for path, md5 in self._entry["deps"].items() if now["deps"].get(path) != md5
-        ]
+        return found + [f"{path} changed" for path, md5 in self._entry["deps"].items() if now["deps"].get(path) != md5]
 
     def _move_to(self, folder: Path) -> None:
         _remove(folder)

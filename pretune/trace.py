@@ -28,11 +28,12 @@ class Tracer:
         """Resolve a path, a hash or a run id (8 characters of these suffice), then look both ways."""
         for identity, record in self.by_id.items():
             if identity == what or (len(what) >= 8 and identity.startswith(what)):
-                if source := self.by_id.get(record.tags.get("pretune.source_run", "")):
-                    record = source
-                if record.outputs:
-                    return {"run": record.run_id, "made": [self._both(p, m) for p, m in record.outputs.items()]}
-                raise NotFoundInRecordsError(f"run {what} ({record.name}) wrote no output", "pretune trace models/finetuned")
+                maker = self.by_id.get(record.tags.get("pretune.source_run", ""), record)
+                if maker.outputs:
+                    return {"run": maker.run_id, "made": [self._both(p, m) for p, m in maker.outputs.items()]}
+                raise NotFoundInRecordsError(
+                    f"run {what} ({record.name}) wrote no output", "pretune trace models/finetuned"
+                )
         path, md5 = self._resolve(what)
         return {"run": None, "made": [self._both(path, md5)]}
 

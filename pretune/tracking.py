@@ -1,5 +1,7 @@
 """MLflow: sends journals on, and reads back what was recorded. The only module that imports mlflow.
 
+`python -m pretune.tracking ROOT STATE` sends all journals and ends; Sender starts it.
+
 Run ids are always passed: MLflow's active run is thread-local, and MLFLOW_RUN_ID hijacks runs.
 """
 
@@ -8,21 +10,22 @@ from __future__ import annotations
 import json
 import logging
 import os
+import subprocess
+import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pretune import journal
-from pretune.errors import LockedError, WorkspaceError
+from pretune.errors import WorkspaceError
 from pretune.journal import Run
-from pretune.process import lock
+from pretune.process import is_locked, lock
 
-__all__ = ["Record", "Run", "Sender", "connect", "records", "tracking_uri"]
+__all__ = ["Record", "Run", "Sender", "connect", "records", "send_until_done", "tracking_uri"]
 
 EXPERIMENT = "pretune"
 PATIENCE = 60.0  # seconds that the end of a run waits for records that are still being sent
@@ -63,103 +66,98 @@ def connect(root: Path, state: Path) -> tuple[Any, str]:
         return client, client.create_experiment(name, artifact_location=location)
 
 
-def _creating(root: Path, state: Path) -> ExitStack:
+def _creating(root: Path, state: Path) -> AbstractContextManager[None]:
     """Four processes that create one SQLite file at once all crash: one does, the others wait."""
-    stack = ExitStack()
-    if not (root / "mlflow.db").exists():
-        for _ in range(600):
-            try:
-                stack.enter_context(lock(state / "locks" / "mlflow.lock", "creating mlflow.db"))
-                break
-            except LockedError:
-                time.sleep(0.1)
-    return stack
+    if (root / "mlflow.db").exists():
+        return nullcontext()
+    return lock(state / "locks" / "mlflow.lock", "creating mlflow.db", wait=True)
 
 
 class Sender:
-    """Sends journals to MLflow from a thread of its own, so that nothing waits for a server.
+    """Has a process of its own send journals to MLflow, so that nothing waits for a server.
 
-    One sender at a time serves a workspace, with the lock `locks/sender.lock`; a second one waits
-    for its turn, and its journals are usually sent by then. Journals left by processes that were
-    killed are sent too, and their runs end as KILLED.
+    It outlives whoever started it for as long as there is something to send: runs whose process
+    was killed end as KILLED. One at a time serves a workspace (`locks/sender.lock`).
     """
 
     def __init__(self, root: Path, state: Path) -> None:
         self.root, self.state = root, state
-        self.error = ""
-        self._mine: list[Path] = []
-        self._closing = threading.Event()
-        self._failed = 0
-        self._thread = threading.Thread(target=self._serve, name="tracking", daemon=True)
 
     def start(self) -> Sender:
-        """Begin to send."""
-        prepare_environment()
-        self._thread.start()
+        """Begin to send, now and whatever is written later."""
+        log = self.state / "logs" / "sender.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        here = str(Path(__file__).parent.parent)
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])}
+        with log.open("w", encoding="utf-8") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "pretune.tracking", str(self.root), str(self.state)],
+                cwd=self.state, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+                start_new_session=True,
+            )  # fmt: skip
         return self
 
     def close(self, mine: Iterable[Run]) -> str:
-        """Wait until the journals of `mine` are sent; return a warning where they were not."""
-        self._mine = [run.path for run in mine]
-        self._closing.set()
-        self._thread.join(PATIENCE)
-        left = [path for path in self._mine if path.exists()]
+        """Wait until the journals of `mine`, which have ended, are sent; return a warning if they are not."""
+        paths = [run.path for run in mine]
+        deadline = time.monotonic() + PATIENCE
+        while self._process.poll() is None and time.monotonic() < deadline and any(p.exists() for p in paths):
+            time.sleep(0.05)
+        left = sum(path.exists() for path in paths)
         if not left:
             return ""
+        error = _read(self.state / "logs" / "sender-error.txt") or "it takes long"
+        where = journal.folder(self.state)
         return (
-            f"MLflow at {tracking_uri(self.root)} could not be reached ({self.error or 'too slow'}): "
-            f"{len(left)} runs are kept in {journal.folder(self.state)} and sent with the next run"
+            f"{left} runs are not in MLflow yet ({tracking_uri(self.root)}: {error}); "
+            f"they are kept in {where} and sent with the next run"
         )
 
-    def _serve(self) -> None:
-        while True:
-            try:
-                with lock(self.state / "locks" / "sender.lock", "a sender"):
-                    self._send_all()
-                return
-            except LockedError:
-                if self._closing.wait(0.2) and not any(path.exists() for path in self._mine):
-                    return
-                time.sleep(0.05)
-            except Exception as error:  # tracking never stops a run
-                self.error = _first_line(error)
-                self._failed += 1
-                if self._closing.is_set() or self._closing.wait(min(60.0, 2.0**self._failed)):
-                    return
 
-    def _send_all(self) -> None:
-        outbox = Outbox(self.root, self.state)
-        while True:
-            last = self._closing.is_set()  # what is written before close() is in the pass after it
-            outbox.send()
-            if last:
-                return
-            self._closing.wait(0.5)
+def send_until_done(root: Path, state: Path) -> None:
+    """Send all journals until none is left, or until nobody writes and MLflow does not answer."""
+    folder, note = journal.folder(state), state / "logs" / "sender-error.txt"
+    failures = 0
+    with lock(state / "locks" / "sender.lock", "a sender", wait=True):
+        outbox = None
+        while paths := sorted(folder.glob("*.jsonl")):
+            written = any(journal.is_being_written(path) for path in paths)
+            try:
+                outbox = outbox or Outbox(root, state)
+                outbox.send(paths)
+            except Exception as error:  # whatever a server or a disk does: tracking never stops a run
+                note.write_text(_first_line(error), encoding="utf-8")
+                if not written:
+                    raise
+                outbox, failures = None, failures + 1
+                time.sleep(min(60.0, 2.0**failures))
+            else:
+                note.unlink(missing_ok=True)
+                failures = 0
+                if written:
+                    time.sleep(0.5)
 
 
 class Outbox:
     """One pass after another over all journals, each taken up where it was left."""
 
     def __init__(self, root: Path, state: Path) -> None:
-        self.root, self.folder = root, journal.folder(state)
         self.client, self.experiment = connect(root, state)
         self._ids: dict[str, str] = {}
 
-    def send(self) -> None:
+    def send(self, paths: Iterable[Path]) -> None:
         """Send what is new."""
-        for path in sorted(self.folder.glob("*.jsonl")) if self.folder.is_dir() else []:
+        for path in paths:
             self._send(path)
 
     def _send(self, path: Path) -> None:
         alive = journal.is_being_written(path)  # asked before reading: what a dead writer wrote is all there
-        progress = path.with_suffix(".sent")
-        sent = json.loads(progress.read_text(encoding="utf-8")) if progress.exists() else {"run_id": None, "offset": 0}
-        events, end = journal.read(path, sent["offset"])
+        progress = path.with_suffix(".sent")  # "<run id> <byte offset>"
+        run_id, _, offset = _read(progress).partition(" ")
+        events, end = journal.read(path, int(offset or 0))
         if not events and alive:
             return
-        if sent["run_id"] is None:
-            sent["run_id"] = self._find(path.stem) or self._create(events[0])
-        run_id = self._ids[path.stem] = sent["run_id"]
+        run_id = self._ids[path.stem] = run_id or self._find(path.stem) or self._create(events[0])
         self._log(run_id, events)
         last = events[-1] if events and events[-1]["event"] == "end" else None
         if last or not alive:
@@ -168,7 +166,7 @@ class Outbox:
             progress.unlink(missing_ok=True)
             return
         partial = progress.with_suffix(".partial")
-        partial.write_text(json.dumps(sent | {"offset": end}), encoding="utf-8")
+        partial.write_text(f"{run_id} {end}", encoding="utf-8")
         partial.rename(progress)
 
     def _create(self, start: dict[str, Any]) -> str:
@@ -218,6 +216,7 @@ class Outbox:
 
     def _log_model(self, run_id: str, event: dict[str, Any]) -> None:
         import mlflow.pyfunc
+        import pandas as pd
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model
 
@@ -237,7 +236,7 @@ class Outbox:
                 mlflow_model=Model(run_id=run_id, model_id=logged.model_id),
                 signature=_signature(answer),
                 pip_requirements=_requirements(),
-                metadata={"examples": event["examples"]},
+                input_example=pd.DataFrame({"text": event["examples"]}),
             )
             self.client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
         self.client.finalize_logged_model(logged.model_id, "READY")
@@ -278,6 +277,10 @@ def _requirements() -> list[str]:
     return [f"{name}=={metadata.version(name).split('+')[0]}" for name in ("torch", "transformers", "pandas")]
 
 
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
@@ -305,21 +308,31 @@ class Record:
 
 def records(root: Path, state: Path) -> list[Record]:
     """Every run of the workspace, the oldest first. WorkspaceError where MLflow does not answer."""
+    _let_sender_finish(state)
     try:
         client, experiment = connect(root, state)
         found: list[Any] = []
         token = None
-        while token is not None or not found:
+        while True:
             page = client.search_runs([experiment], order_by=["attributes.start_time ASC"], page_token=token)
             found += page
-            token = page.token
-            if not token:
+            if not (token := page.token):
                 break
     except Exception as error:
         raise WorkspaceError(
             f"MLflow at {tracking_uri(root)} does not answer: {_first_line(error)}", "pretune doctor"
         ) from error
     return [_record(run) for run in found]
+
+
+def _let_sender_finish(state: Path) -> None:
+    """Records of runs that have ended may still be on their way: a sender at work has a few seconds."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and is_locked(state / "locks" / "sender.lock"):
+        folder = journal.folder(state)
+        if all(journal.is_being_written(path) for path in folder.glob("*.jsonl")):
+            return
+        time.sleep(0.1)
 
 
 def _record(run: Any) -> Record:
@@ -336,3 +349,7 @@ def _record(run: Any) -> Record:
         outputs={key.removeprefix("dvc.out."): md5 for key, md5 in tags.items() if key.startswith("dvc.out.")},
         models=[output.model_id for output in (run.outputs.model_outputs if run.outputs else [])],
     )
+
+
+if __name__ == "__main__":
+    send_until_done(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -8,7 +8,11 @@ from __future__ import annotations
 import os
 import sys
 
+from pretune.process import die_with_parent
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: waiting threads must not spin
+if "DVC_STAGE" in os.environ:  # before anything that takes time: dvc may be killed at any moment
+    die_with_parent()
 
 try:
     import pydantic  # noqa: F401 - the first thing that a Python without our environment lacks
@@ -26,17 +30,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pretune import provenance
-from pretune.errors import GraphError, PretuneError
+from pretune.errors import GraphError, PretuneError, TerminatedError
 from pretune.journal import Run
 from pretune.lineage import Workspace, find_root, state_dir
 from pretune.params import load
-from pretune.process import die_with_parent, lock, terminating
+from pretune.process import lock, terminating
 from pretune.progress import MARK, PIPE, for_stage
 from pretune.stage import Stage
 from pretune.tracking import Sender
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 PARENT = "PRETUNE_PARENT_RUN"  # the journal of the pipeline run that this stage belongs to
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TRANSFORMERS_VERBOSITY": "error"}
@@ -67,12 +71,12 @@ def main(arguments: list[str]) -> int:
 def run_stage(root: Path, name: str) -> None:
     """Check everything, run the stage, publish its outputs, record it."""
     state, by_hand = state_dir(root), "DVC_STAGE" not in os.environ
-    if not by_hand:
-        die_with_parent()
     os.environ |= OFFLINE | NO_BARS
     with lock(state / "locks" / f"{name}.lock", f"stage {name}"):
         (state / "last-error.json").unlink(missing_ok=True)
         workspace = Workspace(root)
+        if not by_hand and workspace.is_orphan(name):
+            raise TerminatedError("the dvc process that started this stage is gone", "pretune run")
         params = load(root / "params.yaml")
         progress = for_stage(name)
         try:
@@ -127,14 +131,17 @@ def remember(state: Path, name: str, **facts: object) -> None:
     partial.rename(path)
 
 
-def function(name: str) -> object:
+def function(name: str) -> Callable[[Stage], None]:
     """The function of a stage: its own name, in the file of its name."""
     try:
-        return getattr(importlib.import_module(f"tasks.{name}"), name)
+        found: Callable[[Stage], None] = getattr(importlib.import_module(f"tasks.{name}"), name)
     except ModuleNotFoundError as error:
         if error.name != f"tasks.{name}":
             raise
-        raise GraphError(f"dvc.yaml has a stage {name}, but there is no tasks/{name}.py", f"write tasks/{name}.py") from None
+        raise GraphError(
+            f"dvc.yaml has a stage {name}, but there is no tasks/{name}.py", f"write tasks/{name}.py"
+        ) from None
+    return found
 
 
 def report(root: Path | None, error: PretuneError) -> None:

@@ -1,4 +1,4 @@
-"""evaluate: is the finetuned model better than the same one from scratch, by how much, how surely?"""
+"""evaluate: say whether the finetuned model beats the same one from scratch, by how much, how surely."""
 
 from __future__ import annotations
 
@@ -62,4 +62,3 @@ def write_predictions(path: Path, labels: list[str], targets: Labels, predicted:
         table.writerow(["label", *predicted])
         for row in zip(targets, *predicted.values(), strict=True):
             table.writerow([labels[index] for index in row])
-

@@ -17,9 +17,7 @@ def prepare(stage: Stage) -> None:
     """Turn the snapshot into what training reads: a tokenizer, a corpus, labelled rows."""
     params = stage.params.prepare
     found = documents.read(stage.dep("data/raw") / "documents.jsonl")
-    parts = splits.split(
-        found, train_rows=params.train_rows, test_rows=params.test_rows, seed=stage.params.seed
-    )
+    parts = splits.split(found, train_rows=params.train_rows, test_rows=params.test_rows, seed=stage.params.seed)
     texts = [document.text for document in found]
     trained = tokenizer.train(texts, params.vocabulary_size, MAX_LENGTH)
     trained.save_pretrained(stage.out("data/prepared/tokenizer"))
@@ -34,10 +32,12 @@ def prepare(stage: Stage) -> None:
     documents.write(folder / "train.jsonl", parts.train)
     documents.write(folder / "test.jsonl", parts.test)
     (folder / "labels.json").write_text(json.dumps(parts.labels, indent=1) + "\n", encoding="utf-8")
-    stage.run.metrics({
-        "documents": len(found),
-        "tokens": sum(map(len, tokens)),
-        "train_rows": len(parts.train),
-        "test_rows": len(parts.test),
-        "labels": len(parts.labels),
-    })
+    stage.run.metrics(
+        {
+            "documents": len(found),
+            "tokens": sum(map(len, tokens)),
+            "train_rows": len(parts.train),
+            "test_rows": len(parts.test),
+            "labels": len(parts.labels),
+        }
+    )

@@ -27,9 +27,11 @@ def pretrain(stage: Stage) -> None:
 
     curve.write(stage.out("reports/curves/pretrain.csv"), records)
     build.save(model, words, stage.out("models/pretrained"))
-    stage.run.metrics({
-        "train_loss": records[-1].loss,
-        "epochs": params.steps * params.batch_size / len(rows),
-        "parameters": model.num_parameters(),
-    })
+    stage.run.metrics(
+        {
+            "train_loss": records[-1].loss,
+            "epochs": params.steps * params.batch_size / len(rows),
+            "parameters": model.num_parameters(),
+        }
+    )
     stage.model("models/pretrained", examples=["Return the absolute [MASK] of a file."])

@@ -35,7 +35,7 @@ class Sequences:
         """Rows of one step: (size, length) int64."""
         first = step * size
         picked = [self._row_at(place) for place in range(first, first + size)]
-        return self.rows[picked].astype(np.int64)
+        return np.asarray(self.rows[picked], dtype=np.int64)
 
     def _row_at(self, place: int) -> int:
         epoch, offset = divmod(place, len(self))

@@ -17,7 +17,7 @@ import sys
 import sysconfig
 import warnings
 from collections.abc import Iterator
-from importlib.machinery import BuiltinImporter, ExtensionFileLoader
+from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 
 from pretune.data.documents import Document, distinct
@@ -101,13 +101,13 @@ def _is_compiled(name: str) -> bool:
         return False
     if spec is None or name.startswith(("_test", "_xx", "xx")):
         return False
-    return spec.loader is BuiltinImporter or isinstance(spec.loader, ExtensionFileLoader)
+    return spec.origin == "built-in" or isinstance(spec.loader, ExtensionFileLoader)
 
 
 def _defined_in(member: object, module: str) -> bool:
     """Whether `member` is the module's own: what it only re-exports belongs elsewhere."""
     home = getattr(member, "__module__", None) or module
-    return isinstance(home, str) and home.split(".")[0].lstrip("_") == module.lstrip("_")
+    return isinstance(home, str) and home.partition(".")[0].lstrip("_") == module.lstrip("_")
 
 
 def _doc(member: object) -> str | None:
@@ -129,4 +129,4 @@ def _language_reference() -> Iterator[Document]:
 def _document(text: str | None, origin: str) -> Iterator[Document]:
     text = (text or "").strip()
     if len(text) >= MIN_CHARACTERS:
-        yield Document(text, area_of(origin.split(".")[0]), origin)
+        yield Document(text, area_of(origin.partition(".")[0]), origin)

@@ -15,8 +15,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from pretune.errors import DataError
+
 if TYPE_CHECKING:
     from pretune.params import ModelParams
+
+
+LOCAL = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False, "dtype": torch.float32}
 
 
 def config_for(model: ModelParams, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
@@ -59,17 +64,12 @@ def classifier(config: PreTrainedConfig, labels: list[str]) -> PreTrainedModel:
 
 def classifier_from(folder: Path, labels: list[str]) -> PreTrainedModel:
     """A classifier whose encoder is the one in `folder` and whose head is new."""
-    return _model(
-        AutoModelForSequenceClassification.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, **_label_names(labels)
-        )
-    )
+    return _model(AutoModelForSequenceClassification.from_pretrained(_safe(folder), **LOCAL, **_label_names(labels)))
 
 
 def load_classifier(folder: Path) -> PreTrainedModel:
     """A trained classifier, ready to predict."""
-    model = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    return _model(model).eval()
+    return _model(AutoModelForSequenceClassification.from_pretrained(_safe(folder), **LOCAL)).eval()
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -77,6 +77,13 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
     folder.mkdir(parents=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _safe(folder: Path) -> Path:
+    """The folder, unless its configuration asks for code of its own to be run."""
+    if '"auto_map"' in (folder / "config.json").read_text(encoding="utf-8"):
+        raise DataError(f"{folder}/config.json asks to run code (`auto_map`), which is never done", "use another model")
+    return folder
 
 
 def _label_names(labels: list[str]) -> dict[str, Any]:

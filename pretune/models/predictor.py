@@ -1,7 +1,7 @@
 """What MLflow calls to load a model that a stage made and to predict with it.
 
 This one file travels with the model (its `code/` folder), so it imports nothing of Pretune.
-Input: a table with a column `text`, or a list of texts.
+Input: a table with a column `text`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Predictor:
         self.model = auto.from_pretrained(folder, use_safetensors=True, **options).eval()
         self.length = min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings)
 
-    def predict(self, data: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
+    def predict(self, data: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:  # noqa: ARG002 - MLflow passes it
         """`label` and `score` of a classifier; of a masked model, `text` with its [MASK] filled in."""
-        texts = [str(text) for text in (data["text"] if hasattr(data, "columns") else data)]
+        texts = [str(text) for text in data["text"]]
         answer = self._classify if self.classifies else self._fill
         with torch.inference_mode():
             rows = [row for start in range(0, len(texts), ROWS) for row in answer(texts[start : start + ROWS])]
@@ -53,9 +53,7 @@ class Predictor:
         ]
 
     def _encode(self, texts: list[str]) -> Any:
-        encoded = self.tokenizer(
-            texts, truncation=True, max_length=self.length, padding=True, return_tensors="pt"
-        )
+        encoded = self.tokenizer(texts, truncation=True, max_length=self.length, padding=True, return_tensors="pt")
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
 

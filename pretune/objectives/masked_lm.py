@@ -60,10 +60,5 @@ class MaskedLM:
 
 def head(model: PreTrainedModel) -> nn.Module:
     """What turns an encoder's states into logits, by family."""
-    heads = {
-        "modernbert": lambda m: nn.Sequential(m.head, m.decoder),
-        "bert": lambda m: m.cls,
-        "roberta": lambda m: m.lm_head,
-    }
-    module: nn.Module = heads[model.config.model_type](model)
-    return module
+    parts = {"modernbert": ("head", "decoder"), "bert": ("cls",), "roberta": ("lm_head",)}
+    return nn.Sequential(*(getattr(model, part) for part in parts[model.config.model_type]))

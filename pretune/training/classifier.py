@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from pretune.stage import Stage
 
 
-def fit(
-    stage: Stage, model: PreTrainedModel, words: PreTrainedTokenizerBase, labels: list[str], *, out: str
-) -> None:
+def fit(stage: Stage, model: PreTrainedModel, words: PreTrainedTokenizerBase, labels: list[str], *, out: str) -> None:
     """Train all parameters of `model` as the section `finetune` says and leave the result in `out`."""
     params = stage.params.finetune
     rows = documents.read(stage.dep("data/prepared/labelled") / "train.jsonl")

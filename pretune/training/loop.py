@@ -65,7 +65,7 @@ def train(
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = objective.loss(model, objective.batch(step))
         model.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), params.gradient_clip)
         for each in optimizers:
             each.step()
@@ -87,7 +87,7 @@ def train(
 def make_deterministic(seed: int, threads: int) -> None:
     """Same seed, same threads, same processor: same bits."""
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(mode=True)
     torch.manual_seed(seed)
 
 

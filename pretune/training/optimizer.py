@@ -18,7 +18,8 @@ def build(model: nn.Module, params: TrainingParams) -> list[torch.optim.Optimize
     learning rate serves both. Norms, biases and embeddings are not decayed.
     """
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    matrices, rest = [], []
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for parameter in model.parameters():
         (matrices if parameter.ndim == 2 and id(parameter) not in embeddings else rest).append(parameter)
     plain = [{"params": rest, "weight_decay": 0.0}]

@@ -1,0 +1,94 @@
+"""What everything but stage work costs: `make bench-overhead`.
+
+Times the commands whose speed is promised, in a fresh copy of the project with the pipeline run
+once; prints the median and the best of several calls beside the target. Run it on an idle machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+REPEATS = 5
+BIN = Path(sys.executable).parent
+COMMANDS = {
+    "pretune run --help": ([sys.executable, "-m", "flows.cli", "run", "--help"], 0.5),
+    "dvc repro, nothing to do": ([str(BIN / "dvc"), "repro"], 1.0),
+    "pretune run, nothing to do": ([sys.executable, "-m", "flows.cli", "run"], 8.0),
+    "pretune run --no-prefect, nothing to do": ([sys.executable, "-m", "flows.cli", "run", "--no-prefect"], 3.0),
+}
+FIRST_RUN = 15.0  # seconds of a full first run that may be anything but stage work
+
+
+def main() -> None:
+    """Run the pipeline once, then time what finds nothing to do."""
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = copy_project(Path(folder) / "pretune")
+        print("running the whole pipeline once (about four minutes) ...", flush=True)
+        began = time.perf_counter()
+        call([sys.executable, "-m", "flows.cli", "run"], workspace)
+        whole = time.perf_counter() - began
+        print(f"{'':<42}{'median':>9}{'best':>9}{'target':>9}   seconds")
+        show("first run, all but stage work", [whole - critical_path(workspace)], FIRST_RUN)
+        for what, (command, target) in COMMANDS.items():
+            call(command, workspace)
+            show(what, [timed(command, workspace) for _ in range(REPEATS)], target)
+
+
+def copy_project(target: Path) -> Path:
+    """The project's files as a git repository of their own."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for name in filter(lambda name: (ROOT / name).is_file() and name != "dvc.lock", listed.stdout.splitlines()):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, target / name)
+    identity = ["-c", "user.name=benchmark", "-c", "user.email=benchmark@localhost"]
+    for arguments in (["init", "--quiet"], ["add", "--all"], [*identity, "commit", "--quiet", "--message", "start"]):
+        subprocess.run(["git", *arguments], cwd=target, check=True)
+    return target
+
+
+def critical_path(workspace: Path) -> float:
+    """Seconds of stage work that nothing can run beside: pretraining and scratch share the time."""
+    state = workspace / ".pretune" / "stages"
+    seconds = {path.stem: json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in state.glob("*.json")}
+    branches = max(seconds["pretrain"] + seconds["finetune"], seconds["scratch"])
+    return float(seconds["ingest"] + seconds["prepare"] + branches + seconds["evaluate"])
+
+
+def timed(command: list[str], workspace: Path) -> float:
+    """Wall-clock seconds of one call."""
+    began = time.perf_counter()
+    call(command, workspace)
+    seconds = time.perf_counter() - began
+    while list((workspace / ".pretune" / "journal").glob("*.jsonl")):  # the records of that run: not of the next call
+        time.sleep(0.1)
+    return seconds
+
+
+def call(command: list[str], workspace: Path) -> None:
+    """Run a command in the workspace; its output is shown only if it fails."""
+    environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=workspace, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+
+
+def show(what: str, seconds: list[float], target: float) -> None:
+    """One line of the table."""
+    median, best = statistics.median(seconds), min(seconds)
+    print(f"{what:<42}{median:9.2f}{best:9.2f}{target:9.1f}   {'' if median <= target else 'missed'}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -33,9 +33,6 @@ def main() -> None:
     except PretuneError as error:
         _complain(error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("\nstopped; `pretune run` goes on where it stopped", file=sys.stderr)
-        sys.exit(130)
 
 
 @app.command(epilog="Example:  pretune run finetune --set finetune.learning_rate=3e-4 --set seed=1")
@@ -53,7 +50,11 @@ def run(
 
     home = _workspace(stages or [])
     console = _console(stderr=as_json)
-    summary = _run_pipeline(home, stages or [], overrides or [], console, with_prefect=not no_prefect)
+    try:
+        summary = _run_pipeline(home, stages or [], overrides or [], console, with_prefect=not no_prefect)
+    except KeyboardInterrupt:
+        print("stopped; `pretune run` goes on where it stopped", file=sys.stderr)
+        raise typer.Exit(130) from None
     if summary["warning"]:
         console.print(f"warning: {summary['warning']}", style="yellow", markup=False)
     if as_json:
@@ -73,7 +74,9 @@ def plan(
 
     root = _workspace(stages or [])
     params.load(root / "params.yaml")
-    decisions = Workspace(root).plan(stages or [])
+    workspace = Workspace(root)
+    workspace.check_inputs(stages or [])
+    decisions = workspace.plan(stages or [])
     seconds = {d.stage: _last_seconds(state_dir(root), d.stage) for d in decisions}
     if as_json:
         print(json.dumps([{**vars(d), "last_seconds": seconds[d.stage]} for d in decisions]))
@@ -166,10 +169,12 @@ def ui(
 
 def _workspace(stages: list[str]) -> Path:
     """The workspace, made the current folder, with the stages checked."""
+    from pretune import params
     from pretune.lineage import Workspace, find_root
 
     root = find_root()
     os.chdir(root)
+    params.read_yaml(root / "params.yaml")  # before DVC, which says less about what is wrong
     workspace = Workspace(root)
     for name in stages or list(workspace.nodes)[:1]:
         workspace.node(name)
@@ -183,7 +188,7 @@ def _run_pipeline(
     from pretune.lineage import state_dir
     from pretune.process import lock
 
-    params.load(home / "params.yaml")  # mistakes are told before Prefect takes its seconds to start
+    params.overridden(home / "params.yaml", overrides)  # mistakes are told before Prefect takes its seconds to start
     with lock(state_dir(home) / "locks" / "run.lock", "a pipeline run"):
         pass
     if not with_prefect:

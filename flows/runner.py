@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from flows.board import Board
 from pretune import lineage, params, process, progress, provenance
-from pretune.errors import PretuneError, StageFailedError, TerminatedError
+from pretune.errors import LockedError, PretuneError, StageFailedError, TerminatedError
 from pretune.journal import Run
 from pretune.lineage import Node, Workspace
 from pretune.tracking import Sender
@@ -65,6 +65,7 @@ class PipelineRun:
         lineage.drop_torn_lock(self.root)
         workspace = self._fresh = Workspace(self.root)
         self.nodes = {name: workspace.nodes[name] for name in workspace.with_upstream(self._names)}
+        workspace.check_inputs(self._names)
         self.plan = {decision.stage: decision for decision in workspace.plan(self._names)}
         self._tags = provenance.tags(self.home) | (
             {"prefect.flow_run_id": self.prefect_run} if self.prefect_run else {}
@@ -99,10 +100,14 @@ class PipelineRun:
         began = time.monotonic()
         if self.plan[name].action == "skip" and all(how == "skipped" for how in upstream):
             return self._end(name, "skipped", 0.0)
+        if process.is_locked(self.state / "locks" / f"{name}.lock"):  # asked now: DVC removes outputs before it runs
+            raise LockedError(f"stage {name} is already running", "wait for it to end, then: pretune run")
         self.board.begin(name)
         try:
             self._repro(self.nodes[name])
         except PretuneError:
+            with suppress(PretuneError):  # DVC removed the former outputs: they are not lost
+                Workspace(self.root).checkout([name])
             self.board.finish(name, "failed", time.monotonic() - began)
             raise
         how = "ran" if self._executed(name) else "restored"

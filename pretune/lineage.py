@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from ruamel.yaml import YAML
 
-from pretune.errors import GraphError, LockedError, PretuneError, WorkspaceError, did_you_mean
+from pretune.errors import DataError, GraphError, LockedError, PretuneError, WorkspaceError, did_you_mean
 from pretune.params import flatten
 
 CODE = ("flows/", "tasks/", "pretune/")
@@ -135,9 +135,22 @@ class Workspace:
             pending += [up for up in self.nodes[name].upstream if up not in wanted]
         return [name for name in self.nodes if name in wanted]
 
+    def check_inputs(self, names: list[str]) -> None:
+        """Raise DataError for every file that these stages read, that is not there and that no stage makes."""
+        made = {out for node in self.nodes.values() for out in node.outs}
+        read = {path for name in self.with_upstream(names) for path in self.nodes[name].deps}
+        missing = sorted(path for path in read - made if not (self.root / path).exists())
+        if missing:
+            raise DataError([f"{path} is missing" for path in missing], "bring it back, or take it out of dvc.yaml")
+
     def entry(self, name: str) -> Entry:
-        """What determines a stage's outputs: command, dependencies, params, paths written."""
+        """What determines a stage's outputs: command, dependencies, params, paths written.
+
+        Raises DataError where a dependency is missing.
+        """
         stage = self._stages[name]
+        if missing := [d.def_path for d in _files(stage) if not d.exists]:
+            raise DataError([f"{path} is missing" for path in missing], f"pretune run {name}   (makes what it needs)")
         with _plain_errors():
             return {
                 "cmd": stage.cmd,
@@ -253,10 +266,10 @@ class Workspace:
                 changes["outs"] |= out.status()
         return changes
 
-    def checkout(self) -> None:
-        """Bring back from the cache what dvc.lock records and the folder lacks."""
+    def checkout(self, names: list[str] | None = None) -> None:
+        """Bring back from the cache what dvc.lock records for these stages (default: all) and the folder lacks."""
         with _plain_errors():
-            self.repo.checkout(force=True, allow_missing=True)
+            self.repo.checkout(names, force=True, allow_missing=True)
 
     def commit(self, name: str) -> None:
         """Record a stage that was run by hand in dvc.lock."""

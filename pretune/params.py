@@ -215,16 +215,14 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def override(path: Path, assignments: Iterable[str], target: Path) -> dict[str, tuple[Any, Any]]:
-    """Write `path` with `section.key=value` assignments applied to `target`, checked in full.
+def overridden(path: Path, assignments: Iterable[str]) -> tuple[Any, dict[str, tuple[Any, Any]]]:
+    """The content of params.yaml with `section.key=value` assignments applied, checked in full.
 
-    Returns {dotted path: (old, new)}. Comments and layout of the file are kept.
+    Returns the document, comments and layout kept, and {dotted path: (old, new)}.
     """
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    read_yaml(path)
+    yaml = _round_trip()
+    known = flatten(read_yaml(path))
     document = yaml.load(path)
-    known = flatten(document)
     problems: list[str] = []
     changes: dict[str, tuple[Any, Any]] = {}
     for assignment in assignments:
@@ -249,8 +247,20 @@ def override(path: Path, assignments: Iterable[str], target: Path) -> dict[str, 
     if problems:
         raise ParamsError(problems, "pretune run --help")
     validate(document)
+    return document, changes
+
+
+def override(path: Path, assignments: Iterable[str], target: Path) -> dict[str, tuple[Any, Any]]:
+    """Write `path` with the assignments applied to `target`; returns {dotted path: (old, new)}."""
+    document, changes = overridden(path, assignments)
     partial = target.with_name(target.name + ".partial")
     with partial.open("w", encoding="utf-8") as file:
-        yaml.dump(document, file)
+        _round_trip().dump(document, file)
     os.replace(partial, target)
     return changes
+
+
+def _round_trip() -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    return yaml

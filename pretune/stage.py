@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pretune.errors import DataError, InputsChangedError, UndeclaredInputError
-from pretune.lineage import Node, Workspace, stage_key
+from pretune.lineage import Entry, Node, Workspace, stage_key
 from pretune.params import Params, declared, flatten
 
 if TYPE_CHECKING:
@@ -21,17 +21,18 @@ if TYPE_CHECKING:
 class Stage:
     """What a stage function is given: its params, its inputs, its outputs, its run.
 
-    `dep` and `out` take the paths of dvc.yaml; anything not declared there is refused.
+    `dep` and `out` take the paths of dvc.yaml; anything not declared there is refused. `entry` is
+    what the inputs were before anything of them was read, `params` included.
     """
 
-    def __init__(self, root: Path, node: Node, params: Params, run: Run, progress: Progress) -> None:
+    def __init__(self, root: Path, node: Node, entry: Entry, *, params: Params, run: Run, progress: Progress) -> None:
         self.name = node.name
         self.params = declared(params, node.params, node.name)
         self.run = run
         self._root, self._node, self._progress = root, node, progress
         self._written: dict[str, Path] = {}
         self._models: list[tuple[str, list[str]]] = []
-        self._entry = Workspace(root).entry(node.name)
+        self._entry = entry
         for path in node.outs:
             _remove(_partial(root / path))
 

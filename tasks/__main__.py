@@ -77,11 +77,12 @@ def run_stage(root: Path, name: str) -> None:
         workspace = Workspace(root)
         if not by_hand and workspace.is_orphan(name):
             raise TerminatedError("the dvc process that started this stage is gone", "pretune run")
+        entry = workspace.entry(name)  # first: what is edited from here on is found when the stage ends
         params = load(root / "params.yaml")
         progress = for_stage(name)
         try:
             with recorded(root, state, name) as run:
-                stage = Stage(root, workspace.node(name), params, run, progress)
+                stage = Stage(root, workspace.node(name), entry, params=params, run=run, progress=progress)
                 stage.log_inputs()
                 try:
                     function(name)(stage)

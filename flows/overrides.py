@@ -49,17 +49,10 @@ def _files(root: Path) -> list[str]:
 
 
 def _share_cache(root: Path, copy: Path) -> None:
-    from configparser import ConfigParser
-
-    config = ConfigParser()
-    config.read([root / ".dvc" / "config.local"])
-    for section in ("core", "cache"):
-        if not config.has_section(section):
-            config.add_section(section)
-    config["core"].update({"no_scm": "true", "site_cache_dir": str(root / ".dvc" / "tmp" / "site")})
-    config["cache"].setdefault("dir", str(root / ".dvc" / "cache"))
-    with (copy / ".dvc" / "config.local").open("w", encoding="utf-8") as file:
-        config.write(file)
+    config = lineage.read_config(root)
+    cache = config.get("cache", "dir", fallback=str(root / ".dvc" / "cache"))
+    core = {"no_scm": "true", "site_cache_dir": str(root / ".dvc" / "tmp" / "site")}
+    lineage.write_config(copy, config, {"core": core, "cache": {"dir": cache}})
 
 
 def _bring_inputs(root: Path, copy: Path) -> None:

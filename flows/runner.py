@@ -255,8 +255,8 @@ def raise_failures(errors: list[BaseException]) -> None:
     """Raise one error for all stages that failed; those that only waited for them say nothing."""
     failed = [error for error in errors if isinstance(error, PretuneError) and not isinstance(error, NotReachedError)]
     if not failed:
-        for error in errors:
-            raise error
+        for error in sorted(errors, key=lambda error: isinstance(error, NotReachedError)):
+            raise error  # a defect before those that only waited for it
         return
     merged = StageFailedError([line for error in failed for line in error.problems], failed[0].next_step)
     merged.exit_code = failed[0].exit_code

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from configparser import ConfigParser
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -226,6 +227,7 @@ class Workspace:
                     for dep in stage.deps:
                         if getattr(dep, "def_path", None) in known:
                             dep.hash_info.value = known[dep.def_path]
+                            dep.meta.md5 = None  # DVC's copy of the former hash
                         elif dep.exists:
                             dep.save()
                     key = _get_cache_hash(to_single_stage_lockfile(stage), key=True)
@@ -269,13 +271,17 @@ class Workspace:
     def checkout(self, names: list[str] | None = None) -> None:
         """Bring back from the cache what dvc.lock records for these stages (default: all) and the folder lacks."""
         with _plain_errors():
-            self.repo.checkout(names, force=True, allow_missing=True)
+            self.repo.checkout([self._target(n) for n in names] if names else None, force=True, allow_missing=True)
 
     def commit(self, name: str) -> None:
         """Record a stage that was run by hand in dvc.lock."""
         with _plain_errors():
-            self.repo.commit(name, force=True)
+            self.repo.commit(self._target(name), force=True)
         self.order_lock()
+
+    def _target(self, name: str) -> str:
+        """A stage as DVC finds it from any folder."""
+        return f"{self.root / 'dvc.yaml'}:{name}"
 
     def order_lock(self) -> None:
         """Put the stages of dvc.lock in the order of a full `dvc repro`, whichever ended first."""
@@ -304,11 +310,27 @@ def stage_key(entry: Entry) -> str:
 
 def keep_private(root: Path) -> None:
     """Keep DVC's state in the workspace: its default is a folder that every user may write."""
-    path = root / ".dvc" / "config.local"
-    if not (root / ".dvc").is_dir() or (path.is_file() and "site_cache_dir" in path.read_text(encoding="utf-8")):
-        return
-    with path.open("a", encoding="utf-8") as file:
-        file.write(f"[core]\n    site_cache_dir = {root / '.dvc' / 'tmp' / 'site'}\n")
+    if (root / ".dvc").is_dir() and not read_config(root).has_option("core", "site_cache_dir"):
+        write_config(root, read_config(root), {"core": {"site_cache_dir": str(root / ".dvc" / "tmp" / "site")}})
+
+
+def read_config(root: Path) -> ConfigParser:
+    """`.dvc/config.local`: DVC's settings that are not shared through git."""
+    config = ConfigParser(interpolation=None)
+    config.read(root / ".dvc" / "config.local", encoding="utf-8")
+    return config
+
+
+def write_config(root: Path, config: ConfigParser, settings: dict[str, dict[str, str]]) -> None:
+    """Write it with `settings` added."""
+    for section, values in settings.items():
+        if not config.has_section(section):
+            config.add_section(section)
+        config[section].update(values)
+    partial = root / ".dvc" / "config.local.partial"
+    with partial.open("w", encoding="utf-8") as file:
+        config.write(file)
+    os.replace(partial, root / ".dvc" / "config.local")
 
 
 def drop_torn_lock(root: Path) -> bool:

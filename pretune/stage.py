@@ -123,7 +123,10 @@ class Stage:
         self.run.tags({"pretune.stage": self.name, "pretune.stage_key": self.key})
 
     def _changed_inputs(self) -> list[str]:
-        now = Workspace(self._root).entry(self.name)
+        try:
+            now = Workspace(self._root).entry(self.name)
+        except DataError as error:  # an input is gone
+            return error.problems
         old, new = flatten(self._entry["params"]), flatten(now["params"])
         found = [f"params {k} changed from {old.get(k)} to {new.get(k)}" for k in old | new if old.get(k) != new.get(k)]
         return found + [f"{path} changed" for path, md5 in self._entry["deps"].items() if now["deps"].get(path) != md5]

@@ -20,6 +20,7 @@ class Tracer:
     """Follows the md5 hashes that runs read and wrote. Only runs that executed count as makers."""
 
     def __init__(self, records: Iterable[Record], locked: dict[str, str]) -> None:
+        records = list(records)
         self.locked = locked
         self.runs = [r for r in records if r.executed and r.status == "FINISHED"]
         self.by_id = {r.run_id: r for r in records} | {m: r for r in self.runs for m in r.models}

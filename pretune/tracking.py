@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ __all__ = ["Record", "Run", "Sender", "connect", "records", "send_until_done", "
 
 EXPERIMENT = "pretune"
 PATIENCE = 60.0  # seconds that the end of a run waits for records that are still being sent
+REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}  # error codes that sending again would not mend
 BATCH = 500  # metrics a request; MLflow takes 1000
 
 
@@ -54,23 +55,15 @@ def connect(root: Path, state: Path) -> tuple[Any, str]:
     for name in ("mlflow", "alembic"):  # after the import, which sets them to INFO
         logging.getLogger(name).setLevel(logging.ERROR)
     uri = tracking_uri(root)
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    client = mlflow.MlflowClient(uri)
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-    with _creating(root, state):
+    # Four processes that create one SQLite file at once all crash: one does, the others wait.
+    with lock(state / "locks" / "mlflow.lock", "connecting to MLflow", wait=True):
+        client = mlflow.MlflowClient(uri, uri)
         found = client.get_experiment_by_name(name)
         if found:
             return client, found.experiment_id
         location = (root / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
         return client, client.create_experiment(name, artifact_location=location)
-
-
-def _creating(root: Path, state: Path) -> AbstractContextManager[None]:
-    """Four processes that create one SQLite file at once all crash: one does, the others wait."""
-    if (root / "mlflow.db").exists():
-        return nullcontext()
-    return lock(state / "locks" / "mlflow.lock", "creating mlflow.db", wait=True)
 
 
 class Sender:
@@ -146,9 +139,16 @@ class Outbox:
         self._ids: dict[str, str] = {}
 
     def send(self, paths: Iterable[Path]) -> None:
-        """Send what is new."""
+        """Send what is new. A journal that MLflow refuses is set aside: it must not hold up the others."""
+        from mlflow.exceptions import MlflowException
+
         for path in paths:
-            self._send(path)
+            try:
+                self._send(path)
+            except MlflowException as error:
+                if error.error_code not in REFUSED:
+                    raise
+                path.rename(path.with_suffix(".refused"))
 
     def _send(self, path: Path) -> None:
         alive = journal.is_being_written(path)  # asked before reading: what a dead writer wrote is all there
@@ -193,7 +193,7 @@ class Outbox:
                 case "params":
                     params += [Param(k, v) for k, v in event["values"].items()]
                 case "tags":
-                    tags += [RunTag(k, v) for k, v in event["values"].items()]
+                    tags += [RunTag(_tag_name(k), v) for k, v in event["values"].items()]
                 case "input":
                     self._log_input(run_id, event)
                 case "text":
@@ -212,7 +212,7 @@ class Outbox:
         source = json.dumps({"path": event["path"], "md5": event["md5"]})
         data = Dataset(event["path"], event["md5"], "dvc", source)
         self.client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "input")])])
-        self.client.log_batch(run_id, tags=[RunTag(f"dvc.in.{event['path']}", event["md5"])])
+        self.client.log_batch(run_id, tags=[RunTag(_tag_name(f"dvc.in.{event['path']}"), event["md5"])])
 
     def _log_model(self, run_id: str, event: dict[str, Any]) -> None:
         import mlflow.pyfunc
@@ -275,6 +275,11 @@ def _requirements() -> list[str]:
     from importlib import metadata
 
     return [f"{name}=={metadata.version(name).split('+')[0]}" for name in ("torch", "transformers", "pandas")]
+
+
+def _tag_name(name: str) -> str:
+    """MLflow takes letters, digits and `/_.-: ` in the name of a tag."""
+    return re.sub(r"[^\w/.\-: ]", "_", name)
 
 
 def _read(path: Path) -> str:

@@ -8,10 +8,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pretune.errors import DataError
+
 
 def write(folder: Path, documents: Sequence[Sequence[int]]) -> None:
-    """Write `tokens.npy` (tokens,) uint16 and `ends.npy` (documents,) int64: where each one ends."""
+    """Write `tokens.npy` (tokens,) uint16 and `ends.npy` (documents,) int64: where each one ends.
+
+    Raises DataError where there is not one token.
+    """
     tokens = np.fromiter((token for document in documents for token in document), dtype=np.uint16)
+    if not len(tokens):
+        raise DataError("the documents hold no tokens", "add rows to ingest.source, then: pretune run")
     np.save(folder / "tokens.npy", tokens)
     np.save(folder / "ends.npy", np.cumsum([len(document) for document in documents], dtype=np.int64))
 
@@ -21,11 +28,17 @@ class Sequences:
 
     `batch(step, size)` is a pure function of (seed, step, size): rows are drawn without
     replacement within an epoch, and any step can be asked for without the ones before it.
+    Raises DataError where the corpus does not fill one row.
     """
 
     def __init__(self, folder: Path, length: int, seed: int) -> None:
         tokens = np.load(folder / "tokens.npy", mmap_mode="r")
         self.rows = tokens[: len(tokens) // length * length].reshape(-1, length)
+        if not len(self.rows):
+            raise DataError(
+                f"the corpus has {len(tokens)} tokens, less than one sequence of {length}",
+                "add documents, or lower pretrain.sequence_length in params.yaml",
+            )
         self.seed = seed
 
     def __len__(self) -> int:

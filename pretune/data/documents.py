@@ -51,11 +51,17 @@ def read_table(path: Path) -> list[Document]:
     try:
         for line, row in readers[path.suffix](path):
             text, label = row.get("text"), row.get("label")
-            if not isinstance(text, str) or not text.strip():
+            if not row:
+                problems.append(f"{path}:{line}: not a JSON object")
+            elif not isinstance(text, str) or not text.strip():
                 problems.append(f"{path}:{line}: no text in column `text` (columns: {', '.join(map(str, row))})")
+            elif not _is_unicode(text):
+                problems.append(f"{path}:{line}: the text holds half a surrogate pair, which is no character")
             else:
                 known = None if label is None or label == "" else str(label)
                 documents.append(Document(text.strip(), known, f"{path.name}:{line}"))
+    except csv.Error as error:
+        problems.append(f"{path}: not a CSV table ({error})")
     except UnicodeDecodeError as error:
         problems.append(f"{path}: not UTF-8 ({error.reason} at byte {error.start})")
     if problems:
@@ -65,7 +71,7 @@ def read_table(path: Path) -> list[Document]:
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         for line, content in enumerate(file, start=1):
             if content.strip():
                 try:
@@ -77,9 +83,18 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
+        csv.field_size_limit(2**31 - 1)  # its default refuses texts of more than 131,072 characters
         reader = csv.DictReader(file)
         for row in reader:
             yield reader.line_num, {str(key): value for key, value in row.items()}
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def distinct(documents: Iterable[Document]) -> list[Document]:

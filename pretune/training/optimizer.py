@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def build(model: nn.Module, params: TrainingParams) -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or Muon for the hidden matrices and AdamW for the rest.
+    """AdamW for everything, or Muon for every matrix that is no embedding and AdamW for the rest.
 
     Muon (Jordan et al. 2024) takes its update to AdamW's size (`match_rms_adamw`), so one
     learning rate serves both. Norms, biases and embeddings are not decayed.

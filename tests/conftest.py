@@ -1,0 +1,188 @@
+"""What every test may use: a clean environment, a tokenizer, tiny models, a small DVC project."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from pretune.data.documents import Document
+
+ROOT = Path(__file__).parent.parent
+PARAMS = Path(__file__).parent / "params.yaml"
+OURS = ("MLFLOW_", "PRETUNE_", "DVC_")
+
+# Two busy cores make single examples slow: no deadline; the same examples on every machine.
+settings.register_profile(
+    "pretune",
+    deadline=None,
+    max_examples=50,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("pretune")
+
+
+@pytest.fixture(autouse=True)
+def environment():
+    """No setting of the caller reaches a test, and none that a test makes reaches the next."""
+    before = dict(os.environ)
+    for name in [name for name in os.environ if name.startswith(OURS)]:
+        del os.environ[name]
+    os.environ |= {
+        "HF_HUB_OFFLINE": "1",
+        "DVC_NO_ANALYTICS": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_AUTHOR_NAME": "nobody",
+        "GIT_AUTHOR_EMAIL": "nobody@example.org",
+        "GIT_COMMITTER_NAME": "nobody",
+        "GIT_COMMITTER_EMAIL": "nobody@example.org",
+    }
+    yield
+    os.environ.clear()
+    os.environ |= before
+
+
+@pytest.fixture(scope="session")
+def root():
+    """The repository's folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def params_file():
+    """A params.yaml whose values no tuning changes."""
+    return PARAMS
+
+
+@pytest.fixture
+def params():
+    """The tests' own params.yaml, checked."""
+    from pretune.params import load
+
+    return load(PARAMS)
+
+
+@pytest.fixture
+def documents():
+    """Sixty labelled documents of two kinds that are easy to tell apart."""
+    kinds = {"sea": "waves salt harbour tide anchor", "kitchen": "flour oven butter spoon kettle"}
+    return [
+        Document(f"number {row} is about {' '.join(words.split()[row % 5 :])}", label, f"made:{row}")
+        for row in range(30)
+        for label, words in kinds.items()
+    ]
+
+
+@pytest.fixture(scope="session")
+def words():
+    """A byte-level tokenizer with 400 tokens, learnt from a few sentences."""
+    from pretune.data import tokenizer
+
+    texts = [f"number {row} is about waves salt harbour flour oven butter {row * row}" for row in range(40)]
+    return tokenizer.train(texts, 400, 64)
+
+
+@pytest.fixture
+def deterministic():
+    """One thread, fixed seed: what a stage does before it trains."""
+    from pretune.training import loop
+
+    loop.make_deterministic(0, 1)
+
+
+@pytest.fixture
+def tiny(words, deterministic):
+    """A function from a family's name to the configuration of its smallest model."""
+    from pretune.models import build
+    from pretune.params import ModelParams
+
+    def config(family="modernbert"):
+        shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+        return build.config_for(ModelParams(type=family, **shape), words)
+
+    return config
+
+
+@pytest.fixture
+def sequences(tmp_path, words):
+    """A corpus of 40 rows of 16 tokens."""
+    from pretune.data import corpus
+
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    corpus.write(folder, [[(row * 7 + place) % 300 + 4 for place in range(16)] for row in range(40)])
+    return corpus.Sequences(folder, 16, seed=0)
+
+
+DVC_YAML = """\
+stages:
+  ingest:
+    desc: copy the source
+    cmd: cp source.txt raw.txt
+    deps: [source.txt, pretune/helper.py]
+    params: [ingest]
+    outs: [raw.txt]
+    meta: {retries: 1}
+  prepare:
+    cmd: cp raw.txt prepared.txt
+    deps: [raw.txt]
+    params: [seed, prepare]
+    outs: [prepared.txt]
+  finetune:
+    cmd: cp prepared.txt tuned.txt
+    deps: [prepared.txt]
+    params: [finetune]
+    outs: [tuned.txt]
+  scratch:
+    cmd: cp raw.txt scratch.txt
+    deps: [raw.txt]
+    outs: [scratch.txt]
+"""
+
+
+def make_project(folder):
+    """A git repository with DVC and four stages that copy a file: ingest → prepare → finetune, ingest → scratch."""
+    (folder / ".dvc").mkdir(parents=True)
+    (folder / "pretune").mkdir()
+    (folder / ".dvc" / "config").write_text("[core]\n    analytics = false\n", encoding="utf-8")
+    (folder / ".gitignore").write_text("*.txt\n!source.txt\n/.pretune/\n/.dvc/\n/mlflow.db\n", encoding="utf-8")
+    (folder / "dvc.yaml").write_text(DVC_YAML, encoding="utf-8")
+    (folder / "source.txt").write_text("hello\n", encoding="utf-8")
+    (folder / "pretune" / "helper.py").write_text("HELP = 1\n", encoding="utf-8")
+    shutil.copy(PARAMS, folder / "params.yaml")
+    for command in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "start"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A small DVC project (see make_project) in which nothing ran yet; the current folder, as for every command."""
+    folder = tmp_path / "project"
+    make_project(folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reproduced(tmp_path_factory):
+    """The same project after a full `dvc repro`, to be copied."""
+    folder = tmp_path_factory.mktemp("reproduced") / "project"
+    make_project(folder)
+    subprocess.run([sys.executable, "-m", "dvc", "repro", "--quiet"], cwd=folder, check=True)
+    shutil.rmtree(folder / ".dvc" / "tmp")
+    return folder
+
+
+@pytest.fixture
+def done(reproduced, tmp_path, monkeypatch):
+    """A small DVC project in which every stage ran; the current folder."""
+    folder = tmp_path / "done"
+    shutil.copytree(reproduced, folder)
+    monkeypatch.chdir(folder)
+    return folder

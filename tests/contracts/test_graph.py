@@ -1,0 +1,153 @@
+"""dvc.yaml against the code: what a stage declares is what it really imports and reads."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from pretune.params import Params
+
+ROOT = Path(__file__).parent.parent.parent
+STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+PACKAGES = ("flows", "tasks", "pretune")
+EVERY_STAGE = pytest.mark.parametrize("name", STAGES)
+
+
+def module_file(module):
+    """The file of one of our modules; None for a package, whose __init__.py holds nothing, and for others'."""
+    if module.split(".")[0] not in PACKAGES:
+        return None
+    path = Path(*module.split(".")).with_suffix(".py")
+    return path if (ROOT / path).is_file() else None
+
+
+def imported(path, tree):
+    """Names that may be modules, from every import that runs: those under TYPE_CHECKING do not."""
+    pending = list(ast.iter_child_nodes(tree))
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            pending += node.orelse
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            parents = path.parent.parts[: len(path.parent.parts) - node.level + 1] if node.level else ()
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        pending += ast.iter_child_nodes(node)
+
+
+@cache
+def imports_of(path):
+    """Our files that a file imports itself."""
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    return frozenset(file for module in imported(path, tree) if (file := module_file(module)))
+
+
+def closure(path):
+    """A file and all of ours that it imports, directly or not."""
+    found, pending = set(), [path]
+    while pending:
+        file = pending.pop()
+        if file not in found:
+            found.add(file)
+            pending += imports_of(file)
+    return {file.as_posix() for file in found}
+
+
+@EVERY_STAGE
+def test_declared_code_is_the_import_closure(name):
+    """A stage's .py dependencies are the files that running it imports: no more, no less."""
+    declared = {dep for dep in STAGES[name].get("deps", []) if dep.endswith(".py")}
+    assert declared == closure(Path("tasks", f"{name}.py"))
+
+
+def test_the_closure_sees_every_kind_of_import(tmp_path):
+    """Plain, from, relative and within a function: all count; under TYPE_CHECKING: none does."""
+    code = """
+import pretune.params
+from pretune import journal
+from .errors import x
+from typing import TYPE_CHECKING
+import typing
+if TYPE_CHECKING:
+    from pretune import trace
+if typing.TYPE_CHECKING:
+    from pretune import stage
+else:
+    from pretune import process
+def f():
+    from pretune.data import corpus
+"""
+    found = {file for module in imported(Path("pretune/made_up.py"), ast.parse(code)) if (file := module_file(module))}
+    names = {"params", "journal", "errors", "process", "data/corpus"}
+    assert {file.as_posix() for file in found} == {f"pretune/{name}.py" for name in names}
+
+
+@pytest.mark.parametrize(
+    "path", sorted(p.relative_to(ROOT).as_posix() for k in PACKAGES for p in (ROOT / k).rglob("__init__.py"))
+)
+def test_packages_hold_nothing_but_a_docstring(path):
+    """An `__init__.py` with code would be an input of every stage that no stage declares."""
+    body = ast.parse((ROOT / path).read_text(encoding="utf-8")).body
+    assert len(body) == 1
+    assert isinstance(body[0], ast.Expr)
+    assert isinstance(body[0].value.value, str)
+
+
+@EVERY_STAGE
+def test_a_stages_name_is_its_command_its_file_and_its_function(name):
+    """One word per thing everywhere."""
+    assert STAGES[name]["cmd"].split()[-3:] == ["-m", "tasks", name]
+    tree = ast.parse((ROOT / "tasks" / f"{name}.py").read_text(encoding="utf-8"))
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
+    assert len(functions) == 1
+    assert functions[0].args.args[0].arg == "stage"
+    assert ast.get_docstring(tree).startswith(f"{name}: ")
+
+
+def test_every_file_of_tasks_is_a_stage():
+    """Nothing lies in tasks/ that the graph does not run."""
+    files = {path.stem for path in (ROOT / "tasks").glob("*.py")} - {"__init__", "__main__"}
+    assert files == set(STAGES)
+
+
+@EVERY_STAGE
+def test_declared_parameters_are_sections_that_exist(name):
+    """Whole sections of the schema: a part of one would let the rest be read undeclared."""
+    assert set(STAGES[name].get("params", [])) <= set(Params.model_fields)
+
+
+@EVERY_STAGE
+def test_declared_parameters_are_those_that_the_code_reads(name):
+    """Each section that the stage's code asks for by `stage.params.SECTION` is declared, and none besides."""
+    code = "".join((ROOT / file).read_text(encoding="utf-8") for file in closure(Path("tasks", f"{name}.py")))
+    read = set(re.findall(r"stage\.params\.(\w+)", code))
+    assert read == set(STAGES[name].get("params", []))
+
+
+def test_every_section_is_declared_by_some_stage():
+    """A setting that no stage reads would be one that changes nothing."""
+    assert {param for stage in STAGES.values() for param in stage.get("params", [])} == set(Params.model_fields)
+
+
+@EVERY_STAGE
+def test_commands_are_fixed(name):
+    """Parameters are never pasted into a command line: that would be shell injection."""
+    assert "$" not in STAGES[name]["cmd"]
+    assert not set("`;&|<>") & set(STAGES[name]["cmd"])
+
+
+@EVERY_STAGE
+def test_hints_for_the_flow_are_numbers(name):
+    """`meta` holds retries and a timeout in seconds."""
+    meta = STAGES[name]["meta"]
+    assert set(meta) == {"retries", "timeout"}
+    assert meta["retries"] >= 0 < meta["timeout"]

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.slow
+DOORS = {
+    "flow": (["-m", "flows.cli", "run", "pretrain", "--no-prefect"], 7),
+    "dvc": (["-m", "dvc", "repro", "pretrain"], 255),
+    "tasks": (["-m", "tasks", "pretrain"], 7),
+}
+
+
+def edit_params(clone):
+    """Another learning rate."""
+    clone.set(pretrain__learning_rate=0.001)
+
+
+def edit_code(clone):
+    """A remark in the training loop."""
+    path = clone.root / "pretune" / "training" / "loop.py"
+    path.write_text(path.read_text(encoding="utf-8") + "\n# a remark\n", encoding="utf-8")
+
+
+def edit_data(clone):
+    """One token of the corpus is another one."""
+    path = clone.root / "data" / "prepared" / "corpus" / "tokens.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("door", "edit", "what"),
+    [
+        ("flow", edit_params, "pretrain.learning_rate"),
+        ("dvc", edit_code, "pretune/training/loop.py changed"),
+        ("tasks", edit_data, "data/prepared/corpus changed"),
+    ],
+    ids=["flow-params", "dvc-code", "tasks-data"],
+)
+def test_stage_whose_inputs_change_is_refused(door, edit, what, stale):
+    """Params, code or data edited during a stage: exit code 7 says which, and dvc.lock keeps the truth."""
+    command, code = DOORS[door]
+    lock = stale.hashes()["dvc.lock"]
+    old = {run.info.run_id for run in stale.records()}
+    main = stale.start(*command)
+    stale.wait(stale.is_training, "a loss", beside=main)
+    edit(stale)
+    printed = main.communicate(timeout=120)[0]
+    assert main.returncode == code, printed
+    assert what in printed
+    assert "while pretrain was running" in printed
+    assert "Traceback" not in printed
+    assert json.loads((stale.state / "last-error.json").read_text(encoding="utf-8"))["exit_code"] == 7
+    assert stale.hashes()["dvc.lock"] == lock
+    (run,) = [run for run in stale.records() if run.info.run_id not in old and run.info.run_name == "pretrain"]
+    assert run.info.status == "FAILED"
+    assert not [tag for tag in run.data.tags if tag.startswith("dvc.out.")]
+    assert stale.leftovers() == []
+
+
+def test_run_after_a_refused_one_uses_the_new_inputs(stale):
+    """After a refusal the next run starts from the inputs as they are now, and records those."""
+    main = stale.start(*DOORS["flow"][0])
+    stale.wait(stale.is_training, "a loss", beside=main)
+    stale.set(pretrain__steps=12)
+    main.communicate(timeout=120)
+    assert main.returncode == 7
+    assert stale.plain_run("pretrain")["pretrain"] == "ran"
+    assert stale.locked()["pretrain"]["params"]["params.yaml"]["pretrain"]["steps"] == 12
+    assert stale.children(stale.parents()[-1])["pretrain"].data.params["pretrain.steps"] == "12"
+
+
+def test_edit_at_the_very_start_is_used_or_refused(stale):
+    """Params edited while a stage starts up: dvc.lock never says other steps than those that were taken."""
+    main = stale.start(*DOORS["tasks"][0])
+    stale.wait(stale.journals, "the stage's record", beside=main)
+    stale.set(pretrain__steps=12)
+    printed = main.communicate(timeout=120)[0]
+    assert main.returncode in {0, 7}, printed
+    curve = (stale.root / "reports" / "curves" / "pretrain.csv").read_text(encoding="utf-8")
+    taken = int(curve.splitlines()[-1].split(",")[0])
+    assert stale.locked()["pretrain"]["params"]["params.yaml"]["pretrain"]["steps"] == taken

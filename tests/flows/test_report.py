@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from flows import report
+from flows.runner import Outcome
+
+
+def model(value):
+    """What the evaluation says of one model."""
+    return {"accuracy": {"value": value, "low": value - 0.02, "high": value + 0.02}, "macro_f1": value - 0.1}
+
+
+RESULTS = {
+    "test_rows": 2000, "train_rows": 300, "confidence": 0.95, "finetuned": model(0.71234), "scratch": model(0.55),
+    "majority": model(0.3), "gain": {"value": 0.16234, "low": 0.14, "high": 0.18},
+}  # fmt: skip
+
+
+def shown(results, *, overridden=()):
+    """What the user sees at the end of a run."""
+    out = io.StringIO()
+    summary = {"run": "x", "stages": {}, "results": results, "warning": ""}
+    report.show(Console(file=out, width=120), summary, overridden=list(overridden))
+    return out.getvalue()
+
+
+def test_every_model_that_was_evaluated_has_a_row():
+    """Accuracy with its interval and macro F1, best first; a model that is missing is left out."""
+    assert report.rows(RESULTS)[0] == ("finetuned from the pretrained model", "0.712", "0.692 - 0.732", "0.612")
+    assert [row[1] for row in report.rows(RESULTS)] == ["0.712", "0.550", "0.300"]
+    assert len(report.rows({"majority": RESULTS["majority"]})) == 1
+    assert report.rows({}) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "expected"),
+    [
+        (0.162, 0.14, 0.18, "+16.2 points of accuracy (+14.0 to +18.0"),
+        (-0.01, -0.03, 0.01, "-1.0 points of accuracy (-3.0 to +1.0"),
+    ],
+)
+def test_the_gain_is_told_in_points_with_its_sign(value, low, high, expected):
+    """Better or worse, with the paired interval."""
+    assert expected in report.gain({"gain": {"value": value, "low": low, "high": high}})
+
+
+def test_no_evaluation_has_no_gain():
+    """A run of early stages says nothing about models."""
+    assert report.gain({}) == ""
+    assert "accuracy" not in shown({})
+
+
+def test_the_end_shows_the_table_and_where_to_look_next():
+    """Numbers, rows, confidence, and commands that exist."""
+    text = shown(RESULTS)
+    for part in ("2000 test texts", "300 labelled", "0.712", "95 % interval", "+16.2 points", "pretune ui", "dvc.lock"):
+        assert part in text
+
+
+def test_a_run_with_overrides_says_how_to_keep_it():
+    """params.yaml stayed as it was: what to do if the values were good."""
+    text = shown(RESULTS, overridden=["seed=1"])
+    assert "edit params.yaml" in text
+    assert "git add dvc.lock" not in text
+
+
+def test_the_artifact_is_a_table_of_models_and_one_of_stages():
+    """Prefect shows the same numbers, and how each stage ended."""
+    text = report.markdown(RESULTS, [Outcome("ingest", "skipped", 0.0), Outcome("pretrain", "ran", 61.4)])
+    assert "| finetuned from the pretrained model | 0.712 | 0.692 - 0.732 | 0.612 |" in text
+    assert "| ingest | skipped | 0 |" in text
+    assert "| pretrain | ran | 61 |" in text
+
+
+def test_the_summary_is_json():
+    """`pretune run --json` prints what a program can read."""
+
+    class Run:
+        class record:  # noqa: N801 - stands for an attribute
+            id = "123"
+
+        outcomes = {"ingest": Outcome("ingest", "ran", 1.26)}  # noqa: RUF012
+        warning = ""
+        root = Path()
+
+    summary = json.loads(json.dumps(report.summary(Run(), RESULTS)))
+    assert summary["stages"] == {"ingest": {"outcome": "ran", "seconds": 1.3}}
+    assert summary["results"]["finetuned"]["accuracy"]["value"] == 0.71234

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+
+from pretune.models import build
+from pretune.models.predictor import Predictor
+
+
+@pytest.fixture
+def predictor(tiny, words, tmp_path):
+    """A function that saves a tiny model with the given head and opens it for predicting."""
+
+    def make(head):
+        model = build.masked_lm(tiny()) if head == "text" else build.classifier(tiny(), ["a", "b"])
+        build.save(model, words, tmp_path / "model")
+        return Predictor(str(tmp_path / "model"))
+
+    return make
+
+
+def table(*texts):
+    """The texts as MLflow hands them over."""
+    return pd.DataFrame({"text": list(texts)})
+
+
+def test_a_classifier_answers_each_text_with_label_and_score(predictor):
+    """One row per text, in order, however many batches that takes."""
+    model, texts = predictor("label"), [f"text {n} {'and more ' * (n % 5)}" for n in range(70)]
+    answers = model.predict(table(*texts))
+    assert list(answers.columns) == ["label", "score"]
+    assert set(answers["label"]) <= {"a", "b"}
+    assert answers["score"].between(0.5, 1.0).all()
+    alone = pd.concat([model.predict(table(text)) for text in texts], ignore_index=True)
+    pd.testing.assert_frame_equal(answers, alone, rtol=1e-5)
+
+
+def test_a_masked_model_fills_the_gap(predictor):
+    """Words around [MASK] stay; a text without one has no score."""
+    answers = predictor("text").predict(table("salt and [MASK] flour", "nothing hidden"))
+    assert answers["text"][0].startswith("salt and ")
+    assert "[MASK]" not in answers["text"][0]
+    assert answers["text"][1] == "nothing hidden"
+    assert 0 < answers["score"][0] <= 1
+    assert math.isnan(answers["score"][1])
+
+
+def test_a_text_longer_than_the_model_is_cut(predictor):
+    """Long texts are answered, not refused."""
+    assert len(predictor("label").predict(table("many words " * 500))) == 1
+
+
+def test_no_text_is_no_answer(predictor):
+    """An empty table in, an empty table out."""
+    assert predictor("label").predict(table()).empty

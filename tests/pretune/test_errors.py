@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+
+from pretune import errors
+from pretune.errors import PretuneError, did_you_mean
+
+KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PretuneError)]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_exit_code_is_documented(kind):
+    """The table at the top of errors.py has a row for the code of every error."""
+    documented = {code.strip() for row in errors.__doc__.splitlines() for code in row.split("|")[1:2]}
+    documented |= {code.strip() for cell in documented for code in cell.split(",")}
+    assert str(kind.exit_code) in documented
+
+
+def test_an_error_holds_every_problem():
+    """One text or many: `problems` is a list, and the dict for last-error.json holds all of it."""
+    error = errors.DataError(["one", "two"], "mend them")
+    assert error.as_dict() == {
+        "kind": "DataError",
+        "exit_code": 4,
+        "problems": ["one", "two"],
+        "next_step": "mend them",
+    }
+    assert errors.DataError("one").problems == ["one"]
+
+
+def test_the_nearest_word_is_suggested_only_where_it_is_near():
+    """A misspelling gets a suggestion, another word none."""
+    assert did_you_mean("fintune", ["finetune", "pretrain"]) == " (did you mean finetune?)"
+    assert not did_you_mean("xyz", ["finetune", "pretrain"])

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+
+from pretune.models import build
+
+pytestmark = pytest.mark.slow  # imports MLflow and saves a model with it
+
+
+@pytest.fixture
+def logged(tracked, tiny, words):
+    """A function that records a stage that made a tiny model, and sends it."""
+
+    def record(head, key="key"):
+        folder = tracked.root / "models" / head
+        model = build.masked_lm(tiny()) if head == "text" else build.classifier(tiny(), ["sea", "kitchen"])
+        build.save(model, words, folder)
+        run = tracked.stage(head, key)
+        run.model(head, folder, "0123.dir", ["salt and [MASK]"])
+        run.end("FINISHED")
+        tracked.send()
+        return tracked.sent()[head]
+
+    return record
+
+
+@pytest.mark.parametrize("head", ["label", "text"])
+def test_a_model_is_logged_loads_and_predicts(tracked, logged, head):
+    """`mlflow.pyfunc.load_model("models:/…")` gives a model that answers; DVC's hash is on it."""
+    import mlflow.pyfunc
+
+    run = logged(head)
+    (output,) = run.outputs.model_outputs
+    model = tracked.client.get_logged_model(output.model_id)
+    assert model.status == "READY"
+    assert model.source_run_id == run.info.run_id
+    assert (model.params | model.tags)["dvc.md5"] == "0123.dir"
+    loaded = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
+    answers = loaded.predict([{"text": "salt and [MASK]"}, {"text": "flour"}])
+    assert list(answers.columns) == [head, "score"]
+    assert len(answers) == 2
+
+
+def test_the_model_holds_no_pickle(tracked, logged):
+    """Weights are safetensors: nothing that could run code when it is loaded."""
+    run = logged("label")
+    stored = [path for path in (tracked.root / "mlartifacts").rglob("*") if path.is_file()]
+    assert any(path.name == "model.safetensors" for path in stored)
+    assert not [path for path in stored if path.suffix in {".pkl", ".pickle", ".bin", ".pt"}]
+    assert run.info.status == "FINISHED"
+
+
+def test_a_cached_stage_points_to_the_same_model(tracked, logged):
+    """Nothing is stored twice: the cached run has the model of the run that made it."""
+    made = logged("label")
+    cached = tracked.stage("again", "key", status="cached")
+    cached.copy_of("key")
+    cached.end("FINISHED")
+    tracked.send()
+    again = tracked.sent()["again"]
+    assert [m.model_id for m in again.outputs.model_outputs] == [m.model_id for m in made.outputs.model_outputs]
+
+
+def test_a_model_whose_folder_is_gone_does_not_stop_the_record(tracked):
+    """Sent late, after the folder was removed: the run arrives, its tags lead to DVC's cache."""
+    run = tracked.stage("finetune", "key")
+    run.output("models/finetuned", "0123.dir")
+    run.model("finetuned", tracked.root / "nowhere", "0123.dir", ["x"])
+    run.end("FINISHED")
+    tracked.send()
+    assert tracked.sent()["finetune"].info.status == "FINISHED"

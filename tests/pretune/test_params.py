@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pretune import params
+from pretune.errors import ParamsError, UndeclaredInputError
+
+
+@pytest.fixture
+def check(params_file, tmp_path):
+    """Write params.yaml with a text replaced, load it, and return the problems found."""
+
+    def problems(*changes):
+        text = params_file.read_text(encoding="utf-8")
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new, 1)
+        path = tmp_path / "params.yaml"
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(ParamsError) as caught:
+            params.load(path)
+        return caught.value.problems
+
+    return problems
+
+
+def test_the_shipped_file_is_valid(root):
+    """The repository's own params.yaml loads, with the types of the schema."""
+    loaded = params.load(root / "params.yaml")
+    assert isinstance(loaded.pretrain.learning_rate, float)
+    assert loaded.model.type in {"modernbert", "bert", "roberta"}
+
+
+def test_all_problems_are_listed_at_once(check):
+    """Three mistakes in three sections give three problems, each with its dotted path."""
+    found = check(("seed: 0", "seed: -1"), ("steps: 1200", "steps: many"), ("resamples: 2000", "resamples: 1"))
+    assert sorted(line.split(":")[0] for line in found) == ["evaluate.resamples", "pretrain.steps", "seed"]
+
+
+def test_an_unknown_key_names_the_nearest(check):
+    """A misspelt key is refused with a suggestion; the key that is now missing is listed too."""
+    found = check(("warmup: 0.1 ", "warm_up: 0.1 "))
+    assert "pretrain.warm_up: unknown key (did you mean warmup?)" in found
+    assert any(line.startswith("pretrain.warmup: missing") for line in found)
+
+
+def test_an_unknown_section_names_the_nearest(check):
+    """A misspelt section is refused with a suggestion."""
+    assert "fine_tune: unknown key (did you mean finetune?)" in check(("finetune:", "fine_tune:"))
+
+
+def test_a_wrong_choice_names_the_nearest(check):
+    """A value that is none of the allowed words shows what is allowed and the nearest of them."""
+    (line,) = check(("type: modernbert", "type: modernbrt"))
+    assert line.startswith("model.type:")
+    assert "roberta" in line
+    assert "did you mean modernbert?" in line
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path"),
+    [
+        ("seed: 0", "seed: 1.5", "seed"),
+        ("seed: 0", "seed: true", "seed"),
+        ("threads: 2", "threads: two", "threads"),
+        ("source: pydocs", "source: 7", "ingest.source"),
+        ("mask_rate: 0.3", "mask_rate: [0.3]", "pretrain.mask_rate"),
+        ("vocabulary_size: 4096", "vocabulary_size: null", "prepare.vocabulary_size"),
+    ],
+)
+def test_a_wrong_type_is_refused(check, old, new, path):
+    """Types are not coerced: the problem names the path and the value."""
+    (line,) = check((old, new))
+    assert line.startswith(f"{path}: ")
+    assert "got " in line
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path"),
+    [
+        ("seed: 0", "seed: 4294967296", "seed"),
+        ("vocabulary_size: 4096", "vocabulary_size: 65537", "prepare.vocabulary_size"),
+        ("mask_rate: 0.3", "mask_rate: 1.0", "pretrain.mask_rate"),
+        ("learning_rate: 5e-3", "learning_rate: .nan", "pretrain.learning_rate"),
+        ("gradient_clip: 1.0", "gradient_clip: .inf", "pretrain.gradient_clip"),
+        ("sequence_length: 64", "sequence_length: 513", "pretrain.sequence_length"),
+        ("warmup: 0.1", "warmup: 1.01", "pretrain.warmup"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(check, old, new, path):
+    """The problem names the path, the bound and the value."""
+    (line,) = check((old, new))
+    assert line.startswith(f"{path}: ")
+    assert "got " in line
+
+
+def test_heads_must_divide_the_hidden_size(check):
+    """A relation between two keys is told with both values."""
+    (line,) = check(("num_attention_heads: 2", "num_attention_heads: 3"))
+    assert line == "model: hidden_size 128 must be an even multiple of num_attention_heads 3"
+
+
+def test_a_missing_key_is_an_error(check):
+    """No key has a default that DVC would not see."""
+    (line,) = check(("  steps: 1200\n", ""))
+    assert line.startswith("pretrain.steps: missing")
+
+
+def test_no_field_of_the_schema_has_a_default():
+    """Every key of every section is required."""
+    pending = [params.Params]
+    while pending:
+        for name, field in pending.pop().model_fields.items():
+            assert field.is_required(), name
+            if isinstance(field.annotation, type) and issubclass(field.annotation, params.Section):
+                pending.append(field.annotation)
+
+
+def test_exponents_without_a_dot_are_numbers(params_file, tmp_path):
+    """`1e-5` is a float, as in YAML 1.2 and for DVC."""
+    path = tmp_path / "params.yaml"
+    text = params_file.read_text(encoding="utf-8").replace("learning_rate: 5e-3", "learning_rate: 1e-5")
+    path.write_text(text, encoding="utf-8")
+    assert params.load(path).pretrain.learning_rate == 1e-5
+
+
+def test_a_quoted_number_draws_a_hint(check):
+    """`'1e-5'` is text: the message says to write it without quotes."""
+    (line,) = check(("learning_rate: 5e-3", "learning_rate: '1e-5'"))
+    assert "`1e-5` is text here: write it without quotes" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("seed: 0\ningest: [1\n", "line 3"), ("seed: 0\nseed: 1\n", "line 2"), ("a: 1\n  b: 2\n", "line 2")],
+)
+def test_broken_yaml_is_told_with_its_line(tmp_path, text, line):
+    """What the reader does not understand is an error with file and line."""
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ParamsError, match=rf"params\.yaml, {line}"):
+        params.load(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"just a text", b"- a\n- b\n", b"seed: \xff\n", b"3: 4\n"])
+def test_a_file_that_holds_no_sections_is_an_error(tmp_path, content):
+    """Empty, a list, other bytes, keys that are no words: a message, never another exception."""
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ParamsError, match=r"params\.yaml|3|seed"):
+        params.load(path)
+
+
+def test_a_missing_file_is_an_error_with_a_next_step(tmp_path):
+    """No params.yaml: the message names the folder and the next command."""
+    with pytest.raises(ParamsError, match="is missing in") as caught:
+        params.load(tmp_path / "params.yaml")
+    assert "git checkout" in caught.value.next_step
+
+
+def test_a_python_tag_is_refused(tmp_path):
+    """YAML cannot build objects."""
+    path = tmp_path / "params.yaml"
+    path.write_text("seed: !!python/object/apply:os.getcwd []\n", encoding="utf-8")
+    with pytest.raises(ParamsError, match="not valid YAML"):
+        params.load(path)
+
+
+def test_a_stage_gets_its_declared_sections_only(params):
+    """Reading another section is an error that says what to add to dvc.yaml."""
+    from pretune.params import declared
+
+    view = declared(params, ["seed", "prepare"], "prepare")
+    assert view.seed == params.seed
+    assert view.prepare is params.prepare
+    with pytest.raises(UndeclaredInputError, match="stage prepare reads the parameters `pretrain`") as caught:
+        _ = view.pretrain
+    assert "stages.prepare.params" in caught.value.next_step
+
+
+VALUES = st.one_of(st.integers(), st.text(max_size=5), st.booleans())
+KEYS = st.text(st.characters(categories=["Ll"]), min_size=1, max_size=4)
+TREES = st.recursive(
+    st.dictionaries(KEYS, VALUES, max_size=4), lambda below: st.dictionaries(KEYS, below | VALUES, max_size=4)
+)
+
+
+@given(TREES)
+def test_flatten_names_every_leaf_by_its_path(tree):
+    """Walking a dotted name through the tree finds its value, and no leaf is lost."""
+    flat = params.flatten(tree)
+    for dotted, value in flat.items():
+        node = tree
+        for key in dotted.split("."):
+            node = node[key]
+        assert node == value
+    assert len(flat) == _leaves(tree)
+
+
+def _leaves(tree):
+    return sum(_leaves(value) if isinstance(value, dict) else 1 for value in tree.values())

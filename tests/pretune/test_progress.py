@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import os
+
+from pretune import progress
+from pretune.progress import LineProgress, PipeProgress
+
+
+def test_a_message_survives_the_pipe(capsys):
+    """What the stage prints for the flow is read back as it was; other lines are no messages."""
+    PipeProgress().update(20, 20, "loss 1.000 [bold]")
+    line = capsys.readouterr().out
+    assert progress.message(line) == {"done": 20, "total": 20, "note": "loss 1.000 [bold]"}
+    assert progress.message("an ordinary line\n") is None
+
+
+def test_the_end_is_always_told(capsys):
+    """Messages in between may be left out, the last one is not."""
+    pipe = PipeProgress()
+    for done in range(1, 1001):
+        pipe.update(done, 1000, "")
+    lines = capsys.readouterr().out.strip("\n").split("\n")
+    assert progress.message(lines[-1])["done"] == 1000
+    assert len(lines) < 1000
+
+
+def test_a_log_gets_a_line_for_every_tenth(capsys):
+    """Ten lines for a thousand steps."""
+    lines = LineProgress("pretrain")
+    for done in range(1, 1001):
+        lines.update(done, 1000, "x")
+    written = capsys.readouterr().err.splitlines()
+    assert len(written) == 10
+    assert written[-1] == "pretrain: 100 %  x"
+
+
+def test_a_flow_is_told_by_messages_and_a_log_by_lines(monkeypatch):
+    """The choice follows the environment and the terminal."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+    assert isinstance(progress.for_stage("x"), LineProgress)
+    os.environ[progress.PIPE] = "1"
+    assert isinstance(progress.for_stage("x"), PipeProgress)

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import pytest
+
+from pretune import journal, params
+from pretune.errors import DataError, InputsChangedError, UndeclaredInputError
+from pretune.journal import Run
+from pretune.lineage import Workspace, stage_key, state_dir
+from pretune.progress import LineProgress
+from pretune.stage import Stage
+from pretune.training.loop import Record
+
+
+@pytest.fixture
+def begin(done):
+    """A function that gives a stage of the project what its function would be given."""
+    runs = []
+
+    def stage(name="prepare"):
+        runs.append(Run(state_dir(done), name, tags={}))
+        settings = params.load(done / "params.yaml")
+        workspace = Workspace(done)
+        node, entry = workspace.node(name), workspace.entry(name)
+        return Stage(done, node, entry, params=settings, run=runs[-1], progress=LineProgress(name))
+
+    yield stage
+    for run in runs:
+        run.end("FINISHED")
+
+
+def events(stage, kind):
+    """Events of one kind in the stage's journal."""
+    return [event for event in journal.read(stage.run.path, 0)[0] if event["event"] == kind]
+
+
+def tree(folder):
+    """{path: content} of every file that is not a tool's own."""
+    kept = (".git", ".dvc", ".pretune")
+    files = [path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).parts[0] not in kept]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_a_declared_input_is_handed_out(begin, done):
+    """`dep` takes the path of dvc.yaml and answers with the file."""
+    assert begin().dep("raw.txt") == done / "raw.txt"
+
+
+def test_an_undeclared_input_is_refused(begin):
+    """A file that exists but is not declared: an error that says what to add."""
+    with pytest.raises(UndeclaredInputError, match=r"stage prepare reads source\.txt") as caught:
+        begin().dep("source.txt")
+    assert "`source.txt` under stages.prepare.deps" in caught.value.next_step
+
+
+def test_an_undeclared_output_is_refused(begin):
+    """Writing elsewhere than declared: an error that says what to add."""
+    with pytest.raises(UndeclaredInputError, match=r"stage prepare writes elsewhere\.txt") as caught:
+        begin().out("elsewhere.txt")
+    assert "under stages.prepare.outs" in caught.value.next_step
+
+
+def test_undeclared_parameters_are_refused(begin):
+    """Only the sections that dvc.yaml lists for the stage can be read."""
+    stage = begin()
+    assert stage.params.seed == 0
+    assert stage.params.prepare.train_rows == 300
+    with pytest.raises(UndeclaredInputError, match="finetune"):
+        _ = stage.params.finetune
+
+
+def test_a_missing_input_names_what_makes_it(begin, done):
+    """A declared input that is gone: the next step is to run the pipeline up to here."""
+    stage = begin()
+    (done / "raw.txt").unlink()
+    with pytest.raises(DataError, match=r"raw\.txt is missing") as caught:
+        stage.dep("raw.txt")
+    assert caught.value.next_step.startswith("pretune run prepare")
+
+
+def test_an_output_appears_when_the_stage_succeeds_and_not_before(begin, done):
+    """While a stage works, the old output is whole; `publish` puts the new one in its place."""
+    stage = begin()
+    stage.out("prepared.txt").write_text("new\n", encoding="utf-8")
+    assert (done / "prepared.txt").read_text(encoding="utf-8") == "hello\n"
+    stage.publish()
+    assert (done / "prepared.txt").read_text(encoding="utf-8") == "new\n"
+    assert not [name for name in tree(done) if "partial" in name]
+
+
+def test_a_folder_replaces_a_folder_whole(begin, done):
+    """No file of an earlier output is left among the new ones."""
+    (done / "prepared.txt").unlink()
+    (done / "prepared.txt").mkdir()
+    (done / "prepared.txt" / "old").touch()
+    stage = begin()
+    folder = stage.out("prepared.txt")
+    folder.mkdir()
+    (folder / "new").touch()
+    stage.publish()
+    assert [path.name for path in (done / "prepared.txt").iterdir()] == ["new"]
+
+
+def test_a_failed_stage_leaves_everything_as_it_was(begin, done):
+    """`discard` removes what was half written; the workspace is byte for byte the same."""
+    before = tree(done)
+    stage = begin()
+    stage.out("prepared.txt").write_text("half", encoding="utf-8")
+    stage.discard()
+    assert tree(done) == before
+
+
+def test_what_a_killed_stage_left_is_cleared_away(begin, done):
+    """The next run of the stage does not find half an output of the one before."""
+    left = begin().out("prepared.txt")
+    left.mkdir()
+    (left / "half").touch()
+    assert not begin().out("prepared.txt").exists()
+
+
+def test_an_output_that_was_not_written_is_an_error(begin, done):
+    """A stage that forgets a declared output fails, and nothing is published."""
+    before = tree(done)
+    with pytest.raises(DataError, match=r"stage prepare did not write prepared\.txt"):
+        begin().publish()
+    assert tree(done) == before
+
+
+def test_a_parameter_edited_meanwhile_stops_the_stage_and_keeps_its_work(begin, done):
+    """DVC would record the new value as what the result was made from: the result is put aside instead."""
+    stage = begin()
+    stage.out("prepared.txt").write_text("made with seed 0\n", encoding="utf-8")
+    text = (done / "params.yaml").read_text(encoding="utf-8")
+    (done / "params.yaml").write_text(text.replace("seed: 0", "seed: 7"), encoding="utf-8")
+    with pytest.raises(InputsChangedError, match="params seed changed from 0 to 7 while prepare was running") as caught:
+        stage.publish()
+    stage.discard()
+    assert (done / "prepared.txt").read_text(encoding="utf-8") == "hello\n"
+    (kept,) = (done / ".pretune" / "kept").iterdir()
+    assert (kept / "prepared.txt").read_text(encoding="utf-8") == "made with seed 0\n"
+    assert str(kept.relative_to(done)) in caught.value.next_step
+
+
+def test_a_file_edited_meanwhile_stops_the_stage(begin, done):
+    """Code and data count as well as parameters."""
+    stage = begin("ingest")
+    stage.out("raw.txt").write_text("x", encoding="utf-8")
+    (done / "pretune" / "helper.py").write_text("HELP = 3\n", encoding="utf-8")
+    with pytest.raises(InputsChangedError, match=r"pretune/helper\.py changed while ingest"):
+        stage.publish()
+
+
+def test_an_input_removed_meanwhile_stops_the_stage(begin, done):
+    """A dependency that is gone at the end: the same error, and the work is kept."""
+    stage = begin()
+    stage.out("prepared.txt").write_text("x", encoding="utf-8")
+    (done / "raw.txt").unlink()
+    with pytest.raises(InputsChangedError, match=r"raw\.txt"):
+        stage.publish()
+
+
+def test_a_parameter_that_the_stage_does_not_read_may_change(begin, done):
+    """Editing another stage's settings disturbs nobody."""
+    stage = begin()
+    stage.out("prepared.txt").write_text("x", encoding="utf-8")
+    text = (done / "params.yaml").read_text(encoding="utf-8")
+    (done / "params.yaml").write_text(text.replace("epochs: 15", "epochs: 1"), encoding="utf-8")
+    stage.publish()
+
+
+def test_inputs_and_outputs_are_recorded_with_dvcs_hashes(begin, done):
+    """The run names params, data (not code), stage key, and every output."""
+    stage = begin("ingest")
+    stage.log_inputs()
+    stage.out("raw.txt").write_text("hello\n", encoding="utf-8")
+    stage.publish()
+    locked = Workspace(done).locked_outputs()
+    assert events(stage, "params")[0]["values"] == {"ingest.source": "pydocs"}
+    assert [(event["path"], event["md5"]) for event in events(stage, "input")] == [("source.txt", locked["source.txt"])]
+    tags = {key: value for event in events(stage, "tags") for key, value in event["values"].items()}
+    assert tags["dvc.out.raw.txt"] == locked["raw.txt"]
+    assert tags["pretune.stage_key"] == stage.key == stage_key(Workspace(done).entry("ingest"))
+
+
+def test_a_model_is_recorded_with_its_published_place(begin, done):
+    """The record points to the output, not to the temporary file that it was written to."""
+    stage = begin()
+    stage.out("prepared.txt").write_text("weights", encoding="utf-8")
+    stage.model("prepared.txt", examples=["a text"])
+    assert not events(stage, "model")
+    stage.publish()
+    (event,) = events(stage, "model")
+    assert event["path"] == str(done / "prepared.txt")
+    assert event["md5"] == Workspace(done).outputs("prepare")["prepared.txt"]
+    assert event["examples"] == ["a text"]
+
+
+def test_training_is_reported_as_metrics_over_steps(begin, capsys):
+    """Each record of the loop becomes metrics of its step, and a line of progress."""
+    stage = begin()
+    report = stage.reporter(20)
+    report(Record(10, 2.5, 1e-3, 50.0))
+    report(Record(20, 1.5, 0.0, 50.0))
+    assert [(e["step"], e["values"]["loss"]) for e in events(stage, "metrics")] == [(10, 2.5), (20, 1.5)]
+    assert "prepare: 100 %  loss 1.500" in capsys.readouterr().err

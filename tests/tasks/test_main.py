@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from pretune import journal
+from pretune.errors import DataError, GraphError, TerminatedError
+from pretune.lineage import Workspace
+from tasks import __main__ as tasks
+
+
+@pytest.fixture
+def child():
+    """A stage under a pipeline run, which does the sending: no sender of its own is started."""
+    os.environ[tasks.PARENT] = "the-parent"
+
+
+def last(state):
+    """Events of the only journal."""
+    (path,) = journal.folder(state).glob("*.jsonl")
+    return journal.read(path, 0)[0]
+
+
+def test_every_stage_has_its_function(root):
+    """The stage `x` of dvc.yaml is the function `x` of tasks/x.py."""
+    for name in Workspace(root).nodes:
+        function = tasks.function(name)
+        assert (function.__name__, function.__module__) == (name, f"tasks.{name}")
+
+
+def test_a_stage_without_its_file_is_an_error_with_a_next_step():
+    """A stage that dvc.yaml has and tasks/ lacks: which file to write."""
+    with pytest.raises(GraphError, match=r"there is no tasks/nothing\.py") as caught:
+        tasks.function("nothing")
+    assert caught.value.next_step == "write tasks/nothing.py"
+
+
+@pytest.mark.parametrize(("arguments", "code"), [([], 2), (["--help"], 0), (["a", "b"], 2), (["--wrong"], 2)])
+def test_the_usage_lists_the_stages(project, capsys, arguments, code):
+    """Without a stage: what to type, and which stages there are."""
+    assert tasks.main(arguments) == code
+    shown = capsys.readouterr().out
+    assert "usage: python -m tasks STAGE" in shown
+    assert all(name in shown for name in ("ingest", "prepare", "finetune", "scratch"))
+
+
+def test_a_misspelt_stage_is_told_without_a_traceback(project, capsys):
+    """Message, next command, exit code 3, and the same in last-error.json."""
+    assert tasks.main(["prepar"]) == 3
+    shown = capsys.readouterr().err
+    assert "error: no stage `prepar` in dvc.yaml (did you mean prepare?)" in shown
+    assert "next:  pretune plan" in shown
+    stored = json.loads((project / ".pretune" / "last-error.json").read_text(encoding="utf-8"))
+    assert (stored["kind"], stored["exit_code"]) == ("GraphError", 3)
+
+
+def test_outside_of_a_workspace_is_told_without_a_traceback(tmp_path, monkeypatch, capsys):
+    """No dvc.yaml anywhere above: exit code 9."""
+    monkeypatch.chdir(tmp_path)
+    assert tasks.main(["prepare"]) == 9
+    assert "no dvc.yaml" in capsys.readouterr().err
+
+
+def test_wrong_parameters_stop_a_stage_before_it_is_recorded(project, capsys):
+    """All problems are listed, no run begins, exit code 3."""
+    text = (project / "params.yaml").read_text(encoding="utf-8")
+    text = text.replace("seed: 0", "seed: -1").replace("epochs: 15", "epochs: 0")
+    (project / "params.yaml").write_text(text, encoding="utf-8")
+    assert tasks.main(["ingest"]) == 3
+    shown = capsys.readouterr().err
+    assert "error: seed:" in shown
+    assert "error: finetune.epochs:" in shown
+    assert not (project / ".pretune" / "journal").exists()
+
+
+def test_a_mistake_goes_to_the_flow_as_a_message(tmp_path, capsys):
+    """Under a flow the error is also printed as a message that it can read."""
+    from pretune import progress
+
+    os.environ[progress.PIPE] = "1"
+    tasks.report(tmp_path, DataError(["one", "two"], "mend"))
+    line = next(line for line in capsys.readouterr().out.split("\n") if line.startswith(progress.MARK))
+    assert progress.message(line)["error"]["problems"] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(None, "FINISHED"), (DataError("x"), "FAILED"), (RuntimeError("x"), "FAILED"), (KeyboardInterrupt(), "KILLED"),
+     (TerminatedError("x"), "KILLED")],
+)  # fmt: skip
+def test_the_record_ends_as_the_stage_did(project, child, error, status):
+    """Finished, failed or killed; the time and the status are remembered for the next plan."""
+    state = project / ".pretune"
+    if error is None:
+        with tasks.recorded(project, state, "prepare") as run:
+            pass
+    else:
+        with pytest.raises(type(error)), tasks.recorded(project, state, "prepare") as run:
+            raise error
+    events = last(state)
+    assert events[-1] == {"event": "end", "time": events[-1]["time"], "status": status}
+    facts = json.loads((state / "stages" / "prepare.json").read_text(encoding="utf-8"))
+    assert (facts["status"], facts["parent"], facts["run"]) == (status, "the-parent", run.id)
+    assert facts["seconds"] >= 0
+
+
+def test_a_dirty_workspace_leaves_its_patch_on_the_run(project, child):
+    """What leads from the commit to the files is kept with the record."""
+    (project / "dvc.yaml").write_text("stages: {}\n", encoding="utf-8")
+    with tasks.recorded(project, project / ".pretune", "prepare"):
+        pass
+    (patch,) = [event for event in last(project / ".pretune") if event["event"] == "text"]
+    assert patch["name"] == "changes.patch"
+    assert "+stages: {}" in patch["content"]

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from flows.board import Board
 from pretune import lineage, params, process, progress, provenance
-from pretune.errors import LockedError, PretuneError, StageFailedError, TerminatedError
+from pretune.errors import PretuneError, StageFailedError, TerminatedError
 from pretune.journal import Run
 from pretune.lineage import Node, Workspace
 from pretune.tracking import Sender
@@ -100,8 +100,9 @@ class PipelineRun:
         began = time.monotonic()
         if self.plan[name].action == "skip" and all(how == "skipped" for how in upstream):
             return self._end(name, "skipped", 0.0)
-        if process.is_locked(self.state / "locks" / f"{name}.lock"):  # asked now: DVC removes outputs before it runs
-            raise LockedError(f"stage {name} is already running", "wait for it to end, then: pretune run")
+        stage_lock = self.state / "locks" / f"{name}.lock"
+        if process.is_locked(stage_lock):  # asked now: DVC removes outputs before it runs a stage
+            raise process.held(stage_lock, f"stage {name}")
         self.board.begin(name)
         try:
             self._repro(self.nodes[name])

@@ -70,14 +70,17 @@ def lock(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            raise LockedError(
-                f"{what} is already running{_holder(path)}", "wait for it to end, or stop that process"
-            ) from None
+            raise held(path, what) from None
         file.truncate(0)
         json.dump({"pid": os.getpid(), "since": time.strftime("%H:%M:%S")}, file)
         file.flush()
         yield
         file.truncate(0)
+
+
+def held(path: Path, what: str) -> LockedError:
+    """The error that says who holds the lock at `path`."""
+    return LockedError(f"{what} is already running{_holder(path)}", "wait for it to end, or stop that process")
 
 
 def is_locked(path: Path) -> bool:

@@ -25,7 +25,7 @@ def logged(tracked, tiny, words):
 
 
 @pytest.mark.parametrize("head", ["label", "text"])
-def test_a_model_is_logged_loads_and_predicts(tracked, logged, head):
+def test_a_model_is_logged_loads_and_predicts(tracked, logged, head, monkeypatch):
     """`mlflow.pyfunc.load_model("models:/…")` gives a model that answers; DVC's hash is on it."""
     import mlflow.pyfunc
 
@@ -35,6 +35,7 @@ def test_a_model_is_logged_loads_and_predicts(tracked, logged, head):
     assert model.status == "READY"
     assert model.source_run_id == run.info.run_id
     assert (model.params | model.tags)["dvc.md5"] == "0123.dir"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tracked.root / 'mlflow.db'}")
     loaded = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
     answers = loaded.predict([{"text": "salt and [MASK]"}, {"text": "flour"}])
     assert list(answers.columns) == [head, "score"]

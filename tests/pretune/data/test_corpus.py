@@ -67,6 +67,6 @@ def test_document_ends_are_kept(tmp_path):
 @pytest.mark.parametrize("tokens", [0, 7])
 def test_a_corpus_shorter_than_one_row_is_an_error(tmp_path, tokens):
     """Too little text is the user's to mend: a message, not a division by zero."""
-    corpus.write(tmp_path, [[5] * tokens])
     with pytest.raises(DataError):
+        corpus.write(tmp_path, [[5] * tokens])
         corpus.Sequences(tmp_path, 8, seed=0).batch(0, 1)

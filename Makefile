@@ -33,8 +33,8 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "error: this Python cannot make environments"; echo "next:  sudo apt install python3-venv   (or another Python: make $(MAKECMDGOALS) PYTHON=...)"; exit 9; }
 	@echo "setting up .venv from requirements.lock (about 250 packages; a few minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --requirement requirements.lock
-	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m pip install --quiet --quiet --requirement requirements.lock
+	@$(BIN)/python -m pip install --quiet --quiet --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -c 'from pathlib import Path; from pretune.lineage import keep_private; keep_private(Path.cwd())'
 	@touch $(READY)
 

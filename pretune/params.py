@@ -244,9 +244,12 @@ def overridden(path: Path, assignments: Iterable[str]) -> tuple[Any, dict[str, t
             node = node[section]
         changes[dotted] = (node[key], value)
         node[key] = value
+    try:
+        validate(document)
+    except ParamsError as error:
+        problems += error.problems
     if problems:
-        raise ParamsError(problems, "pretune run --help")
-    validate(document)
+        raise ParamsError(problems, "mend --set or params.yaml (docs/params.md explains every key)")
     return document, changes
 
 

@@ -55,21 +55,24 @@ class Clone:
         own = {"HOME": str(home), "PATH": path, "CLONE_MARK": self.mark, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
         return kept | own | more
 
-    def start(self, *arguments: str, python: str = sys.executable, **env: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
         """Start a Python command line in the background, in a session of its own."""
         return subprocess.Popen(
-            [python, *arguments], cwd=self.root, env=self.environment(**env), start_new_session=True,
+            [sys.executable, *arguments], cwd=self.root, env=self.environment(**env), start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
-    def run(self, *arguments: str, code: int = 0, **env: str) -> str:
-        """Run a Python command line to its end; return what it printed (both streams)."""
+    def _done(self, arguments: tuple[str, ...], code: int, env: dict[str, str], errors: int) -> str:
         done = subprocess.run(
             [sys.executable, *arguments], cwd=self.root, env=self.environment(**env), timeout=TIMEOUT, check=False,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True,
         )  # fmt: skip
-        assert done.returncode == code, f"exit code {done.returncode}, not {code}:\n{done.stdout}"
+        assert done.returncode == code, f"exit code {done.returncode}, not {code}:\n{done.stdout}{done.stderr or ''}"
         return done.stdout
+
+    def run(self, *arguments: str, code: int = 0, **env: str) -> str:
+        """Run a Python command line to its end; return what it printed (both streams)."""
+        return self._done(arguments, code, env, subprocess.STDOUT)
 
     def door(self, name: str, **env: str) -> str:
         """Run the whole pipeline through one of the doors; return what it printed."""
@@ -81,22 +84,13 @@ class Clone:
         """`pretune …`."""
         return self.run("-m", "flows.cli", *arguments, code=code, **env)
 
-    def summary(self, *arguments: str, **env: str) -> dict[str, Any]:
-        """`pretune run … --json`: the object in the last line that it prints."""
-        return dict(json.loads(self.pretune("run", *arguments, "--json", **env).splitlines()[-1]))
-
     def report(self, *arguments: str, code: int = 0, **env: str) -> Any:
         """`pretune … --json`: standard output has to be one JSON value and nothing else."""
-        done = subprocess.run(
-            [sys.executable, "-m", "flows.cli", *arguments, "--json"], cwd=self.root, env=self.environment(**env),
-            timeout=TIMEOUT, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        )  # fmt: skip
-        assert done.returncode == code, f"exit code {done.returncode}, not {code}:\n{done.stdout}{done.stderr}"
-        return json.loads(done.stdout)
+        return json.loads(self._done(("-m", "flows.cli", *arguments, "--json"), code, env, subprocess.PIPE))
 
     def plain_run(self, *arguments: str, **env: str) -> dict[str, str]:
         """`pretune run --no-prefect`: how each stage ended."""
-        stages = self.summary("--no-prefect", *arguments, **env)["stages"]
+        stages = self.report("run", "--no-prefect", *arguments, **env)["stages"]
         return {stage: facts["outcome"] for stage, facts in stages.items()}
 
     def git(self, *arguments: str) -> str:
@@ -213,7 +207,7 @@ class Clone:
         while not (found := condition()):
             assert time.monotonic() < deadline, f"waited {TIMEOUT} s for {what}; alive: {self.processes()}"
             assert beside is None or beside.poll() is None, f"ended before {what}: {beside.communicate()[0]}"
-            time.sleep(0.002)
+            time.sleep(0.02)
         return found
 
     def wait_for_end(self) -> None:
@@ -275,11 +269,7 @@ def copy_clone(source: Clone, folder: Path) -> Clone:
         source.root, clone.root, ignore=lambda at, names: [n for n in names if Path(at) / n in unwanted], symlinks=True
     )
     old, new = str(source.root), str(clone.root)
-    places = {
-        "experiments": "artifact_location", "runs": "artifact_uri", "logged_models": "artifact_location",
-    }  # fmt: skip
-    if not (clone.root / "mlflow.db").exists():
-        return clone
+    places = {"experiments": "artifact_location", "runs": "artifact_uri", "logged_models": "artifact_location"}
     with contextlib.closing(sqlite3.connect(clone.root / "mlflow.db")) as database, database:
         for table, column in places.items():
             change = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"  # noqa: S608 - names from above
@@ -298,8 +288,6 @@ def workspace(tmp_path: Path) -> Iterator[Clone]:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     """A clone after one `pretune run`, which printed console.txt; tests read it or copy it, and leave it as it is."""
-    if dev := os.environ.get("DEV_FINISHED"):  # XXX
-        return Clone(Path(dev))
     clone = make_clone(tmp_path_factory.mktemp("finished"))
     (clone.root.parent / "console.txt").write_text(clone.door("flow"), encoding="utf-8")
     return clone
@@ -316,8 +304,6 @@ def copy(finished: Clone, tmp_path: Path) -> Iterator[Clone]:
 @pytest.fixture(scope="session")
 def undisturbed(finished: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
     """A finished clone in which pretraining then took LONG steps, and nothing went wrong."""
-    if dev := os.environ.get("DEV_LONG"):
-        return Clone(Path(dev))
     clone = copy_clone(finished, tmp_path_factory.mktemp("undisturbed"))
     clone.set(pretrain__steps=LONG)
     clone.plain_run()

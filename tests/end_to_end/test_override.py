@@ -38,7 +38,7 @@ def test_override_changes_nothing_but_the_record(copy):
 def test_override_through_prefect(copy):
     """The flow takes overrides, too, and leaves the files as they were."""
     before = own_files(copy)
-    summary = copy.summary("--set", "evaluate.confidence=0.9", "--set", "evaluate.resamples=150")
+    summary = copy.report("run", "--set", "evaluate.confidence=0.9", "--set", "evaluate.resamples=150")
     assert summary["stages"]["evaluate"]["outcome"] == "ran"
     assert summary["results"]["confidence"] == 0.9
     assert own_files(copy) == before

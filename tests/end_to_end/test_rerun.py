@@ -36,7 +36,7 @@ def test_second_run_executes_nothing_and_has_a_full_record(options, copy):
     """A run with nothing to do skips every stage, and its children carry all that the first run's do."""
     first = copy.children(copy.parents()[0])
     before = copy.hashes()
-    summary = copy.summary(*options)
+    summary = copy.report("run", *options)
     assert {stage: facts["outcome"] for stage, facts in summary["stages"].items()} == dict.fromkeys(first, "skipped")
     assert summary["warning"] == ""
     assert copy.hashes() == before

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import signal
+import socket
+import urllib.request
+
+import pytest
+
+pytestmark = pytest.mark.slow  # starts both servers
+
+
+def free_ports(count):
+    """Ports that nobody listens on."""
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def test_both_servers_answer_on_this_machine_and_end_with_the_command(copy):
+    """`pretune ui` prints two addresses that answer and a run finds its Prefect server; Ctrl-C ends everything."""
+    mlflow, prefect = free_ports(2)
+    command = ["-m", "flows.cli", "ui", "--mlflow-port", str(mlflow), "--prefect-port", str(prefect)]
+    ui = copy.start(*command)
+    address = copy.state / "prefect-api-url"
+    copy.wait(address.exists, "both servers", beside=ui)
+    for url in (f"http://127.0.0.1:{mlflow}/health", f"{address.read_text(encoding='utf-8')}/health"):
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            assert answer.status == 200
+    copy.pretune("run", "ingest")
+    assert "uvicorn.run" not in " ".join(copy.processes().values())
+    ui.send_signal(signal.SIGINT)
+    printed, _ = ui.communicate()
+    assert f"http://127.0.0.1:{mlflow}" in printed
+    assert f"http://127.0.0.1:{prefect}" in printed
+    assert "Traceback" not in printed
+    copy.wait_for_end()
+    assert not address.exists()

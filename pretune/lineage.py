@@ -385,6 +385,7 @@ def _plain_errors() -> Iterator[None]:
     """Turn DVC's exceptions into ours, so that no user meets a traceback for a mistake in dvc.yaml."""
     from dvc.exceptions import CyclicGraphError, DvcException
     from dvc.lock import LockError
+    from dvc.utils.strictyaml import YAMLValidationError
     from dvc_objects.errors import ObjectFormatError
     from networkx import NetworkXError
     from ruamel.yaml.error import YAMLError
@@ -397,6 +398,9 @@ def _plain_errors() -> Iterator[None]:
         raise LockedError(str(error).splitlines()[0], "wait for the other dvc command to end") from error
     except CyclicGraphError as error:
         raise GraphError(f"dvc.yaml: {error}", "edit deps and outs in dvc.yaml, then: pretune plan") from error
+    except YAMLValidationError as error:
+        found = [f"{'.'.join(map(str, each.path))}: {each.msg}" for each in error.exc.errors]
+        raise GraphError([f"dvc.yaml: {line}" for line in found], "edit dvc.yaml, then: pretune plan") from error
     except (DvcException, NetworkXError, YAMLError, ObjectFormatError) as error:
         cause = error.__cause__ or error
         raise GraphError(

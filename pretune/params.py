@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -39,6 +39,7 @@ class PrepareParams(Section):
 
     vocabulary_size: Annotated[int, Field(ge=300, le=65_536)]
     train_rows: Count
+    validation_rows: Annotated[int, Field(ge=0)]
     test_rows: Count
 
 
@@ -63,16 +64,40 @@ class ModelParams(Section):
 
 
 class TrainingParams(Section):
-    """What pretraining and finetuning share. `warmup` is a share of all steps."""
+    """What pretraining and finetuning share. `warmup` is a share of all steps, from 1 on their number."""
 
     batch_size: Count
+    accumulation: Count
     sequence_length: Annotated[int, Field(ge=8, le=512)]
     optimizer: Literal["adamw", "muon"]
     learning_rate: Rate
-    warmup: Share
+    layer_decay: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+    schedule: Literal["constant", "linear", "cosine", "wsd"]
+    warmup: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     gradient_clip: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     precision: Literal["auto", "bf16", "fp32"]
+    gradient_checkpointing: bool
+    compile: bool
+    skips: Annotated[int, Field(ge=0)]
+    evaluate_every: Annotated[int, Field(ge=0)]
+    select: Literal["last", "loss", "accuracy"]
+    patience: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        problems = []
+        if self.batch_size % self.accumulation:
+            problems.append(f"batch_size {self.batch_size} must be a multiple of accumulation {self.accumulation}")
+        if self.warmup > 1 and self.warmup != round(self.warmup):
+            problems.append(f"warmup {self.warmup} must be a share below 1 or a whole number of steps")
+        if self.select != "last" and not self.evaluate_every:
+            problems.append(f"select `{self.select}` needs evaluate_every, in steps")
+        if self.patience and self.select == "last":
+            problems.append(f"patience {self.patience} needs select: the metric that has to improve")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
 
 
 class PretrainParams(TrainingParams):
@@ -80,12 +105,23 @@ class PretrainParams(TrainingParams):
 
     steps: Count
     mask_rate: Rate
+    validation_rows: Annotated[int, Field(ge=0)]
+    select: Literal["last", "loss"]
 
 
 class FinetuneParams(TrainingParams):
     """Classification on the labelled training rows."""
 
     epochs: Count
+
+
+class LaunchParams(Section):
+    """How many processes train one model, and how they share the work."""
+
+    processes: Count
+    nodes: Count
+    rendezvous: Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-]+:[0-9]+$")]
+    strategy: Literal["ddp", "fsdp"]
 
 
 class EvaluateParams(Section):
@@ -105,7 +141,28 @@ class Params(Section):
     model: ModelParams
     pretrain: PretrainParams
     finetune: FinetuneParams
+    launch: LaunchParams
     evaluate: EvaluateParams
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        problems = []
+        for name, section in (("pretrain", self.pretrain), ("finetune", self.finetune)):
+            parts = section.accumulation * self.launch.processes * self.launch.nodes
+            if section.batch_size % parts:
+                problems.append(
+                    f"{name}.batch_size {section.batch_size} must be a multiple of {parts} "
+                    "(accumulation x launch.processes x launch.nodes)"
+                )
+            if section.optimizer == "muon" and self.launch.strategy == "fsdp":
+                problems.append(f"{name}.optimizer muon needs whole matrices: launch.strategy ddp, or adamw")
+        if self.pretrain.evaluate_every and not self.pretrain.validation_rows:
+            problems.append("pretrain.evaluate_every needs pretrain.validation_rows")
+        if self.finetune.evaluate_every and not self.prepare.validation_rows:
+            problems.append("finetune.evaluate_every needs prepare.validation_rows")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
 
 
 class DeclaredParams:

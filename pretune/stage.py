@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pretune.errors import DataError, InputsChangedError, UndeclaredInputError
-from pretune.lineage import Entry, Node, Workspace, stage_key
+from pretune.lineage import Entry, Node, Workspace, stage_key, state_dir
 from pretune.params import Params, declared, flatten
 
 if TYPE_CHECKING:
     from pretune.progress import Progress
     from pretune.tracking import Run
-    from pretune.training.loop import Record
+    from pretune.training.loop import Record, Validation
 
 
 class Stage:
@@ -69,20 +70,24 @@ class Stage:
         """Say that the output `path` is a model, and what it can be asked."""
         self._models.append((path, examples))
 
-    def reporter(self, steps: int) -> Callable[[Record], None]:
+    @property
+    def checkpoints(self) -> Path:
+        """Where training keeps what it needs to go on; a change of `launch` does not begin it anew."""
+        params = {key: value for key, value in self._entry["params"].items() if key != "launch"}
+        key = stage_key(self._entry | {"params": params})
+        return state_dir(self._root) / "checkpoints" / key
+
+    def reporter(self, steps: int) -> Callable[[Record | Validation], None]:
         """A callback for the training loop: to the progress bar and to the run's metrics."""
 
-        def report(record: Record) -> None:
-            note = f"loss {record.loss:.3f}  {record.steps_per_second:.1f} steps/s"
-            self._progress.update(record.step, steps, note)
-            self.run.metrics(
-                {
-                    "loss": record.loss,
-                    "learning_rate": record.learning_rate,
-                    "steps_per_second": record.steps_per_second,
-                },
-                record.step,
-            )
+        def report(found: Record | Validation) -> None:
+            values = asdict(found)
+            step = values.pop("step")
+            if "metrics" in values:
+                self.run.metrics({f"validation_{name}": value for name, value in values["metrics"].items()}, step)
+                return
+            self._progress.update(step, steps, f"loss {values['loss']:.3f}  {values['steps_per_second']:.1f} steps/s")
+            self.run.metrics(values, step)
 
         return report
 
@@ -107,6 +112,7 @@ class Stage:
         outputs = Workspace(self._root).outputs(self.name)
         for path, md5 in outputs.items():
             self.run.output(path, md5)
+        _remove(self.checkpoints)  # nothing is left to resume
         for path, examples in self._models:
             self.run.model(Path(path).name, self._root / path, outputs[path], examples)
 

@@ -13,7 +13,7 @@ from pretune.data import documents, tokenizer
 from pretune.evaluation import metrics
 from pretune.models import build
 from pretune.objectives import classification
-from pretune.training import loop
+from pretune.training import device
 
 if TYPE_CHECKING:
     from pretune.evaluation.metrics import Labels
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def evaluate(stage: Stage) -> None:
     """Score both models and the majority baseline on the test rows; write `reports/`."""
-    loop.make_deterministic(stage.params.seed, stage.params.threads)
+    device.prepare(stage.params.seed, stage.params.threads)
     labelled = stage.dep("data/prepared/labelled")
     labels: list[str] = json.loads((labelled / "labels.json").read_text(encoding="utf-8"))
     train, test = (documents.read(labelled / f"{part}.jsonl") for part in ("train", "test"))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from pretune.data import tokenizer
 from pretune.models import build
-from pretune.training import classifier, loop
+from pretune.training import classifier, device
+from pretune.training.job import Job, carry_out
 
 if TYPE_CHECKING:
     from pretune.stage import Stage
@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 
 def finetune(stage: Stage) -> None:
     """Put a new head on `models/pretrained` and train all of it; leave it in `models/finetuned`."""
-    loop.make_deterministic(stage.params.seed, stage.params.threads)
+    carry_out(stage, prepare(stage), out="models/finetuned", examples=["Return the absolute path of a file."])
+
+
+def prepare(stage: Stage) -> Job:
+    """What is to be trained, on what, for how long."""
+    device.prepare(stage.params.seed, stage.params.threads)
     pretrained = stage.dep("models/pretrained")
-    words = tokenizer.load(pretrained)
-    labels = json.loads((stage.dep("data/prepared/labelled") / "labels.json").read_text(encoding="utf-8"))
-    model = build.classifier_from(pretrained, labels)
-    classifier.fit(stage, model, words, labels, out="models/finetuned")
+    model = build.classifier_from(pretrained, classifier.labels(stage))
+    return classifier.job(stage, model, tokenizer.load(pretrained))

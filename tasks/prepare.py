@@ -17,7 +17,13 @@ def prepare(stage: Stage) -> None:
     """Turn the snapshot into what training reads: a tokenizer, a corpus, labelled rows."""
     params = stage.params.prepare
     found = documents.read(stage.dep("data/raw") / "documents.jsonl")
-    parts = splits.split(found, train_rows=params.train_rows, test_rows=params.test_rows, seed=stage.params.seed)
+    parts = splits.split(
+        found,
+        train_rows=params.train_rows,
+        validation_rows=params.validation_rows,
+        test_rows=params.test_rows,
+        seed=stage.params.seed,
+    )
     texts = [document.text for document in found]
     trained = tokenizer.train(texts, params.vocabulary_size, MAX_LENGTH)
     trained.save_pretrained(stage.out("data/prepared/tokenizer"))
@@ -29,14 +35,15 @@ def prepare(stage: Stage) -> None:
 
     folder = stage.out("data/prepared/labelled")
     folder.mkdir(parents=True)
-    documents.write(folder / "train.jsonl", parts.train)
-    documents.write(folder / "test.jsonl", parts.test)
+    for name in ("train", "validation", "test"):
+        documents.write(folder / f"{name}.jsonl", getattr(parts, name))
     (folder / "labels.json").write_text(json.dumps(parts.labels, indent=1) + "\n", encoding="utf-8")
     stage.run.metrics(
         {
             "documents": len(found),
             "tokens": sum(map(len, tokens)),
             "train_rows": len(parts.train),
+            "validation_rows": len(parts.validation),
             "test_rows": len(parts.test),
             "labels": len(parts.labels),
         }

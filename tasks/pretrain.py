@@ -8,7 +8,8 @@ from pretune.data import tokenizer
 from pretune.data.corpus import Sequences
 from pretune.models import build
 from pretune.objectives.masked_lm import MaskedLM
-from pretune.training import curve, loop
+from pretune.training import device
+from pretune.training.job import Job, carry_out
 
 if TYPE_CHECKING:
     from pretune.stage import Stage
@@ -16,22 +17,22 @@ if TYPE_CHECKING:
 
 def pretrain(stage: Stage) -> None:
     """Train a masked language model from random weights; leave it in `models/pretrained`."""
-    params = stage.params.pretrain
-    loop.make_deterministic(stage.params.seed, stage.params.threads)
+    carry_out(stage, prepare(stage), out="models/pretrained", examples=["Return the absolute [MASK] of a file."])
+
+
+def prepare(stage: Stage) -> Job:
+    """What is to be trained, on what, for how long."""
+    params, seed = stage.params.pretrain, stage.params.seed
+    device.prepare(seed, stage.params.threads)
     words = tokenizer.load(stage.dep("data/prepared/tokenizer"))
-    rows = Sequences(stage.dep("data/prepared/corpus"), params.sequence_length, stage.params.seed)
-    model = build.masked_lm(build.config_for(stage.params.model, words))
-
-    objective = MaskedLM(rows, words, params.batch_size, params.mask_rate)
-    records = loop.train(model, objective, params, params.steps, stage.reporter(params.steps))
-
-    curve.write(stage.out("reports/curves/pretrain.csv"), records)
-    build.save(model, words, stage.out("models/pretrained"))
-    stage.run.metrics(
-        {
-            "train_loss": records[-1].loss,
-            "epochs": params.steps * params.batch_size / len(rows),
-            "parameters": model.num_parameters(),
-        }
+    rows, held_out = Sequences(stage.dep("data/prepared/corpus"), params.sequence_length).divide(
+        params.validation_rows, seed
     )
-    stage.model("models/pretrained", examples=["Return the absolute [MASK] of a file."])
+    return Job(
+        model=build.masked_lm(build.config_for(stage.params.model, words)),
+        tokenizer=words,
+        objective=MaskedLM(rows, words, rate=params.mask_rate, seed=seed),
+        validation=MaskedLM(held_out, words, rate=params.mask_rate, seed=seed) if held_out else None,
+        params=params,
+        steps=params.steps,
+    )

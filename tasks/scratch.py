@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from pretune.data import tokenizer
 from pretune.models import build
-from pretune.training import classifier, loop
+from pretune.training import classifier, device
+from pretune.training.job import Job, carry_out
 
 if TYPE_CHECKING:
     from pretune.stage import Stage
@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 
 def scratch(stage: Stage) -> None:
     """Train a new classifier on the same rows with the same settings; leave it in `models/scratch`."""
-    loop.make_deterministic(stage.params.seed, stage.params.threads)
+    carry_out(stage, prepare(stage), out="models/scratch", examples=["Return the absolute path of a file."])
+
+
+def prepare(stage: Stage) -> Job:
+    """What is to be trained, on what, for how long."""
+    device.prepare(stage.params.seed, stage.params.threads)
     words = tokenizer.load(stage.dep("data/prepared/tokenizer"))
-    labels = json.loads((stage.dep("data/prepared/labelled") / "labels.json").read_text(encoding="utf-8"))
-    model = build.classifier(build.config_for(stage.params.model, words), labels)
-    classifier.fit(stage, model, words, labels, out="models/scratch")
+    model = build.classifier(build.config_for(stage.params.model, words), classifier.labels(stage))
+    return classifier.job(stage, model, words)

@@ -26,33 +26,42 @@ def write(folder: Path, documents: Sequence[Sequence[int]]) -> None:
 class Sequences:
     """The corpus cut into rows of `length` tokens; the last, shorter one is left out.
 
-    `batch(step, size)` is a pure function of (seed, step, size): rows are drawn without
-    replacement within an epoch, and any step can be asked for without the ones before it.
-    Raises DataError where the corpus does not fill one row.
+    `chosen` are the rows that there are, all by default. Raises DataError where there is none.
     """
 
-    def __init__(self, folder: Path, length: int, seed: int) -> None:
+    def __init__(self, folder: Path, length: int, chosen: npt.NDArray[np.int64] | None = None) -> None:
         tokens = np.load(folder / "tokens.npy", mmap_mode="r")
-        self.rows = tokens[: len(tokens) // length * length].reshape(-1, length)
-        if not len(self.rows):
+        self._folder, self._ends = folder, np.load(folder / "ends.npy")
+        self._tokens = tokens[: len(tokens) // length * length].reshape(-1, length)
+        self._chosen = np.arange(len(self._tokens)) if chosen is None else chosen
+        self.length = length
+        if not len(self):
             raise DataError(
                 f"the corpus has {len(tokens)} tokens, less than one sequence of {length}",
                 "add documents, or lower pretrain.sequence_length in params.yaml",
             )
-        self.seed = seed
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self._chosen)
 
-    def batch(self, step: int, size: int) -> npt.NDArray[np.int64]:
-        """Rows of one step: (size, length) int64."""
-        first = step * size
-        picked = [self._row_at(place) for place in range(first, first + size)]
-        return np.asarray(self.rows[picked], dtype=np.int64)
+    def divide(self, validation_rows: int, seed: int) -> tuple[Sequences, Sequences | None]:
+        """The rows to train on, and `validation_rows` drawn to be kept out of training; None for none."""
+        if not validation_rows:
+            return self, None
+        if validation_rows >= len(self):
+            raise DataError(
+                f"the corpus has {len(self)} sequences, and pretrain.validation_rows keeps {validation_rows} out",
+                "add documents, or lower pretrain.validation_rows in params.yaml",
+            )
+        drawn = self._chosen[np.random.default_rng(seed).permutation(len(self))]
+        training, validation = np.sort(drawn[validation_rows:]), np.sort(drawn[:validation_rows])
+        return Sequences(self._folder, self.length, training), Sequences(self._folder, self.length, validation)
 
-    def _row_at(self, place: int) -> int:
-        epoch, offset = divmod(place, len(self))
-        if getattr(self, "_epoch", None) != epoch:
-            self._epoch = epoch
-            self._order = np.random.default_rng([self.seed, epoch]).permutation(len(self))
-        return int(self._order[offset])
+    def rows(self, samples: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The tokens of these rows one after the other, (tokens,), and the length of each document's part in them."""
+        samples = self._chosen[samples]
+        tokens = self._tokens[samples].astype(np.int64).reshape(-1)
+        places = (samples[:, None] * self.length + np.arange(self.length)).reshape(-1)
+        document = np.searchsorted(self._ends, places, side="right")
+        begins = np.flatnonzero(np.diff(document, prepend=-1) | (np.arange(len(places)) % self.length == 0))
+        return tokens, np.diff(begins, append=len(places))

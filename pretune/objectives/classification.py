@@ -11,53 +11,67 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pretune.data.documents import Document
+from pretune.data.packing import Packed, pack
+from pretune.models import heads
 
 
 @dataclass(frozen=True)
 class LabelledBatch:
-    """input_ids, attention_mask: (rows, longest); targets: (rows,) int64."""
+    """Texts one after the other; targets: (texts,) int64."""
 
-    input_ids: Tensor
-    attention_mask: Tensor
+    packed: Packed
     targets: Tensor
+
+    @property
+    def count(self) -> int:
+        """Texts that the loss is summed over."""
+        return len(self.targets)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are read."""
+        return len(self.packed.input_ids)
+
+    def to(self, device: torch.device) -> LabelledBatch:
+        """The same on another device."""
+        return LabelledBatch(self.packed.to(device), self.targets.to(device, non_blocking=True))
 
 
 class Classification:
-    """Batches and loss of the objective; a batch is a pure function of (seed, step)."""
+    """Batches and loss of the objective; texts are cut at `length` tokens."""
 
     def __init__(
-        self,
-        documents: list[Document],
-        tokenizer: PreTrainedTokenizerBase,
-        labels: list[str],
-        *,
-        rows: int,
-        length: int,
-        seed: int,
+        self, documents: list[Document], tokenizer: PreTrainedTokenizerBase, labels: list[str], *, length: int
     ) -> None:
-        self.tokenizer, self.rows, self.length, self.seed = tokenizer, rows, length, seed
-        self.texts = [document.text for document in documents]
+        texts = [document.text for document in documents]
+        encoded = tokenizer(texts, truncation=True, max_length=length)["input_ids"]
+        self.texts = [np.array(ids, dtype=np.int64) for ids in encoded]
         self.targets = np.array([labels.index(str(document.label)) for document in documents])
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Every row once; the last batch may be smaller."""
-        return -(-len(self.texts) // self.rows)
+    def __len__(self) -> int:
+        return len(self.texts)
 
-    def batch(self, step: int) -> LabelledBatch:
-        """The rows of one step, in a new order each epoch."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng([self.seed, 2, epoch]).permutation(len(self.texts))
-        return self._encode(order[place * self.rows : (place + 1) * self.rows])
+    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> LabelledBatch:  # noqa: ARG002 - nothing is drawn
+        """These rows, without padding."""
+        texts = [self.texts[sample] for sample in samples]
+        packed = pack(np.concatenate(texts), np.array([len(text) for text in texts]))
+        return LabelledBatch(packed, torch.from_numpy(self.targets[samples]))
 
     def loss(self, model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
-        """Mean cross entropy in nats per text."""
-        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-        return nn.functional.cross_entropy(logits.float(), batch.targets)
+        """Sum of the cross entropies in nats over the texts."""
+        return nn.functional.cross_entropy(self._logits(model, batch), batch.targets, reduction="sum")
 
-    def _encode(self, rows: npt.NDArray[np.int64]) -> LabelledBatch:
-        encoded = encode(self.tokenizer, [self.texts[row] for row in rows], self.length)
-        return LabelledBatch(encoded["input_ids"], encoded["attention_mask"], torch.from_numpy(self.targets[rows]))
+    def score(self, model: PreTrainedModel, batch: LabelledBatch) -> dict[str, Tensor]:
+        """Sums over the texts, for validation."""
+        logits = self._logits(model, batch)
+        return {
+            "loss": nn.functional.cross_entropy(logits, batch.targets, reduction="sum"),
+            "accuracy": (logits.argmax(dim=-1) == batch.targets).sum(),
+        }
+
+    @staticmethod
+    def _logits(model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
+        return heads.classify(model, heads.states(model, batch.packed), batch.packed).float()
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], length: int) -> dict[str, Tensor]:

@@ -9,56 +9,77 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from pretune.data.chance import uniform
 from pretune.data.corpus import Sequences
+from pretune.data.packing import Packed, pack
+from pretune.models import heads
 
 KEPT, RANDOM = 0.1, 0.1  # of the hidden tokens: shown as they are, replaced by a random one
+WHERE, HOW, WHICH = 1, 2, 3  # what a number is drawn for
 
 
 @dataclass(frozen=True)
 class MaskedBatch:
-    """input_ids: (rows, length); positions: (hidden,) into the flattened rows; targets: (hidden,)."""
+    """positions: (hidden,) int64 into the packed tokens; targets: (hidden,) int64."""
 
-    input_ids: Tensor
+    packed: Packed
     positions: Tensor
     targets: Tensor
 
+    @property
+    def count(self) -> int:
+        """Predictions that the loss is summed over."""
+        return len(self.targets)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are read."""
+        return len(self.packed.input_ids)
+
+    def to(self, device: torch.device) -> MaskedBatch:
+        """The same on another device."""
+        return MaskedBatch(
+            self.packed.to(device),
+            self.positions.to(device, non_blocking=True),
+            self.targets.to(device, non_blocking=True),
+        )
+
 
 class MaskedLM:
-    """Batches and loss of the objective; a batch is a pure function of (seed, step)."""
+    """Batches and loss; what is hidden in a sample is a pure function of (seed, epoch, sample)."""
 
-    def __init__(self, corpus: Sequences, tokenizer: PreTrainedTokenizerBase, rows: int, rate: float) -> None:
-        self.corpus, self.rows, self.rate = corpus, rows, rate
+    def __init__(self, corpus: Sequences, tokenizer: PreTrainedTokenizerBase, *, rate: float, seed: int) -> None:
+        self.corpus, self.seed = corpus, seed
+        self.hidden = max(1, round(rate * corpus.length))
         self.mask_id = int(tokenizer.mask_token_id)
         self.special = len(tokenizer.all_special_ids)
         self.vocabulary_size = len(tokenizer)
 
-    def batch(self, step: int) -> MaskedBatch:
-        """The rows of one step with `rate` of their tokens hidden."""
-        ids = self.corpus.batch(step, self.rows)
-        generator = np.random.default_rng([self.corpus.seed, 1, step])
-        rows, length = ids.shape
-        hidden = max(1, round(self.rate * length))
-        columns = np.sort(np.argsort(generator.random((rows, length)), axis=1)[:, :hidden], axis=1)
-        positions = (columns + np.arange(rows)[:, None] * length).reshape(-1)
-        flat = ids.reshape(-1)
-        targets = flat[positions]
-        draw = generator.random(len(positions))
-        random = generator.integers(self.special, self.vocabulary_size, len(positions))
-        flat[positions] = np.where(draw < KEPT, targets, np.where(draw < KEPT + RANDOM, random, self.mask_id))
-        return MaskedBatch(torch.from_numpy(ids), torch.from_numpy(positions), torch.from_numpy(targets))
+    def __len__(self) -> int:
+        return len(self.corpus)
+
+    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> MaskedBatch:
+        """These rows of the corpus, each in its epoch, with a part of their tokens hidden."""
+        ids, lengths = self.corpus.rows(samples)
+        order = np.argsort(uniform((self.seed, WHERE), epochs, samples, self.corpus.length), axis=1)
+        columns = np.sort(order[:, : self.hidden], axis=1)
+        positions = (columns + np.arange(len(samples))[:, None] * self.corpus.length).reshape(-1)
+        targets = ids[positions]
+        draw = uniform((self.seed, HOW), epochs, samples, self.hidden).reshape(-1)
+        other = uniform((self.seed, WHICH), epochs, samples, self.hidden).reshape(-1)
+        random = self.special + (other * (self.vocabulary_size - self.special)).astype(np.int64)
+        ids[positions] = np.where(draw < KEPT, targets, np.where(draw < KEPT + RANDOM, random, self.mask_id))
+        return MaskedBatch(pack(ids, lengths), torch.from_numpy(positions), torch.from_numpy(targets))
 
     def loss(self, model: PreTrainedModel, batch: MaskedBatch) -> Tensor:
-        """Mean cross entropy in nats per hidden token."""
-        states = model.base_model(input_ids=batch.input_ids).last_hidden_state
-        logits = head(model)(states.flatten(0, 1)[batch.positions])
-        return nn.functional.cross_entropy(logits.float(), batch.targets)
+        """Sum of the cross entropies in nats over the hidden tokens."""
+        return heads.token_loss(model, batch.packed, batch.positions, batch.targets)
 
-
-def head(model: PreTrainedModel) -> nn.Module:
-    """What turns an encoder's states into logits, by family."""
-    parts = {"modernbert": ("head", "decoder"), "bert": ("cls",), "roberta": ("lm_head",)}
-    return nn.Sequential(*(getattr(model, part) for part in parts[model.config.model_type]))
+    def score(self, model: PreTrainedModel, batch: MaskedBatch) -> dict[str, Tensor]:
+        """Sums over the hidden tokens, for validation."""
+        return {"loss": self.loss(model, batch)}

@@ -1,31 +1,34 @@
-"""Train a classifier on the labelled rows: what `finetune` and `scratch` share."""
+"""What `finetune` and `scratch` share: a classifier learns from the labelled rows."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pretune.data import documents
-from pretune.models import build
 from pretune.objectives.classification import Classification
-from pretune.training import curve, loop
+from pretune.training.job import Job
 
 if TYPE_CHECKING:
     from pretune.stage import Stage
 
 
-def fit(stage: Stage, model: PreTrainedModel, words: PreTrainedTokenizerBase, labels: list[str], *, out: str) -> None:
-    """Train all parameters of `model` as the section `finetune` says and leave the result in `out`."""
-    params = stage.params.finetune
-    rows = documents.read(stage.dep("data/prepared/labelled") / "train.jsonl")
-    objective = Classification(
-        rows, words, labels, rows=params.batch_size, length=params.sequence_length, seed=stage.params.seed
-    )
-    steps = params.epochs * objective.steps_per_epoch
-    records = loop.train(model, objective, params, steps, stage.reporter(steps))
+def labels(stage: Stage) -> list[str]:
+    """The labels, in the order of their numbers."""
+    found: list[str] = json.loads((stage.dep("data/prepared/labelled") / "labels.json").read_text(encoding="utf-8"))
+    return found
 
-    curve.write(stage.out(f"reports/curves/{stage.name}.csv"), records)
-    build.save(model, words, stage.out(out))
-    stage.run.metrics({"train_loss": records[-1].loss, "parameters": model.num_parameters()})
-    stage.model(out, examples=[rows[0].text])
+
+def job(stage: Stage, model: PreTrainedModel, words: PreTrainedTokenizerBase) -> Job:
+    """All parameters of `model` on the labelled rows, as the section `finetune` says."""
+    params, names = stage.params.finetune, labels(stage)
+
+    def rows(part: str) -> Classification:
+        found = documents.read(stage.dep("data/prepared/labelled") / f"{part}.jsonl")
+        return Classification(found, words, names, length=params.sequence_length)
+
+    objective = rows("train")
+    steps = -(-params.epochs * len(objective) // params.batch_size)
+    return Job(model, words, objective, rows("validation") if params.evaluate_every else None, params, steps)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pretune.training.loop import Record
+    from pretune.training.loop import State
 
 
-def write(path: Path, records: Iterable[Record]) -> None:
-    """Write step, loss (nats) and learning rate; speed is left out, for it varies."""
+def write(path: Path, state: State) -> None:
+    """Write step, loss (nats), learning rate, and what validation found; speed is left out, for it varies."""
+    rows: dict[int, dict[str, str]] = {}
+    for record in state.records:
+        values = {"loss": f"{record.loss:.6f}", "learning_rate": f"{record.learning_rate:.8g}"}
+        rows[record.step] = {"step": str(record.step)} | values
+    for found in state.validations:
+        values = {f"validation_{name}": f"{value:.6f}" for name, value in found.metrics.items()}
+        rows.setdefault(found.step, {"step": str(found.step)}).update(values)
+    validated = [f"validation_{name}" for name in (state.validations[0].metrics if state.validations else ())]
     with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["step", "loss", "learning_rate"])
-        table.writerows([r.step, f"{r.loss:.6f}", f"{r.learning_rate:.8g}"] for r in records)
+        table = csv.DictWriter(file, ["step", "loss", "learning_rate", *validated], lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows[step] for step in sorted(rows))

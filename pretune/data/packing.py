@@ -1,0 +1,114 @@
+"""Sequences of different lengths, one after the other without padding: (tokens,) instead of (rows, longest).
+
+Everything that works on one token at a time (embeddings, matrices, norms) then sees real tokens
+only. Attention, the one part that looks across tokens, is told where each sequence ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+NARROWEST, ROUNDED = 16, 8  # tokens, sequences: see _buckets
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Sequences of similar length, side by side: where to find their tokens, which of them are padding.
+
+    index: (rows * width,) int64 into the packed tokens; padding points to the first of all.
+    padding: (rows, 1, 1, width) bool, or None where there is none.
+    """
+
+    rows: int
+    width: int
+    index: Tensor
+    padding: Tensor | None
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Token ids and positions (tokens,) int64, and where each sequence begins, for attention.
+
+    bounds: (sequences + 1,) int32, the cumulative lengths.
+    places: (tokens,) int64, where each token is in the buckets one after the other; None where all
+    sequences are of one length, so that nothing has to move.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    bounds: Tensor
+    longest: int
+    buckets: tuple[Bucket, ...]
+    places: Tensor | None
+
+    @property
+    def starts(self) -> Tensor:
+        """Where each sequence begins: (sequences,) int64."""
+        return self.bounds[:-1].long()
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each sequence: (sequences,) int64."""
+        return self.bounds.diff().long()
+
+    def to(self, device: torch.device) -> Packed:
+        """The same on another device."""
+
+        def move(tensor: Tensor | None) -> Any:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        if device.type == "cpu":
+            return self
+        buckets = tuple(replace(b, index=move(b.index), padding=move(b.padding)) for b in self.buckets)
+        moved = {name: move(getattr(self, name)) for name in ("input_ids", "position_ids", "bounds", "places")}
+        return replace(self, buckets=buckets, **moved)
+
+
+def pack(tokens: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Packed:
+    """Pack `tokens` (tokens,), the sequences of `lengths` (sequences,) one after the other."""
+    bounds = np.concatenate([[0], np.cumsum(lengths)])
+    positions = np.arange(len(tokens)) - np.repeat(bounds[:-1], lengths)
+    buckets, places = _buckets(bounds, lengths)
+    return Packed(
+        torch.from_numpy(tokens),
+        torch.from_numpy(positions),
+        torch.from_numpy(bounds.astype(np.int32)),
+        int(lengths.max()),
+        buckets,
+        places,
+    )
+
+
+def _buckets(bounds: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> tuple[tuple[Bucket, ...], Tensor | None]:
+    """Group by powers of two; None for the places where all sequences are as long, so nothing moves.
+
+    Widths and rows are rounded up so that few shapes occur: oneDNN compiles a kernel for each new
+    one, which at random shapes costs more than the padding does.
+    """
+    longest = int(lengths.max())
+    if (lengths == longest).all():
+        return (Bucket(len(lengths), longest, torch.arange(int(bounds[-1])), None),), None
+    widths = np.maximum(NARROWEST, 2 ** np.ceil(np.log2(lengths)).astype(np.int64))
+    places = np.empty(int(bounds[-1]), dtype=np.int64)
+    buckets: list[Bucket] = []
+    offset = 0
+    for width in map(int, np.unique(widths)):
+        chosen = np.flatnonzero(widths == width)
+        rows, columns = -(-len(chosen) // ROUNDED) * ROUNDED, np.arange(width)
+        real = np.zeros((rows, width), dtype=bool)
+        real[: len(chosen)] = columns < lengths[chosen][:, None]
+        index = np.zeros((rows, width), dtype=np.int64)
+        index[: len(chosen)] = bounds[chosen][:, None] + columns
+        index[~real] = 0
+        places[index[real]] = offset + np.flatnonzero(real)
+        offset += index.size
+        real[len(chosen) :] = True  # rows that only fill up: a softmax over nothing is not a number
+        padding = None if real.all() else torch.from_numpy(~real)[:, None, None, :]
+        buckets.append(Bucket(rows, width, torch.from_numpy(index.reshape(-1)), padding))
+    return tuple(buckets), torch.from_numpy(places)

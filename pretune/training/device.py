@@ -1,0 +1,58 @@
+"""The processor that trains: which one, how it computes, and the settings that make it repeatable and fast."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+from contextlib import AbstractContextManager
+
+import torch
+
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
+
+
+def choose() -> torch.device:
+    """A GPU of this process's own where there is one, else the CPU."""
+    if torch.cuda.is_available():
+        index = int(os.environ.get("LOCAL_RANK", "0"))
+        torch.cuda.set_device(index)
+        return torch.device("cuda", index)
+    return torch.device("cpu")
+
+
+def prepare(seed: int, threads: int) -> None:
+    """Same seed, same threads, same processor: same bits. To be called before anything is computed."""
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(mode=True, warn_only=torch.cuda.is_available())
+    torch.utils.deterministic.fill_uninitialized_memory = False  # it hides no randomness here and costs a fill each
+    torch.manual_seed(seed)
+    keep_memory()
+
+
+def keep_memory() -> None:
+    """Have glibc keep freed memory: a step asks for the same large tensors again, and fresh pages cost more than work."""
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_ARENA_MAX, 1)):
+            libc.mallopt(option, value)
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Matrix products in bf16, if `precision` says so; `auto` does where the processor has it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bf16(device, precision))
+
+
+def computes_in_bf16(device: torch.device, precision: str) -> bool:
+    """Whether matrix products are in bf16."""
+    return precision == "bf16" or (precision == "auto" and has_bf16(device))
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether this processor multiplies matrices in bf16 faster than in fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if platform.machine() not in {"x86_64", "AMD64"}:
+        return False
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -10,6 +10,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from pretune.progress import Clock
+
 LINE_EVERY = 15.0  # seconds between two lines about the same stage
 
 
@@ -43,6 +45,7 @@ class LineBoard:
 
     def __init__(self) -> None:
         self._said: dict[str, float] = {}
+        self._clocks: dict[str, Clock] = {}
         self._lock = threading.Lock()
 
     def start(self, stages: list[str]) -> None:
@@ -50,14 +53,15 @@ class LineBoard:
 
     def begin(self, stage: str) -> None:
         """See Board."""
-        self._said[stage] = time.monotonic()
+        self._said[stage], self._clocks[stage] = time.monotonic(), Clock()
         self._say(stage, "…")
 
     def progress(self, stage: str, done: int, total: int, note: str) -> None:
         """See Board."""
+        left = self._clocks[stage].left(done, total)
         if time.monotonic() - self._said[stage] > LINE_EVERY:
             self._said[stage] = time.monotonic()
-            self._say(stage, f"{done * 100 // total:3d} %  {note}")
+            self._say(stage, f"{done * 100 // total:3d} %  {note}{left}")
 
     def finish(self, stage: str, how: str, seconds: float) -> None:
         """See Board."""
@@ -84,6 +88,7 @@ class BarBoard:
             console=console,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._clocks: dict[str, Clock] = {}
 
     def start(self, stages: list[str]) -> None:
         """See Board."""
@@ -93,12 +98,14 @@ class BarBoard:
 
     def begin(self, stage: str) -> None:
         """See Board."""
+        self._clocks[stage] = Clock()
         self._bars.start_task(self._tasks[stage])
         self._bars.update(self._tasks[stage], note="running")
 
     def progress(self, stage: str, done: int, total: int, note: str) -> None:
         """See Board."""
-        self._bars.update(self._tasks[stage], completed=done, total=total, note=f"{done * 100 // total:3d} %  {note}")
+        note = f"{done * 100 // total:3d} %  {note}{self._clocks[stage].left(done, total)}"
+        self._bars.update(self._tasks[stage], completed=done, total=total, note=note)
 
     def finish(self, stage: str, how: str, seconds: float) -> None:
         """See Board."""

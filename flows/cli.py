@@ -66,9 +66,11 @@ def run(
 @app.command(epilog="Example:  pretune plan evaluate --json")
 def plan(
     stages: Annotated[list[str] | None, typer.Argument(help="Stages to plan for; default: all.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out what training costs: no step is tried.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Say for each stage whether it would run, be restored or be skipped, why, and its last time."""
+    """Say whether each stage would run, be restored or be skipped, why, and its last time; and what training costs."""
+    from flows import estimates
     from pretune import params
     from pretune.lineage import Workspace, state_dir
 
@@ -78,8 +80,11 @@ def plan(
     workspace.check_inputs(stages or [])
     decisions = workspace.plan(stages or [])
     seconds = {d.stage: _last_seconds(state_dir(root), d.stage) for d in decisions}
+    say = _console(stderr=True).print
+    costs = {} if quick else estimates.estimates(root, decisions, lambda text: say(text, markup=False))
     if as_json:
-        print(json.dumps([{**vars(d), "last_seconds": seconds[d.stage]} for d in decisions]))
+        facts = [{"last_seconds": seconds[d.stage], "estimate": costs.get(d.stage)} for d in decisions]
+        print(json.dumps([vars(d) | each for d, each in zip(decisions, facts, strict=True)]))
         return
     from rich.table import Table
 
@@ -96,6 +101,13 @@ def plan(
         f"{len(runs)} of {len(decisions)} stages to run" + (f", {total:.0f} s when they last ran" if total else ""),
         highlight=False,
     )
+    if known := estimates.rows(costs):
+        table = Table(*estimates.HEADINGS)
+        for row in known:
+            table.add_row(*row)
+        console.print(table)
+    for line in estimates.unknown(costs):
+        console.print(line, markup=False, highlight=False)
 
 
 @app.command(epilog="Example:  pretune why finetune")

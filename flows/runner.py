@@ -24,7 +24,7 @@ from pretune.journal import Run
 from pretune.lineage import Node, Workspace
 from pretune.tracking import Sender
 
-GRACE = 10.0  # seconds that a stage has to stop by itself
+GRACE = 60.0  # seconds that a stage has to stop by itself: training ends its step and saves it
 METRICS = "reports/metrics.json"
 LOG_TAIL = 15  # lines shown of a stage that crashed
 

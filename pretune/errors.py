@@ -13,6 +13,7 @@
 | 8 | training diverged (a loss that is not finite) |
 | 9 | the environment is not fit (no git, a wrong interpreter, a missing package) |
 | 10 | `doctor` found something |
+| 11 | training does not fit into memory |
 | 130, 143 | stopped by Ctrl-C, by SIGTERM |
 """
 
@@ -98,6 +99,12 @@ class DivergedError(PretuneError):
     """The loss was not a finite number."""
 
     exit_code = 8
+
+
+class DoesNotFitError(PretuneError):
+    """Training needs more memory than there is."""
+
+    exit_code = 11
 
 
 class WorkspaceError(PretuneError):

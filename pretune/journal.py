@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import threading
 import time
 import uuid
 from collections.abc import Mapping
@@ -23,12 +24,13 @@ def folder(state: Path) -> Path:
 
 
 class Run:
-    """The record of one pipeline run or one stage run, while it happens."""
+    """The record of one pipeline run or one stage run, while it happens; several threads may write."""
 
     def __init__(self, state: Path, name: str, *, parent: str | None = None, tags: Mapping[str, str]) -> None:
         self.id = f"{time.time_ns()}-{uuid.uuid4().hex[:8]}"
         folder(state).mkdir(parents=True, exist_ok=True)
         self.path = folder(state) / f"{self.id}.jsonl"
+        self._writing = threading.Lock()
         partial = self.path.with_suffix(".partial")  # locked and begun before a Sender can see it
         self._file = partial.open("w", encoding="utf-8")
         fcntl.flock(self._file, fcntl.LOCK_EX)
@@ -75,8 +77,9 @@ class Run:
 
     def _write(self, event: str, **content: Any) -> None:
         line = json.dumps({"event": event, "time": int(time.time() * 1000), **content}, ensure_ascii=False)
-        self._file.write(line + "\n")
-        self._file.flush()
+        with self._writing:
+            self._file.write(line + "\n")
+            self._file.flush()
 
 
 def is_being_written(path: Path) -> bool:

@@ -34,6 +34,23 @@ def message(line: str) -> dict[str, Any] | None:
     return dict(json.loads(line[1:])) if line.startswith(MARK) else None
 
 
+class Clock:
+    """How long it will take until all is done, judged by what has been done since the first call."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, int] | None = None
+
+    def left(self, done: int, total: int) -> str:
+        """As `2:13 left`; nothing where nothing can be said."""
+        now = time.monotonic()
+        began, before = self._first = self._first or (now, done)
+        if done <= before or done >= total:
+            return ""
+        minutes, seconds = divmod(round((total - done) * (now - began) / (done - before)), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"  {hours}:{minutes:02}:{seconds:02} left" if hours else f"  {minutes}:{seconds:02} left"
+
+
 class PipeProgress:
     """Writes messages to standard output, five a second at most."""
 
@@ -55,13 +72,14 @@ class LineProgress:
     """A line for every tenth: for logs."""
 
     def __init__(self, name: str) -> None:
-        self._name, self._tenth = name, 0
+        self._name, self._tenth, self._clock = name, 0, Clock()
 
     def update(self, done: int, total: int, note: str) -> None:
         """See Progress."""
+        left = self._clock.left(done, total)
         if (tenth := done * 10 // total) > self._tenth:
             self._tenth = tenth
-            print(f"{self._name}: {tenth * 10:3d} %  {note}", file=sys.stderr, flush=True)
+            print(f"{self._name}: {tenth * 10:3d} %  {note}{left}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """See Progress."""

@@ -23,10 +23,13 @@ class Stage:
     """What a stage function is given: its params, its inputs, its outputs, its run.
 
     `dep` and `out` take the paths of dvc.yaml; anything not declared there is refused. `entry` is
-    what the inputs were before anything of them was read, `params` included.
+    what the inputs were before anything of them was read, `params` included. A `fresh` stage removes
+    what one that was killed has left.
     """
 
-    def __init__(self, root: Path, node: Node, entry: Entry, *, params: Params, run: Run, progress: Progress) -> None:
+    def __init__(
+        self, root: Path, node: Node, entry: Entry, *, params: Params, run: Run, progress: Progress, fresh: bool = True
+    ) -> None:
         self.name = node.name
         self.params = declared(params, node.params, node.name)
         self.run = run
@@ -34,7 +37,7 @@ class Stage:
         self._written: dict[str, Path] = {}
         self._models: list[tuple[str, list[str]]] = []
         self._entry = entry
-        for path in node.outs:
+        for path in node.outs if fresh else ():
             _remove(_partial(root / path))
 
     @property
@@ -86,8 +89,9 @@ class Stage:
             if "metrics" in values:
                 self.run.metrics({f"validation_{name}": value for name, value in values["metrics"].items()}, step)
                 return
-            self._progress.update(step, steps, f"loss {values['loss']:.3f}  {values['steps_per_second']:.1f} steps/s")
-            self.run.metrics(values, step)
+            known = {name: value for name, value in values.items() if value is not None}
+            self._progress.update(step, steps, _note(known))
+            self.run.metrics(known, step)
 
         return report
 
@@ -143,6 +147,13 @@ class Stage:
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(written, target)
+
+
+def _note(values: dict[str, float]) -> str:
+    """How training goes, in a line."""
+    used = f"  {values['utilisation']:.0%} util".replace("%", " %") if "utilisation" in values else ""
+    speed = f"{values['tokens_per_second'] / 1000:.1f}k tok/s{used}"
+    return f"loss {values['loss']:.3f}  lr {values['learning_rate']:.1e}  {speed}  {values['memory_gb']:.1f} GB"
 
 
 def _partial(path: Path) -> Path:

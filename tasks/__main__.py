@@ -11,7 +11,7 @@ import sys
 from pretune.process import die_with_parent
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: waiting threads must not spin
-if "DVC_STAGE" in os.environ:  # before anything that takes time: dvc may be killed at any moment
+if {"DVC_STAGE", "PRETUNE_WORKER"} & os.environ.keys():  # first: who started this may be killed at any moment
     die_with_parent()
 
 try:
@@ -29,7 +29,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretune import provenance
+from pretune import launch, provenance, worker
 from pretune.errors import GraphError, PretuneError, TerminatedError
 from pretune.journal import Run
 from pretune.lineage import Workspace, find_root, state_dir
@@ -49,6 +49,8 @@ NO_BARS = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1", "TOKENIZERS
 
 def main(arguments: list[str]) -> int:
     """Run the stage named on the command line; return its exit code."""
+    if worker.WORKER in os.environ:
+        return worker.main(arguments[0], function)
     root = None
     try:
         root = find_root()
@@ -58,7 +60,11 @@ def main(arguments: list[str]) -> int:
             return 0 if arguments in (["--help"], ["-h"]) else 2
         Workspace(root).node(arguments[0])
         with terminating():
-            run_stage(root, arguments[0])
+            if os.environ.get(launch.NODE_RANK, "0") == "0":
+                run_stage(root, arguments[0])
+            else:
+                os.environ |= OFFLINE | NO_BARS
+                launch.join(root, state_dir(root), arguments[0])
     except PretuneError as error:
         report(root, error)
         return error.exit_code
@@ -82,10 +88,14 @@ def run_stage(root: Path, name: str) -> None:
         progress = for_stage(name)
         try:
             with recorded(root, state, name) as run:
-                stage = Stage(root, workspace.node(name), entry, params=params, run=run, progress=progress)
+                node = workspace.node(name)
+                stage = Stage(root, node, entry, params=params, run=run, progress=progress)
                 stage.log_inputs()
                 try:
-                    function(name)(stage)
+                    if launch.wanted(node, params):
+                        launch.lead(launch.Crew(root, state, node, entry, params), stage, progress)
+                    else:
+                        function(name)(stage)
                     stage.publish()
                 finally:
                     stage.discard()

@@ -25,9 +25,8 @@ def prepare(stage: Stage) -> Job:
     params, seed = stage.params.pretrain, stage.params.seed
     device.prepare(seed, stage.params.threads)
     words = tokenizer.load(stage.dep("data/prepared/tokenizer"))
-    rows, held_out = Sequences(stage.dep("data/prepared/corpus"), params.sequence_length).divide(
-        params.validation_rows, seed
-    )
+    corpus = Sequences(stage.dep("data/prepared/corpus"), params.sequence_length, int(words.pad_token_id))
+    rows, held_out = corpus.divide(params.validation_rows, seed)
     return Job(
         model=build.masked_lm(build.config_for(stage.params.model, words)),
         tokenizer=words,

@@ -91,9 +91,9 @@ def words():
 @pytest.fixture
 def deterministic():
     """One thread, fixed seed: what a stage does before it trains."""
-    from pretune.training import loop
+    from pretune.training import device
 
-    loop.make_deterministic(0, 1)
+    device.prepare(0, 1)
 
 
 @pytest.fixture
@@ -111,13 +111,13 @@ def tiny(words, deterministic):
 
 @pytest.fixture
 def sequences(tmp_path, words):
-    """A corpus of 40 rows of 16 tokens."""
+    """A corpus of 40 rows of 16 tokens, each a document."""
     from pretune.data import corpus
 
     folder = tmp_path / "corpus"
     folder.mkdir()
     corpus.write(folder, [[(row * 7 + place) % 300 + 4 for place in range(16)] for row in range(40)])
-    return corpus.Sequences(folder, 16, seed=0)
+    return corpus.Sequences(folder, 16, words.pad_token_id)
 
 
 DVC_YAML = """\
@@ -137,7 +137,7 @@ stages:
   finetune:
     cmd: cp prepared.txt tuned.txt
     deps: [prepared.txt]
-    params: [finetune]
+    params: [finetune, launch]
     outs: [tuned.txt]
   scratch:
     cmd: cp raw.txt scratch.txt

@@ -35,29 +35,35 @@ def packed_attention(
     **rest: Any,
 ) -> tuple[Tensor, None]:
     """Attention of (1, heads, tokens, size) tensors; returns (1, tokens, heads, size)."""
+    causal = bool(getattr(module, "is_causal", False))
     if packed is None:
+        if attention_mask is None and sliding_window is not None and sliding_window < query.shape[2]:
+            attention_mask = ~_outside(query.shape[2], sliding_window, query.device, causal=causal)
         output, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest
         )
         return output, None
-    causal = bool(getattr(module, "is_causal", False))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     q, k, v = (each[0].transpose(0, 1) for each in (query, key, value))  # (tokens, heads, size)
+    if torch.is_autocast_enabled(q.device.type):  # norms and rotations of queries and keys give fp32
+        q, k, v = (each.to(torch.get_autocast_dtype(q.device.type)) for each in (q, k, v))
     if q.shape[1] != k.shape[1]:
         k, v = (each.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for each in (k, v))
     if q.is_cuda and dropout == 0.0 and q.dtype != torch.float32:
         return _flash(q, k, v, packed, scale, sliding_window, causal=causal)[None], None
     padded = [_Spread.apply(packed, each) for each in (q, k, v)]
     outputs = [
-        _attend(*parts, bucket, scale, dropout, sliding_window, causal=causal)
-        for bucket, *parts in zip(packed.buckets, *padded, strict=True)
+        _attend(each_q, each_k, each_v, bucket, scale, dropout, sliding_window, causal=causal)
+        for bucket, each_q, each_k, each_v in zip(packed.buckets, *padded, strict=True)
     ]
     return _Gather.apply(packed, *outputs)[None], None
 
 
-def packed_mask(*_: Any, attention_mask: Tensor | None = None, **rest: Any) -> Tensor | None:
-    """No mask where nothing is padded: what may be seen then follows from `packed` or `is_causal`."""
-    return None if attention_mask is None else sdpa_mask(attention_mask=attention_mask, **rest)
+def packed_mask(*, q_length: int, kv_length: int, attention_mask: Tensor | None = None, **rest: Any) -> Tensor | None:
+    """No mask where nothing is padded or cached: packed_attention then knows what may be seen."""
+    if attention_mask is None and q_length == kv_length:
+        return None
+    return sdpa_mask(q_length=q_length, kv_length=kv_length, attention_mask=attention_mask, **rest)
 
 
 AttentionInterface.register(PACKED, packed_attention)
@@ -90,16 +96,23 @@ def _attend(
 
 def _hidden(bucket: Bucket, window: int | None, device: torch.device, *, causal: bool) -> Tensor | None:
     """What a place may not see: padding, what follows it, what is `window` or more tokens away."""
-    hidden = bucket.padding
-    windowed = window is not None and window < bucket.width
-    if causal or windowed:
-        places = torch.arange(bucket.width, device=device)
-        distance = places[:, None] - places[None, :]
-        outside = distance < 0 if causal else torch.zeros_like(distance, dtype=torch.bool)
-        if windowed:
-            outside |= distance.abs() >= window
-        hidden = outside if hidden is None else hidden | outside
-    return hidden
+    if window is not None and window >= bucket.width:
+        window = None
+    if window is None and not causal:
+        return bucket.padding
+    outside = _outside(bucket.width, window, device, causal=causal)
+    if bucket.padding is None:
+        return outside
+    itself = torch.eye(bucket.width, dtype=torch.bool, device=device)
+    return (outside | bucket.padding) & ~itself  # padding beyond the window of all tokens would see nothing: 0 / 0
+
+
+def _outside(width: int, window: int | None, device: torch.device, *, causal: bool) -> Tensor:
+    """What is not seen of a sequence of `width` tokens: (width, width) bool."""
+    places = torch.arange(width, device=device)
+    distance = places[:, None] - places[None, :]
+    outside = distance < 0 if causal else torch.zeros_like(distance, dtype=torch.bool)
+    return outside if window is None else outside | (distance.abs() >= window)
 
 
 def _flash(

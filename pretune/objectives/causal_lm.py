@@ -53,10 +53,10 @@ class CausalLM:
 
     def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> CausalBatch:  # noqa: ARG002 - nothing is drawn
         """These rows of the corpus."""
-        ids, lengths = self.corpus.rows(samples)
+        ids, lengths, real = self.corpus.rows(samples)
         last = np.zeros(len(ids), dtype=bool)
         last[np.cumsum(lengths) - 1] = True
-        positions = np.flatnonzero(~last)
+        positions = np.flatnonzero(~last & real)
         return CausalBatch(pack(ids, lengths), torch.from_numpy(positions), torch.from_numpy(ids[positions + 1]))
 
     def loss(self, model: PreTrainedModel, batch: CausalBatch) -> Tensor:

@@ -65,15 +65,18 @@ class MaskedLM:
 
     def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> MaskedBatch:
         """These rows of the corpus, each in its epoch, with a part of their tokens hidden."""
-        ids, lengths = self.corpus.rows(samples)
-        order = np.argsort(uniform((self.seed, WHERE), epochs, samples, self.corpus.length), axis=1)
+        ids, lengths, real = self.corpus.rows(samples)
+        draw = uniform((self.seed, WHERE), epochs, samples, self.corpus.length)
+        order = np.argsort(np.where(real.reshape(draw.shape), draw, 1.0), axis=1)  # padding comes last
         columns = np.sort(order[:, : self.hidden], axis=1)
         positions = (columns + np.arange(len(samples))[:, None] * self.corpus.length).reshape(-1)
-        targets = ids[positions]
-        draw = uniform((self.seed, HOW), epochs, samples, self.hidden).reshape(-1)
-        other = uniform((self.seed, WHICH), epochs, samples, self.hidden).reshape(-1)
-        random = self.special + (other * (self.vocabulary_size - self.special)).astype(np.int64)
-        ids[positions] = np.where(draw < KEPT, targets, np.where(draw < KEPT + RANDOM, random, self.mask_id))
+        how = uniform((self.seed, HOW), epochs, samples, self.hidden).reshape(-1)
+        which = uniform((self.seed, WHICH), epochs, samples, self.hidden).reshape(-1)
+        random = self.special + (which * (self.vocabulary_size - self.special)).astype(np.int64)
+        targets, hidden = ids[positions], real[positions]
+        shown = np.where(how < KEPT, targets, np.where(how < KEPT + RANDOM, random, self.mask_id))
+        positions, targets = positions[hidden], targets[hidden]
+        ids[positions] = shown[hidden]
         return MaskedBatch(pack(ids, lengths), torch.from_numpy(positions), torch.from_numpy(targets))
 
     def loss(self, model: PreTrainedModel, batch: MaskedBatch) -> Tensor:

@@ -1,7 +1,7 @@
 """Checkpoints that are whole or not there: staged, hashed, synced, renamed, and written beside the training.
 
 One folder per step, `step-00000100/`: tensors in safetensors, sharded by the process that held them
-(torch.distributed.checkpoint), and `manifest.json` with the facts and the sha256 of each file.
+(torch.distributed.checkpoint), `facts.json`, and `manifest.json` with the sha256 of each of these files.
 """
 
 from __future__ import annotations
@@ -12,22 +12,24 @@ import os
 import shutil
 import sys
 import time
-import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+
+# What dcp.load and dcp.save call; those warn where there is one process, and filters of warnings hold for all threads.
+from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
+from torch.distributed.checkpoint.state_dict_saver import _save_state_dict
 
 from pretune.training.parallel import World
 
 EVERY = 60.0  # seconds
 COST = 0.01  # share of the time that may go into writing: slow disks get fewer checkpoints
 KEEP = 2
-MANIFEST = "manifest.json"
+FACTS, MANIFEST = "facts.json", "manifest.json"
 
 
 class DamagedError(Exception):
@@ -48,27 +50,26 @@ class Checkpoints:
                 shutil.rmtree(left)
 
     def due(self) -> bool:
-        """Whether it is time to save; the same answer in all processes."""
-        busy = self._writing is not None and not self._writing.done()
-        return bool(self._world.first_says(time.monotonic() >= self._next and not busy))
+        """Whether it is time to save, as this process sees it."""
+        if self._writing and self._writing.done():
+            self.wait()
+        return time.monotonic() >= self._next and not self._writing
 
     def save(self, step: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Keep the state as it is now. One process copies it and writes in the background; several write at once."""
         began = time.monotonic()
         self.wait()
         if self._world.size > 1:
-            self._write(step, tensors, facts)
-            self._next = time.monotonic() + max(self._every, (time.monotonic() - began) / COST)
-            return
-        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-        self._next = float("inf")
-        self._writing = self._writer.submit(self._write_aside, step, copies, facts, began)
+            self._write(step, tensors, facts, began)
+        else:
+            copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+            self._writing = self._writer.submit(self._write, step, copies, facts, began)
 
     def wait(self) -> None:
-        """Until what is being written is written."""
-        if self._writing:
-            self._writing.result()
-            self._writing = None
+        """Until what is being written is written; what went wrong there, other than the disk, is raised here."""
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
 
     def load(self, tensors: dict[str, Tensor]) -> dict[str, Any] | None:
         """Fill `tensors` from the newest checkpoint that is whole and return its facts; None where there is none."""
@@ -76,66 +77,69 @@ class Checkpoints:
         if step < 0:
             return None
         folder = self._path(step)
-        with _quiet():
-            dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=self._world.size == 1)
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return dict(manifest["facts"])
+        _load_state_dict(tensors, HuggingFaceStorageReader(str(folder)), no_dist=self._world.size == 1)
+        facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        return facts
 
     def close(self) -> None:
         """Wait, and end the thread that writes."""
-        self.wait()
-        self._writer.shutdown()
-
-    def remove(self) -> None:
-        """The run has succeeded: nothing is left to resume."""
-        self.close()
-        if self._world.rank == 0:
-            shutil.rmtree(self.folder)
+        try:
+            self.wait()
+        finally:
+            self._writer.shutdown()
 
     def _newest(self) -> int:
-        for step in sorted(_steps(self.folder), reverse=True):
+        steps = sorted(_steps(self.folder), reverse=True)
+        for step in steps:
             try:
                 verify(self._path(step))
             except DamagedError as error:
-                print(
-                    f"warning: checkpoint of step {step} is damaged ({error}); trying the one before", file=sys.stderr
-                )
+                print(f"warning: the checkpoint of step {step} is damaged and not used: {error}", file=sys.stderr)
             else:
                 return step
+        if steps:
+            print("warning: no checkpoint is whole: training starts from the beginning", file=sys.stderr)
         return -1
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
 
-    def _write_aside(self, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], began: float) -> None:
-        self._write(step, tensors, facts)
-        self._next = time.monotonic() + max(self._every, (time.monotonic() - began) / COST)
-
-    def _write(self, step: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    def _write(self, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], began: float) -> None:
         staging = self._path(step).with_suffix(".partial")
         try:
             writer = HuggingFaceStorageWriter(str(staging), save_distributed=True)
-            with _quiet():
-                dcp.save(tensors, storage_writer=writer, no_dist=self._world.size == 1)
+            _save_state_dict(tensors, writer, no_dist=self._world.size == 1)
             if self._world.rank == 0:
                 publish(staging, self._path(step), facts)
-                for old in sorted(_steps(self.folder))[:-KEEP]:
-                    trash = self._path(old).with_suffix(".partial")
-                    os.rename(self._path(old), trash)
-                    shutil.rmtree(trash)
-        except (OSError, dcp.CheckpointException) as error:
+                self._rotate(step)
+        except (OSError, CheckpointException) as error:
+            causes = (
+                [cause for cause, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
+            )
+            if not all(isinstance(cause, OSError) for cause in causes):
+                raise
             if self._world.rank == 0:
                 shutil.rmtree(staging, ignore_errors=True)
-                print(f"warning: no checkpoint at step {step}: {_reason(error)}; training goes on", file=sys.stderr)
+                print(f"warning: no checkpoint at step {step}: {causes[0]}; training goes on", file=sys.stderr)
+        finally:
+            now = time.monotonic()
+            self._next = now + max(self._every, (now - began) / COST)
+        self._world.first_says(0)  # nobody leaves before the checkpoint has its name
+
+    def _rotate(self, newest: int) -> None:
+        """Keep the KEEP newest. What is newer than `newest` was damaged, or training would have gone on from it."""
+        steps = _steps(self.folder)
+        kept = sorted(step for step in steps if step <= newest)[-KEEP:]
+        for step in set(steps) - set(kept):
+            trash = self._path(step).with_suffix(".partial")
+            os.rename(self._path(step), trash)
+            shutil.rmtree(trash)
 
 
 def publish(staging: Path, target: Path, facts: dict[str, Any]) -> None:
-    """Hash what `staging` holds, make it durable, and give it its name."""
-    files = {path.name: _sha256(path) for path in sorted(staging.iterdir())}
-    with (staging / MANIFEST).open("w", encoding="utf-8") as file:
-        json.dump({"files": files, "facts": facts}, file)
-        file.flush()
-        os.fsync(file.fileno())
+    """Add `facts` to what `staging` holds, hash it, make it durable, and give it its name."""
+    _write_json(staging / FACTS, facts)
+    _write_json(staging / MANIFEST, {path.name: _sha256(path) for path in sorted(staging.iterdir())})
     _sync(staging)
     if target.exists():  # damaged, or it would have been resumed from
         shutil.rmtree(target)
@@ -146,13 +150,20 @@ def publish(staging: Path, target: Path, facts: dict[str, Any]) -> None:
 def verify(folder: Path) -> None:
     """Raise DamagedError unless every byte is as it was written."""
     try:
-        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        written = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
         found = {path.name: _sha256(path) for path in folder.iterdir() if path.name != MANIFEST}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise DamagedError(f"{MANIFEST}: {error}") from None
-    for name in sorted(files.keys() | found.keys()):
-        if files.get(name) != found.get(name):
+    for name in sorted(written.keys() | found.keys()):
+        if written.get(name) != found.get(name):
             raise DamagedError(f"{name} is not what was written")
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(content, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _steps(folder: Path) -> list[int]:
@@ -170,20 +181,3 @@ def _sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _reason(error: BaseException) -> str:
-    """The operating system's words where DCP wraps them."""
-    failures = getattr(error, "failures", {})
-    for failure in failures.values():
-        return str(failure[0] if isinstance(failure, tuple) else failure)
-    return str(error)
-
-
-class _quiet(warnings.catch_warnings):  # noqa: N801 - it reads as what it does
-    """DCP warns that it runs in one process, which is meant."""
-
-    def __enter__(self) -> Any:
-        entered = super().__enter__()
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        return entered

@@ -26,13 +26,13 @@ def prepare(seed: int, threads: int) -> None:
     """Same seed, same threads, same processor: same bits. To be called before anything is computed."""
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(mode=True, warn_only=torch.cuda.is_available())
-    torch.utils.deterministic.fill_uninitialized_memory = False  # it hides no randomness here and costs a fill each
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs a fill each
     torch.manual_seed(seed)
     keep_memory()
 
 
 def keep_memory() -> None:
-    """Have glibc keep freed memory: a step asks for the same large tensors again, and fresh pages cost more than work."""
+    """Have glibc keep freed memory: a step asks for the same large tensors again, and fresh pages cost more."""
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_ARENA_MAX, 1)):
@@ -52,7 +52,7 @@ def computes_in_bf16(device: torch.device, precision: str) -> bool:
 def has_bf16(device: torch.device) -> bool:
     """Whether this processor multiplies matrices in bf16 faster than in fp32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if platform.machine() not in {"x86_64", "AMD64"}:
         return False
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

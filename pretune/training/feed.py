@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ class Order:
 
 def batches(
     objective: Objective, order: Order, steps: range, *, parts: int, mine: range, workers: int = 0
-) -> Iterator[list[Any]]:
+) -> Generator[list[Any], None, None]:
     """For each step, those of its `parts` batches that are `mine`.
 
     `workers` threads prepare them ahead; their number has no effect on what they hold.
@@ -55,10 +55,13 @@ def batches(
             yield prepare(order.step(step))
         return
     ahead: deque[Future[list[Any]]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="batches") as pool:
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")
+    try:
         for step in steps:
             ahead.append(pool.submit(prepare, order.step(step)))
             if len(ahead) > 2 * workers:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from pretune.errors import DataError
 from pretune.models import build
-from pretune.training import curve, loop, parallel
+from pretune.training import curve, fit, loop, parallel, vitals
 from pretune.training.checkpoint import Checkpoints
+from pretune.training.cost import Cost, estimate, peak_flops
 
 if TYPE_CHECKING:
     from pretune.params import TrainingParams
@@ -28,11 +32,29 @@ class Job:
     params: TrainingParams
     steps: int
 
+    def cost(self, stage: str, seed: int, device: torch.device, *, processes: int = 1, strategy: str = "ddp") -> Cost:
+        """What a step costs; DoesNotFitError, with settings that would, where there is not the memory for it."""
+
+        def price(model: PreTrainedModel, params: TrainingParams) -> Cost:
+            return estimate(
+                model, self.objective, params, seed=seed, device=device, processes=processes, strategy=strategy
+            )
+
+        return fit.checked(price, self.model, self.params, device=device, processes=processes, stage=stage)
+
 
 def carry_out(stage: Stage, job: Job, *, out: str, examples: list[str]) -> None:
     """Train, or go on where a former attempt was stopped; leave the model in `out` and its curve beside."""
-    with parallel.joined() as world:
-        checkpoints = Checkpoints(stage.checkpoints, world)
+    with (
+        vitals.sampled(stage.run.metrics),
+        parallel.joined() as world,
+        closing(Checkpoints(stage.checkpoints, world)) as checkpoints,
+    ):
+        if world.size > 1 and not world.agree(int(stage.key[:15], 16)):
+            raise DataError("the machines differ in params.yaml, code or data", "bring them to the same state")
+        strategy = stage.params.launch.strategy
+        cost = job.cost(stage.name, stage.params.seed, world.device, processes=world.size, strategy=strategy)
+        reach = world.size * peak_flops(world.device, job.params.precision)
         model, state = loop.train(
             job.model,
             job.objective,
@@ -43,7 +65,8 @@ def carry_out(stage: Stage, job: Job, *, out: str, examples: list[str]) -> None:
             validation=job.validation,
             checkpoints=checkpoints,
             world=world,
-            strategy=stage.params.launch.strategy,
+            strategy=strategy,
+            effort=cost.flops / cost.tokens / reach,
         )
         if world.rank:
             return

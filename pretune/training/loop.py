@@ -6,11 +6,12 @@ the seed and the step, so a run that is resumed goes on as if it had never stopp
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,7 +25,7 @@ from transformers import PreTrainedModel
 
 from pretune.errors import DivergedError, TerminatedError
 from pretune.models import heads
-from pretune.training import device, feed, optimizer, parallel, schedule
+from pretune.training import device, feed, memory, optimizer, parallel, schedule
 
 if TYPE_CHECKING:
     from pretune.params import TrainingParams
@@ -74,6 +75,8 @@ class Record:
     learning_rate: float
     steps_per_second: float
     tokens_per_second: float
+    utilisation: float | None = None  # share of the FLOP/s that the processors can reach
+    memory_gb: float = 0.0  # the most so far, of this process; on a GPU, of its card
 
 
 @dataclass(frozen=True)
@@ -91,19 +94,17 @@ class LossOf(nn.Module):
         super().__init__()
         self.model, self._objective = model, objective
 
-    def forward(self, batch: Batch) -> Tensor:
-        """See Objective.loss."""
-        return self._objective.loss(self.model, batch)
+    def forward(self, batch: Batch, scored_by: Objective | None = None) -> Any:
+        """See Objective.loss; with `scored_by` its Objective.score."""
+        return scored_by.score(self.model, batch) if scored_by else self._objective.loss(self.model, batch)
 
 
 @dataclass
 class State:
-    """What a run knows besides tensors; loss and counts are sums over the steps since the last record."""
+    """What a run knows besides tensors."""
 
     step: int = 0
-    loss: float = 0.0
-    counted: int = 0
-    skipped: int = 0  # since the beginning
+    skipped: int = 0  # up to the last record
     records: list[Record] = field(default_factory=list)
     validations: list[Validation] = field(default_factory=list)
     best: int = 0  # place in `validations`
@@ -129,53 +130,52 @@ def train(
     world: World | None = None,
     strategy: str = "ddp",
     workers: int = 0,
+    effort: float | None = None,
 ) -> tuple[PreTrainedModel, State]:
     """Take optimizer steps on `model` until there have been `steps` in all; return it trained.
 
     Goes on from the newest of `checkpoints`. The loss of a step is the sum over all its rows by
     their count, into whatever batches and processes they are divided. Raises DivergedError after
     more than `params.skips` steps that were not finite; TerminatedError or KeyboardInterrupt, with
-    a checkpoint, on SIGTERM or SIGINT.
+    a checkpoint, on SIGTERM or SIGINT. `effort` is what share of the processors' FLOP/s it takes to
+    read one token a second.
     """
     world = world or parallel.alone()
     learner = Learner(model, objective, params, world=world, strategy=strategy)
     state = learner.resume(checkpoints)
     order = feed.Order(len(objective), params.batch_size, seed)
     mine = range(world.rank * params.accumulation, (world.rank + 1) * params.accumulation)
-    batches = feed.batches(
-        objective, order, range(state.step, steps), parts=params.accumulation * world.size, mine=mine, workers=workers
-    )
-    meter = Meter(world)
-    with _signals() as received:
+    ahead = range(state.step, state.step if _enough(state, params.patience) else steps)
+    batches = feed.batches(objective, order, ahead, parts=params.accumulation * world.size, mine=mine, workers=workers)
+    meter = Meter(world, effort)
+    with _signals() as received, closing(batches):
         for batch in batches:
             rate = schedule.learning_rate(state.step, steps, params)
-            torch.manual_seed((seed * 2**24 + state.step) * 2**8 + world.rank)  # of dropout
+            torch.manual_seed(_seed_of(seed, state.step, world.rank))  # of dropout
             learner.step(batch, rate)
             meter.count(batch)
             state.step += 1
             last = state.step == steps
-            if state.step % LOG_EVERY == 0 or last:
-                learner.read(state)
-                _refuse_divergence(state, params.skips, steps)
-                if state.counted:
-                    state.records.append(meter.record(state, rate))
-                    report(state.records[-1])
-                state.loss, state.counted = 0.0, 0
             if validation and params.evaluate_every and (state.step % params.evaluate_every == 0 or last):
                 with meter.paused():
                     state.validations.append(learner.validate(validation, state.step))
                     _keep_best(learner, state, params.select)
                 report(state.validations[-1])
                 last = last or _enough(state, params.patience)
+            if state.step % LOG_EVERY == 0 or last:
+                loss, counted, skipped = learner.read()
+                state.skipped += skipped
+                _refuse_divergence(state, params.skips, steps)
+                if counted:
+                    state.records.append(meter.record(state.step, loss / counted, rate))
+                    report(state.records[-1])
+            call = world.most(received() or int(checkpoints is not None and checkpoints.due()))
+            if checkpoints and call:
+                checkpoints.save(state.step, learner.tensors(), asdict(state))
+            if call > 1:  # a signal to any of the processes
+                _leave(call, checkpoints, state.step, steps)
             if last:
                 break
-            if world.size == 1 or state.step % LOG_EVERY == 0:  # several processes agree at these steps
-                number = world.first_says(received())
-                if checkpoints and (number or checkpoints.due()):
-                    learner.read(state)
-                    checkpoints.save(state.step, learner.tensors(), asdict(state))
-                if number:
-                    _leave(number, checkpoints, state.step, steps)
     return learner.finish(), state
 
 
@@ -189,11 +189,9 @@ class Learner:
         self._attention = model.config._attn_implementation
         heads.prepare(model)
         if params.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        self.model = model.to(world.device).train()
-        self._objective = objective
-        module = LossOf(model, objective)
-        self._loss: nn.Module = parallel.wrap(module, world, strategy) if world.size > 1 else module
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        self.model = model.train()
+        self._loss = parallel.wrap(LossOf(model, objective), world, strategy)
         if params.compile:
             self._loss.compile()
         self._trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
@@ -227,15 +225,11 @@ class Learner:
         for each in self._optimizers:
             each.zero_grad(set_to_none=True)
 
-    def read(self, state: State) -> None:
-        """Move what the device has counted to `state`: the one place that waits for it."""
+    def read(self) -> tuple[float, int, int]:
+        """Sum of the losses, steps counted and steps skipped since the last call: the one place that waits for them."""
         loss, counted, skipped = self._tally.tolist()
-        state.loss, state.counted, state.skipped = (
-            state.loss + loss,
-            state.counted + int(counted),
-            state.skipped + int(skipped),
-        )
         self._tally.zero_()
+        return loss, int(counted), int(skipped)
 
     def validate(self, objective: Objective, step: int) -> Validation:
         """Means over all samples of `objective`."""
@@ -245,14 +239,18 @@ class Learner:
         sums: dict[str, Tensor] = {}
         count = 0
         self.model.eval()
-        with torch.no_grad(), device.autocast(world.device, self._params.precision):
+        with (
+            torch.no_grad(),
+            device.autocast(world.device, self._params.precision),
+            parallel.evaluated(self._loss) as module,
+        ):
             for first in range(0, len(chunks), world.size):  # each process takes one; some repeat one and count nothing
                 place = first + world.rank
                 chunk = chunks[place % len(chunks)]
                 batch = objective.batch(np.zeros_like(chunk), chunk).to(world.device)
                 weight = int(place < len(chunks))
                 count += batch.count * weight
-                for name, value in objective.score(self.model, batch).items():
+                for name, value in module(batch, objective).items():
                     sums[name] = sums.get(name, 0.0) + value.double() * weight
         self.model.train()
         total = float(world.add(torch.tensor(float(count), dtype=torch.float64, device=world.device)))
@@ -265,6 +263,7 @@ class Learner:
     def tensors(self) -> dict[str, Tensor]:
         """All that a checkpoint holds, by name."""
         found = {f"model.{name}": each.data for name, each in self._trained.items()}
+        found["tally"] = self._tally
         found |= {f"best.{name}": each for name, each in (self._best or {}).items()}
         names = {id(each): name for name, each in self._trained.items()}
         for each in self._optimizers:
@@ -285,18 +284,19 @@ class Learner:
         if self._best is not None:
             for name, each in self._trained.items():
                 each.data.copy_(self._best[name])
-        model = parallel.whole(self.model)
+        model = parallel.whole(self.model, self._world)
         if self._params.gradient_checkpointing:
-            model.gradient_checkpointing_disable()
+            model.activation_checkpointing_disable()
         model.set_attn_implementation(self._attention)
         return model.eval()
 
 
 class Meter:
-    """Speed since the last record."""
+    """Speed since the last record, and memory. `effort`: see train."""
 
-    def __init__(self, world: World) -> None:
-        self._world, self._tokens, self._steps, self._began = world, 0, 0, time.perf_counter()
+    def __init__(self, world: World, effort: float | None) -> None:
+        self._world, self._effort = world, effort
+        self._tokens, self._steps, self._began = 0, 0, time.perf_counter()
 
     def count(self, batches: list[Batch]) -> None:
         """A step has been taken on these."""
@@ -310,21 +310,28 @@ class Meter:
         yield
         self._began += time.perf_counter() - began
 
-    def record(self, state: State, rate: float) -> Record:
+    def record(self, step: int, loss: float, rate: float) -> Record:
         """The record of the steps counted, which are then forgotten."""
         tokens = int(self._world.add(torch.tensor(self._tokens, device=self._world.device)))
         now = time.perf_counter()
         seconds = now - self._began
-        found = Record(state.step, state.loss / state.counted, rate, self._steps / seconds, tokens / seconds)
+        used = None if self._effort is None else self._effort * tokens / seconds
+        highest = memory.highest(self._world.device) / 1e9
+        found = Record(step, loss, rate, self._steps / seconds, tokens / seconds, used, highest)
         self._tokens, self._steps, self._began = 0, 0, now
         return found
 
 
+def _seed_of(*key: int) -> int:
+    """32 bits in which all of `key` counts: of a longer seed, the generator of a CPU takes the lower half only."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
 def _refuse_divergence(state: State, skips: int, steps: int) -> None:
-    if state.skipped > skips:
+    if state.skipped > min(skips, state.step - 1):
         raise DivergedError(
-            f"{state.skipped} of the first {state.step} of {steps} steps had a loss or gradient that was not finite, "
-            f"more than `skips: {skips}`",
+            f"{state.skipped} of the first {state.step} of {steps} steps had a loss or gradient that was not finite; "
+            f"`skips` allows {skips}, and never all",
             "lower learning_rate or gradient_clip in params.yaml, then run again",
         )
 
@@ -334,7 +341,7 @@ def _keep_best(learner: Learner, state: State, select: str) -> None:
         return
     sign = -1 if select == "loss" else 1
     newest, best = (sign * state.validations[place].metrics[select] for place in (-1, state.best))
-    if len(state.validations) == 1 or newest > best:
+    if len(state.validations) == 1 or not (math.isnan(newest) or newest <= best):
         state.best = len(state.validations) - 1
         learner.remember()
 

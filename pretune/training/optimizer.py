@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pretune.params import TrainingParams
 
 LAYER = re.compile(r"\.(?:layers?|h)\.(\d+)\.")
+BELOW = re.compile(r"(^|\.)embeddings\.")  # what belongs to the embeddings, their norm too
 
 
 def build(model: nn.Module, params: TrainingParams) -> list[torch.optim.Optimizer]:
@@ -28,7 +29,8 @@ def build(model: nn.Module, params: TrainingParams) -> list[torch.optim.Optimize
         if parameter.requires_grad:
             matrix = parameter.ndim == 2 and id(parameter) not in embeddings
             found = LAYER.search(name)
-            above = depth - int(found[1]) if found else depth + 1 if id(parameter) in embeddings else 0
+            below = id(parameter) in embeddings or BELOW.search(name)
+            above = depth - int(found[1]) if found else depth + 1 if below else 0
             groups.setdefault((matrix, params.layer_decay**above), []).append(parameter)
     by_muon = params.optimizer == "muon"
     muon = _groups({key: group for key, group in groups.items() if key[0] and by_muon}, params)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -35,11 +35,23 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
-    def first_says(self, value: int) -> int:
-        """What process 0 says, for all."""
+    def most(self, value: int) -> int:
+        """The largest that any process says; over gloo, so that no GPU is waited for."""
         if self.size == 1:
             return value
-        told = torch.tensor(value, device=self.device)
+        told = torch.tensor(value)
+        dist.all_reduce(told, dist.ReduceOp.MAX)
+        return int(told)
+
+    def agree(self, value: int) -> bool:
+        """Whether all processes say the same."""
+        return self.most(value) == -self.most(-value)
+
+    def first_says(self, value: int) -> int:
+        """What process 0 says, for all; they wait for it."""
+        if self.size == 1:
+            return value
+        told = torch.tensor(value)
         dist.broadcast(told, 0)
         return int(told)
 
@@ -56,46 +68,63 @@ def joined() -> Iterator[World]:
         yield alone()
         return
     chosen = device.choose()
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    try:
-        yield World(chosen, dist.get_rank(), dist.get_world_size())
-    finally:
-        dist.destroy_process_group()
+    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+    yield World(chosen, dist.get_rank(), dist.get_world_size())
+    dist.destroy_process_group()  # not after an error: NCCL would wait for processes that may be gone
 
 
 def wrap(module: nn.Module, world: World, strategy: str) -> nn.Module:
-    """Share the work: `ddp` keeps the whole model in each process, `fsdp` a part of every tensor."""
+    """Move to the device and share the work: `ddp` keeps the whole model in each process, `fsdp` a part of it.
+
+    With `fsdp` that is a part of every tensor. Both take the mean of the gradients over the processes.
+    """
+    if world.size == 1:
+        return module.to(world.device)
     if strategy == "ddp":
-        return nn.parallel.DistributedDataParallel(module)
+        # Buffers are tables (rotary frequencies, positions), the same everywhere from the beginning.
+        return nn.parallel.DistributedDataParallel(
+            module.to(world.device), forward_sync_buffers=False, gradient_as_bucket_view=True
+        )
     mesh = init_device_mesh(world.device.type, (world.size,))
-    for inner in module.modules():
+    for inner in reversed(list(module.modules())):  # what is inside comes first
         if isinstance(inner, nn.ModuleList):
             for layer in inner:
                 fully_shard(layer, mesh=mesh)
-    return fully_shard(module, mesh=mesh)
+    fully_shard(module, mesh=mesh)
+    return module
 
 
 @contextmanager
 def gradients_shared(module: nn.Module, *, last: bool) -> Iterator[None]:
-    """Exchange gradients after the last batch of a step only."""
+    """DDP: exchange gradients after the last batch of a step only. FSDP2 does after each: it keeps no whole ones."""
     if isinstance(module, nn.parallel.DistributedDataParallel) and not last:
         with module.no_sync():
             yield
         return
-    if isinstance(module, FSDPModule):
-        module.set_requires_gradient_sync(last)
     yield
 
 
-def whole(model: PreTrainedModel) -> PreTrainedModel:
-    """The model itself, or, where it was sharded, a copy on the CPU with every tensor in full."""
+@contextmanager
+def evaluated(module: nn.Module) -> Iterator[Callable[..., Any]]:
+    """What to call without gradients, not compiled for it; afterwards each process holds only its part again."""
+    if isinstance(module, FSDPModule):
+        yield module  # gathers its parameters when it is called
+        module.reshard()
+    else:
+        yield (module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module).forward
+
+
+def whole(model: PreTrainedModel, world: World) -> PreTrainedModel:
+    """The model itself, or, where it was sharded and this is process 0, a copy on the CPU with every tensor in full."""
     if not any(isinstance(each, DTensor) for each in model.parameters()):
         return model
+    tensors: dict[str, Tensor] = {}
+    for name, each in model.state_dict().items():
+        full = each.full_tensor() if isinstance(each, DTensor) else each
+        if world.rank == 0:
+            tensors[name] = full.cpu()
+    if world.rank:
+        return model
     copy = type(model)(model.config)
-    copy.load_state_dict(
-        {
-            name: each.full_tensor().cpu() if isinstance(each, DTensor) else each
-            for name, each in model.state_dict().items()
-        }
-    )
+    copy.load_state_dict(tensors)
     return copy

@@ -16,23 +16,29 @@ def labelled(texts):
     return [Document(text, "ab"[row % 2]) for row, text in enumerate(texts)]
 
 
-def drawn(rows, *, train_rows=4, test_rows=4, seed=0):
-    """The split of the rows, or None where they do not allow one."""
+def divided(rows, train, validation, test, seed=0):
+    """The split into parts of these sizes."""
+    return split(rows, train_rows=train, validation_rows=validation, test_rows=test, seed=seed)
+
+
+def drawn(rows, *sizes, seed=0):
+    """The split, or None where the rows do not allow one."""
     try:
-        return split(rows, train_rows=train_rows, test_rows=test_rows, seed=seed)
+        return divided(rows, *(sizes or (4, 3, 4)), seed=seed)
     except DataError:  # so few rows may happen to carry one label only
         return None
 
 
-@given(TEXTS, st.integers(0, 9), st.integers(1, 6), st.integers(1, 6))
-def test_sizes_are_exact_and_no_text_is_in_both(texts, seed, train_rows, test_rows):
-    """As many rows as asked for, all different, and every test label is known to training."""
+@given(TEXTS, st.integers(0, 9), st.tuples(st.integers(1, 5), st.integers(0, 2), st.integers(1, 5)))
+def test_sizes_are_exact_and_no_text_is_in_two_parts(texts, seed, sizes):
+    """As many rows as asked for, all different, and every label is known to training."""
     rows = labelled(texts) + [Document("unlabelled " + text) for text in texts]
-    parts = drawn(rows, train_rows=train_rows, test_rows=test_rows, seed=seed)
-    if parts:
-        assert (len(parts.train), len(parts.test)) == (train_rows, test_rows)
-        assert len({d.text for d in (*parts.train, *parts.test)}) == train_rows + test_rows
-        assert {d.label for d in parts.test} <= set(parts.labels) == {d.label for d in parts.train}
+    found = drawn(rows, *sizes, seed=seed)
+    if found:
+        parts = (found.train, found.validation, found.test)
+        assert tuple(map(len, parts)) == sizes
+        assert len({d.text for part in parts for d in part}) == sum(sizes)
+        assert {d.label for d in found.validation + found.test} <= set(found.labels) == {d.label for d in found.train}
 
 
 @given(TEXTS, st.randoms())
@@ -45,39 +51,51 @@ def test_the_order_of_the_rows_is_no_input(texts, random):
 
 @given(TEXTS)
 def test_unlabelled_documents_do_not_move_the_split(texts):
-    """Adding text without labels leaves both parts as they were."""
+    """Adding text without labels leaves all parts as they were."""
     rows = labelled(texts)
     assert drawn(rows) == drawn([Document("more " + text) for text in texts] + rows)
 
 
 def test_more_training_rows_leave_the_test_rows_alone(documents):
     """Experiments with more labels are scored on the same rows."""
-    few, many = (split(documents, train_rows=n, test_rows=20, seed=0) for n in (10, 40))
+    few, many = (divided(documents, n, 5, 10) for n in (10, 40))
     assert few.test == many.test
     assert many.train[:10] == few.train
 
 
+def test_more_validation_rows_leave_training_and_test_alone(documents):
+    """Watching more closely is no other experiment."""
+    none, few, many = (divided(documents, 20, n, 20) for n in (0, 5, 20))
+    assert none.validation == []
+    assert none.test == few.test == many.test
+    assert none.train == few.train == many.train
+    assert many.validation[:5] == few.validation
+
+
 def test_the_seed_draws_other_rows(documents):
     """Another seed is another split."""
-    first, second = (split(documents, train_rows=10, test_rows=20, seed=seed) for seed in (0, 1))
-    assert {d.text for d in first.test} != {d.text for d in second.test}
+    first, second = (divided(documents, 10, 5, 20, seed=seed) for seed in (0, 1))
+    for part in ("train", "validation", "test"):
+        assert {d.text for d in getattr(first, part)} != {d.text for d in getattr(second, part)}
 
 
-def test_too_few_rows_is_an_error_with_both_numbers(documents):
+@pytest.mark.parametrize("sizes", [(1, 0, 60), (2, 39, 20)])
+def test_too_few_rows_is_an_error_with_both_numbers(documents, sizes):
     """What there is and what was asked for stand in the message."""
     with pytest.raises(DataError, match=r"60 labelled documents, but .* is 61"):
-        split(documents, train_rows=1, test_rows=60, seed=0)
+        divided(documents, *sizes)
 
 
-def test_a_label_that_only_test_rows_have_is_an_error():
+@pytest.mark.parametrize("sizes", [(1, 0, 79), (1, 78, 1)])
+def test_a_label_that_only_test_or_validation_rows_have_is_an_error(sizes):
     """A class without a training row cannot be learnt."""
     rows = [Document(str(n), "common") for n in range(40)]
     rows += [Document(f"rare {n}", "rare") for n in range(40)]
     with pytest.raises(DataError, match="no training row has the label"):
-        split(rows, train_rows=1, test_rows=79, seed=0)
+        divided(rows, *sizes)
 
 
 def test_one_label_only_is_an_error():
     """There is nothing to learn."""
     with pytest.raises(DataError, match="one label only"):
-        split([Document(str(n), "x") for n in range(9)], train_rows=3, test_rows=3, seed=0)
+        divided([Document(str(n), "x") for n in range(9)], 3, 3, 3)

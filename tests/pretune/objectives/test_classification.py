@@ -1,51 +1,56 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from pretune.data.documents import Document
-from pretune.models import build
+from pretune.models import build, heads
 from pretune.objectives import classification
 from pretune.objectives.classification import Classification
 
 LABELS = ["even", "odd"]
+FAMILIES = pytest.mark.parametrize("family", ["modernbert", "bert", "roberta"])
 
 
-def objective(words, count, rows, seed=0):
-    """Numbers as texts, each labelled even or odd."""
-    documents = [Document(f"{n}", LABELS[n % 2]) for n in range(count)]
-    return Classification(documents, words, LABELS, rows=rows, length=16, seed=seed)
+def objective(words, count, length=16):
+    """Numbers as texts of different lengths, each labelled even or odd."""
+    documents = [Document(f"{n}" + " and more" * (n % 4), LABELS[n % 2]) for n in range(count)]
+    return Classification(documents, words, LABELS, length=length)
 
 
-def texts(words, batch):
-    """The texts that a batch shows."""
-    return words.batch_decode(batch.input_ids, skip_special_tokens=True)
+def asked(task, samples):
+    """The batch of these samples."""
+    return task.batch(np.zeros(len(samples), dtype=np.int64), np.array(samples))
 
 
-@given(count=st.integers(1, 30), rows=st.integers(1, 12), epoch=st.integers(0, 3), seed=st.integers(0, 3))
-def test_an_epoch_shows_every_row_once(words, count, rows, epoch, seed):
-    """The batches of an epoch hold each row once, with its own label."""
-    task = objective(words, count, rows, seed)
-    steps = range(epoch * task.steps_per_epoch, (epoch + 1) * task.steps_per_epoch)
-    batches = [task.batch(step) for step in steps]
-    seen = [text for batch in batches for text in texts(words, batch)]
-    assert sorted(map(int, seen)) == list(range(count))
-    assert [int(text) % 2 for text in seen] == [target for batch in batches for target in batch.targets.tolist()]
+@given(st.lists(st.integers(0, 29), min_size=1, max_size=12), st.integers(0, 5))
+def test_a_batch_holds_the_texts_asked_for_with_their_labels(words, samples, epoch):
+    """In the order asked for, whole, nothing between them, whatever the epoch."""
+    task = objective(words, 30)
+    assert len(task) == 30
+    batch = task.batch(np.full(len(samples), epoch), np.array(samples))
+    texts = words.batch_decode(batch.packed.input_ids.split(batch.packed.lengths.tolist()), skip_special_tokens=True)
+    assert [int(text.split()[0]) for text in texts] == samples
+    assert batch.targets.tolist() == [sample % 2 for sample in samples]
+    assert (batch.count, batch.tokens) == (len(samples), sum(len(task.texts[sample]) for sample in samples))
+    assert words.pad_token_id not in batch.packed.input_ids
 
 
-def test_a_batch_depends_on_seed_and_step_alone(words):
-    """A resumed run gets the same rows; another epoch or seed shows them in another order."""
-    fresh, used = objective(words, 30, 8), objective(words, 30, 8)
-    used.batch(0)
-    assert torch.equal(fresh.batch(5).input_ids, used.batch(5).input_ids)
-    assert texts(words, fresh.batch(0)) != texts(words, fresh.batch(4))
-    assert texts(words, fresh.batch(0)) != texts(words, objective(words, 30, 8, seed=1).batch(0))
+def test_long_texts_are_cut(words):
+    """No text is longer than asked for; a cut one still begins with [CLS] and ends with [SEP]."""
+    batch = asked(objective(words, 4, length=5), [3, 0])
+    assert batch.packed.lengths.tolist() == [5, 3]
+    ids = batch.packed.input_ids.tolist()
+    assert (ids[0], ids[4], ids[5], ids[7]) == (words.cls_token_id, words.sep_token_id) * 2
 
 
-def test_long_texts_are_cut_and_short_ones_padded(words):
+def test_texts_to_answer_are_padded(words):
     """No row is longer than asked for; a cut one still ends with [SEP]; padding is masked."""
     encoded = classification.encode(words, ["x", "many words " * 50], 16)
     assert encoded["input_ids"].shape == (2, 16)
@@ -54,23 +59,72 @@ def test_long_texts_are_cut_and_short_ones_padded(words):
     assert set(encoded["input_ids"][0, 3:].tolist()) == {words.pad_token_id}
 
 
-@pytest.mark.parametrize("family", ["modernbert", "bert", "roberta"])
+@FAMILIES
 def test_padding_does_not_change_an_answer(words, tiny, family):
     """A text is answered alike alone and beside a longer one, in any batch size."""
     model = build.classifier(tiny(family), LABELS).eval()
-    asked = ["salt", "flour " * 12, "tide and harbour", "oven"]
-    together = classification.probabilities(model, words, asked, 32)
-    alone = np.concatenate([classification.probabilities(model, words, [text], 32) for text in asked])
-    two_each = classification.probabilities(model, words, asked, 32, rows=2)
+    texts = ["salt", "flour " * 12, "tide and harbour", "oven"]
+    together = classification.probabilities(model, words, texts, 32)
+    alone = np.concatenate([classification.probabilities(model, words, [text], 32) for text in texts])
+    two_each = classification.probabilities(model, words, texts, 32, rows=2)
     assert np.allclose(together, alone, atol=1e-5)
     assert np.allclose(together, two_each, atol=1e-5)
     assert np.allclose(together.sum(axis=1), 1.0, atol=1e-6)
 
 
-def test_the_loss_is_the_models_own(words, tiny):
-    """The same number that transformers gives for these labels."""
+@FAMILIES
+def test_the_loss_is_the_models_own(words, tiny, family):
+    """The sum of what transformers gives for these labels on padded rows, gradients included."""
+    model = build.classifier(tiny(family), LABELS).eval()
+    task = objective(words, 8)
+    batch = asked(task, range(8))
+    texts = [f"{n}" + " and more" * (n % 4) for n in range(8)]
+    own = 8 * model(**classification.encode(words, texts, 16), labels=batch.targets).loss
+    heads.prepare(model)
+    loss = task.loss(model, batch)
+    assert torch.allclose(loss, own, rtol=1e-5)
+    parameter = next(iter(model.parameters()))
+    gradients = [torch.autograd.grad(each, parameter)[0] for each in (loss, own)]
+    assert torch.allclose(*gradients, atol=1e-5)
+
+
+@FAMILIES
+def test_validation_counts_right_answers(words, tiny, family):
+    """`score` gives sums: the loss that training minimises, and how many texts got their own label."""
+    model = build.classifier(tiny(family), LABELS).eval()
+    task = objective(words, 20)
+    batch = asked(task, range(20))
+    texts = [f"{n}" + " and more" * (n % 4) for n in range(20)]
+    answers = classification.probabilities(model, words, texts, 16)
+    heads.prepare(model)
+    with torch.no_grad():
+        score = task.score(model, batch)
+    assert score.keys() == {"loss", "accuracy"}
+    assert int(score["accuracy"]) == int((answers.argmax(axis=1) == batch.targets.numpy()).sum())
+    right = functional.nll_loss(torch.from_numpy(answers).log(), batch.targets, reduction="sum")
+    assert score["loss"].item() == pytest.approx(right.item(), rel=1e-4)
+
+
+def test_a_model_that_knows_nothing_loses_the_logarithm_of_the_labels(words, tiny):
+    """A known value: with a head of zeros each text costs log(2)."""
     model = build.classifier(tiny(), LABELS).eval()
-    task = objective(words, 8, 8)
-    batch = task.batch(0)
-    own = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.targets).loss
-    assert torch.allclose(task.loss(model, batch), own)
+    heads.prepare(model)
+    torch.nn.init.zeros_(model.classifier.weight)
+    torch.nn.init.zeros_(model.classifier.bias)
+    task = objective(words, 9)
+    assert task.loss(model, asked(task, range(9))).item() == pytest.approx(9 * math.log(2), rel=1e-6)
+
+
+def test_the_loss_is_summed_in_single_precision(words, tiny):
+    """Also where matrix products are in half precision."""
+    model = build.classifier(tiny(), LABELS).eval()
+    heads.prepare(model)
+    task = objective(words, 9)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert task.loss(model, asked(task, range(9))).dtype == torch.float32
+
+
+def test_a_batch_moves_whole(words):
+    """Texts and labels go to the device together."""
+    moved = asked(objective(words, 3), [0, 1]).to(torch.device("meta"))
+    assert {each.device.type for each in (moved.packed.input_ids, moved.targets)} == {"meta"}

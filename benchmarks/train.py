@@ -1,0 +1,556 @@
+"""Training speed and quality beside transformers' Trainer: `make bench-train`.
+
+Every contender is a process of its own, with its own environment, that trains all the time and
+halts after each round; the rounds alternate (ours, peer, peer, ours, ...), so that what disturbs
+the machine disturbs all of them, and only one computes at a time. Ours goes through
+`pretune.training.loop.train` as a stage of the pipeline does; the Trainer gets the same model, the
+same rows, the same number of rows per step, and the best settings and data loading known for it.
+The first round of each, which compiles and warms up, is not counted.
+
+Speed is tokens per second, padding not counted. Memory is the peak of the process in the rounds.
+The share of the roof is useful FLOPs per second by what a large square bf16 matrix product reaches
+here in the same minutes. Useful, per step, forward and backward: 6 * parameters in the matrices of
+the layers * tokens + 12 * layers * hidden * length * tokens for attention + 6 * parameters of the
+head's transform and of the projection to the vocabulary * masked positions, the only ones that
+have to be projected. Run it on an idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+DATA = ROOT.parent / "shared" / "data"
+VOCABULARY, LAYERS, ROWS, LENGTH, MASKED = 30_522, 4, 32, 128, 0.15
+OURS, PRODUCT = "ours", "bf16 matrix product"
+BEST = {"bf16": True, "optim": "adamw_torch_fused", "torch_compile": True}
+EXAMPLES = """examples:
+  python benchmarks/train.py --only classifier
+  python benchmarks/train.py --only masked --only causal --dropout 0
+  python benchmarks/train.py --only quality
+"""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the contenders of a case train: `kind` is masked, causal or classifier."""
+
+    kind: str
+    hidden: int = 256
+    layers: int = LAYERS
+    vocabulary: int = VOCABULARY
+    length: int = LENGTH
+    dropout: float = 0.1
+    steps: int = 10  # of a round
+    threads: int = 2
+
+
+class Goal(NamedTuple):
+    """Ours is to be `factor` times as fast as the fastest of `peers`."""
+
+    peers: tuple[str, ...]
+    factor: float
+
+
+@dataclass(frozen=True)
+class Case:
+    """Contenders by name, each with what it adds to the Trainer's arguments; ours and the roof add nothing."""
+
+    title: str
+    task: Task
+    contenders: dict[str, dict[str, Any]]
+    goals: tuple[Goal, ...] = ()
+    share: float = 0.0  # of the roof, to be reached
+    data: str = "wikitext-2"
+
+
+@dataclass
+class Measured:
+    """What one contender has shown: a number for each round."""
+
+    speeds: list[float] = field(default_factory=list)
+    memory: float = 0.0  # MiB
+
+    @property
+    def median(self) -> float:
+        """The speed that counts."""
+        return statistics.median(self.speeds)
+
+
+CASES = {
+    "masked": Case(
+        "masked LM, 32 x 128",
+        Task("masked"),
+        {OURS: {}, "Trainer as it comes": {}, "Trainer at its best": BEST},
+        (Goal(("Trainer as it comes",), 5.0), Goal(("Trainer at its best",), 1.8)),
+    ),
+    "causal": Case(
+        "causal LM, 32 x 128",
+        Task("causal"),
+        {OURS: {}, "Trainer at its best": BEST},
+        (Goal(("Trainer at its best",), 1.3),),
+    ),
+    "classifier": Case(
+        "classifier, 32 sentences of SST-2",
+        Task("classifier", steps=50),  # the Trainer's length groups repeat every 50 batches
+        {
+            OURS: {},
+            "Trainer, compiled": BEST | {"train_sampling_strategy": "group_by_length"},
+            "Trainer, not compiled": BEST | {"train_sampling_strategy": "group_by_length", "torch_compile": False},
+        },
+        (Goal(("Trainer, compiled", "Trainer, not compiled"), 1.3),),
+        data="sst2",
+    ),
+    "roof": Case(
+        "masked LM, 32 x 128, hidden 512, share of the roof",
+        Task("masked", hidden=512),
+        {OURS: {}, PRODUCT: {}},
+        share=0.35,
+    ),
+    "quality": Case(
+        "masked LM after equal steps, held-out loss",
+        Task("masked", hidden=128, layers=2, vocabulary=4096, length=64, steps=400),
+        {"ours, auto": {"precision": "auto"}, "ours, fp32": {"precision": "fp32"}, "Trainer, fp32": {}},
+    ),
+}
+
+
+def main() -> None:
+    """Run the cases asked for, or all of them."""
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n\n")[0],
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", action="append", choices=CASES, metavar="CASE", help="one of " + ", ".join(CASES))
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that count (default: 5)")
+    parser.add_argument("--dropout", type=float, default=0.1, help="of all contenders (default: 0.1, as configured)")
+    parser.add_argument("--threads", type=int, default=2, help="of all contenders (default: 2)")
+    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        work(*given.worker)
+        return
+    print(f"dropout {given.dropout}, {given.threads} threads, {given.rounds} rounds that count", flush=True)
+    for name in given.only or CASES:
+        case = CASES[name]
+        settings = vars(case.task) | {"dropout": given.dropout, "threads": given.threads}
+        run(name, case, Task(**settings), given.rounds)
+
+
+def run(name: str, case: Case, task: Task, rounds: int) -> None:
+    """Prepare the data of a case, have its contenders work in turns, and print what came out."""
+    print(f"\n{case.title}", flush=True)
+    if case.data == "sst2" and not (DATA / "sst2").is_dir():
+        print(f"  skipped: no folder {DATA / 'sst2'}")
+        return
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        print(f"  data: {prepare(Path(folder), task, case.data)}", flush=True)
+        workers = {each: stack.enter_context(Worker(name, each, task, Path(folder))) for each in case.contenders}
+        if name == "quality":
+            show_quality({each: worker.round()["loss"] for each, worker in workers.items()}, task)
+            return
+        measured = {each: Measured() for each in workers}
+        for number in range(rounds + 1):
+            for each, worker in workers.items():
+                found = worker.round()
+                if number:
+                    measured[each].speeds.append(found["amount"] / found["seconds"])
+                    measured[each].memory = max(measured[each].memory, found["memory"])
+        if case.share:
+            show_share(measured, case.share, task)
+        else:
+            show_speed(measured, case.goals)
+
+
+def show_speed(measured: dict[str, Measured], goals: tuple[Goal, ...]) -> None:
+    """The table of a case, and how its goals were met."""
+    print(f"  {'':<26}{'median':>10}{'best':>10}   tokens/s{'peak':>10} MiB")
+    for name, found in measured.items():
+        print(f"  {name:<26}{found.median:10,.0f}{max(found.speeds):10,.0f}{found.memory:21,.0f}")
+    for goal in goals:
+        fastest = max(goal.peers, key=lambda name: measured[name].median)
+        verdict(f"ours / {fastest}", measured[OURS].median / measured[fastest].median, goal.factor, "x")
+
+
+def show_share(measured: dict[str, Measured], target: float, task: Task) -> None:
+    """What part of the machine's own speed is used."""
+    ours, roof = measured[OURS], max(measured[PRODUCT].speeds)
+    flops = [speed * flops_per_token(task) for speed in ours.speeds]
+    print(f"  {'':<26}{'median':>10}{'best':>10}   GFLOP/s{'peak':>10} MiB")
+    print(f"  {OURS:<26}{statistics.median(flops) / 1e9:10,.0f}{max(flops) / 1e9:10,.0f}{ours.memory:20,.0f}")
+    print(f"  {PRODUCT:<26}{measured[PRODUCT].median / 1e9:10,.0f}{roof / 1e9:10,.0f}")
+    verdict("ours / best matrix product", statistics.median(flops) / roof * 100, target * 100, " %")
+
+
+def show_quality(losses: dict[str, float], task: Task) -> None:
+    """Held-out losses, and how far ours is from fp32."""
+    print(f"  {'':<26}{'nats':>10}   after {task.steps} steps")
+    for name, loss in losses.items():
+        print(f"  {name:<26}{loss:10.4f}")
+    for peer in ("ours, fp32", "Trainer, fp32"):
+        away = abs(losses["ours, auto"] / losses[peer] - 1) * 100
+        verdict(f"ours, auto, from {peer}", away, 0.5, " %", at_most=True)
+
+
+def verdict(what: str, found: float, target: float, unit: str, *, at_most: bool = False) -> None:
+    """One line: reached, or missed."""
+    reached = found <= target if at_most else found >= target
+    sign = "<=" if at_most else ">="
+    print(
+        f"  {what}: {found:.2f}{unit}, target {sign} {target:g}{unit}: {'reached' if reached else 'MISSED'}", flush=True
+    )
+
+
+def flops_per_token(task: Task) -> float:
+    """Useful work of a masked LM's step by its tokens: the formula is at the top."""
+    hidden, masked = task.hidden, max(1, round(MASKED * task.length)) / task.length
+    layers = task.layers * (4 * hidden**2 + 2 * hidden * 4 * hidden)
+    head = hidden**2 + hidden * task.vocabulary
+    return 6.0 * (layers + head * masked) + 12.0 * task.layers * hidden * task.length
+
+
+def prepare(folder: Path, task: Task, data: str) -> str:
+    """Leave a tokenizer and tokenised rows in `folder`, the same for all contenders; return what they are."""
+    from pretune.data import corpus, tokenizer
+
+    if data == "sst2":
+        lines = (DATA / "sst2" / "train.tsv").read_text(encoding="utf-8").splitlines()
+        texts = [line.split("\t")[0] for line in lines]
+        what = "sentences of SST-2, each as long as it is"
+    elif (DATA / "wikitext-2").is_dir():
+        text = "".join((DATA / "wikitext-2" / f"{part}.txt").read_text(encoding="utf-8") for part in ("valid", "test"))
+        texts = re.split(r"\n(?= = [^=\n]+ = \n)", text)
+        what = f"articles of wikitext-2, one after the other, cut into rows of {task.length}"
+    else:
+        random = np.random.default_rng(0)
+        texts = [" ".join(map(str, random.zipf(1.3, 5000) % 100_000)) for _ in range(120)]
+        what = f"RANDOM numbers: no folder {DATA / 'wikitext-2'}"
+    words = tokenizer.train(texts, task.vocabulary, task.length)
+    words.save_pretrained(folder / "tokenizer")
+    tokens = words(texts, verbose=False)["input_ids"]
+    corpus.write(folder, tokens)
+    return f"{what}; {len(texts):,} texts, {sum(map(len, tokens)):,} tokens, {len(words):,} in the vocabulary"
+
+
+class Worker:
+    """A contender's process, which computes only while it is waited for."""
+
+    def __init__(self, case: str, contender: str, task: Task, folder: Path) -> None:
+        self._contender, self._errors = contender, tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in __exit__
+        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)}
+        if contender.startswith(OURS):
+            environment["OMP_WAIT_POLICY"] = "PASSIVE"  # as `python -m tasks` sets it for every stage
+        settings = json.dumps({"case": case, "task": vars(task)})
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "--worker", contender, settings, str(folder)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment, text=True, bufsize=1,
+        )  # fmt: skip
+
+    def round(self) -> dict[str, float]:
+        """Let it do one round."""
+        assert self._process.stdin
+        assert self._process.stdout
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write("go\n")
+        answer = self._process.stdout.readline()
+        if not answer:
+            self._errors.seek(0)
+            sys.exit(f"{self._contender} ended with {self._process.wait()}:\n{self._errors.read()}")
+        found: dict[str, float] = json.loads(answer)
+        return found
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+
+class Rounds:
+    """The worker's side: waits for the word before each round, and answers after it."""
+
+    def __init__(self) -> None:
+        self._answers = os.fdopen(os.dup(1), "w", buffering=1)
+        os.dup2(2, 1)  # libraries print, too
+        self._wait()
+        self._first = True
+
+    def done(self, amount: float) -> None:
+        """A round is over in which `amount` was done: tokens, or FLOPs."""
+        seconds = time.perf_counter() - self._began
+        self.answer(amount=amount, seconds=seconds, memory=peak())
+        if self._first:
+            self._first = False
+            with contextlib.suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak is counted anew
+        self._wait()
+
+    def answer(self, **values: float) -> None:
+        """Tell the benchmark."""
+        print(json.dumps(values), file=self._answers)
+
+    def _wait(self) -> None:
+        if not sys.stdin.readline():
+            os._exit(0)
+        self._began = time.perf_counter()
+
+
+def peak() -> float:
+    """The most memory that this process has held, in MiB."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))
+        if found:
+            return int(found[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def work(contender: str, settings: str, folder: str) -> None:
+    """Be a contender."""
+    found = json.loads(settings)
+    case, task, rounds = CASES[found["case"]], Task(**found["task"]), Rounds()
+    if found["case"] == "quality":
+        quality(contender, case.contenders[contender], task, Path(folder), rounds)
+    elif contender == PRODUCT:
+        product(task, rounds)
+    elif contender == OURS:
+        ours(task, Path(folder), rounds)
+    else:
+        peer(case.contenders[contender], task, Path(folder), rounds)
+
+
+def product(task: Task, rounds: Rounds) -> None:
+    """The machine's own speed: a round is the best of several large matrix products."""
+    import torch
+
+    torch.set_num_threads(task.threads)
+    size = 4096
+    one, other = (torch.randn(size, size).bfloat16() for _ in range(2))
+    while True:
+        seconds = []
+        for _ in range(10):
+            began = time.perf_counter()
+            torch.mm(one, other)
+            seconds.append(time.perf_counter() - began)
+        rounds.done(2 * size**3 / min(seconds) * (time.perf_counter() - rounds._began))
+
+
+def ours(task: Task, folder: Path, rounds: Rounds) -> None:
+    """Train as a stage does; a round is over with every `task.steps` steps."""
+    from pretune.training import device, loop
+    from pretune.training.loop import Record, Validation
+
+    device.prepare(0, task.threads)
+    tokens: list[float] = []
+
+    def report(record: Record | Validation) -> None:
+        assert isinstance(record, Record)
+        tokens.append(record.tokens_per_second / record.steps_per_second * loop.LOG_EVERY)
+        if record.step % task.steps == 0:
+            rounds.done(sum(tokens))
+            tokens.clear()
+
+    assert task.steps % loop.LOG_EVERY == 0
+    loop.train(model_of(task), objective_of(task, folder), params_of(task), 1_000_000, seed=0, report=report)
+
+
+def peer(options: dict[str, Any], task: Task, folder: Path, rounds: Rounds) -> None:
+    """Train as transformers does; a round is over with every `task.steps` steps."""
+    import torch
+    from transformers import Trainer, TrainerCallback
+
+    torch.set_num_threads(task.threads)
+    torch.manual_seed(0)
+    tokens: list[int] = []
+
+    class Halts(TrainerCallback):
+        def on_step_end(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
+            if state.global_step % task.steps == 0:
+                rounds.done(sum(tokens))
+                tokens.clear()
+
+    class Counts(Trainer):
+        def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any, **options: Any) -> Any:
+            mask = inputs.get("attention_mask")
+            tokens.append(inputs["input_ids"].numel() if mask is None else int(mask.sum()))
+            return super().training_step(model, inputs, *rest, **options)
+
+    rows, collator = rows_of(task, folder)
+    Counts(
+        model_of(task),
+        arguments(folder, max_steps=1_000_000, **options),
+        train_dataset=rows,
+        data_collator=collator,
+        callbacks=[Halts()],
+    ).train()
+
+
+def arguments(folder: Path, **options: Any) -> Any:
+    """The Trainer's settings: its own defaults, but for what only writes or prints."""
+    from transformers import TrainingArguments
+
+    quiet = {"report_to": "none", "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
+    size = {"per_device_train_batch_size": ROWS, "use_cpu": True, "dataloader_pin_memory": False}
+    return TrainingArguments(str(folder / "trainer"), **quiet | size | options)
+
+
+def rows_of(task: Task, folder: Path) -> tuple[Any, Any]:
+    """Rows for the Trainer and what makes batches of them, prepared ahead as far as they can be."""
+    import torch
+    from transformers import DataCollatorForLanguageModeling, DataCollatorWithPadding
+
+    from pretune.data import tokenizer
+    from pretune.data.corpus import Sequences
+
+    words = tokenizer.load(folder / "tokenizer")
+    if task.kind == "classifier":
+        objective = objective_of(task, folder)
+        return [
+            {"input_ids": ids.tolist(), "labels": int(label)}
+            for ids, label in zip(objective.texts, objective.targets, strict=True)
+        ], DataCollatorWithPadding(words)
+    sequences = Sequences(folder, task.length)
+    special = torch.tensor(words.all_special_ids)
+    rows = [
+        {"input_ids": ids, "special_tokens_mask": torch.isin(ids, special).long()}
+        for ids in torch.from_numpy(sequences.rows(np.arange(len(sequences)))[0]).view(-1, task.length)
+    ]
+    masked = task.kind == "masked"
+    return rows, DataCollatorForLanguageModeling(words, mlm=masked, mlm_probability=MASKED if masked else None)
+
+
+def model_of(task: Task) -> Any:
+    """A new model with random weights."""
+    import torch
+    from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    if task.kind == "causal":
+        rates = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), task.dropout)
+        shape = {"n_embd": task.hidden, "n_layer": task.layers, "n_head": 4, "n_positions": task.length}
+        return GPT2LMHeadModel(GPT2Config(vocab_size=task.vocabulary, **shape, **rates))
+    config = BertConfig(
+        vocab_size=task.vocabulary,
+        hidden_size=task.hidden,
+        num_hidden_layers=task.layers,
+        num_attention_heads=max(2, task.hidden // 64),
+        intermediate_size=4 * task.hidden,
+        max_position_embeddings=task.length,
+        hidden_dropout_prob=task.dropout,
+        attention_probs_dropout_prob=task.dropout,
+    )
+    return (BertForSequenceClassification if task.kind == "classifier" else BertForMaskedLM)(config)
+
+
+def objective_of(task: Task, folder: Path) -> Any:
+    """What ours learns, and the number of rows."""
+    from pretune.data import tokenizer
+    from pretune.data.corpus import Sequences
+    from pretune.data.documents import Document
+    from pretune.objectives.causal_lm import CausalLM
+    from pretune.objectives.classification import Classification
+    from pretune.objectives.masked_lm import MaskedLM
+
+    words = tokenizer.load(folder / "tokenizer")
+    if task.kind == "classifier":
+        lines = (DATA / "sst2" / "train.tsv").read_text(encoding="utf-8").splitlines()[: 4 * 50 * ROWS]
+        documents = [Document(*line.split("\t")) for line in lines]  # four whole length groups of the Trainer
+        return Classification(documents, words, ["0", "1"], length=task.length)
+    sequences = Sequences(folder, task.length)
+    return CausalLM(sequences) if task.kind == "causal" else MaskedLM(sequences, words, rate=MASKED, seed=0)
+
+
+def params_of(task: Task, **changes: Any) -> Any:
+    """Settings of the pipeline, at the Trainer's optimizer, schedule and sizes; precision as it finds best."""
+    from pretune import params
+
+    return params.load(ROOT / "params.yaml").pretrain.model_copy(
+        update={
+            "batch_size": ROWS, "accumulation": 1, "sequence_length": task.length, "optimizer": "adamw",
+            "learning_rate": 5e-5, "layer_decay": 1.0, "schedule": "linear", "warmup": 0, "weight_decay": 0.0,
+            "gradient_clip": 1.0, "precision": "auto", "gradient_checkpointing": False, "compile": False,
+            "evaluate_every": 0, "select": "last",
+        } | changes
+    )  # fmt: skip
+
+
+def quality(contender: str, options: dict[str, Any], task: Task, folder: Path, rounds: Rounds) -> None:
+    """Train for `task.steps` steps on the same batches in the same order; answer with the held-out loss in fp32.
+
+    Same initial weights, AdamW settings and schedule. The Trainer's batches are ours, so what
+    differs is the arithmetic, which numbers dropout draws, and one step's shift of the warm-up.
+    """
+    import torch
+
+    from pretune.data import tokenizer
+    from pretune.data.corpus import Sequences
+    from pretune.objectives.masked_lm import MaskedLM
+    from pretune.training import device, feed, loop
+
+    words, rate, warmup = tokenizer.load(folder / "tokenizer"), 1e-3, 40
+    training, held_out = Sequences(folder, task.length).divide(256, 0)
+    assert held_out
+    objective, watched = (MaskedLM(each, words, rate=MASKED, seed=0) for each in (training, held_out))
+    model = model_of(task)
+    if contender.startswith(OURS):
+        device.prepare(0, task.threads)
+        params = params_of(task, learning_rate=rate, warmup=warmup, **options)
+        model, _ = loop.train(model, objective, params, task.steps, seed=0, report=ignore)
+    else:
+        torch.set_num_threads(task.threads)
+        order = feed.Order(len(objective), ROWS, 0)
+        rows = []
+        for batch in (objective.batch(*order.step(step)) for step in range(task.steps)):
+            labels = torch.full_like(batch.packed.input_ids, -100).index_copy_(0, batch.positions, batch.targets)
+            ids = batch.packed.input_ids.view(ROWS, -1)
+            rows += [{"input_ids": i, "labels": j} for i, j in zip(ids, labels.view(ROWS, -1), strict=True)]
+        train_in_order(model, rows, folder, learning_rate=rate, warmup_steps=warmup, adam_beta2=0.98, **options)
+    rounds.answer(loss=held_out_loss(model, watched))
+
+
+def train_in_order(model: Any, rows: list[Any], folder: Path, **options: Any) -> None:
+    """The Trainer, once over the rows as they stand."""
+    from transformers import Trainer
+
+    given = arguments(folder, train_sampling_strategy="sequential", num_train_epochs=1, **options)
+    Trainer(model, given, train_dataset=rows).train()
+
+
+def held_out_loss(model: Any, objective: Any) -> float:
+    """Mean over the hidden tokens of all rows, in fp32."""
+    import torch
+
+    from pretune.models import heads
+
+    heads.prepare(model.eval())
+    loss, count = 0.0, 0
+    with torch.no_grad():
+        for samples in np.array_split(np.arange(len(objective)), max(1, len(objective) // ROWS)):
+            batch = objective.batch(np.zeros_like(samples), samples)
+            loss, count = loss + float(objective.loss(model, batch)), count + batch.count
+    return loss / count
+
+
+ignore: Callable[[object], None] = lambda _: None  # noqa: E731 - nothing is reported
+
+
+if __name__ == "__main__":
+    main()

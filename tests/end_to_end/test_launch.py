@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.slow
+STAGE = ["-m", "tasks", "pretrain"]
+FOREVER = 100_000  # steps
+
+
+def _clones():
+    spec = importlib.util.spec_from_file_location("clones", Path(__file__).with_name("conftest.py"))
+    sys.modules["clones"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+clones = _clones()
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A clone whose `pretrain` comes next, in two processes; AdamW, whose rounding is that of fp32."""
+    clone = clones.make_clone(tmp_path_factory.mktemp("prepared"))
+    clone.set(launch__processes=2, pretrain__optimizer="adamw")
+    for stage in ("ingest", "prepare"):
+        clone.run("-m", "tasks", stage)
+    clone.wait_for_end()
+    return clone
+
+
+@pytest.fixture
+def clone(prepared, tmp_path):
+    """A copy of it for one test."""
+    copied = clones.copy_clone(prepared, tmp_path)
+    yield copied
+    copied.end_all()
+
+
+def start(clone, *arguments, **env):
+    """Start a command, and wait until it trains."""
+    main = clone.start(*(arguments or STAGE), **env)
+    clone.wait(clone.is_training, "training", beside=main)
+    return main
+
+
+def end(clone, main, code):
+    """Wait for the end of the command and of all that it has started; return what it printed."""
+    printed = main.communicate(timeout=clones.TIMEOUT)[0]
+    assert main.returncode == code, printed
+    clone.wait_for_end()
+    assert clone.leftovers() == []
+    return printed
+
+
+def newest(clone):
+    """The record of the last run of `pretrain`."""
+    return [run for run in clone.records() if run.info.run_name == "pretrain"][-1]
+
+
+def learnt(clone):
+    """Weights and curve of the stage."""
+    curve = (clone.root / "reports/curves/pretrain.csv").read_text(encoding="utf-8").splitlines()
+    return load_file(clone.root / "models/pretrained/model.safetensors"), curve
+
+
+def test_two_processes_do_what_one_does(clone, prepared, tmp_path):
+    """Sharded or not: one record, one entry in dvc.lock, each message once, and the model and curve of one process."""
+    clone.set(launch__strategy="fsdp")
+    printed = clone.run(*STAGE)
+    (run,) = [run for run in clone.records() if run.info.run_name == "pretrain"]
+    assert run.info.status == "FINISHED"
+    assert {"loss", "validation_loss", "train_loss", "tokens_per_second", "seconds"} <= run.data.metrics.keys()
+    assert clone.locked()["pretrain"]["params"]["params.yaml"]["launch"]["strategy"] == "fsdp"
+    lines = printed.splitlines()
+    assert lines[-1] == "pretrain: done, recorded in dvc.lock"
+    assert len(lines) == len(set(lines))
+    assert not list((clone.state / "checkpoints").iterdir())
+    assert not list((clone.state / "launch").iterdir())
+    alone = clones.copy_clone(prepared, tmp_path / "alone")
+    alone.set(launch__processes=1)
+    alone.run(*STAGE)
+    (weights, curve), (expected, curve_of_one) = learnt(clone), learnt(alone)
+    assert [line.split(",")[0] for line in curve] == [line.split(",")[0] for line in curve_of_one]
+    assert weights.keys() == expected.keys()
+    assert max((weight - expected[name]).abs().max().item() for name, weight in weights.items()) < 1e-4
+    names = [sorted(p.name for p in (each.root / "models/pretrained").iterdir()) for each in (clone, alone)]
+    assert names[0] == names[1]
+
+
+def test_sigterm_stops_all_with_a_checkpoint_from_which_one_process_goes_on(clone):
+    """143 and one message with the step; the next run begins there, in however many processes."""
+    clone.set(pretrain__steps=FOREVER, pretrain__evaluate_every=0, finetune__evaluate_every=0)
+    main = start(clone)
+    main.terminate()
+    error, step = end(clone, main, 143).splitlines()[-2:]
+    assert error.startswith("error: stopped by SIGTERM after step ")
+    assert step.startswith("next:  pretune run")
+    assert newest(clone).info.status == "KILLED"
+    (saved,) = (clone.state / "checkpoints").glob("*/step-*")
+    assert f"after step {int(saved.name[5:])} of" in error
+    clone.set(launch__processes=1)
+    main = start(clone)
+    main.terminate()
+    end(clone, main, 143)
+    steps = [int(path.name[5:]) for path in (clone.state / "checkpoints").glob("*/step-*")]
+    assert max(steps) > int(saved.name[5:]) == min(steps)
+    first = clone.client()[0].get_metric_history(newest(clone).info.run_id, "loss")[0]
+    assert first.step > int(saved.name[5:])
+
+
+def test_nothing_outlives_dvc(clone):
+    """A kill -9 of dvc takes the stage, torchrun and both processes with it."""
+    clone.set(pretrain__steps=FOREVER, pretrain__evaluate_every=0, finetune__evaluate_every=0)
+    main = start(clone, "-m", "dvc", "repro", "pretrain")
+    assert len([command for command in clone.processes().values() if command.endswith("-m tasks pretrain")]) == 3
+    main.kill()
+    end(clone, main, -signal.SIGKILL)
+
+
+def test_a_killed_process_ends_the_stage(clone):
+    """As by want of memory: the other is stopped, the message says which was killed and where the rest is told."""
+    clone.set(pretrain__steps=FOREVER, pretrain__evaluate_every=0, finetune__evaluate_every=0)
+    main = start(clone)
+    os.kill(max(pid for pid, command in clone.processes().items() if "-u -m tasks" in command), signal.SIGKILL)
+    printed = end(clone, main, 1)
+    assert "was killed (is there enough memory?)" in printed
+    assert str(clone.state / "logs" / "pretrain.workers.log") in printed
+    assert newest(clone).info.status == "FAILED"
+
+
+def test_two_machines(clone):
+    """Each is given its number; the first records and publishes, the second says nothing."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = f"127.0.0.1:{free.getsockname()[1]}"
+    clone.set(launch__processes=1, launch__nodes=2, launch__rendezvous=meeting)
+    local = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+    machines = [clone.start(*STAGE, PRETUNE_NODE_RANK=str(number), **local) for number in range(2)]
+    first, second = (end(clone, machine, 0) for machine in machines)
+    assert first.splitlines()[-1] == "pretrain: done, recorded in dvc.lock"
+    assert second == ""
+    assert "pretrain" in clone.locked()
+    assert json.loads((clone.state / "stages" / "pretrain.json").read_text(encoding="utf-8"))["status"] == "FINISHED"

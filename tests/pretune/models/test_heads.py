@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pretune.models import attention, heads
+
+# Uneven and alone in their bucket; all alike, where nothing moves; one; only single tokens and a long one.
+LENGTHS = [[5, 1, 17, 23, 40, 17, 8, 2], [12, 12, 12], [33], [1, 1, 70]]
+VARIANTS = [
+    "bert", "roberta", "modernbert", "modernbert-local", "gpt2", "llama", "llama-gqa", "mistral", "mistral-window",
+    "qwen2", "qwen2-window", "qwen3", "smollm3",
+]  # fmt: skip
+EVERY_VARIANT = pytest.mark.parametrize("variant", VARIANTS)
+
+
+def predicted(packed):
+    """Every third place, and something to predict there."""
+    positions = torch.arange(0, len(packed.input_ids), 3)
+    return positions, (packed.input_ids[positions] * 7 + 1) % 90
+
+
+def test_every_family_is_tested():
+    """A family that is added to the lists is added here."""
+    assert {variant.split("-", maxsplit=1)[0] for variant in VARIANTS} == {*heads.ENCODERS, *heads.DECODERS}
+
+
+@EVERY_VARIANT
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_documents_in_a_pack_have_the_states_that_they_have_alone(small, variant, lengths):
+    """As transformers' own forward pass computes them, one document after the other."""
+    model, own = small.pair(variant)
+    texts = small.documents(lengths)
+    with torch.no_grad():
+        found, expected = heads.states(model, small.together(texts)), small.states_alone(own, texts)
+    assert expected.std() > 0.1  # weights that a wrong mask would change something with
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)
+
+
+@EVERY_VARIANT
+@pytest.mark.parametrize("materialized", [512, 8])
+def test_loss_and_gradients_of_a_pack_are_those_of_its_documents(small, variant, materialized, monkeypatch):
+    """Of every parameter, by the matrix of scores and by SDPA alike."""
+    monkeypatch.setattr(attention, "MATERIALIZED", materialized)
+    model, own = small.pair(variant)
+    texts = small.documents(LENGTHS[0])
+    packed = small.together(texts)
+    where, targets = predicted(packed)
+    loss, expected = heads.token_loss(model, packed, where, targets), small.loss_alone(own, texts, where, targets)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+    small.assert_alike(small.gradients(model, loss), small.gradients(own, expected))
+
+
+@EVERY_VARIANT
+@pytest.mark.parametrize("materialized", [512, 8])
+@pytest.mark.parametrize("lengths", LENGTHS[:2], ids=str)
+def test_a_document_does_not_reach_into_another(small, variant, materialized, lengths, monkeypatch):
+    """Another token in one: the states of all others are the same bit for bit, its own are not."""
+    monkeypatch.setattr(attention, "MATERIALIZED", materialized)
+    model, _ = small.pair(variant)
+    texts = small.documents(lengths)
+    with torch.no_grad():
+        before = heads.states(model, small.together(texts)).split(lengths)
+        for number, text in enumerate(texts):
+            changed = [*texts[:number], text.clone(), *texts[number + 1 :]]
+            changed[number][0] = 5 + (text[0] + 1) % 80
+            after = heads.states(model, small.together(changed)).split(lengths)
+            assert [torch.equal(*both) for both in zip(before, after, strict=True)] == [
+                place != number for place in range(len(texts))
+            ]
+
+
+@pytest.mark.parametrize("variant", ["gpt2", "llama-gqa", "mistral-window"])
+def test_a_decoder_does_not_look_ahead(small, variant):
+    """Another last token changes the state of that token only."""
+    model, _ = small.pair(variant)
+    texts = small.documents([9, 30])
+    with torch.no_grad():
+        before = heads.states(model, small.together(texts))
+        texts[1][-1] = 5 + (texts[1][-1] + 1) % 80
+        after = heads.states(model, small.together(texts))
+    assert torch.equal(before[:-1], after[:-1])
+    assert not torch.equal(before[-1], after[-1])
+
+
+@EVERY_VARIANT
+def test_computing_activations_twice_gives_the_same_gradients(small, variant, monkeypatch):
+    """Gradient checkpointing: the layers do run twice, with the dropout of the first time."""
+    calls = []
+    own = attention._attend
+    monkeypatch.setattr(attention, "_attend", lambda *a, **k: calls.append(1) or own(*a, **k))
+    packed = small.together(small.documents(LENGTHS[0]))
+    found, called = [], []
+    for twice in (False, True):
+        model, _ = small.pair(variant, dropout=0.1)
+        model.train()
+        if twice:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        calls.clear()
+        torch.manual_seed(1)
+        found.append(small.gradients(model, heads.token_loss(model, packed, *predicted(packed))))
+        called.append(len(calls))
+    assert called[1] == 2 * called[0]
+    small.assert_alike(*found)
+
+
+@EVERY_VARIANT
+@pytest.mark.parametrize("padded", [False, True])
+def test_without_a_pack_the_model_computes_as_ever(small, variant, padded):
+    """A model that is prepared answers rows, with and without padding, as transformers' own SDPA does."""
+    model, own = small.pair(variant)
+    ids = torch.stack(small.documents([20, 20, 20]))
+    mask = torch.ones_like(ids)
+    if padded:
+        mask[0, 13:] = mask[2, 5:] = 0
+    options = {"attention_mask": mask} if padded else {}
+    with torch.no_grad():
+        found, expected = (each(input_ids=ids, **options).logits for each in (model, own))
+    torch.testing.assert_close(found[mask == 1], expected[mask == 1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["llama-gqa", "mistral-window", "gpt2"])
+def test_a_prepared_decoder_generates_as_ever(small, variant):
+    """Token by token with a cache, and with several tokens on top of one."""
+    model, own = small.pair(variant)
+    ids = small.documents([9])[0][None]
+    options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": -1}
+    answers = [each.generate(ids, attention_mask=torch.ones_like(ids), **options) for each in (model, own)]
+    assert torch.equal(*answers)
+    with torch.no_grad():
+        caches = [each(input_ids=ids[:, :5], use_cache=True).past_key_values for each in (model, own)]
+        after = [
+            each(input_ids=ids[:, 5:], past_key_values=cache).logits
+            for each, cache in zip((model, own), caches, strict=True)
+        ]
+    torch.testing.assert_close(*after, rtol=1e-4, atol=1e-5)
+
+
+@EVERY_VARIANT
+def test_half_precision_stays_near_single(small, variant):
+    """Under bf16 autocast: loss and gradients of the size and direction of those without."""
+    packed = small.together(small.documents(LENGTHS[0]))
+    losses, directions = [], []
+    for half in (False, True):
+        model, _ = small.pair(variant)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = heads.token_loss(model, packed, *predicted(packed))
+        losses.append(loss.item())
+        directions.append(torch.cat([each.flatten() for each in small.gradients(model, loss).values()]))
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert torch.cosine_similarity(*directions, dim=0) > 0.98
+
+
+@EVERY_VARIANT
+def test_attention_computes_in_what_autocast_says(small, variant, monkeypatch):
+    """Also where a family rotates or norms its queries and keys in fp32: a GPU's fast way takes half precision only."""
+    seen = set()
+    own = attention._attend
+    monkeypatch.setattr(attention, "_attend", lambda *a, **k: seen.update(x.dtype for x in a[:3]) or own(*a, **k))
+    model, _ = small.pair(variant)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        heads.states(model, small.together(small.documents([3, 9])))
+    assert seen == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("variant", ["modernbert", "modernbert-local", "bert", "roberta"])
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_a_packed_classifier_answers_as_transformers_own(small, variant, pooling, lengths):
+    """Logits of every document, and gradients of every parameter."""
+    extra = {"classifier_pooling": pooling} if variant.startswith("modernbert") else {}
+    model, own = small.pair(variant, head="SequenceClassification", num_labels=3, **extra)
+    texts = small.documents(lengths)
+    packed = small.together(texts)
+    found = heads.classify(model, heads.states(model, packed), packed)
+    expected = torch.cat([own(input_ids=text[None]).logits for text in texts])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    small.assert_alike(small.gradients(model, found.square().sum()), small.gradients(own, expected.square().sum()))
+
+
+def test_a_family_that_is_not_known_is_refused(small):
+    """Rather than trained on documents that see each other."""
+    model = small.model("llama")
+    model.config.model_type = "mamba"
+    with pytest.raises(ValueError, match="no packed sequences for models of type mamba"):
+        heads.prepare(model)
+    packed = small.together(small.documents([3]))
+    with pytest.raises(ValueError, match="no packed classification for models of type mamba"):
+        heads.classify(model, torch.zeros(3, 32), packed)

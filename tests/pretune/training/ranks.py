@@ -1,0 +1,161 @@
+"""Small trainings, for test_parallel.py: in its own process by `learn`, in several by running this file."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+from collections import UserDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import transformers
+
+from pretune.data import corpus
+from pretune.data.documents import Document
+from pretune.errors import PretuneError
+from pretune.objectives.causal_lm import CausalLM
+from pretune.objectives.classification import Classification
+from pretune.objectives.masked_lm import MaskedLM
+from pretune.params import TrainingParams
+from pretune.training import device, loop, parallel
+from pretune.training.checkpoint import Checkpoints
+
+WORDS, LENGTH, ROWS, SEED = 60, 16, 8, 3
+SHAPE = {
+    "vocab_size": WORDS, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
+    "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1,
+    "sep_token_id": 2,
+}  # fmt: skip
+LABELS = ["a", "b", "c"]  # three: two processes cannot share them evenly
+DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "resid_pdrop", "embd_pdrop",
+           "attn_pdrop", "embedding_dropout", "mlp_dropout", "classifier_dropout")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training; `task` is a family and what it learns."""
+
+    task: str
+    strategy: str = "ddp"
+    accumulation: int = 1
+    checkpointing: bool = False
+    optimizer: str = "adamw"
+    select: str = "last"
+    dropout: float = 0.0
+    steps: int = 12
+    stop: int = 0  # the last process sends itself SIGTERM in this step
+    spoil: int = 0  # the last process has a loss that is not a number in this step
+    folder: str = ""  # of checkpoints, below the common one
+
+
+class Words:
+    """A tokenizer of numbers."""
+
+    mask_token_id, all_special_ids = 3, (0, 1, 2, 3)
+
+    def __len__(self):
+        return WORDS
+
+    def __call__(self, texts, *, truncation, max_length):
+        return UserDict(input_ids=[[1, *map(int, text.split()), 2][:max_length] for text in texts])
+
+
+class Disturbed:
+    """An objective that counts the steps of this process, and during which something happens in one of them."""
+
+    def __init__(self, objective, case, *, last):
+        self._inner, self._case, self._last, self._batches, self._losses = objective, case, last, 0, 0
+
+    @property
+    def steps(self):
+        return self._batches // self._case.accumulation
+
+    def __len__(self):
+        return len(self._inner)
+
+    def batch(self, epochs, samples):
+        self._batches += 1
+        if self._last and self._batches == self._case.stop * self._case.accumulation:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return self._inner.batch(epochs, samples)
+
+    def loss(self, model, batch):
+        self._losses += 1
+        loss = self._inner.loss(model, batch)
+        return loss * float("nan") if self._last and self._losses == self._case.spoil else loss
+
+
+def prepare(case, folder):
+    """Model, what it learns and what watches it."""
+    family = case.task.split("-")[0]
+    draw = np.random.default_rng(0)
+    lengths = draw.integers(2, 30, 40)
+    texts = [draw.integers(4, WORDS, length) for length in lengths]
+    config = transformers.AutoConfig.for_model(family, **SHAPE, num_labels=len(LABELS))
+    for name in DROPOUT:
+        if hasattr(config, name):
+            setattr(config, name, case.dropout)
+    device.prepare(SEED, 1)
+    if case.task.endswith("classes"):
+        rows = [Document(" ".join(map(str, text)), LABELS[n % 3], f"{n}") for n, text in enumerate(texts)]
+        objective, watched = (Classification(some, Words(), LABELS, length=LENGTH) for some in (rows[:29], rows[29:]))
+        return transformers.AutoModelForSequenceClassification.from_config(config), objective, watched
+    place = folder / f"corpus-{os.getpid()}"
+    if not place.exists():
+        place.mkdir()
+        corpus.write(place, [text.tolist() for text in texts])
+    rows, kept = corpus.Sequences(place, LENGTH, 0).divide(5, SEED)
+    if case.task.endswith("causal"):
+        return transformers.AutoModelForCausalLM.from_config(config), CausalLM(rows), CausalLM(kept)
+    objective, watched = (MaskedLM(some, Words(), rate=0.3, seed=SEED) for some in (rows, kept))
+    return transformers.AutoModelForMaskedLM.from_config(config), objective, watched
+
+
+def learn(case, folder, world=None):
+    """Weights, curve, number of skipped steps, and the error that ended it; what it knows of the last, if any."""
+    world = world or parallel.alone()
+    model, objective, watched = prepare(case, folder)
+    objective = Disturbed(objective, case, last=world.rank == world.size - 1)
+    params = TrainingParams(
+        batch_size=ROWS, accumulation=case.accumulation, sequence_length=LENGTH, optimizer=case.optimizer,
+        learning_rate=3e-3, layer_decay=0.9, schedule="cosine", warmup=0.1, weight_decay=0.01, gradient_clip=0.5,
+        precision="fp32", gradient_checkpointing=case.checkpointing, compile=False, skips=3, evaluate_every=4,
+        select=case.select, patience=0,
+    )  # fmt: skip
+    checkpoints = Checkpoints(folder / case.folder, world) if case.folder else None
+    try:
+        model, state = loop.train(
+            model, objective, params, case.steps, seed=SEED, report=lambda _: None, validation=watched,
+            checkpoints=checkpoints, world=world, strategy=case.strategy,
+        )  # fmt: skip
+    except PretuneError as error:
+        return {"error": str(error), "exit_code": error.exit_code}
+    finally:
+        if checkpoints:
+            checkpoints.close()
+    return {
+        "weights": {name: tensor.clone() for name, tensor in model.state_dict().items()} if world.rank == 0 else {},
+        "losses": [(each.step, each.loss) for each in state.records],
+        "validations": [(each.step, each.metrics) for each in state.validations],
+        "skipped": state.skipped,
+        "training": model.training,
+        "steps": objective.steps,
+    }
+
+
+def main(folder):
+    """Train what `cases.pickle` in the folder lists, in this process of several; leave what came out of it."""
+    with (folder / "cases.pickle").open("rb") as file:
+        cases = pickle.load(file)  # noqa: S301 - our own
+    with parallel.joined() as world:
+        found = [learn(case, folder, world) for case in cases]
+        with (folder / f"found-{world.rank}.pickle").open("wb") as file:
+            pickle.dump(found, file)
+
+
+if __name__ == "__main__":
+    sys.modules["ranks"] = sys.modules["__main__"]
+    main(Path(sys.argv[1]))

@@ -1,0 +1,144 @@
+"""Killed at any moment and started again: the bits of a run that was never stopped."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FAMILY = {"masked": "modernbert", "causal": "llama", "labels": "bert"}
+WATCHED = {"evaluate_every": 2, "select": "loss", "patience": 4}
+
+
+def start_again_until_done(trainees, case, **each):
+    """Die in a step, start again with other workers, until it is done: how it ended, how often it died."""
+    folder = trainees.folder()
+    for deaths, workers in enumerate(itertools.cycle([0, 3, 1])):
+        attempt = {"folder": folder, "die_after": 5 + deaths // 2, "workers": workers}
+        ended = trainees.run(case | attempt | each)
+        if ended.code != -9:
+            assert ended.code == 0, ended.stderr
+            return ended, deaths
+    raise AssertionError
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", FAMILY)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("accumulation", [1, 4])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bits(
+    trainees, objective, optimizer, accumulation, precision
+):
+    """Weights, losses, validations and the best of them, with dropout, whatever the number of workers."""
+    settings = WATCHED | {"optimizer": optimizer, "accumulation": accumulation, "precision": precision}
+    case = {"objective": objective, "family": FAMILY[objective], "settings": settings, "steps": 13}
+    never_stopped = trainees.finish(case)
+    ended, deaths = start_again_until_done(trainees, case, save_every=3)
+    assert deaths >= 2
+    assert ended.learnt == never_stopped.learnt
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"gradient_checkpointing": True, "accumulation": 2},
+        {"schedule": "wsd", "warmup": 3.0},
+        {"evaluate_every": 3},
+        {"evaluate_every": 1, "select": "accuracy", "patience": 2},
+        {"evaluate_every": 1, "select": "loss", "patience": 1, "learning_rate": 0.5},
+    ],
+    ids=["gradient-checkpointing", "wsd", "validation", "best-of-all", "early-stop"],
+)
+def test_so_does_one_with_other_settings(trainees, settings):
+    """Recomputed activations, other schedules, validation without selection, the end before the last step."""
+    case = {"objective": "labels", "settings": settings, "steps": 13}
+    ended, _ = start_again_until_done(trainees, case, save_every=2)
+    assert ended.learnt == trainees.finish(case).learnt
+
+
+def test_writing_beside_the_training_does_not_change_what_is_written(trainees):
+    """A checkpoint holds the step it was taken at, though training goes on while it is written."""
+    case = {"objective": "masked", "settings": WATCHED, "steps": 25}
+    ended, deaths = start_again_until_done(trainees, case, save_every="always", wait=False)
+    assert deaths >= 2
+    assert ended.learnt == trainees.finish(case).learnt
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", FAMILY)
+def test_the_moment_of_the_kill_does_not_matter(trainees, objective):
+    """`kill -9` from outside, at times that know nothing of steps and writes."""
+    case = {"objective": objective, "family": FAMILY[objective], "settings": WATCHED | {"patience": 0}, "steps": 41}
+    never_stopped = trainees.finish(case)
+    moments = np.random.default_rng(0)
+    folder, codes, ended = trainees.folder(), [], None
+    while not codes or codes[-1] == -9:
+        wait = moments.uniform(0.05, 0.2 + 0.02 * len(codes))
+        ended = trainees.run(case | {"folder": folder, "save_every": "always", "wait": False}, kill_after=wait)
+        codes.append(ended.code)
+    assert codes[-1] == 0, ended.stderr
+    assert ended.learnt == never_stopped.learnt
+
+
+CASE = {"objective": "masked", "settings": WATCHED | {"accumulation": 2}, "steps": 7, "save_every": 2}
+
+
+def nothing_yet(trainees):
+    """No checkpoint."""
+    return trainees.folder()
+
+
+def two_checkpoints(trainees):
+    """Those of steps 2 and 4: the next one is the third, and the first must go."""
+    folder = trainees.folder()
+    trainees.run(CASE | {"folder": folder, "die_after": 6})
+    assert trainees.whole(folder) == [2, 4]
+    return folder
+
+
+def damage_and_leftovers(trainees):
+    """The checkpoint of step 4 is whole, that of step 6 is not, and something half-written lies about."""
+    folder = trainees.folder()
+    trainees.run(CASE | {"folder": folder, "die_after": 7})
+    newest, left = Path(folder, "step-00000006"), Path(folder, "step-00000008.partial")
+    shutil.copytree(newest, left)
+    (newest / "facts.json").write_text("{}", encoding="utf-8")
+    assert trainees.whole(folder) == [4]
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [nothing_yet, two_checkpoints, damage_and_leftovers])
+def test_a_kill_at_every_operation_on_the_checkpoints_loses_nothing_whole(trainees, before):
+    """Each open, mkdir, write, half a write, fsync, lost half, rename, remove: then the newest whole one is used."""
+    base, never_stopped = before(trainees), trainees.finish(CASE)
+
+    def copy():
+        folder = trainees.folder()
+        if Path(base).exists():
+            shutil.copytree(base, folder)
+        return folder
+
+    oldest_used = max(trainees.whole(base), default=0)
+    operations = trainees.finish(CASE | {"folder": copy(), "count": True}).result["operations"]
+    assert len(operations) > 20
+
+    def die_and_start_again(number):
+        folder = copy()
+        died = trainees.run(CASE | {"folder": folder, "die_at": number})
+        whole = trainees.whole(folder)
+        ended = trainees.run(CASE | {"folder": folder})
+        return died.code, whole, ended, sorted(path.name for path in Path(folder).glob("*.partial"))
+
+    found = trainees.each(die_and_start_again, range(1, len(operations) + 1))
+    for operation, (code, whole, ended, left) in zip(operations, found, strict=True):
+        assert code == -9, operation
+        assert ended.code == 0, (operation, ended.stderr)
+        assert ended.result["resumed"] == max(whole, default=0) >= oldest_used, operation
+        assert ended.learnt == never_stopped.learnt, operation
+        assert not left, operation
+    assert len({ended.result["resumed"] for _, _, ended, _ in found}) > 1  # before and after the renaming

@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test test-fast check format setup lock bench-overhead bench-plan clean help
+.PHONY: run test test-fast check format setup lock bench-overhead bench-train bench-plan clean help
 
 run: $(READY) ## set up, then run the pipeline: data, pretraining, finetuning, evaluation
 	@$(BIN)/pretune run
@@ -44,6 +44,9 @@ lock: $(READY) ## compile requirements.lock anew from pyproject.toml
 
 bench-overhead: $(READY) ## what everything but stage work costs
 	@$(BIN)/python benchmarks/overhead.py
+
+bench-train: $(READY) ## speed of training beside the transformers Trainer
+	@$(BIN)/python benchmarks/train.py
 
 bench-plan: $(READY) ## what `pretune plan` says beside what then happens
 	@$(BIN)/python benchmarks/plan.py

@@ -139,7 +139,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--only", action="append", choices=CASES, metavar="CASE", help="one of " + ", ".join(CASES))
-    parser.add_argument("--rounds", type=int, default=5, help="rounds that count (default: 5)")
+    parser.add_argument("--rounds", type=int, default=4, help="rounds that count (default: 4)")
     parser.add_argument("--dropout", type=float, default=0.1, help="of all contenders (default: 0.1, as configured)")
     parser.add_argument("--threads", type=int, default=2, help="of all contenders (default: 2)")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
@@ -255,8 +255,6 @@ class Worker:
     def __init__(self, case: str, contender: str, task: Task, folder: Path) -> None:
         self._contender, self._errors = contender, tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in __exit__
         environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)}
-        if contender.startswith(OURS):
-            environment["OMP_WAIT_POLICY"] = "PASSIVE"  # as `python -m tasks` sets it for every stage
         settings = json.dumps({"case": case, "task": vars(task)})
         self._process = subprocess.Popen(
             [sys.executable, __file__, "--worker", contender, settings, str(folder)],
@@ -327,6 +325,8 @@ def work(contender: str, settings: str, folder: str) -> None:
     """Be a contender."""
     found = json.loads(settings)
     case, task, rounds = CASES[found["case"]], Task(**found["task"]), Rounds()
+    if contender.startswith(OURS):
+        import tasks.__main__  # noqa: F401 - sets what a stage's environment is to hold, before torch reads it
     if found["case"] == "quality":
         quality(contender, case.contenders[contender], task, Path(folder), rounds)
     elif contender == PRODUCT:
@@ -427,7 +427,7 @@ def rows_of(task: Task, folder: Path) -> tuple[Any, Any]:
             {"input_ids": ids.tolist(), "labels": int(label)}
             for ids, label in zip(objective.texts, objective.targets, strict=True)
         ], DataCollatorWithPadding(words)
-    sequences = Sequences(folder, task.length)
+    sequences = Sequences(folder, task.length, int(words.pad_token_id))
     special = torch.tensor(words.all_special_ids)
     rows = [
         {"input_ids": ids, "special_tokens_mask": torch.isin(ids, special).long()}
@@ -474,7 +474,7 @@ def objective_of(task: Task, folder: Path) -> Any:
         lines = (DATA / "sst2" / "train.tsv").read_text(encoding="utf-8").splitlines()[: 4 * 50 * ROWS]
         documents = [Document(*line.split("\t")) for line in lines]  # four whole length groups of the Trainer
         return Classification(documents, words, ["0", "1"], length=task.length)
-    sequences = Sequences(folder, task.length)
+    sequences = Sequences(folder, task.length, int(words.pad_token_id))
     return CausalLM(sequences) if task.kind == "causal" else MaskedLM(sequences, words, rate=MASKED, seed=0)
 
 
@@ -506,7 +506,7 @@ def quality(contender: str, options: dict[str, Any], task: Task, folder: Path, r
     from pretune.training import device, feed, loop
 
     words, rate, warmup = tokenizer.load(folder / "tokenizer"), 1e-3, 40
-    training, held_out = Sequences(folder, task.length).divide(256, 0)
+    training, held_out = Sequences(folder, task.length, int(words.pad_token_id)).divide(256, 0)
     assert held_out
     objective, watched = (MaskedLM(each, words, rate=MASKED, seed=0) for each in (training, held_out))
     model = model_of(task)

@@ -111,13 +111,13 @@ def tiny(words, deterministic):
 
 @pytest.fixture
 def sequences(tmp_path, words):
-    """A corpus of 40 rows of 16 tokens, each a document."""
+    """A corpus of 40 rows of 16 tokens."""
     from pretune.data import corpus
 
     folder = tmp_path / "corpus"
     folder.mkdir()
     corpus.write(folder, [[(row * 7 + place) % 300 + 4 for place in range(16)] for row in range(40)])
-    return corpus.Sequences(folder, 16, words.pad_token_id)
+    return corpus.Sequences(folder, 16, int(words.pad_token_id))
 
 
 DVC_YAML = """\

@@ -17,8 +17,8 @@ def uniform(
     whichever process asks, in whichever order and company, a sample gets the same numbers.
     """
     state = np.zeros(1, dtype=np.uint64)
-    for part in (*(np.uint64(each) for each in key), epochs.astype(np.uint64), samples.astype(np.uint64)):
-        state = _mix(state + part)
+    for part in (*(np.array([each]) for each in key), epochs, samples):
+        state = _mix(state + part.astype(np.uint64))
     bits = _mix(state[:, None] + np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN)
     return np.asarray((bits >> np.uint64(11)) * 2.0**-53)
 

@@ -50,20 +50,24 @@ def packed_attention(
     if q.shape[1] != k.shape[1]:
         k, v = (each.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for each in (k, v))
     if q.is_cuda and dropout == 0.0 and q.dtype != torch.float32:
-        return _flash(q, k, v, packed, scale, sliding_window, causal=causal)[None], None
-    padded = [_Spread.apply(packed, each) for each in (q, k, v)]
+        return _flash(q, k, v, packed, scale=scale, window=sliding_window, causal=causal)[None], None
+    padded = [
+        _Spread.apply(packed, each)  # type: ignore[no-untyped-call]
+        for each in (q, k, v)
+    ]
     outputs = [
-        _attend(each_q, each_k, each_v, bucket, scale, dropout, sliding_window, causal=causal)
+        _attend(each_q, each_k, each_v, bucket, scale=scale, dropout=dropout, window=sliding_window, causal=causal)
         for bucket, each_q, each_k, each_v in zip(packed.buckets, *padded, strict=True)
     ]
-    return _Gather.apply(packed, *outputs)[None], None
+    return _Gather.apply(packed, *outputs)[None], None  # type: ignore[no-untyped-call]
 
 
 def packed_mask(*, q_length: int, kv_length: int, attention_mask: Tensor | None = None, **rest: Any) -> Tensor | None:
     """No mask where nothing is padded or cached: packed_attention then knows what may be seen."""
     if attention_mask is None and q_length == kv_length:
         return None
-    return sdpa_mask(q_length=q_length, kv_length=kv_length, attention_mask=attention_mask, **rest)
+    mask: Tensor | None = sdpa_mask(q_length=q_length, kv_length=kv_length, attention_mask=attention_mask, **rest)
+    return mask
 
 
 AttentionInterface.register(PACKED, packed_attention)
@@ -75,10 +79,10 @@ def _attend(
     key: Tensor,
     value: Tensor,
     bucket: Bucket,
+    *,
     scale: float,
     dropout: float,
     window: int | None,
-    *,
     causal: bool,
 ) -> Tensor:
     """Attention within the rows of a bucket: (rows, width, heads, size) to the same."""
@@ -116,7 +120,7 @@ def _outside(width: int, window: int | None, device: torch.device, *, causal: bo
 
 
 def _flash(
-    query: Tensor, key: Tensor, value: Tensor, packed: Packed, scale: float, window: int | None, *, causal: bool
+    query: Tensor, key: Tensor, value: Tensor, packed: Packed, *, scale: float, window: int | None, causal: bool
 ) -> Tensor:
     """PyTorch's own variable-length flash attention: (tokens, heads, size)."""
     from torch.nn.attention.varlen import varlen_attn
@@ -169,7 +173,7 @@ class _Gather(torch.autograd.Function):
             return None, *_spread(packed, gradient)
         size = sum(bucket.rows * bucket.width for bucket in packed.buckets)
         flat = gradient.new_zeros(size, *gradient.shape[1:]).index_copy_(0, packed.places, gradient)
-        parts = flat.split([bucket.rows * bucket.width for bucket in packed.buckets])
+        parts = torch.split(flat, [bucket.rows * bucket.width for bucket in packed.buckets])
         return None, *(
             part.view(b.rows, b.width, *part.shape[1:]) for part, b in zip(parts, packed.buckets, strict=True)
         )

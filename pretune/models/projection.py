@@ -21,13 +21,13 @@ def projected_cross_entropy(states: Tensor, weight: Tensor, bias: Tensor | None,
     device = states.device.type
     compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
     learning = torch.is_grad_enabled()
-    loss: Tensor = _ProjectedCrossEntropy.apply(states, weight, bias, targets, compute, learning)
+    loss: Tensor = _ProjectedCrossEntropy.apply(states, weight, bias, targets, compute, learning)  # type: ignore[no-untyped-call]
     return loss
 
 
 class _ProjectedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0917 - autograd hands over positions only
         ctx: Any,
         states: Tensor,
         weight: Tensor,

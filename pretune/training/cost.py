@@ -138,6 +138,7 @@ class _Passed:
         with fake, self.ledger:
             with torch.device(device), no_init_weights():
                 light = type(model)(copy.deepcopy(model.config))
+                light.tie_weights()  # part of what is left out: to give each weight a value
             heads.prepare(light)
             if params.gradient_checkpointing:
                 light.activation_checkpointing_enable({"use_reentrant": False})

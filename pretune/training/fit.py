@@ -81,4 +81,6 @@ def _with_layers(model: PreTrainedModel, layers: int) -> PreTrainedModel:
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:layers]
     with torch.device("meta"), no_init_weights():
-        return type(model)(config)
+        smaller = type(model)(config)
+    smaller.tie_weights()
+    return smaller

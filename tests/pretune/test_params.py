@@ -68,6 +68,11 @@ def test_a_wrong_choice_names_the_nearest(check):
         ("source: pydocs", "source: 7", "ingest.source"),
         ("mask_rate: 0.3", "mask_rate: [0.3]", "pretrain.mask_rate"),
         ("vocabulary_size: 4096", "vocabulary_size: null", "prepare.vocabulary_size"),
+        ("gradient_checkpointing: false", "gradient_checkpointing: 1", "pretrain.gradient_checkpointing"),
+        ("compile: false", "compile: 'false'", "pretrain.compile"),
+        ("warmup: 0.1", "warmup: true", "pretrain.warmup"),
+        ("skips: 3", "skips: 0.5", "pretrain.skips"),
+        ("nodes: 1", "nodes: true", "launch.nodes"),
     ],
 )
 def test_a_wrong_type_is_refused(check, old, new, path):
@@ -86,7 +91,7 @@ def test_a_wrong_type_is_refused(check, old, new, path):
         ("learning_rate: 5e-3", "learning_rate: .nan", "pretrain.learning_rate"),
         ("gradient_clip: 1.0", "gradient_clip: .inf", "pretrain.gradient_clip"),
         ("sequence_length: 64", "sequence_length: 513", "pretrain.sequence_length"),
-        ("warmup: 0.1", "warmup: 1.01", "pretrain.warmup"),
+        ("warmup: 0.1", "warmup: -0.1", "pretrain.warmup"),
     ],
 )
 def test_a_value_out_of_range_is_refused(check, old, new, path):
@@ -100,6 +105,95 @@ def test_heads_must_divide_the_hidden_size(check):
     """A relation between two keys is told with both values."""
     (line,) = check(("num_attention_heads: 2", "num_attention_heads: 3"))
     assert line == "model: hidden_size 128 must be an even multiple of num_attention_heads 3"
+
+
+@pytest.fixture
+def problems(params_file):
+    """A function that sets values by dotted path and returns the problems found: one line each, none if it is valid."""
+
+    def find(changes):
+        data = params.read_yaml(params_file)
+        for dotted, value in changes.items():
+            *sections, key = dotted.split(".")
+            node = data
+            for section in sections:
+                node = node[section]
+            assert key in node
+            node[key] = value
+        try:
+            params.validate(data)
+        except ParamsError as error:
+            return error.problems
+        return []
+
+    return find
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"pretrain.accumulation": 5}, "pretrain: batch_size 32 must be a multiple of accumulation 5"),
+        ({"finetune.accumulation": 3}, "finetune: batch_size 16 must be a multiple of accumulation 3"),
+        ({"launch.processes": 5}, "pretrain.batch_size 32 must be a multiple of 5 "),
+        ({"launch.processes": 32}, "finetune.batch_size 16 must be a multiple of 32 "),
+        ({"pretrain.accumulation": 4, "launch.processes": 4, "launch.nodes": 4}, "must be a multiple of 64 "),
+        ({"finetune.select": "loss", "finetune.evaluate_every": 0}, "finetune: select `loss` needs evaluate_every"),
+        ({"pretrain.select": "loss", "pretrain.evaluate_every": 0}, "pretrain: select `loss` needs evaluate_every"),
+        ({"finetune.patience": 2}, "finetune: patience 2 needs select"),
+        ({"pretrain.warmup": 1.5}, "pretrain: warmup 1.5 must be a share below 1 or a whole number of steps"),
+        ({"launch.strategy": "fsdp"}, "pretrain.optimizer muon needs whole matrices"),
+        ({"pretrain.validation_rows": 0}, "pretrain.evaluate_every needs pretrain.validation_rows"),
+        ({"prepare.validation_rows": 0}, "finetune.evaluate_every needs prepare.validation_rows"),
+    ],
+    ids=str,
+)
+def test_keys_that_do_not_fit_together_are_refused(problems, changes, expected):
+    """One line that names the keys and their values."""
+    (line,) = problems(changes)
+    assert expected in line
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pretrain.accumulation": 8, "launch.processes": 2, "launch.nodes": 2, "finetune.batch_size": 64},
+        {"launch.strategy": "fsdp", "pretrain.optimizer": "adamw"},
+        {"finetune.select": "accuracy", "finetune.patience": 3},
+        {"pretrain.select": "loss", "pretrain.patience": 1},
+        {"pretrain.evaluate_every": 0, "pretrain.validation_rows": 0},
+        {"finetune.evaluate_every": 0, "prepare.validation_rows": 0},
+        {"launch.rendezvous": "node-1.example.org:1234"},
+    ],
+    ids=str,
+)
+def test_keys_that_fit_together_are_allowed(problems, changes):
+    """The rules refuse no more than they say."""
+    assert problems(changes) == []
+
+
+@pytest.mark.parametrize("warmup", [0, 0.0, 0.5, 0.999, 1, 1.0, 30, 1000.0])
+def test_the_warmup_is_a_share_or_a_number_of_steps(problems, warmup):
+    """Below one a share, from one on whole steps; written with or without a point."""
+    assert problems({"pretrain.warmup": warmup}) == []
+
+
+def test_every_problem_of_a_level_is_told_at_once(problems):
+    """Values out of range and sections that do not fit in themselves; then, these mended, sections among each other."""
+    inside = problems(
+        {"seed": -1, "finetune.accumulation": 3, "finetune.patience": 2, "pretrain.warmup": 1.5, "launch.nodes": 0}
+    )
+    assert sorted(line.split(":")[0] for line in inside) == ["finetune", "launch.nodes", "pretrain", "seed"]
+    (both,) = [line for line in inside if line.startswith("finetune")]
+    assert "accumulation 3" in both
+    assert "patience 2" in both
+    (among,) = problems({"launch.processes": 5, "launch.strategy": "fsdp", "prepare.validation_rows": 0})
+    for part in (
+        "pretrain.batch_size 32",
+        "finetune.batch_size 16",
+        "pretrain.optimizer muon",
+        "prepare.validation_rows",
+    ):
+        assert part in among
 
 
 def test_a_missing_key_is_an_error(check):

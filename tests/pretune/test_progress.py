@@ -40,3 +40,14 @@ def test_a_flow_is_told_by_messages_and_a_log_by_lines(monkeypatch):
     assert isinstance(progress.for_stage("x"), LineProgress)
     os.environ[progress.PIPE] = "1"
     assert isinstance(progress.for_stage("x"), PipeProgress)
+
+
+def test_a_clock_tells_what_is_left(monkeypatch):
+    """Judged from its first call on, so that a run that goes on where it stopped is not thought faster."""
+    now = iter([100.0, 110.0, 120.0, 400.0, 500.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    clock = progress.Clock()
+    assert [clock.left(done, 300) for done in (100, 110, 150, 160, 300)] == ["", "  3:10 left", "  1:00 left", "  11:40 left", ""]  # fmt: skip
+    now = iter([0.0, 100.0])
+    clock = progress.Clock()
+    assert [clock.left(done, 1000) for done in (0, 10)] == ["", "  2:45:00 left"]

@@ -8,7 +8,7 @@ from pretune.journal import Run
 from pretune.lineage import Workspace, stage_key, state_dir
 from pretune.progress import LineProgress
 from pretune.stage import Stage
-from pretune.training.loop import Record
+from pretune.training.loop import Record, Validation
 
 
 @pytest.fixture
@@ -195,10 +195,82 @@ def test_a_model_is_recorded_with_its_published_place(begin, done):
 
 
 def test_training_is_reported_as_metrics_over_steps(begin, capsys):
-    """Each record of the loop becomes metrics of its step, and a line of progress."""
+    """Each record of the loop becomes metrics of its step, and a line of progress; what is not known is left out."""
     stage = begin()
     report = stage.reporter(20)
-    report(Record(10, 2.5, 1e-3, 50.0))
-    report(Record(20, 1.5, 0.0, 50.0))
-    assert [(e["step"], e["values"]["loss"]) for e in events(stage, "metrics")] == [(10, 2.5), (20, 1.5)]
+    report(Record(10, 2.5, 1e-3, 50.0, 3000.0))
+    report(Record(20, 1.5, 0.0, 50.0, 3000.0, utilisation=0.5))
+    first, second = events(stage, "metrics")
+    assert (first["step"], first["values"]["loss"], first["values"]["tokens_per_second"]) == (10, 2.5, 3000.0)
+    assert "utilisation" not in first["values"]
+    assert (second["step"], second["values"]["utilisation"]) == (20, 0.5)
     assert "prepare: 100 %  loss 1.500" in capsys.readouterr().err
+
+
+def test_what_validation_found_is_reported_beside(begin, capsys):
+    """Metrics with names of their own, so that no curve mixes the two; progress does not jump."""
+    stage = begin()
+    stage.reporter(20)(Validation(10, {"loss": 2.0, "accuracy": 0.75}))
+    (event,) = events(stage, "metrics")
+    assert event["step"] == 10
+    assert event["values"] == {"validation_loss": 2.0, "validation_accuracy": 0.75}
+    assert capsys.readouterr().err == ""
+
+
+def edit(path, old, new):
+    """Replace a text in a file."""
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("processes: 1", "processes: 2"), ("nodes: 1", "nodes: 2"), ("127.0.0.1:29500", "elsewhere:29501")],
+)
+def test_training_goes_on_however_it_is_launched(begin, done, old, new):
+    """Other processes or machines make another stage key, but not another place of the checkpoints."""
+    before = begin("finetune")
+    edit(done / "params.yaml", old, new)
+    after = begin("finetune")
+    assert before.key != after.key
+    assert before.checkpoints == after.checkpoints
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"), [("params.yaml", "epochs: 15", "epochs: 16"), ("prepared.txt", "hello", "other data")]
+)
+def test_training_on_other_inputs_begins_anew(begin, done, file, old, new):
+    """Another setting or other data: no checkpoint of the old ones is found."""
+    before = begin("finetune").checkpoints
+    edit(done / file, old, new)
+    assert begin("finetune").checkpoints != before
+
+
+def test_checkpoints_lie_in_the_state_and_apart(begin, done):
+    """A folder for each stage key, out of the way of outputs."""
+    places = {begin(name).checkpoints for name in ("ingest", "prepare", "finetune")}
+    assert len(places) == 3
+    assert {place.parent for place in places} == {state_dir(done) / "checkpoints"}
+
+
+def test_success_removes_the_checkpoints(begin):
+    """Nothing is left to resume, and nothing fills the disk; those of another stage stay."""
+    stage, other = begin("finetune"), begin("prepare")
+    for each in (stage, other):
+        (each.checkpoints / "step-00000001").mkdir(parents=True)
+        (each.checkpoints / "step-00000001" / "manifest.json").write_text("{}", encoding="utf-8")
+    stage.out("tuned.txt").write_text("x", encoding="utf-8")
+    stage.publish()
+    assert not stage.checkpoints.exists()
+    assert (other.checkpoints / "step-00000001" / "manifest.json").exists()
+
+
+def test_failure_keeps_the_checkpoints(begin, done):
+    """What stopped the stage may be mended: it then goes on where it was."""
+    stage = begin("finetune")
+    stage.checkpoints.mkdir(parents=True)
+    with pytest.raises(DataError):
+        stage.publish()
+    stage.discard()
+    assert begin("finetune").checkpoints.is_dir()

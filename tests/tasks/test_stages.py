@@ -14,7 +14,9 @@ from tasks.evaluate import evaluate
 from tasks.finetune import finetune
 from tasks.ingest import ingest
 from tasks.prepare import prepare
+from tasks.pretrain import prepare as prepare_pretrain
 from tasks.pretrain import pretrain
+from tasks.scratch import prepare as prepare_scratch
 from tasks.scratch import scratch
 
 
@@ -32,6 +34,10 @@ class Bench:
         (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
         return self.folder / path
 
+    @property
+    def checkpoints(self):
+        return self.folder / "checkpoints" / self.name
+
     def metrics(self, values, step=0):
         self.recorded |= values
 
@@ -46,14 +52,16 @@ class Bench:
 def bench(tmp_path, params):
     """A bench with the smallest settings, and sixty labelled rows in rows.csv."""
     shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    small = {"batch_size": 8, "sequence_length": 16, "precision": "fp32"}
+    small = {"batch_size": 8, "sequence_length": 16, "precision": "fp32", "evaluate_every": 5}
     settings = params.model_copy(
         update={
             "threads": 1,
             "ingest": params.ingest.model_copy(update={"source": "rows.csv"}),
-            "prepare": params.prepare.model_copy(update={"vocabulary_size": 320, "train_rows": 30, "test_rows": 20}),
+            "prepare": params.prepare.model_copy(
+                update={"vocabulary_size": 320, "train_rows": 30, "validation_rows": 8, "test_rows": 20}
+            ),
             "model": params.model.model_copy(update=shape),
-            "pretrain": params.pretrain.model_copy(update=small | {"steps": 12}),
+            "pretrain": params.pretrain.model_copy(update=small | {"steps": 12, "validation_rows": 4}),
             "finetune": params.finetune.model_copy(update=small | {"epochs": 6, "learning_rate": 3e-3}),
             "evaluate": params.evaluate.model_copy(update={"resamples": 100}),
         }
@@ -89,15 +97,19 @@ def test_ingest_of_an_empty_table_is_an_error(bench):
 
 
 def test_prepare_keeps_every_token_and_splits_the_labelled_rows(bench):
-    """The corpus decodes to the documents, in order; train and test have the sizes asked for."""
+    """The corpus decodes to the documents, in order; the parts have the sizes asked for and no row in common."""
     do(bench, ingest, prepare)
     folder = bench.folder / "data/prepared"
     words = tokenizer.load(folder / "tokenizer")
     tokens, ends = (np.load(folder / "corpus" / name) for name in ("tokens.npy", "ends.npy"))
     texts = [d.text for d in documents.read(bench.folder / "data/raw/documents.jsonl")]
     assert words.batch_decode(np.split(tokens, ends[:-1]), skip_special_tokens=True) == texts
-    train, test = (documents.read(folder / "labelled" / f"{part}.jsonl") for part in ("train", "test"))
-    assert (len(train), len(test)) == (30, 20)
+    parts = [documents.read(folder / "labelled" / f"{part}.jsonl") for part in ("train", "validation", "test")]
+    assert [len(part) for part in parts] == [30, 8, 20]
+    assert len({d.text for part in parts for d in part}) == 58
+    assert {name: bench.recorded[name] for name in ("train_rows", "validation_rows", "test_rows")} == {
+        "train_rows": 30, "validation_rows": 8, "test_rows": 20,
+    }  # fmt: skip
     assert json.loads((folder / "labelled" / "labels.json").read_text(encoding="utf-8")) == ["kitchen", "sea"]
 
 
@@ -115,6 +127,48 @@ def test_the_stages_lead_to_a_result_that_says_who_is_better(bench):
     assert rows[0] == "label,finetuned,scratch,majority"
     assert len(rows) == 21
     assert [path for path, _ in bench.models] == ["models/pretrained", "models/finetuned", "models/scratch"]
+    for name, validated in (
+        ("pretrain", ["loss"]),
+        ("finetune", ["loss", "accuracy"]),
+        ("scratch", ["loss", "accuracy"]),
+    ):
+        head, *rows = (bench.folder / "reports/curves" / f"{name}.csv").read_text(encoding="utf-8").splitlines()
+        assert head.split(",") == ["step", "loss", "learning_rate", *[f"validation_{metric}" for metric in validated]]
+        assert [int(row.split(",")[0]) for row in rows] == sorted({int(row.split(",")[0]) for row in rows})
+
+
+def test_rows_for_validation_do_not_train(bench):
+    """Neither sequences of pretraining nor labelled rows are in both parts; the test rows are in none."""
+    do(bench, ingest, prepare)
+    job = prepare_pretrain(bench)
+    rows = len(job.objective) + len(job.validation)
+    assert len(job.validation) == 4
+    shown = [part.corpus.rows(np.arange(len(part)))[0].reshape(-1, 16) for part in (job.objective, job.validation)]
+    assert len(np.unique(np.concatenate(shown), axis=0)) == rows
+    job = prepare_scratch(bench)
+    assert (len(job.objective), len(job.validation)) == (30, 8)
+    tokens = [tuple(text) for part in (job.objective, job.validation) for text in part.texts]
+    assert len(set(tokens)) == 38
+
+
+def test_without_validation_all_rows_train(bench):
+    """Nothing is kept out where nothing is watched."""
+    sections = {name: getattr(bench.params, name) for name in ("prepare", "pretrain", "finetune")}
+    changes = {"prepare": {"validation_rows": 0}, "pretrain": {"validation_rows": 0, "evaluate_every": 0},
+               "finetune": {"evaluate_every": 0}}  # fmt: skip
+    bench.params = bench.params.model_copy(
+        update={name: section.model_copy(update=changes[name]) for name, section in sections.items()}
+    )
+    do(bench, ingest, prepare)
+    assert prepare_pretrain(bench).validation is None
+    assert prepare_scratch(bench).validation is None
+
+
+def test_epochs_are_told_in_steps(bench):
+    """Enough steps that every row is shown that often, the last one begun being finished."""
+    do(bench, ingest, prepare)
+    assert prepare_scratch(bench).steps == 23  # 6 epochs of 30 rows, 8 at a time: 22.5
+    assert prepare_pretrain(bench).steps == 12
 
 
 @pytest.mark.slow

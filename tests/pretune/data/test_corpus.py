@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -56,12 +58,13 @@ def test_every_token_is_in_exactly_one_row(made, sizes, length):
 @given(SIZES, LENGTHS)
 def test_a_document_is_cut_only_where_it_is_longer_than_a_row(made, sizes, length):
     """Each piece is a whole document, or one of a long document's full rows, or what is left of it."""
-    found = {(piece[0], len(piece)) for row in pieces(made(sizes, length)) for piece in row}
+    shown = [piece for row in pieces(made(sizes, length)) for piece in row]
+    assert all(np.diff(piece, prepend=piece[0] - 1).tolist() == [1] * len(piece) for piece in shown)
+    found = {(piece[0], len(piece)) for piece in shown}
     expected = set()
     for end, size in zip(np.cumsum(sizes).tolist(), sizes, strict=True):
         expected |= {(start, min(length, end - start)) for start in range(end - size, end, length)}
     assert found == expected
-    assert all(piece == list(range(piece[0], piece[0] + len(piece))) for row in pieces(made(sizes, length)) for piece in row)
 
 
 @given(SIZES, LENGTHS)
@@ -74,7 +77,7 @@ def test_pieces_go_where_they_leave_least_room(sizes, length):
         if best is not None:
             rooms.remove(best)
         rooms.append((length if best is None else best) - size)
-    found = [length - lengths[begin:end].sum() for begin, end in zip(bounds[:-1], bounds[1:], strict=True)]
+    found = [length - lengths[begin:end].sum() for begin, end in pairwise(bounds)]
     assert sorted(found) == sorted(rooms)
     assert (bounds[0], bounds[-1]) == (0, len(starts))
 
@@ -103,8 +106,8 @@ def test_documents_of_the_length_of_a_row_are_the_rows(made):
 def test_a_corpus_shorter_than_one_row_is_one_row(made):
     """What is missing is padding, and said to be."""
     tokens, lengths, real = made([2, 3], 8).rows(np.array([0]))
-    assert tokens.tolist() == [2, 3, 4, 0, 1, PADDING, PADDING, PADDING]
-    assert lengths.tolist() == [3, 2, 3]
+    assert tokens.tolist() == [0, 1, 2, 3, 4, PADDING, PADDING, PADDING]
+    assert lengths.tolist() == [2, 3, 3]
     assert real.tolist() == [True] * 5 + [False] * 3
 
 

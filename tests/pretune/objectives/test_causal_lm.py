@@ -65,7 +65,8 @@ def test_a_target_is_the_next_token_of_the_same_document(objective, sizes):
 @given(SIZES)
 def test_a_target_is_never_what_attention_can_see(objective, sizes):
     """Its place is after that of its source within one sequence of the pack."""
-    packed, positions = (lambda batch: (batch.packed, batch.positions))(everything(objective(sizes)))
+    batch = everything(objective(sizes))
+    packed, positions = batch.packed, batch.positions
     sequence = torch.repeat_interleave(torch.arange(len(packed.lengths)), packed.lengths)
     assert torch.equal(sequence[positions], sequence[positions + 1])
     assert torch.equal(packed.position_ids[positions] + 1, packed.position_ids[positions + 1])

@@ -39,9 +39,9 @@ def clock(monkeypatch):
 
 
 @pytest.fixture
-def lasting(monkeypatch, clock):
-    """A function after which each write takes so many seconds, and writes nothing; None: it fails for lack of space."""
-    chosen = SimpleNamespace(seconds=0.0, fails=False)
+def lasting(request, monkeypatch, clock):
+    """How many seconds each write takes, and whether it then fails for lack of space; nothing is written."""
+    chosen = SimpleNamespace(seconds=0.0, fails=getattr(request, "param", False))
 
     def write(_tensors, _writer, **_):
         clock.now += chosen.seconds
@@ -63,10 +63,10 @@ def test_the_first_is_written_after_a_minute(tmp_path, clock):
 
 
 @pytest.mark.parametrize(("seconds", "pause"), [(0.1, 60), (0.6, 60), (3, 300), (60, 6000)])
-@pytest.mark.parametrize("fails", [False, True])
-def test_the_next_waits_a_hundred_times_as_long_as_the_last_took(tmp_path, clock, lasting, seconds, pause, fails):
+@pytest.mark.parametrize("lasting", [False, True], ids=["written", "failed"], indirect=True)
+def test_the_next_waits_a_hundred_times_as_long_as_the_last_took(tmp_path, clock, lasting, seconds, pause):
     """But a minute at least; a failed one has cost time as well."""
-    lasting.seconds, lasting.fails = seconds, fails
+    lasting.seconds = seconds
     with closing(Checkpoints(tmp_path, ALONE)) as checkpoints:
         checkpoints.save(1, {}, {})
         checkpoints.wait()
@@ -131,6 +131,7 @@ def test_what_is_saved_is_what_was_there_at_the_call(tmp_path, monkeypatch):
 
 
 def broken(*_, **__):
+    """What goes wrong where nobody expects it."""
     raise RuntimeError("a defect")
 
 
@@ -148,16 +149,6 @@ def test_an_error_that_is_not_the_disk_s_is_raised_where_training_next_asks(tmp_
     checkpoints.close()
     assert not list(tmp_path.glob("step-????????"))
     assert not [each for each in threading.enumerate() if each.name.startswith("checkpoint")]
-
-
-def test_after_a_failed_write_the_next_is_due_in_time(tmp_path, clock, lasting):
-    """And succeeds where there is space again."""
-    lasting.fails = True
-    with closing(Checkpoints(tmp_path, ALONE)) as checkpoints:
-        checkpoints.save(1, {}, {})
-        checkpoints.wait()
-        clock.now += checkpoint.EVERY + 1
-        assert checkpoints.due()
 
 
 def test_filters_of_warnings_are_left_alone(tmp_path, monkeypatch):

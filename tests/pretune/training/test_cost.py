@@ -91,7 +91,7 @@ def test_an_estimate_leaves_model_and_chance_alone(job):
     assert torch.equal(torch.get_rng_state(), state)
     assert model.config._attn_implementation == attention
     assert all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
-    assert not model.is_gradient_checkpointing
+    assert not model.is_activation_checkpointing
 
 
 def asked(found):
@@ -108,15 +108,15 @@ def test_memory_shrinks_with_what_saves_it(job):
 
 
 def test_adamw_keeps_two_numbers_for_a_weight_and_muon_one(job):
-    """A checkpoint holds weights and state: 12 bytes for each parameter, less with Muon; the best weights are 4 more."""
+    """A checkpoint holds weights and state: 12 bytes for each parameter, less with Muon; the best are 4 more."""
     model, *_ = job()
     bytes_each = {
         key: cost.estimate(*job(optimizer=key[0], select=key[1]), seed=0, device=CPU).snapshot / model.num_parameters()
         for key in (("adamw", "last"), ("muon", "last"), ("adamw", "loss"))
     }
-    assert bytes_each["adamw", "last"] == pytest.approx(12, rel=0.01)
+    assert bytes_each["adamw", "last"] == pytest.approx(12, rel=0.02)
     assert 8 < bytes_each["muon", "last"] < 12
-    assert bytes_each["adamw", "loss"] == pytest.approx(16, rel=0.01)
+    assert bytes_each["adamw", "loss"] == pytest.approx(16, rel=0.02)
 
 
 def test_fsdp_divides_what_lasts(job):

@@ -1,48 +1,61 @@
+"""The loop as a whole: it learns, it repeats itself, and it gives back a model that transformers runs."""
+
 from __future__ import annotations
 
 import math
+import threading
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from pretune.data import corpus
-from pretune.errors import DivergedError
-from pretune.models import build
+from pretune.data import corpus, packing
+from pretune.models import build, heads
+from pretune.objectives import classification
+from pretune.objectives.causal_lm import CausalLM
 from pretune.objectives.classification import Classification
 from pretune.objectives.masked_lm import MaskedLM
-from pretune.training import curve, loop
+from pretune.training import device, loop
+from pretune.training.job import Job, carry_out
 
 LABELS = ["kitchen", "sea"]
 
 
 @pytest.fixture
 def learn(documents, words, tiny, params):
-    """A function that trains a tiny classifier on sixty easy texts; it returns the model and what was logged."""
+    """A function that trains a tiny classifier on sixty easy texts; it returns the model and the state."""
 
-    def fit(steps=60, *, seed=0, **settings):
-        loop.make_deterministic(seed, 1)
-        model = build.classifier(tiny("modernbert"), LABELS)
-        objective = Classification(documents, words, LABELS, rows=20, length=32, seed=seed)
-        chosen = params.finetune.model_copy(update={"learning_rate": 3e-3} | settings)
-        return model, loop.train(model, objective, chosen, steps, lambda _: None)
+    def fit(steps=60, *, seed=0, family="modernbert", report=lambda _: None, **settings):
+        device.prepare(seed, 1)
+        model = build.classifier(tiny(family), LABELS)
+        objective = Classification(documents, words, LABELS, length=32)
+        plain = {"learning_rate": 3e-3, "batch_size": 20, "evaluate_every": 0}
+        chosen = params.finetune.model_copy(update=plain | settings)
+        return loop.train(model, objective, chosen, steps, seed=seed, report=report)
 
     return fit
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_each_optimizer_learns_easy_texts_by_heart(learn, name):
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "wsd"])
+def test_every_optimizer_learns_easy_texts_by_heart_on_every_schedule(learn, name, schedule):
     """The loss of sixty rows of two kinds falls from chance to almost nothing."""
-    assert learn(1, optimizer=name)[1][0].loss == pytest.approx(math.log(2), abs=0.3)
-    assert learn(optimizer=name)[1][-1].loss < 0.05
+    _, state = learn(optimizer=name, schedule=schedule)
+    assert state.records[0].loss > 0.05
+    assert state.records[-1].loss < 0.05
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_two_identical_runs_give_identical_weights(learn, name):
     """Same seed, same threads: every weight is the same bit for bit, and so is the curve."""
-    (first, seen), (second, again) = (learn(12, optimizer=name) for _ in range(2))
+    (first, seen), (second, again) = (learn(12, optimizer=name, family="bert") for _ in range(2))
     weights = second.state_dict()
     assert all(torch.equal(value, weights[key]) for key, value in first.state_dict().items())
-    assert [(r.step, r.loss, r.learning_rate) for r in seen] == [(r.step, r.loss, r.learning_rate) for r in again]
+    assert [(r.step, r.loss, r.learning_rate) for r in seen.records] == [
+        (r.step, r.loss, r.learning_rate) for r in again.records
+    ]
 
 
 def test_another_seed_gives_other_weights(learn):
@@ -51,64 +64,139 @@ def test_another_seed_gives_other_weights(learn):
     assert any(not torch.equal(value, second[key]) for key, value in first.items())
 
 
+def test_dropout_follows_from_seed_and_step():
+    """Neighbours in either, and seeds of which only the upper half differs, have nothing in common."""
+
+    def drawn(*key):
+        torch.manual_seed(loop._seed_of(*key))
+        return tuple(torch.rand(4).tolist())
+
+    keys = [(seed, step, rank) for seed in (0, 1, 2**16, 2**31) for step in (0, 1, 2) for rank in (0, 1)]
+    assert len({drawn(*key) for key in keys}) == len(keys)
+    assert drawn(3, 4, 0) == drawn(3, 4, 0)
+
+
 def test_bf16_learns_too(learn):
     """Autocast to bf16 keeps weights in fp32 and learns the same easy texts."""
-    model, records = learn(precision="bf16")
+    model, state = learn(precision="bf16")
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert records[-1].loss < 0.1
+    assert state.records[-1].loss < 0.1
 
 
-def test_masked_language_modelling_learns_a_small_corpus(tmp_path, words, tiny, params):
+@pytest.mark.parametrize("kind", ["masked", "causal"])
+def test_language_modelling_learns_a_small_corpus(tmp_path, words, tiny, params, kind):
     """The same loop pretrains: which of two words alternates with its neighbour is soon no surprise."""
     corpus.write(tmp_path, [[30 + 2 * (row % 9), 31 + 2 * (row % 9)] * 8 for row in range(40)])
-    objective = MaskedLM(corpus.Sequences(tmp_path, 16, seed=0), words, 20, 0.3)
-    settings = params.pretrain.model_copy(update={"precision": "fp32", "learning_rate": 0.02})
-    losses = [loop.train(build.masked_lm(tiny()), objective, settings, n, lambda _: None)[-1].loss for n in (1, 120)]
-    assert losses[0] > 0.9 * math.log(len(words))
-    assert losses[1] < 0.5
+    rows = corpus.Sequences(tmp_path, 16, words.pad_token_id)
+    if kind == "masked":
+        model, objective = build.masked_lm(tiny()), MaskedLM(rows, words, rate=0.3, seed=0)
+    else:
+        shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", vocab_size=len(words), **shape))
+        objective = CausalLM(rows)
+    update = {"batch_size": 20, "precision": "fp32", "learning_rate": 0.02, "evaluate_every": 0}
+    settings = params.pretrain.model_copy(update=update)
+    _, state = loop.train(model, objective, settings, 120, seed=0, report=lambda _: None)
+    assert state.records[0].loss > 0.5 * math.log(len(words))
+    assert state.records[-1].loss < 0.5
 
 
 def test_records_come_every_ten_steps_and_at_the_end(learn):
-    """Each holds the mean loss since the one before; the reporter is told of all of them."""
-    _, records = learn(25)
-    assert [record.step for record in records] == [10, 20, 25]
-
-
-def test_the_reporter_sees_what_is_returned(documents, words, tiny, params):
-    """`report` is called with each record as it is made, and the model is left ready to predict."""
+    """The reporter sees each as it is made; speed and memory are in it."""
     seen = []
-    model = build.classifier(tiny(), LABELS)
-    objective = Classification(documents, words, LABELS, rows=20, length=32, seed=0)
-    assert loop.train(model, objective, params.finetune, 11, seen.append) == seen
+    _, state = learn(25, report=seen.append)
+    assert [record.step for record in seen] == [10, 20, 25]
+    assert seen == state.records
+    assert all(record.steps_per_second > 0 and record.tokens_per_second > 0 for record in seen)
+
+
+def test_a_record_is_the_mean_since_the_one_before(learn, monkeypatch):
+    """Recording each step or every ten tells the same story."""
+    _, tens = learn(25)
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    losses = [record.loss for record in learn(25)[1].records]
+    expected = [np.mean(losses[:10]), np.mean(losses[10:20]), np.mean(losses[20:])]
+    assert [record.loss for record in tens.records] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("family", ["modernbert", "bert", "roberta"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_model_comes_back_as_transformers_runs_it(learn, words, documents, family, checkpointing):
+    """With its own attention, ready to predict, and with the predictions of packed sequences."""
+    model, _ = learn(8, family=family, gradient_checkpointing=checkpointing)
+    assert model.config._attn_implementation == "sdpa"
     assert not model.training
+    assert not model.is_activation_checkpointing
+    texts = [document.text for document in documents[:9]]
+    with torch.no_grad():
+        found = model(**classification.encode(words, texts, 32)).logits
+        ids = [np.array(words(text)["input_ids"]) for text in texts]
+        packed = packing.pack(np.concatenate(ids), np.array([len(each) for each in ids]))
+        heads.prepare(model)
+        expected = heads.classify(model, heads.states(model, packed), packed)
+    assert torch.allclose(found, expected, atol=1e-5)
 
 
-class BreaksAt:
-    """An objective whose loss is not a number at one step."""
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_while_training_leaves_no_thread_and_no_handler(documents, words, tiny, params, workers):
+    """Whoever called goes on as before."""
+    import signal
 
-    def __init__(self, at, value):
-        self.at, self.value = at, value
+    class Fails(Classification):
+        def loss(self, model, batch):
+            raise ZeroDivisionError
 
-    def batch(self, step):
-        return step
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    settings = params.finetune.model_copy(update={"evaluate_every": 0})
+    with pytest.raises(ZeroDivisionError):
+        loop.train(
+            build.classifier(tiny(), LABELS),
+            Fails(documents, words, LABELS, length=32),
+            settings,
+            5,
+            seed=0,
+            report=print,
+            workers=workers,
+        )
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    assert not [each for each in threading.enumerate() if each.name.startswith("batches")]
 
-    def loss(self, model, batch):
-        loss = sum(p.square().sum() for p in model.parameters())
-        return loss * self.value if batch == self.at else loss
+
+def test_training_in_another_thread_leaves_signals_to_the_main_one(learn):
+    """Only that may set handlers."""
+    found = []
+    thread = threading.Thread(target=lambda: found.append(learn(3)))
+    thread.start()
+    thread.join()
+    assert found[0][1].step == 3
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("at", [0, 13])
-def test_a_loss_that_is_not_finite_stops_training(tiny, params, at, value):
-    """It is never averaged away: the error names the step, counted from one."""
-    model = build.classifier(tiny(), LABELS)
-    with pytest.raises(DivergedError, match=f"at step {at + 1} of 30"):
-        loop.train(model, BreaksAt(at, value), params.finetune, 30, lambda _: None)
+@pytest.fixture
+def stage(tmp_path, params):
+    """What a training stage is given, as far as it uses it."""
+    written = {}
+    return SimpleNamespace(
+        name="finetune",
+        key="0123456789abcdef",
+        params=params,
+        checkpoints=tmp_path / "checkpoints",
+        reporter=lambda _steps: lambda _found: None,
+        out=lambda path: tmp_path / path.replace("/", "-"),
+        model=lambda path, _examples: written.update(model=path),
+        run=SimpleNamespace(metrics=lambda found, *_: written.update(found)),
+        written=written,
+    )
 
 
-def test_the_curve_leaves_out_what_varies(tmp_path):
-    """Step, loss and learning rate are written, speed is not."""
-    records = [loop.Record(10, 1.23456789, 0.001, 99.9), loop.Record(20, 0.5, 1e-8, 88.8)]
-    curve.write(tmp_path / "curve.csv", records)
-    expected = "step,loss,learning_rate\n10,1.234568,0.001\n20,0.500000,1e-08\n"
-    assert (tmp_path / "curve.csv").read_text(encoding="utf-8") == expected
+def test_a_stage_leaves_model_and_curve_and_no_thread(stage, tmp_path, documents, words, tiny):
+    """Nothing writes any more when it ends, so its checkpoints can be removed; what it says of itself is right."""
+    objective = Classification(documents, words, LABELS, length=32)
+    settings = stage.params.finetune.model_copy(update={"batch_size": 20, "evaluate_every": 5})
+    job = Job(build.classifier(tiny(), LABELS), words, objective, objective, settings, 9)
+    carry_out(stage, job, out="models/finetuned", examples=["one"])
+    assert stage.written["model"] == "models/finetuned"
+    assert stage.written["epochs"] == 3
+    assert stage.written["skipped_steps"] == 0
+    assert len((tmp_path / "reports-curves-finetune.csv").read_text(encoding="utf-8").splitlines()) == 3
+    assert not build.load_classifier(tmp_path / "models-finetuned").training
+    assert not [each for each in threading.enumerate() if each.name.startswith("checkpoint")]

@@ -1,0 +1,357 @@
+"""The numbers are right: loss and gradient of a step, steps that are not finite, validation, the best weights."""
+
+from __future__ import annotations
+
+import math
+from contextlib import closing
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from pretune.data import corpus
+from pretune.errors import DivergedError
+from pretune.models import build
+from pretune.objectives.causal_lm import CausalLM
+from pretune.objectives.classification import Classification
+from pretune.objectives.masked_lm import MaskedLM
+from pretune.training import checkpoint, loop, parallel
+from pretune.training.checkpoint import Checkpoints
+
+LABELS = ["kitchen", "sea"]
+KINDS = ["masked", "causal", "labels"]
+ALONE = parallel.alone()
+
+
+@pytest.fixture
+def setting(params):
+    """A function from what is special to settings without surprises."""
+    plain = {"batch_size": 8, "precision": "fp32", "optimizer": "adamw", "evaluate_every": 0, "schedule": "constant"}
+    plain |= {"warmup": 0.0, "learning_rate": 1e-3, "weight_decay": 0.0}
+
+    def chosen(**special):
+        return params.finetune.model_copy(update=plain | special)
+
+    return chosen
+
+
+@pytest.fixture
+def objective(tmp_path, words, documents):
+    """A function from a kind to what is learnt; rows hold different numbers of documents, so also of predictions."""
+    (tmp_path / "uneven").mkdir()
+    uneven = [[(7 * row + place * place) % 300 + 60 for place in range(1 + (row * row) % 23)] for row in range(70)]
+    corpus.write(tmp_path / "uneven", uneven)
+
+    def made(kind):
+        if kind == "labels":
+            return Classification(documents, words, LABELS, length=32)
+        rows = corpus.Sequences(tmp_path / "uneven", 16, words.pad_token_id)
+        return CausalLM(rows) if kind == "causal" else MaskedLM(rows, words, rate=0.3, seed=0)
+
+    return made
+
+
+@pytest.fixture
+def model(tiny, words):
+    """A function from a kind to a model without dropout, always with the same weights."""
+
+    def made(kind):
+        torch.manual_seed(0)
+        if kind == "causal":
+            shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+            return AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", vocab_size=len(words), **shape))
+        return build.masked_lm(tiny()) if kind == "masked" else build.classifier(tiny(), LABELS)
+
+    return made
+
+
+@pytest.fixture
+def make(model, objective, setting):
+    """The three functions above."""
+    return SimpleNamespace(model=model, objective=objective, settings=setting)
+
+
+def weights(model):
+    """A copy of all weights."""
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(first, second):
+    """Whether all tensors are the same, bit for bit."""
+    return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def flat(tensors):
+    """All numbers one after the other."""
+    return torch.cat([value.flatten().double() for value in tensors.values()])
+
+
+def train(model, objective, settings, steps, **named):
+    """Train without a report."""
+    return loop.train(model, objective, settings, steps, **{"seed": 0, "report": lambda _: None} | named)
+
+
+def gradient(model):
+    """What every parameter has."""
+    return torch.cat([each.grad.flatten().double() for each in model.parameters() if each.grad is not None])
+
+
+@pytest.fixture
+def stepped(monkeypatch):
+    """A function that takes one step on these batches: the gradient that the optimizer sees, and the loss."""
+
+    def taken(model, objective, settings, batches):
+        learner = loop.Learner(model, objective, settings, world=ALONE, strategy="ddp")
+        seen = []
+        monkeypatch.setattr(loop.optimizer, "step", lambda *_: seen.append(gradient(model)))
+        learner.step(batches, 0.0)
+        return seen[0], learner.read()[0]
+
+    return taken
+
+
+def divided(objective, sizes):
+    """Consecutive samples in parts of these sizes."""
+    ends = np.cumsum(sizes)
+    return [
+        objective.batch(np.zeros(size, dtype=np.int64), np.arange(end - size, end))
+        for size, end in zip(sizes, ends, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sizes", [[8], [4, 4], [1, 5, 2], [1] * 8])
+def test_a_step_is_the_mean_over_all_its_rows_however_they_are_divided(make, stepped, kind, sizes):
+    """Loss and gradient are those of one sum over one count, though the parts hold different counts."""
+    learnt, settings = make.objective(kind), make.settings(gradient_clip=1e9)
+    found, loss = stepped(make.model(kind), learnt, settings, divided(learnt, sizes))
+    direct, whole = make.model(kind), divided(learnt, [8])[0]
+    loop.heads.prepare(direct)
+    expected = learnt.loss(direct.train(), whole) / whole.count
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-6)
+    assert (found - gradient(direct)).norm() < 1e-5 * gradient(direct).norm()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_mean_of_the_parts_means_would_be_something_else(make, stepped, kind):
+    """So the test before this one notices it: the parts do hold different counts."""
+    learnt, sizes = make.objective(kind), [1, 5, 2]
+    parts = divided(learnt, sizes)
+    assert len({part.count for part in parts}) > 1
+    found, _ = stepped(make.model(kind), learnt, make.settings(gradient_clip=1e9), parts)
+    wrong = make.model(kind)
+    loop.heads.prepare(wrong)
+    for part in parts:
+        (learnt.loss(wrong.train(), part) / part.count / len(parts)).backward()
+    assert (found - gradient(wrong)).norm() > 1e-2 * found.norm()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_accumulation_changes_rounding_and_nothing_else(make, kind, optimizer):
+    """After eight steps in 1, 2 and 4 parts the weights have moved to the same place, and the losses are the same."""
+    learnt, start = make.objective(kind), flat(weights(make.model(kind)))
+    found, losses = {}, {}
+    for parts in (1, 2, 4):
+        settings = make.settings(accumulation=parts, optimizer=optimizer)
+        trained, state = train(make.model(kind), learnt, settings, 8)
+        found[parts], losses[parts] = flat(weights(trained)), state.records[-1].loss
+    moved = (found[1] - start).norm()
+    for parts in (2, 4):
+        assert losses[parts] == pytest.approx(losses[1], rel=1e-4)
+        assert (found[parts] - found[1]).norm() < 0.01 * moved
+
+
+def test_a_gradient_is_clipped_to_its_limit_and_left_alone_below_it(make, stepped):
+    """By its norm over all parameters; its direction stays."""
+    learnt = make.objective("labels")
+    free, _ = stepped(make.model("labels"), learnt, make.settings(gradient_clip=1e9), divided(learnt, [8]))
+    bound, _ = stepped(make.model("labels"), learnt, make.settings(gradient_clip=0.01), divided(learnt, [8]))
+    assert free.norm() > 0.02
+    assert bound.norm() == pytest.approx(0.01, rel=1e-3)
+    assert torch.allclose(bound / bound.norm(), free / free.norm(), atol=1e-6)
+
+
+class Breaks:
+    """An objective of which some steps are not finite: the loss itself, or its gradient alone, in the last part."""
+
+    def __init__(self, objective, steps, how, parts=2):
+        self._objective, self._steps, self._how, self._parts, self._asked = objective, steps, how, parts, 0
+        self.batch, self.score = objective.batch, objective.score
+
+    def __len__(self):
+        return len(self._objective)
+
+    def loss(self, model, batch):
+        self._asked += 1
+        loss = self._objective.loss(model, batch)
+        if self._asked % self._parts or self._asked // self._parts not in self._steps:
+            return loss
+        if self._how == "gradient":
+            return loss + (0 * next(model.parameters()).sum()).sqrt()  # zero; its derivative is not a number
+        return loss * float(self._how)
+
+
+HOW = ["nan", "inf", "-inf", "gradient"]
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("at", [1, 4])
+def test_a_step_that_is_not_finite_touches_nothing(make, how, optimizer, at):
+    """Weights and optimizer state are the same bit for bit; it is counted, and the next one counts."""
+    learnt = Breaks(make.objective("labels"), {at}, how)
+    learner = loop.Learner(
+        make.model("labels"), learnt, make.settings(optimizer=optimizer), world=ALONE, strategy="ddp"
+    )
+    loop.optimizer.materialize(learner._optimizers)
+
+    def held():
+        return {name: value.clone() for name, value in learner.tensors().items() if name != "tally"}
+
+    for step in range(1, 6):
+        before = held()
+        learner.step(divided(learnt, [4, 4]), 1e-3)
+        assert same(before, held()) == (step == at)
+    loss, counted, skipped = learner.read()
+    assert (counted, skipped) == (4, 1)
+    assert math.isfinite(loss)
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_training_goes_on_after_as_many_skipped_steps_as_are_allowed(make, how):
+    """They are counted, and left out of the mean loss."""
+    learnt = Breaks(make.objective("labels"), {2, 3, 15}, how)
+    trained, state = train(make.model("labels"), learnt, make.settings(accumulation=2, skips=3), 20)
+    assert (state.step, state.skipped) == (20, 3)
+    assert all(math.isfinite(record.loss) for record in state.records)
+    assert state.records[-1].loss < state.records[0].loss
+    assert all(value.isfinite().all() for value in trained.state_dict().values())
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_one_more_stops_it_and_the_last_good_checkpoint_stays(tmp_path, make, how, monkeypatch):
+    """Exit code 8, how many there were, and what to do; the checkpoint is whole and holds finite weights."""
+    monkeypatch.setattr(checkpoint, "COST", math.inf)
+    learnt = Breaks(make.objective("labels"), {2, 15, 16, 17}, how)
+    with (
+        pytest.raises(DivergedError, match="4 of the first 20 of 30 steps") as caught,
+        closing(Checkpoints(tmp_path / "kept", ALONE, every=0.0)) as checkpoints,
+    ):
+        train(make.model("labels"), learnt, make.settings(accumulation=2, skips=3), 30, checkpoints=checkpoints)
+    assert caught.value.exit_code == 8
+    assert "learning_rate" in caught.value.next_step
+    newest = max((tmp_path / "kept").glob("step-*"))
+    checkpoint.verify(newest)
+    learner = loop.Learner(make.model("labels"), learnt, make.settings(), world=ALONE, strategy="ddp")
+    with closing(Checkpoints(tmp_path / "kept", ALONE)) as checkpoints:
+        assert learner.resume(checkpoints).step == int(newest.name[5:])
+    assert all(value.isfinite().all() for value in learner.tensors().values())
+
+
+def test_a_run_of_which_no_step_is_finite_never_ends_well(make):
+    """However many may be skipped."""
+    learnt = Breaks(make.objective("labels"), range(100), "nan", parts=1)
+    with pytest.raises(DivergedError, match="5 of the first 5 of 5 steps"):
+        train(make.model("labels"), learnt, make.settings(skips=1000), 5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("parts", [1, 4])
+def test_validation_is_the_mean_over_all_samples(make, kind, parts):
+    """Of rows with different counts, in batches of different sizes: as computed at once."""
+    learnt, settings = make.objective(kind), make.settings(accumulation=parts)
+    learner = loop.Learner(make.model(kind), learnt, settings, world=ALONE, strategy="ddp")
+    found = learner.validate(learnt, 7)
+    whole = divided(learnt, [len(learnt)])[0]
+    with torch.no_grad():
+        expected = learnt.score(learner.model.eval(), whole)
+    assert found.step == 7
+    assert found.metrics == pytest.approx({name: float(value) / whole.count for name, value in expected.items()})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_validation_changes_nothing(make, kind):
+    """With dropout: the weights and losses are those of a run that never looked."""
+    learnt = make.objective(kind)
+
+    def run(**settings):
+        made = make.model(kind)
+        for module in made.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.1
+        trained, state = train(made, learnt, make.settings(**settings), 12, validation=learnt)
+        return weights(trained), [(each.step, each.loss) for each in state.records], len(state.validations)
+
+    (watched, losses, looks), (alone, expected, none) = run(evaluate_every=1), run()
+    assert (looks, none) == (12, 0)
+    assert same(watched, alone)
+    assert losses == expected
+
+
+def test_validation_comes_every_so_many_steps_and_at_the_end(make):
+    """The last weights are always judged."""
+    learnt = make.objective("labels")
+    _, state = train(make.model("labels"), learnt, make.settings(evaluate_every=4), 10, validation=learnt)
+    assert [each.step for each in state.validations] == [4, 8, 10]
+
+
+class Scripted:
+    """A validation objective that finds what it is told to, one after the other."""
+
+    def __init__(self, objective, found, name="loss"):
+        self._objective, self._found, self._name = objective, iter(found), name
+        self.batch = objective.batch
+
+    def __len__(self):
+        return 1
+
+    def score(self, model, batch):
+        return {self._name: torch.tensor(next(self._found)) * batch.count}
+
+
+@pytest.mark.parametrize(
+    ("select", "found", "best"),
+    [
+        ("loss", [3.0, 2.0, 2.5, 1.0, 4.0, 1.5], 4),
+        ("loss", [3.0, 2.0, 2.0, 2.0], 2),
+        ("loss", [1.0, 2.0, 3.0], 1),
+        ("loss", [math.nan, 2.0, math.nan, 3.0], 2),
+        ("accuracy", [0.1, 0.9, 0.5, 0.9], 2),
+        ("accuracy", [0.5, 0.1, 0.6], 3),
+    ],
+)
+def test_the_best_weights_are_those_of_the_best_validation(make, select, found, best):
+    """The first of equals; they are the weights of a run that ended there."""
+    learnt = make.objective("labels")
+    settings = make.settings(evaluate_every=1, select=select)
+    watch = Scripted(learnt, found, select)
+    trained, state = train(make.model("labels"), learnt, settings, len(found), validation=watch)
+    assert state.best == best - 1
+    ended_there, _ = train(make.model("labels"), learnt, make.settings(), best)
+    assert same(weights(trained), weights(ended_there))
+
+
+@pytest.mark.parametrize(
+    ("patience", "found", "steps"),
+    [
+        (1, [3.0, 2.0, 2.0], 3),
+        (2, [3.0, 2.0, 2.5, 1.0, 1.5, 1.2], 6),
+        (2, [3.0, 2.0, 1.0, 0.9, 0.8, 0.7], 20),
+        (0, [1.0, 2.0], 20),
+        (1, [1.0, math.nan], 2),
+    ],
+)
+def test_patience_ends_training_after_so_many_validations_without_a_better_one(make, patience, found, steps):
+    """The best weights are left, the record of the last steps is made."""
+    learnt = make.objective("labels")
+    better = [0.5 - 0.01 * step for step in range(20)]
+    settings = make.settings(evaluate_every=1, select="loss", patience=patience)
+    trained, state = train(make.model("labels"), learnt, settings, 20, validation=Scripted(learnt, [*found, *better]))
+    assert state.step == steps
+    assert state.records[-1].step == steps
+    ended_there, _ = train(make.model("labels"), learnt, make.settings(), state.best + 1)
+    assert same(weights(trained), weights(ended_there))

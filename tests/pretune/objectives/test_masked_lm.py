@@ -19,6 +19,14 @@ PAIRS = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 39)), min_size=1, 
 
 
 @pytest.fixture(scope="module")
+def sequences(tmp_path_factory, words):
+    """A corpus of 40 rows of 16 tokens, each a document."""
+    folder = tmp_path_factory.mktemp("corpus")
+    corpus.write(folder, [[(row * 7 + place) % 300 + 4 for place in range(16)] for row in range(40)])
+    return corpus.Sequences(folder, 16, words.pad_token_id)
+
+
+@pytest.fixture(scope="module")
 def gaps(tmp_path_factory, words):
     """A corpus whose rows of 16 end in padding, and what is no padding: 30 rows of 11 tokens, in two documents."""
     folder = tmp_path_factory.mktemp("gaps")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import pytest
-from typer.testing import CliRunner
 
 from flows import estimates
-from flows.cli import app
 from pretune.lineage import Decision, Node
 
 KNOWN = {
@@ -38,7 +35,7 @@ def asked(monkeypatch):
 
 @pytest.fixture
 def graph(monkeypatch, tmp_path):
-    """prepare → pretrain → finetune, the last two of which train; what prepare makes is there."""
+    """Prepare → pretrain → finetune, the last two of which train; what prepare makes is there."""
     (tmp_path / "prepared").mkdir()
 
     def node(name, deps, outs, upstream, params):
@@ -90,21 +87,3 @@ def test_numbers_are_told_in_short():
     found = {"pretrain": KNOWN, "finetune": {"unknown": "it reads what pretrain will make"}}
     assert estimates.rows(found) == [("pretrain", "873.2k", "6.4G", "5.8T", "0.6 GB", "59 s")]
     assert estimates.unknown(found) == ["finetune: no estimate, it reads what pretrain will make"]
-
-
-def test_a_trial_that_fails_is_an_estimate_that_is_missing(tmp_path, monkeypatch):
-    """The plan goes on; the last line of what was printed is the reason."""
-    monkeypatch.setenv("PYTHONPATH", str(estimates.__file__).removesuffix("/flows/estimates.py"))
-    found = estimates._ask(tmp_path, "pretrain")
-    assert "no dvc.yaml" in found["unknown"] or "dvc" in found["unknown"]
-
-
-def test_a_plan_in_which_nothing_trains_tries_nothing(project, asked):
-    """JSON has a place for estimates all the same."""
-    done = CliRunner().invoke(app, ["plan", "--json"])
-    assert done.exit_code == 0, done.output
-    plan = json.loads(done.stdout)
-    assert {each["stage"]: each["estimate"] for each in plan} == dict.fromkeys(
-        ["ingest", "prepare", "finetune", "scratch"]
-    )
-    assert asked == []

@@ -47,7 +47,8 @@ def test_a_clock_tells_what_is_left(monkeypatch):
     now = iter([100.0, 110.0, 120.0, 400.0, 500.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
     clock = progress.Clock()
-    assert [clock.left(done, 300) for done in (100, 110, 150, 160, 300)] == ["", "  3:10 left", "  1:00 left", "  11:40 left", ""]  # fmt: skip
+    expected = ["", "  3:10 left", "  1:00 left", "  11:40 left", ""]
+    assert [clock.left(done, 300) for done in (100, 110, 150, 160, 300)] == expected
     now = iter([0.0, 100.0])
     clock = progress.Clock()
     assert [clock.left(done, 1000) for done in (0, 10)] == ["", "  2:45:00 left"]

@@ -1,0 +1,63 @@
+"""Rows: what a data set is made of. A row is a mapping from column to value; columns have fixed names and types.
+
+On disk a part of a data set is one Parquet file, its rows in the order given. A column that a row
+lacks is not in its mapping: None never stands for a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Row = dict[str, Any]
+
+COLUMNS = {
+    "text": pa.string(),  # what is read
+    "pair": pa.string(),  # the second of two texts
+    "label": pa.string(),  # a class
+    "labels": pa.list_(pa.string()),  # any number of classes
+    "score": pa.float64(),  # a number to predict
+    "words": pa.list_(pa.string()),  # a text in words, each with one of `tags`
+    "tags": pa.list_(pa.string()),
+    "question": pa.string(),  # about `context`
+    "context": pa.string(),
+    "answers": pa.list_(pa.struct([("text", pa.string()), ("start", pa.int64())])),  # each a span of `context`
+    "target": pa.string(),  # the text to write
+    "messages": pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])),  # a conversation
+    "image": pa.binary(),  # a PNG file
+    "x": pa.list_(pa.float64()),  # numeric columns, and what is to be predicted from them
+    "y": pa.list_(pa.float64()),
+    "group": pa.string(),  # rows of one group stay in one split
+    "origin": pa.string(),  # file and line, where it came from
+}
+CHUNK = 8192  # rows
+
+
+def write(path: Path, rows: Iterable[Row]) -> int:
+    """Write rows and return their number. The bytes are a function of the rows; memory that of CHUNK of them."""
+    schema = pa.schema(list(COLUMNS.items()))
+    number = 0
+    remaining = iter(rows)
+    with pq.ParquetWriter(path, schema, compression="zstd") as file:
+        while chunk := list(islice(remaining, CHUNK)):
+            file.write_table(pa.Table.from_pylist(chunk, schema=schema))
+            number += len(chunk)
+    return number
+
+
+def iterate(path: Path) -> Iterator[Row]:
+    """The rows one after the other."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(CHUNK):
+            for row in batch.to_pylist():
+                yield {name: value for name, value in row.items() if value is not None}
+
+
+def read(path: Path) -> list[Row]:
+    """All rows."""
+    return list(iterate(path))

@@ -1,0 +1,73 @@
+"""What a model says about rows, and what is right: the one form that each kind of objective is evaluated in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Classes:
+    """One class for each row. targets: (rows,) int64; probabilities: (rows, classes)."""
+
+    names: list[str]
+    targets: npt.NDArray[np.int64]
+    probabilities: Floats
+
+
+@dataclass(frozen=True)
+class ManyLabels:
+    """Any number of classes for each row. targets: (rows, classes) bool; probabilities: (rows, classes)."""
+
+    names: list[str]
+    targets: npt.NDArray[np.bool_]
+    probabilities: Floats
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Numbers for each row. targets, predicted: (rows, numbers)."""
+
+    targets: Floats
+    predicted: Floats
+
+
+@dataclass(frozen=True)
+class Tags:
+    """A tag for each word of each row."""
+
+    targets: list[list[str]]
+    predicted: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers to questions; `targets` are the right ones, any of which counts; `best` are (answer, probability)."""
+
+    targets: list[list[str]]
+    predicted: list[str]
+    best: list[list[tuple[str, float]]]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts that were generated, beside those that a person wrote."""
+
+    targets: list[str]
+    predicted: list[str]
+
+
+@dataclass(frozen=True)
+class Likelihoods:
+    """How well texts were foreseen. nats: (rows,), the sum over a row's predicted tokens; tokens, bytes: (rows,)."""
+
+    nats: npt.NDArray[np.float64]
+    tokens: npt.NDArray[np.int64]
+    bytes: npt.NDArray[np.int64]
+
+
+Predictions = Classes | ManyLabels | Numbers | Tags | Answers | Texts | Likelihoods

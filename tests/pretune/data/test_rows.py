@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pretune.data import rows
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "text": TEXT,
+            "label": TEXT,
+            "labels": st.lists(TEXT),
+            "score": st.floats(allow_nan=False),
+            "answers": st.lists(st.fixed_dictionaries({"text": TEXT, "start": st.integers(0, 2**40)})),
+            "image": st.binary(),
+            "x": st.lists(st.floats(allow_nan=False)),
+        },
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the files lie."""
+    return tmp_path_factory.mktemp("rows")
+
+
+@given(ROWS)
+def test_rows_are_read_as_they_were_written(folder, given_rows):
+    """Every value of every column comes back, a column that a row lacks does not, and the bytes are the same twice."""
+    assert rows.write(folder / "a.parquet", given_rows) == len(given_rows)
+    assert rows.read(folder / "a.parquet") == given_rows
+    rows.write(folder / "b.parquet", iter(given_rows))
+    assert (folder / "a.parquet").read_bytes() == (folder / "b.parquet").read_bytes()
+
+
+def test_rows_are_read_a_chunk_at_a_time(folder, monkeypatch):
+    """More rows than a chunk holds: all of them, in their order."""
+    monkeypatch.setattr(rows, "CHUNK", 7)
+    many = [{"text": str(number)} for number in range(50)]
+    rows.write(folder / "c.parquet", many)
+    assert list(rows.iterate(folder / "c.parquet")) == many

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pretune.data import documents, tokenizer
+from pretune.data import rows, tokenizer
 from pretune.evaluation import metrics
 from pretune.models import build
 from pretune.objectives import classification
@@ -25,10 +25,10 @@ def evaluate(stage: Stage) -> None:
     device.prepare(stage.params.seed, stage.params.threads)
     labelled = stage.dep("data/prepared/labelled")
     labels: list[str] = json.loads((labelled / "labels.json").read_text(encoding="utf-8"))
-    train, test = (documents.read(labelled / f"{part}.jsonl") for part in ("train", "test"))
+    train, test = (rows.read(labelled / f"{part}.parquet") for part in ("train", "test"))
     number = {label: index for index, label in enumerate(labels)}
-    known = np.array([number[str(d.label)] for d in train])
-    targets = np.array([number[str(d.label)] for d in test])
+    known = np.array([number[row["label"]] for row in train])
+    targets = np.array([number[row["label"]] for row in test])
 
     predicted: dict[str, Labels] = {}
     for name in ("finetuned", "scratch"):
@@ -36,7 +36,7 @@ def evaluate(stage: Stage) -> None:
         predicted[name] = classification.probabilities(
             build.load_classifier(folder),
             tokenizer.load(folder),
-            [d.text for d in test],
+            [row["text"] for row in test],
             stage.params.finetune.sequence_length,
         ).argmax(axis=1)
     predicted["majority"] = metrics.majority(known, len(test))

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pretune.data.documents import Document
 from pretune.data.packing import Packed, pack
+from pretune.data.rows import Row
 from pretune.models import heads
 
 
@@ -40,13 +40,11 @@ class LabelledBatch:
 class Classification:
     """Batches and loss of the objective; texts are cut at `length` tokens."""
 
-    def __init__(
-        self, documents: list[Document], tokenizer: PreTrainedTokenizerBase, labels: list[str], *, length: int
-    ) -> None:
-        texts = [document.text for document in documents]
+    def __init__(self, rows: list[Row], tokenizer: PreTrainedTokenizerBase, labels: list[str], *, length: int) -> None:
+        texts = [row["text"] for row in rows]
         encoded = tokenizer(texts, truncation=True, max_length=length)["input_ids"]
         self.texts = [np.array(ids, dtype=np.int64) for ids in encoded]
-        self.targets = np.array([labels.index(str(document.label)) for document in documents])
+        self.targets = np.array([labels.index(row["label"]) for row in rows])
 
     def __len__(self) -> int:
         return len(self.texts)

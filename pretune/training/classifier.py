@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pretune.data import documents
+from pretune.data import rows
 from pretune.objectives.classification import Classification
 from pretune.training.job import Job
 
@@ -25,10 +25,10 @@ def job(stage: Stage, model: PreTrainedModel, words: PreTrainedTokenizerBase) ->
     """All parameters of `model` on the labelled rows, as the section `finetune` says."""
     params, names = stage.params.finetune, labels(stage)
 
-    def rows(part: str) -> Classification:
-        found = documents.read(stage.dep("data/prepared/labelled") / f"{part}.jsonl")
+    def part(name: str) -> Classification:
+        found = rows.read(stage.dep("data/prepared/labelled") / f"{name}.parquet")
         return Classification(found, words, names, length=params.sequence_length)
 
-    objective = rows("train")
+    objective = part("train")
     steps = -(-params.epochs * len(objective) // params.batch_size)
-    return Job(model, words, objective, rows("validation") if params.evaluate_every else None, params, steps)
+    return Job(model, words, objective, part("validation") if params.evaluate_every else None, params, steps)

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from pretune.data.documents import Document
 from pretune.models import build, heads
 from pretune.objectives import classification
 from pretune.objectives.classification import Classification
@@ -20,7 +19,7 @@ FAMILIES = pytest.mark.parametrize("family", ["modernbert", "bert", "roberta"])
 
 def objective(words, count, length=16):
     """Numbers as texts of different lengths, each labelled even or odd."""
-    documents = [Document(f"{n}" + " and more" * (n % 4), LABELS[n % 2]) for n in range(count)]
+    documents = [{"text": f"{n}" + " and more" * (n % 4), "label": LABELS[n % 2]} for n in range(count)]
     return Classification(documents, words, LABELS, length=length)
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import transformers
 
 from pretune.data import corpus
-from pretune.data.documents import Document
 from pretune.errors import PretuneError
 from pretune.objectives.causal_lm import CausalLM
 from pretune.objectives.classification import Classification
@@ -100,7 +99,7 @@ def prepare(case, folder):
             setattr(config, name, case.dropout)
     device.prepare(SEED, 1)
     if case.task.endswith("classes"):
-        rows = [Document(" ".join(map(str, text)), LABELS[n % 3], f"{n}") for n, text in enumerate(texts)]
+        rows = [{"text": " ".join(map(str, text)), "label": LABELS[n % 3]} for n, text in enumerate(texts)]
         objective, watched = (Classification(some, Words(), LABELS, length=LENGTH) for some in (rows[:29], rows[29:]))
         return transformers.AutoModelForSequenceClassification.from_config(config), objective, watched
     place = folder / f"corpus-{os.getpid()}"

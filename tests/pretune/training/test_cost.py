@@ -10,7 +10,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretune.data import corpus
-from pretune.data.documents import Document
 from pretune.models import build
 from pretune.objectives.classification import Classification
 from pretune.objectives.masked_lm import MaskedLM
@@ -61,7 +60,7 @@ def test_flops_and_tokens_are_those_of_a_real_step(job, family, precision, monke
 
 def test_flops_of_texts_are_those_of_a_real_step(tiny, words, params, monkeypatch):
     """Texts of different lengths, in buckets."""
-    texts = [Document(f"about {'salt ' * (row % 9)}", LABELS[row % 2], f"made:{row}") for row in range(40)]
+    texts = [{"text": f"about {'salt ' * (row % 9)}", "label": LABELS[row % 2]} for row in range(40)]
     objective = Classification(texts, words, LABELS, length=16)
     model = build.classifier(tiny(), LABELS)
     found = cost.estimate(model, objective, params.finetune, seed=0, device=CPU)

@@ -32,7 +32,6 @@ from torch.distributed.checkpoint.filesystem import FileSystem
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from pretune.data import corpus
-from pretune.data.documents import Document
 from pretune.errors import PretuneError
 from pretune.models import build
 from pretune.objectives.causal_lm import CausalLM
@@ -107,7 +106,10 @@ class Trainee:
         """What is learnt, and what watches it."""
         if self.case["objective"] == "labels":
             texts = [
-                Document(f"number {row} is about {'salt ' * (row % 7) if row % 2 else 'butter oven'}", LABELS[row % 2])
+                {
+                    "text": f"number {row} is about {'salt ' * (row % 7) if row % 2 else 'butter oven'}",
+                    "label": LABELS[row % 2],
+                }
                 for row in range(40)
             ]
             return [Classification(part, self.words, LABELS, length=16) for part in (texts[:29], texts[29:])]

@@ -304,6 +304,7 @@ class Record:
     inputs: dict[str, str] = field(default_factory=dict)
     outputs: dict[str, str] = field(default_factory=dict)
     models: list[str] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
 
     @property
     def executed(self) -> bool:
@@ -330,6 +331,16 @@ def records(root: Path, state: Path) -> list[Record]:
     return [_record(run) for run in found]
 
 
+def artifact(root: Path, state: Path, run_id: str, name: str) -> str:
+    """The text of a run's artifact. WorkspaceError where MLflow does not have it."""
+    client, _ = connect(root, state)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return Path(client.download_artifacts(run_id, name, folder)).read_text(encoding="utf-8")
+        except Exception as error:  # whatever a server or a disk does
+            raise WorkspaceError(f"run {run_id} has no {name}: {_first_line(error)}", "pretune run evaluate") from error
+
+
 def _let_sender_finish(state: Path) -> None:
     """Records of runs that have ended may still be on their way: a sender at work has a few seconds."""
     deadline = time.monotonic() + 10
@@ -353,6 +364,7 @@ def _record(run: Any) -> Record:
         inputs={key.removeprefix("dvc.in."): md5 for key, md5 in tags.items() if key.startswith("dvc.in.")},
         outputs={key.removeprefix("dvc.out."): md5 for key, md5 in tags.items() if key.startswith("dvc.out.")},
         models=[output.model_id for output in (run.outputs.model_outputs if run.outputs else [])],
+        metrics=run.data.metrics,
     )
 
 

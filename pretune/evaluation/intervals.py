@@ -46,35 +46,32 @@ class Bootstrap:
         self.rows, self.resamples, self.seed = rows, resamples, seed
         self.tails = [(1 - confidence) / 2, (1 + confidence) / 2]
 
-    def estimates(
-        self, measures: Mapping[str, Measure], where: npt.NDArray[np.bool_] | None = None
-    ) -> dict[str, Estimate]:
-        """Each measure with its interval, on the rows `where`; one without a value (of one class, say) is left out."""
-        values = self._drawn(measures, where)
+    def estimates(self, measures: Mapping[str, Measure]) -> dict[str, Estimate]:
+        """Each measure with its interval; one without a value (of one class only, say) is left out."""
         return {
             name: Estimate(float(found[0]), *self._interval(found[1:]))
-            for name, found in values.items()
+            for name, found in self._drawn(measures).items()
             if np.isfinite(found[0])
         }
 
     def difference(self, better: Measure, worse: Measure, *, sign: int = 1) -> Difference:
         """`sign` x (`better` less `worse`) on the same rows; sign -1 for what is better when it is lower."""
-        values = self._drawn({"better": better, "worse": worse}, None)
+        values = self._drawn({"better": better, "worse": worse})
         found = sign * (values["better"] - values["worse"])
         low, high = self._interval(found[1:])
         drawn = found[1:][np.isfinite(found[1:])]
         beyond = min((drawn <= 0).sum(), (drawn >= 0).sum())  # Davison and Hinkley 1997, chapter 4
         return Difference(float(found[0]), low, high, min(1.0, 2 * float(beyond + 1) / (len(drawn) + 1)))
 
-    def _drawn(self, measures: Mapping[str, Measure], where: npt.NDArray[np.bool_] | None) -> dict[str, Values]:
+    def _drawn(self, measures: Mapping[str, Measure]) -> dict[str, Values]:
         """The measures on all rows, then on each resample."""
-        kept = np.ones(self.rows) if where is None else where.astype(np.float64)
-        parts: dict[str, list[Values]] = {name: [measure(kept[None])] for name, measure in measures.items()}
+        whole = np.ones((1, self.rows))
+        parts: dict[str, list[Values]] = {name: [measure(whole)] for name, measure in measures.items()}
         generator = np.random.default_rng([self.seed, 3])
         at_once = max(1, CELLS // self.rows)
         for start in range(0, self.resamples, at_once):
             drawn = generator.integers(0, self.rows, (min(at_once, self.resamples - start), self.rows))
-            weights = np.stack([np.bincount(rows, minlength=self.rows) for rows in drawn]) * kept
+            weights = np.stack([np.bincount(rows, minlength=self.rows) for rows in drawn]).astype(np.float64)
             for name, measure in measures.items():
                 parts[name].append(measure(weights))
         return {name: np.concatenate(values) for name, values in parts.items()}
@@ -85,6 +82,11 @@ class Bootstrap:
             return float("nan"), float("nan")
         low, high = np.quantile(finite, self.tails)
         return float(low), float(high)
+
+
+def on(measure: Measure, where: npt.NDArray[np.bool_]) -> Measure:
+    """The measure of the rows `where` alone: (rows,)."""
+    return lambda weights: measure(weights * where)
 
 
 def _rounded(number: float) -> float:

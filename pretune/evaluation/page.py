@@ -34,7 +34,8 @@ h1{font-size:1.6rem}h2{margin-top:2.2rem;font-size:1.2rem;border-bottom:1px soli
 td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}small{opacity:.7}
 svg{max-width:100%;height:auto;font:11px system-ui,sans-serif}svg text{fill:currentColor}.axis{stroke:#888;fill:none}
 .plots{display:flex;flex-wrap:wrap;gap:1.5rem}figure{margin:0;max-width:380px}figcaption{font-weight:600}
-figure.any{max-width:100%}.legend{list-style:none;padding:0;margin:0;font-size:12px}.legend li{display:inline-block;margin-right:1em}
+figure.any{max-width:100%}.legend{list-style:none;padding:0;margin:0;font-size:12px}
+.legend li{display:inline-block;margin-right:1em}
 .legend i{display:inline-block;width:.8em;height:.8em;margin-right:.35em}pre{white-space:pre-wrap;margin:0;font:inherit}
 mark{color:inherit;border-radius:2px}img{image-rendering:pixelated;min-width:56px}.lead{font-size:1.15rem}
 """
@@ -50,7 +51,7 @@ def render(
     pieces: Mapping[int, Sequence[Piece]],
     training: Mapping[str, Sequence[Mapping[str, str]]],
 ) -> str:
-    """The page. rows: of the test; pieces: {row: which parts of its text spoke for the answer}; training: its curves."""
+    """The page. rows: of the test; pieces: {row: what in its text spoke for the answer}; training: its curves."""
     headline = next(iter(result["finetuned"]))
     parts = [
         f"<h1>Evaluation on {result['test_rows']} test rows</h1>",
@@ -91,7 +92,7 @@ def _lead(result: Mapping[str, Any], headline: str) -> str:
     own, gain = result["finetuned"][headline], result["gain"]["scratch"]
     surely = "surely" if gain["low"] > 0 else "perhaps" if gain["value"] > 0 else "not"
     return (
-        f"{headline} {own['value']:.4g} ({own['low']:.4g} to {own['high']:.4g} with {result['confidence']:.0%} confidence). "
+        f"{headline} {own['value']:.4g} ({own['low']:.4g} to {own['high']:.4g}, {result['confidence']:.0%} interval). "
         f"Pretraining {surely} helped: {gain['value']:+.4g} ({gain['low']:+.4g} to {gain['high']:+.4g}) "
         f"over the same model from scratch, on the same rows."
     )
@@ -104,17 +105,15 @@ def _section(title: str, content: str) -> str:
 def _models(result: Mapping[str, Any]) -> str:
     models = [name for name in NAMES if name in result]
     metrics = list(result["finetuned"])
-    body = [
-        [escape(metric), *(estimate(result[name].get(metric)) for name in models)] for metric in metrics
-    ]
+    body = [[escape(metric), *(estimate(result[name].get(metric)) for name in models)] for metric in metrics]
     return table(["", *(escape(NAMES[name]) for name in models)], body, numbers=range(1, len(models) + 1))
 
 
 def _gains(result: Mapping[str, Any], headline: str) -> str:
-    body = [
-        [escape(NAMES[name]), estimate(gain), f"{gain['p']:.2g}"] for name, gain in result["gain"].items()
-    ]
-    note = "<p>By how much the finetuned model is better, compared row by row (paired bootstrap); above 0 is better.</p>"
+    body = [[escape(NAMES[name]), estimate(gain), f"{gain['p']:.2g}"] for name, gain in result["gain"].items()]
+    note = (
+        "<p>By how much the finetuned model is better, compared row by row (paired bootstrap); above 0 is better.</p>"
+    )
     return note + table(["than", f"in {escape(headline)}", "p"], body, numbers=(1, 2))
 
 
@@ -157,7 +156,9 @@ def _figures(tables: Mapping[str, Sequence[Point]]) -> Iterable[str]:
         series = _by_label(found, "false_positives", "true_positives")
         yield _figure("ROC", svg.lines(series, x="false positives", y="true positives", diagonal=True))
     if found := tables.get("precision_recall"):
-        yield _figure("Precision and recall", svg.lines(_by_label(found, "recall", "precision"), x="recall", y="precision"))
+        yield _figure(
+            "Precision and recall", svg.lines(_by_label(found, "recall", "precision"), x="recall", y="precision")
+        )
     if found := tables.get("reliability"):
         points = {"accuracy": [(float(row["confidence"]), float(row["accuracy"])) for row in found]}
         plot = svg.lines(points, x="confidence", y="accuracy", diagonal=True, marks=True)

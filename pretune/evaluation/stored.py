@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,6 +66,21 @@ def take(found: Predictions, places: list[int]) -> Predictions:
     form: Any = type(found)
     taken: Predictions = form(**chosen, **kept)
     return taken
+
+
+def as_csv(table: Sequence[Mapping[str, Any]]) -> str:
+    """Rows that have the same keys, under a head."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(table[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return out.getvalue()
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a table under its head."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _plain(value: Any) -> Any:

@@ -32,7 +32,7 @@ def lines(
     side = _Axis([each[1] for points in given for each in points], HEIGHT - BOTTOM, TOP)
     parts = [_frame(), *bottom.below(x), *side.beside(y)]
     if diagonal:
-        parts.append(_path([(0.0, 0.0), (1.0, 1.0)], bottom, side, "#999", "2 3"))
+        parts.append(_path([(0.0, 0.0), (1.0, 1.0)], bottom, side, "#999", dashes="2 3"))
     legend = []
     for place, (name, points) in enumerate(series.items()):
         colour = COLOURS[place % len(COLOURS)]
@@ -42,7 +42,7 @@ def lines(
     if right and any(right.values()):
         other = _Axis([each[1] for points in right.values() for each in points], HEIGHT - BOTTOM, TOP)
         parts += other.beside(next(iter(right)), right=True)
-        parts += [_path(points, bottom, other, "#999", "5 3", title=name) for name, points in right.items()]
+        parts += [_path(points, bottom, other, "#999", dashes="5 3", title=name) for name, points in right.items()]
         legend += [(name, "#999") for name in right]
     return _figure(parts, WIDTH, HEIGHT) + _legend(legend)
 
@@ -53,12 +53,12 @@ def points(found: Points, *, x: str, y: str) -> str:
     bottom, side = _Axis(values, LEFT, WIDTH - RIGHT), _Axis(values, HEIGHT - BOTTOM, TOP)
     ends = [(bottom.low, bottom.low), (bottom.high, bottom.high)]
     dots = [_dot(bottom(a), side(b), COLOURS[0], f"{_short(a)}, {_short(b)}") for a, b in found]
-    parts = [_frame(), *bottom.below(x), *side.beside(y), _path(ends, bottom, side, "#999", "2 3"), *dots]
+    parts = [_frame(), *bottom.below(x), *side.beside(y), _path(ends, bottom, side, "#999", dashes="2 3"), *dots]
     return _figure(parts, WIDTH, HEIGHT)
 
 
 def shades(names: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
-    """A confusion matrix: (classes, classes) rows by what is right, columns by what was said; shades by share of a row."""
+    """A confusion matrix (classes, classes): rows are right, columns were said; the shade is the share of the row."""
     size = CELL * len(names)
     left = top = 7 * LONG
     parts = []
@@ -125,7 +125,7 @@ def _frame() -> str:
     return f'<path d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}" class="axis"/>'
 
 
-def _path(found: Points, x: _Axis, y: _Axis, colour: str, dashes: str = "", title: str = "") -> str:
+def _path(found: Points, x: _Axis, y: _Axis, colour: str, *, dashes: str = "", title: str = "") -> str:
     known = [f"{x(a):.1f} {y(b):.1f}" for a, b in found if math.isfinite(a) and math.isfinite(b)]
     dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
     inner = f"<title>{escape(title)}</title>" if title else ""

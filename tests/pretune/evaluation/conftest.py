@@ -7,7 +7,7 @@ import pytest
 
 from pretune.objectives.predictions import Answers, Classes, Likelihoods, ManyLabels, Numbers, Tags, Texts
 
-WORDS = "salt wave tide oven flour spoon butter harbour".split()
+WORDS = ["salt", "wave", "tide", "oven", "flour", "spoon", "butter", "harbour"]
 ROWS = 60
 
 

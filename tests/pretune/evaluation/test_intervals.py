@@ -6,12 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pretune.evaluation import sums
-from pretune.evaluation.intervals import Bootstrap
+from pretune.evaluation.intervals import Bootstrap, on
 
 
 def interval(values, bootstrap):
     """The mean of one value per row, with its interval."""
-    return bootstrap.estimates({"mean": sums.mean(values)})["mean"]
+    return interval_of(sums.mean(values), bootstrap)
+
+
+def interval_of(measure, bootstrap):
+    """A measure with its interval."""
+    return bootstrap.estimates({"it": measure})["it"]
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says():
@@ -99,6 +104,6 @@ def test_a_metric_without_a_value_is_left_out():
 def test_rows_that_are_not_in_a_slice_do_not_count():
     """The value on a slice is that of its rows alone."""
     where = np.array([True, True, False, False])
-    found = Bootstrap(4, 200, 0.9, 0).estimates({"mean": sums.mean([1, 3, 100, 100])}, where)["mean"]
+    found = interval_of(on(sums.mean([1, 3, 100, 100]), where), Bootstrap(4, 200, 0.9, 0))
     assert found.value == 2
     assert 1 <= found.low <= found.high <= 3

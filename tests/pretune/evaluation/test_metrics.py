@@ -6,7 +6,7 @@ import sacrebleu
 from scipy import stats
 from sklearn import metrics as sk
 
-from pretune.evaluation import metrics
+from pretune.evaluation import metrics, stored
 from pretune.evaluation.intervals import Bootstrap
 from pretune.evaluation.of_texts import entities, normal, shared_words
 from pretune.objectives.predictions import Answers, Classes, Likelihoods, Tags, Texts
@@ -28,14 +28,16 @@ def values(found, weights):
 
 @EVERY_FORM
 def test_every_form_has_metrics_with_intervals(forms, name):
-    """Each metric has a value and an interval (which leans to one side where resampling does); the first is the headline."""
+    """Each metric has a value and an interval, which leans to one side where resampling does."""
     found = forms[name]()
-    scores = metrics.score(found, Bootstrap(metrics.count(found), 200, 0.9, 0))
-    assert list(scores) == list(metrics.metrics(found))
-    for metric, estimate in scores.items():
-        assert estimate.low <= estimate.value <= estimate.high or metric in {"calibration_error", "bleu"}, metric
-        assert estimate.low < estimate.high, metric
-    assert list(metrics.score(found, Bootstrap(60, 100, 0.9, 0), headline=True)) == [next(iter(scores))]
+    result = metrics.measured({"a": found, "b": found}, Bootstrap(metrics.count(found), 200, 0.9, 0))
+    assert list(result) == ["test_rows", "a", "b", "gain"]
+    assert list(result["a"]) == list(metrics.metrics(found))
+    for metric, estimate in result["a"].items():
+        inside = estimate["low"] <= estimate["value"] <= estimate["high"]
+        assert inside or metric in {"calibration_error", "bleu"}, metric
+        assert estimate["low"] < estimate["high"], metric
+    assert result["gain"] == {"b": {"value": 0, "low": 0, "high": 0, "p": 1}}
 
 
 @EVERY_FORM
@@ -54,12 +56,14 @@ def test_a_weighted_row_is_a_row_that_occurs_so_often(forms, name, drawn):
 
 
 @EVERY_FORM
-def test_a_model_is_compared_in_every_metric(forms, name):
-    """Over itself a model gains nothing in any."""
+def test_a_worse_model_has_a_negative_gain_in_every_form(forms, name):
+    """Answers of other rows are worse than one's own, whether more or less of the metric is better."""
     found = forms[name]()
-    gains = metrics.gains(found, found, Bootstrap(60, 100, 0.9, 0), list(metrics.metrics(found)))
-    assert set(gains) == set(metrics.metrics(found))
-    assert {gain.value for gain in gains.values()} == {0}
+    shuffled = stored.take(found, [*range(30, 60), *range(30)])
+    mixed = type(found)(**(vars(shuffled) | {key: vars(found)[key] for key in ("targets",) if key in vars(found)}))
+    if name == "likelihoods":
+        mixed = type(found)(found.nats * 1.5, found.tokens, found.bytes)
+    assert metrics.gain(mixed, found, Bootstrap(60, 200, 0.9, 0)).high < 0
 
 
 @pytest.mark.parametrize("name", ["classes", "two_classes"])

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.compare import compare
+from flows.predict import predict
+from flows.promote import promote, rollback
 from pretune.errors import PretuneError
 
 if TYPE_CHECKING:
@@ -177,6 +180,14 @@ def ui(
     from flows.ui import serve
 
     serve(_workspace([]), mlflow_port, prefect_port)
+
+
+app.command(epilog="Example:  pretune compare 3f2a9c41 HEAD~1    pretune compare @champion @challenger")(compare)
+app.command(epilog="Example:  pretune promote    pretune promote 3f2a9c41 --json")(promote)
+app.command(epilog="Example:  pretune rollback")(rollback)
+app.command(
+    epilog="Example:  pretune predict @champion reviews.csv --keep id    pretune predict models/finetuned < a.txt"
+)(predict)
 
 
 def _workspace(stages: list[str]) -> Path:

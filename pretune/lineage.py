@@ -187,6 +187,14 @@ class Workspace:
             if o.hash_info
         }
 
+    def missing_from_remote(self, hashes: list[str]) -> list[str]:
+        """Those of these outputs that DVC's default remote does not hold; none where there is no remote."""
+        if not self.repo.config["core"].get("remote"):
+            return []
+        with _plain_errors():
+            odb = self.repo.cloud.get_remote_odb()
+            return [md5 for md5 in hashes if not odb.exists(md5)]
+
     def is_orphan(self, name: str) -> bool:
         """Whether this process was started for a stage by a dvc that has since been killed.
 

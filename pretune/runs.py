@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ruamel.yaml import YAML
 
 from pretune.errors import NotFoundInRecordsError
-
-if TYPE_CHECKING:
-    from pretune.tracking import Record
+from pretune.evaluation import stored
+from pretune.evaluation.stored import Stored
+from pretune.registry import Registry
+from pretune.tracking import Record, connect, records
 
 EVALUATE, REPORT, MODEL = "evaluate", "reports/metrics.json", "models/finetuned"
 SHORT = 8  # characters of a run id that suffice
@@ -21,7 +21,7 @@ SHORT = 8  # characters of a run id that suffice
 
 @dataclass(frozen=True)
 class Evaluation:
-    """name: what the user wrote; run: of the stage `evaluate` that executed; stages: all runs that led to it, by stage."""
+    """name: what the user wrote; run: the one that executed `evaluate`; stages: all that led to it, by stage."""
 
     name: str
     run: Record
@@ -46,17 +46,47 @@ class Evaluation:
 
 
 class Runs:
-    """All records of a workspace; `alias` leads from a name in the registry to the id of a run."""
+    """All records of a workspace, their artifacts, and the registry of the model `name`."""
 
-    def __init__(self, records: list[Record], root: Path, alias: Callable[[str], str]) -> None:
-        self.root, self.alias = root, alias
-        self.records = records
-        self.done = [each for each in records if each.executed and each.status == "FINISHED"]
-        self.by_id = {each.run_id: each for each in records}
+    def __init__(self, root: Path, state: Path, name: str) -> None:
+        self.root = root
+        self.records = records(root, state)
+        self.client, _ = connect(root, state)
+        self.registry = Registry(self.client, name)
+        self.done = [each for each in self.records if each.executed and each.status == "FINISHED"]
+        self.by_id = {each.run_id: each for each in self.records}
+
+    def artifact(self, run: Record, name: str) -> str:
+        """The text of a run's artifact; NotFoundInRecordsError where MLflow does not have it."""
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                return Path(self.client.download_artifacts(run.run_id, name, folder)).read_text(encoding="utf-8")
+            except Exception as error:  # whatever a server or a disk does
+                raise NotFoundInRecordsError(f"run {run.run_id} has no {name}", f"pretune run {run.name}") from error
+
+    def attach(self, run: Record, name: str, text: str) -> None:
+        """Keep a text as an artifact of a run."""
+        self.client.log_text(run.run_id, text, name)
+
+    def predictions(self, found: Evaluation) -> Stored:
+        """What every model of an evaluation said about the test rows."""
+        return stored.loads(self.artifact(found.run, "evaluation/predictions.json"))
+
+    def model(self, name: str) -> str:
+        """The id of the model that `@alias`, a run or an evaluation stands for."""
+        if name.startswith("@"):
+            return self.registry.named(name[1:]).model_id
+        made = self.run(name)
+        if made and made.models:
+            return made.models[-1]
+        found = self.evaluation(name).model
+        if found is None:
+            raise NotFoundInRecordsError(f"no model of {name} is in MLflow", "pretune run")
+        return found[0]
 
     def evaluation(self, name: str) -> Evaluation:
         """That of a run id, a model id, `@alias` or a git revision; NotFoundInRecordsError where there is none."""
-        record = self.run(self.alias(name[1:])) if name.startswith("@") else self.run(name)
+        record = self.run(self.registry.named(name[1:]).run_id) if name.startswith("@") else self.run(name)
         found = self._evaluation_of(record) if record else self._of_revision(name)
         if found is None:
             what = f"run {name} ({record.name})" if record else f"`{name}`"

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from pretune import journal
 from pretune.errors import WorkspaceError
 from pretune.journal import Run
@@ -331,14 +333,23 @@ def records(root: Path, state: Path) -> list[Record]:
     return [_record(run) for run in found]
 
 
-def artifact(root: Path, state: Path, run_id: str, name: str) -> str:
-    """The text of a run's artifact. WorkspaceError where MLflow does not have it."""
-    client, _ = connect(root, state)
-    with tempfile.TemporaryDirectory() as folder:
+def model_folder(root: Path, state: Path, model_id: str) -> Path:
+    """The files of a LoggedModel as its stage left them, fetched once. WorkspaceError where MLflow lacks them."""
+    kept = state / "models" / model_id
+    if not kept.is_dir():
+        connect(root, state)
+        from mlflow.artifacts import download_artifacts
+
+        partial = kept.with_name(model_id + ".partial")
+        partial.mkdir(parents=True, exist_ok=True)
         try:
-            return Path(client.download_artifacts(run_id, name, folder)).read_text(encoding="utf-8")
-        except Exception as error:  # whatever a server or a disk does
-            raise WorkspaceError(f"run {run_id} has no {name}: {_first_line(error)}", "pretune run evaluate") from error
+            download_artifacts(f"models:/{model_id}", dst_path=str(partial), tracking_uri=tracking_uri(root))
+        except Exception as error:
+            what = f"the model {model_id} cannot be fetched: {_first_line(error)}"
+            raise WorkspaceError(what, "pretune doctor") from error
+        partial.rename(kept)
+    described = YAML(typ="safe", pure=True).load(next(kept.rglob("MLmodel")))
+    return next(kept.rglob("MLmodel")).parent / str(described["flavors"]["python_function"]["data"])
 
 
 def _let_sender_finish(state: Path) -> None:

@@ -64,10 +64,14 @@ def render(
         _section("Slices", _slices(slices, headline)),
         _section("The worst mistakes", _mistakes(mistakes, rows, pieces)),
     ]
-    body = "\n".join(part for part in parts if part)
-    head = f'<meta charset="utf-8"><title>Pretune: evaluation</title><style>{STYLE}</style>'
-    width = '<meta name="viewport" content="width=device-width">'
-    return f'<!doctype html>\n<html lang="en"><head>{head}{width}</head><body>\n{body}\n</body></html>\n'
+    return document("Pretune: evaluation", "\n".join(part for part in parts if part))
+
+
+def document(title: str, body: str) -> str:
+    """A page that needs nothing besides; a browser that is offline asks for no icon either."""
+    head = f'<meta charset="utf-8"><title>{escape(title)}</title><link rel="icon" href="data:,">'
+    head += f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{body}\n</body></html>\n'
 
 
 def table(head: Iterable[str], body: Iterable[Iterable[str]], *, numbers: Iterable[int] = ()) -> str:

@@ -6,16 +6,14 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from pretune.data import rows, tokenizer
+from pretune.data import rows
 from pretune.data.rows import Row
-from pretune.evaluation import baselines, curves, inputs, metrics, mistakes, page, stored
+from pretune.evaluation import attribution, baselines, curves, inputs, metrics, mistakes, page, speed, stored
 from pretune.evaluation.attribution import Piece
 from pretune.evaluation.intervals import Bootstrap
-from pretune.models import build
-from pretune.objectives import classification
-from pretune.objectives.predictions import Classes, Predictions
+from pretune.objectives import labelled
+from pretune.objectives.predictions import Predictions
+from pretune.predictor.model import Predictor
 from pretune.training import device
 
 if TYPE_CHECKING:
@@ -28,9 +26,11 @@ CURVES = ("pretrain", "finetune", "scratch")
 def evaluate(stage: Stage) -> None:
     """Measure both models and the baselines on the test rows; write `reports/`."""
     device.prepare(stage.params.seed, stage.params.threads)
-    labelled = stage.dep("data/prepared/labelled")
-    train, test = (rows.read(labelled / f"{part}.parquet") for part in ("train", "test"))
-    said: dict[str, Predictions] = {name: predictions(stage, name, test) for name in MODELS}
+    folder = stage.dep("data/prepared/labelled")
+    train, test = (rows.read(folder / f"{part}.parquet") for part in ("train", "test"))
+    said: dict[str, Predictions] = {
+        name: labelled.predictions(stage, stage.dep(f"models/{name}"), "test") for name in MODELS
+    }
     said |= baselines.baselines(train, test, said["finetuned"])
 
     params = stage.params.evaluate
@@ -39,43 +39,34 @@ def evaluate(stage: Stage) -> None:
     slices = metrics.sliced(said["finetuned"], inputs.slices(test, params.slices), bootstrap)
     tables = curves.tables(said["finetuned"])
     worst = mistakes.worst(said["finetuned"], params.mistakes)
+    model = Predictor(str(stage.dep("models/finetuned"))).answers
     report = page.render(
         result,
         rows=test,
         slices=slices,
         tables=tables,
         mistakes=worst,
-        pieces=pieces(stage, test, [each.row for each in worst[: params.attributions]]),
+        pieces=pieces(model, test, [each.row for each in worst[: params.attributions]]),
         training={name: stored.read_csv(stage.dep(f"reports/curves/{name}.csv")) for name in CURVES},
     )
 
-    folder = stage.out("reports/evaluation")
-    folder.mkdir(parents=True)
     kept = stored.dumps(stored.Stored([inputs.key(row) for row in test], said))
-    texts = {name + ".csv": stored.as_csv(table) for name, table in (tables | {"slices": slices}).items() if table}
-    texts |= {"mistakes.json": json.dumps([asdict(each) for each in worst], ensure_ascii=False, indent=1) + "\n"}
+    texts = {f"{name}.csv": stored.as_csv(table) for name, table in {**tables, "slices": slices}.items()}
+    texts["mistakes.json"] = json.dumps([asdict(each) for each in worst], ensure_ascii=False, indent=1) + "\n"
+    written = stage.out("reports/evaluation")
+    written.mkdir(parents=True)
     for name, content in (texts | {"predictions.json": kept}).items():
-        (folder / name).write_text(content, encoding="utf-8")
+        (written / name).write_text(content, encoding="utf-8")
         stage.run.text(f"evaluation/{name}", content)
     stage.out("reports/report.html").write_text(report, encoding="utf-8")
     stage.out("reports/metrics.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     stage.run.text("report.html", report)
     stage.run.metrics(result)
+    stage.run.metrics(speed.measured(model, test) | {"model_megabytes": speed.megabytes(stage.dep("models/finetuned"))})
 
 
-def predictions(stage: Stage, name: str, test: list[Row]) -> Classes:
-    """What a model says about the test rows."""
-    folder = stage.dep(f"models/{name}")
-    labels = json.loads((stage.dep("data/prepared/labelled") / "labels.json").read_text(encoding="utf-8"))
-    probabilities = classification.probabilities(
-        build.load_classifier(folder),
-        tokenizer.load(folder),
-        [row["text"] for row in test],
-        stage.params.finetune.sequence_length,
-    )
-    return Classes(labels, np.array([labels.index(row["label"]) for row in test]), probabilities)
-
-
-def pieces(stage: Stage, test: list[Row], places: list[int]) -> dict[int, list[Piece]]:
-    """What in the texts of these rows spoke for the answer; of classifiers of single texts only."""
-    return {}
+def pieces(model: object, test: list[Row], places: list[int]) -> dict[int, list[Piece]]:
+    """What in the texts of these rows spoke for the answer, where one text is told apart from others."""
+    if not attribution.explains(model):
+        return {}
+    return {place: attribution.pieces(model, test[place]["text"]) for place in places if "pair" not in test[place]}

@@ -19,6 +19,11 @@ class Piece:
     weight: float
 
 
+def explains(answers: Any) -> bool:
+    """Whether it gives a class to a text, by way of embeddings of tokens."""
+    return "label" in answers.gives and "text" in answers.reads
+
+
 def pieces(answers: Any, text: str) -> list[Piece]:
     """The whole text in pieces, each with what it said for the class that `answers` (a predictor's) gives to it."""
     from captum.attr import LayerIntegratedGradients

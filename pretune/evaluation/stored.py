@@ -69,7 +69,9 @@ def take(found: Predictions, places: list[int]) -> Predictions:
 
 
 def as_csv(table: Sequence[Mapping[str, Any]]) -> str:
-    """Rows that have the same keys, under a head."""
+    """Rows that have the same keys, under a head; nothing where there are none."""
+    if not table:
+        return ""
     out = io.StringIO()
     writer = csv.DictWriter(out, list(table[0]), lineterminator="\n")
     writer.writeheader()

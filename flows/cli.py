@@ -13,6 +13,7 @@ import typer
 from flows.compare import compare
 from flows.predict import predict
 from flows.promote import promote, rollback
+from flows.reproduce import reproduce
 from pretune.errors import PretuneError
 
 if TYPE_CHECKING:
@@ -185,6 +186,7 @@ def ui(
 app.command(epilog="Example:  pretune compare 3f2a9c41 HEAD~1    pretune compare @champion @challenger")(compare)
 app.command(epilog="Example:  pretune promote    pretune promote 3f2a9c41 --json")(promote)
 app.command(epilog="Example:  pretune rollback")(rollback)
+app.command(epilog="Example:  pretune reproduce 3f2a9c41")(reproduce)
 app.command(
     epilog="Example:  pretune predict @champion reviews.csv --keep id    pretune predict models/finetuned < a.txt"
 )(predict)

@@ -329,6 +329,11 @@ def read_config(root: Path) -> ConfigParser:
     return config
 
 
+def cache_dir(root: Path) -> Path:
+    """Where the workspace's DVC keeps what it has seen."""
+    return Path(read_config(root).get("cache", "dir", fallback=str(root / ".dvc" / "cache")))
+
+
 def write_config(root: Path, config: ConfigParser, settings: dict[str, dict[str, str]]) -> None:
     """Write it with `settings` added."""
     for section, values in settings.items():

@@ -64,6 +64,15 @@ class Runs:
             except Exception as error:  # whatever a server or a disk does
                 raise NotFoundInRecordsError(f"run {run.run_id} has no {name}", f"pretune run {run.name}") from error
 
+    def tag(self, run: Record, tags: dict[str, str]) -> None:
+        """Add facts to a run that has ended."""
+        for key, value in tags.items():
+            self.client.set_tag(run.run_id, key, value)
+
+    def executed(self, run: Record) -> Record:
+        """The run itself, or the one whose result it found in the cache."""
+        return self.by_id.get(run.tags.get("pretune.source_run", ""), run)
+
     def attach(self, run: Record, name: str, text: str) -> None:
         """Keep a text as an artifact of a run."""
         self.client.log_text(run.run_id, text, name)
@@ -123,7 +132,7 @@ class Runs:
         if record.name == "pipeline":
             children = [each for each in self.records if each.parent == record.run_id and each.name == EVALUATE]
             return self._evaluation_of(children[-1]) if children else None
-        executed = self.by_id.get(record.tags.get("pretune.source_run", ""), record)
+        executed = self.executed(record)
         if executed.name == EVALUATE:
             return executed if executed.executed and executed.status == "FINISHED" else None
         made = executed.outputs.items()

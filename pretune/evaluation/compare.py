@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pretune.evaluation import metrics, stored
 from pretune.evaluation.intervals import Bootstrap, Difference, Estimate
@@ -60,5 +61,5 @@ def _only(rows: list[str], said: Predictions, wanted: list[str]) -> Predictions:
 
 
 def _targets(said: Predictions) -> str:
-    targets = getattr(said, "targets", None)
-    return str(targets.tolist() if hasattr(targets, "tolist") else targets)
+    targets: Any = getattr(said, "targets", None)
+    return str(targets if targets is None or isinstance(targets, list) else targets.tolist())

@@ -36,7 +36,7 @@ def key(row: Row) -> str:
 
 def slices(rows: list[Row], kinds: Iterable[str]) -> dict[str, npt.NDArray[np.bool_]]:
     """{name: (rows,)}: the rows that have something in common, by each of `kinds` that there is anything of."""
-    found = {}
+    found: dict[str, npt.NDArray[np.bool_]] = {}
     for kind in kinds:
         values = np.array(_lengths(rows) if kind == "length" else [_value(row, kind) for row in rows])
         common = Counter(value for value in values.tolist() if value).most_common(MOST)

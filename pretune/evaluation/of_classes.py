@@ -94,7 +94,8 @@ def matthews(right: npt.NDArray[np.bool_], given: npt.NDArray[np.bool_]) -> Meas
         below = np.sqrt(squares[0] * squares[1])
         return np.asarray(np.where(below > 0, above / below, 0.0))
 
-    return sums.of_sums(np.concatenate([right, given, (right & given).any(axis=1)[:, None]], axis=1), function)
+    hits = (right & given).any(axis=1, keepdims=True)
+    return sums.of_sums(np.concatenate([right, given, hits], axis=1), function)
 
 
 def calibration(right: npt.NDArray[np.bool_], confidence: npt.NDArray[np.float64]) -> Measure:

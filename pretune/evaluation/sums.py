@@ -42,7 +42,8 @@ def roc_auc(positive: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating]) -
         above, below = _sums_by_group(weights, positive, order, starts)
         lower = below.cumsum(axis=1) - below
         with np.errstate(divide="ignore", invalid="ignore"):
-            return (above * (lower + below / 2)).sum(axis=1) / (above.sum(axis=1) * below.sum(axis=1))
+            found = (above * (lower + below / 2)).sum(axis=1) / (above.sum(axis=1) * below.sum(axis=1))
+        return np.asarray(found)
 
     return measure
 
@@ -56,7 +57,8 @@ def average_precision(positive: npt.NDArray[np.bool_], scores: npt.NDArray[np.fl
         found, all_found = above.cumsum(axis=1), (above + below).cumsum(axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             precision = np.where(all_found > 0, found / all_found, 0.0)
-            return (above * precision).sum(axis=1) / above.sum(axis=1)
+            area = (above * precision).sum(axis=1) / above.sum(axis=1)
+        return np.asarray(area)
 
     return measure
 
@@ -68,7 +70,8 @@ def average(measures: list[Measure]) -> Measure:
         values = np.stack([each(weights) for each in measures])
         known = np.isfinite(values)
         with np.errstate(invalid="ignore"):
-            return np.where(known, values, 0.0).sum(axis=0) / known.sum(axis=0)
+            found = np.where(known, values, 0.0).sum(axis=0) / known.sum(axis=0)
+        return np.asarray(found)
 
     return measure
 

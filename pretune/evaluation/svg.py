@@ -89,7 +89,7 @@ class _Axis:
         low, high = min(known), max(known)
         if low == high:
             low, high = low - 0.5, high + 0.5
-        step = 10 ** math.floor(math.log10((high - low) / 4))
+        step = 10.0 ** math.floor(math.log10((high - low) / 4))
         step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 5)
         self.low, self.high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
         self.start, self.end = start, end

@@ -98,7 +98,7 @@ def lineage_gaps(runs: Runs, found: Evaluation) -> list[str]:
 
 def _is_whole(runs: Runs, record: Record) -> bool:
     try:
-        return LEFT_OUT not in runs.artifact(record, "changes.patch")
+        return not any(line.startswith(LEFT_OUT) for line in runs.artifact(record, "changes.patch").splitlines())
     except NotFoundInRecordsError:
         return False
 

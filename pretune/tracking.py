@@ -40,6 +40,7 @@ def prepare_environment() -> None:
     for name in ("MLFLOW_RUN_ID", "MLFLOW_PARENT_RUN_ID"):
         os.environ.pop(name, None)
     os.environ |= {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 

@@ -33,7 +33,7 @@ h1{font-size:1.6rem}h2{margin-top:2.2rem;font-size:1.2rem;border-bottom:1px soli
 .wide{overflow-x:auto}td,th{padding:.25rem .7rem;text-align:left;border-bottom:1px solid #8883;vertical-align:top}
 td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}small{opacity:.7}
 svg{max-width:100%;height:auto;font:11px system-ui,sans-serif}svg text{fill:currentColor}.axis{stroke:#888;fill:none}
-.plots{display:flex;flex-wrap:wrap;gap:1.5rem}figure{margin:0;max-width:380px}figcaption{font-weight:600}
+.plots{display:flex;flex-wrap:wrap;gap:1.5rem}figure{margin:0;max-width:400px}figcaption{font-weight:600}
 figure.any{max-width:100%}.legend{list-style:none;padding:0;margin:0;font-size:12px}
 .legend li{display:inline-block;margin-right:1em}
 .legend i{display:inline-block;width:.8em;height:.8em;margin-right:.35em}pre{white-space:pre-wrap;margin:0;font:inherit}

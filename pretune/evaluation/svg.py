@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 Points = Sequence[tuple[float, float]]
-WIDTH, HEIGHT = 380, 260  # pixels
-LEFT, RIGHT, TOP, BOTTOM = 52, 52, 12, 40  # margins
+WIDTH, HEIGHT = 400, 260  # pixels
+LEFT, RIGHT, TOP, BOTTOM = 52, 66, 12, 40  # margins
 COLOURS = ("#2563a8", "#c2452d", "#2f8554", "#8a5aa8", "#b07d12", "#3b8ea0", "#a33f6f", "#62656b")
 CELL = 26  # pixels of a cell
-DIGITS = 3
+DIGITS = 4
 LONG = 14  # characters of a name that are shown
 
 
@@ -24,12 +24,13 @@ def lines(
     diagonal: bool = False,
     marks: bool = False,
 ) -> str:
-    """Lines by name over one axis; those of `right` have an axis of their own, and are dashed."""
+    """Lines by name over one axis; those of `right` have their own, and are dashed. diagonal: both axes show 0 to 1."""
     given = [points for points in series.values() if points]
     if not given:
         return ""
-    bottom = _Axis([each[0] for points in given for each in points], LEFT, WIDTH - RIGHT)
-    side = _Axis([each[1] for points in given for each in points], HEIGHT - BOTTOM, TOP)
+    whole = [0.0, 1.0] if diagonal else []
+    bottom = _Axis([each[0] for points in given for each in points] + whole, LEFT, WIDTH - RIGHT)
+    side = _Axis([each[1] for points in given for each in points] + whole, HEIGHT - BOTTOM, TOP)
     parts = [_frame(), *bottom.below(x), *side.beside(y)]
     if diagonal:
         parts.append(_path([(0.0, 0.0), (1.0, 1.0)], bottom, side, "#999", dashes="2 3"))

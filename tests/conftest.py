@@ -106,7 +106,8 @@ def tiny(words, deterministic):
 
     def config(family="modernbert"):
         shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-        return build.config_for(ModelParams(type=family, **shape), words)
+        shape |= {"global_attn_every_n_layers": 1, "classifier_pooling": "mean"} if family == "modernbert" else {}
+        return build.config_for(ModelParams(type=family, init=None, config=shape), build.text_shape(words))
 
     return config
 

@@ -1,0 +1,47 @@
+"""Denoising (Lewis et al. 2020): spans become one mask each, sentences change places, the decoder writes the text.
+
+How many tokens a mask stands for, none at all included, is left for the model to find out.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Ids = npt.NDArray[np.int64]
+Draw = npt.NDArray[np.float64]
+STOPS = frozenset(".!?。！？")  # noqa: RUF001 - Chinese ones too
+
+
+def infill(ids: Ids, rate: float, mean: float, draw: Draw, mask: int) -> Ids:
+    """`ids` with `rate` of its tokens in spans, their lengths Poisson with `mean`, each replaced by one `mask`.
+
+    draw: (2, 2 * length) in [0, 1).
+    """
+    lengths = _poisson(draw[0, : len(ids)], mean)
+    before = np.cumsum(lengths) - lengths
+    budget = round(rate * len(ids))
+    lengths = np.minimum(lengths, budget - before)[before < budget]
+    slots = len(ids) - int(lengths.sum()) + len(lengths)
+    chosen = np.sort(np.argsort(draw[1, :slots], kind="stable")[: len(lengths)])
+    taken = np.ones(slots, dtype=np.int64)
+    taken[chosen] = lengths
+    starts = np.cumsum(taken) - taken
+    found: Ids = np.append(ids, mask)[starts]
+    found[chosen] = mask
+    return found
+
+
+def permute(ids: Ids, stops: Ids, draw: Draw) -> Ids:
+    """The sentences of `ids`, each ending in one of `stops`, in another order. draw: (length,) in [0, 1)."""
+    ends = np.flatnonzero(np.isin(ids[:-1], stops)) + 1
+    sentences = np.split(ids, ends)
+    return np.concatenate([sentences[place] for place in np.argsort(draw[: len(sentences)], kind="stable")])
+
+
+def _poisson(draw: Draw, mean: float) -> Ids:
+    """Numbers with the Poisson distribution, from numbers in [0, 1) with the uniform one."""
+    most = int(mean + 12 * mean**0.5 + 12)
+    numbers = np.arange(1, most + 1)
+    cumulative = np.exp(-mean) * np.cumsum(np.concatenate([[1.0], np.cumprod(mean / numbers)]))
+    return np.minimum(np.searchsorted(cumulative, draw, side="right"), most)

@@ -5,12 +5,40 @@ How many tokens a mask stands for, none at all included, is left for the model t
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
+from typing import Annotated
 
-Ids = npt.NDArray[np.int64]
-Draw = npt.NDArray[np.float64]
+import numpy as np
+from pydantic import Field
+
+from pretune.data.corpus import Sequences
+from pretune.objectives.base import Given
+from pretune.objectives.rewriting import Draw, Ids, Rewriting
+from pretune.settings import Section
+
 STOPS = frozenset(".!?。！？")  # noqa: RUF001 - Chinese ones too
+
+
+class Denoising(Rewriting):
+    """See Rewriting."""
+
+    class Settings(Section):
+        """mask_rate: share of the tokens in spans. span_length: tokens of a span, on average."""
+
+        mask_rate: Annotated[float, Field(ge=0, lt=1)]
+        span_length: Annotated[float, Field(gt=0)]
+        permute_sentences: bool
+
+    def __init__(self, corpus: Sequences, given: Given) -> None:
+        super().__init__(corpus, given)
+        tokens = given.inputs.batch_decode([[number] for number in range(len(given.inputs))])
+        self.stops = np.array([number for number, token in enumerate(tokens) if token.strip() in STOPS])
+
+    def damaged(self, ids: Ids, draw: Draw) -> tuple[Ids, Ids]:
+        """See Rewriting."""
+        settings, mask = self.given.settings, int(self.given.inputs.mask_token_id)
+        read = permute(ids, self.stops, draw[0]) if settings.permute_sentences else ids
+        wide = draw[2:6].reshape(2, -1)
+        return infill(read, settings.mask_rate, settings.span_length, wide, mask), ids
 
 
 def infill(ids: Ids, rate: float, mean: float, draw: Draw, mask: int) -> Ids:
@@ -26,8 +54,7 @@ def infill(ids: Ids, rate: float, mean: float, draw: Draw, mask: int) -> Ids:
     chosen = np.sort(np.argsort(draw[1, :slots], kind="stable")[: len(lengths)])
     taken = np.ones(slots, dtype=np.int64)
     taken[chosen] = lengths
-    starts = np.cumsum(taken) - taken
-    found: Ids = np.append(ids, mask)[starts]
+    found: Ids = np.append(ids, mask)[np.cumsum(taken) - taken]
     found[chosen] = mask
     return found
 

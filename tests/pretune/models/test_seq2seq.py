@@ -40,7 +40,7 @@ def rows(count=5):
 def test_the_loss_is_that_of_transformers(model):
     """The sum over all rows at once is the sum of what the model's own forward pass gives for each row alone."""
     sources, targets = rows()
-    batch = seq2seq.batch(sources, targets, padding=PAD, start=model.config.decoder_start_token_id)
+    batch = seq2seq.batch(sources, targets, padding=PAD)
     with torch.no_grad():
         found = seq2seq.token_loss(model, batch)
         alone = [
@@ -55,7 +55,7 @@ def test_the_loss_is_that_of_transformers(model):
 def test_the_gradient_is_that_of_transformers(model):
     """So training is the same too."""
     sources, targets = rows(1)
-    batch = seq2seq.batch(sources, targets, padding=PAD, start=model.config.decoder_start_token_id)
+    batch = seq2seq.batch(sources, targets, padding=PAD)
     seq2seq.token_loss(model, batch).backward()
     mine = {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
     model.zero_grad()
@@ -74,7 +74,7 @@ def test_a_batch_can_be_priced_without_data(model):
     from pretune.training.cost import _without_data
 
     sources, targets = rows()
-    batch = seq2seq.batch(sources, targets, padding=PAD, start=model.config.decoder_start_token_id)
+    batch = seq2seq.batch(sources, targets, padding=PAD)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     batch = _without_data(batch, mode)
     with mode:

@@ -8,18 +8,18 @@ from hypothesis import strategies as st
 
 from pretune.objectives.span_corruption import corrupt, spans
 
-SENTINELS, END = np.arange(1000, 1100), 1
+SENTINELS = np.arange(1000, 1100)
 
 
 def restored(read, written):
     """Each sentinel of `read` replaced by what follows it in `written`."""
     parts = {}
-    for token in written[:-1]:
+    for token in written:
         if token in SENTINELS:
             parts[token] = last = []
         else:
             last.append(token)
-    return [token for each in read[:-1] for token in (parts[each] if each in SENTINELS else [each])]
+    return [token for each in read for token in (parts[each] if each in SENTINELS else [each])]
 
 
 def draws(seed, length):
@@ -41,25 +41,24 @@ def test_the_rate_is_kept_in_every_text(length, rate, mean, seed):
 
 @given(st.lists(st.integers(5, 500), min_size=1, max_size=120), st.floats(0.05, 0.6), st.integers(0, 99))
 def test_nothing_is_lost(ids, rate, seed):
-    """Putting what is written back where its sentinels stand gives the text; both sides end in the end token."""
+    """Putting what is written back where its sentinels stand gives the text."""
     hidden = spans(len(ids), rate, 3, draws(seed, len(ids)))
-    read, written = corrupt(np.array(ids), hidden, SENTINELS, END)
+    read, written = corrupt(np.array(ids), hidden, SENTINELS)
     assert restored(read.tolist(), written.tolist()) == ids
-    assert read[-1] == written[-1] == END
 
 
 def test_the_example_of_the_paper():
     """`Thank you <X> me to your party <Y> week` and `<X> for inviting <Y> last <Z>`."""
     words = ["Thank", "you", "for", "inviting", "me", "to", "your", "party", "last", "week"]
     hidden = np.array([word in {"for", "inviting", "last"} for word in words])
-    read, written = corrupt(np.arange(10, 20), hidden, SENTINELS, END)
-    assert read.tolist() == [10, 11, 1000, 14, 15, 16, 17, 1001, 19, 1]
-    assert written.tolist() == [1000, 12, 13, 1001, 18, 1002, 1]
+    read, written = corrupt(np.arange(10, 20), hidden, SENTINELS)
+    assert read.tolist() == [10, 11, 1000, 14, 15, 16, 17, 1001, 19]
+    assert written.tolist() == [1000, 12, 13, 1001, 18, 1002]
 
 
 def test_spans_beyond_the_last_sentinel_stay():
     """With three sentinels two spans are hidden: the third one closes the list."""
     hidden = np.array([False, True] * 4)
-    read, written = corrupt(np.arange(10, 18), hidden, SENTINELS[:3], END)
-    assert read.tolist() == [10, 1000, 12, 1001, 14, 15, 16, 17, 1]
-    assert written.tolist() == [1000, 11, 1001, 13, 1002, 1]
+    read, written = corrupt(np.arange(10, 18), hidden, SENTINELS[:3])
+    assert read.tolist() == [10, 1000, 12, 1001, 14, 15, 16, 17]
+    assert written.tolist() == [1000, 11, 1001, 13, 1002]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from transformers import PreTrainedTokenizerBase
+import torch
+from torch import Tensor
 
-from pretune.data.rows import Row
+from .text import ROWS, Row, Text
 
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -37,7 +39,63 @@ class Window:
         return int(touched[0]), int(touched[-1])
 
 
-def windows(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, length: int, overlap: int) -> list[Window]:
+class Answered(Text):
+    """The best answers to each question, as spans of its context, with their probabilities."""
+
+    auto = "AutoModelForQuestionAnswering"
+    reads: ClassVar[dict[str, str]] = {"question": "string", "context": "string"}
+    gives: ClassVar[dict[str, str]] = {
+        "answer": "string", "score": "double", "answers": "list(string)", "scores": "list(double)",
+    }  # fmt: skip
+
+    def __call__(self, rows: Sequence[Row]) -> list[Row]:
+        """See Text; `answer` is "" where the context holds nothing to answer with."""
+        answers = []
+        for found in self.best(rows):
+            text, score = found[0] if found else ("", 0.0)
+            answers.append(
+                {"answer": text, "score": score, "answers": [t for t, _ in found], "scores": [p for _, p in found]}
+            )
+        return answers
+
+    def best(self, rows: Sequence[Row]) -> list[list[tuple[str, float]]]:
+        """The best answers of each row, the likeliest first."""
+        if not rows:
+            return []
+        facts = self.facts
+        found = windows(rows, self.tokenizer, length=facts["length"], overlap=facts["overlap"])
+        contexts = [row["context"] for row in rows]
+        return best(contexts, found, self._scores(found), number=facts["best"], longest=facts["longest"])
+
+    def _scores(self, found: Sequence[Window]) -> list[tuple[Floats, Floats]]:
+        """Of each window the logits of its tokens to be first and last; windows of similar length go together."""
+        order = sorted(range(len(found)), key=lambda number: len(found[number].ids))
+        scores: dict[int, tuple[Floats, Floats]] = {}
+        with torch.inference_mode():
+            for start in range(0, len(order), ROWS):
+                places = order[start : start + ROWS]
+                said = self.model(**self._padded([found[place] for place in places]))
+                for row, place in enumerate(places):
+                    ends = (each[row, : len(found[place].ids)] for each in (said.start_logits, said.end_logits))
+                    first, last = (each.double().cpu().numpy() for each in ends)
+                    scores[place] = first, last
+        return [scores[place] for place in range(len(found))]
+
+    def _padded(self, found: Sequence[Window]) -> dict[str, Tensor]:
+        shape = len(found), max(len(each.ids) for each in found)
+        ids = torch.full(shape, int(self.tokenizer.pad_token_id))
+        types, real = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
+        for row, each in enumerate(found):
+            ids[row, : len(each.ids)] = torch.from_numpy(each.ids)
+            types[row, : len(each.ids)] = torch.from_numpy(each.types)
+            real[row, : len(each.ids)] = 1
+        names = {"input_ids": ids, "attention_mask": real}
+        if getattr(self.model.config, "type_vocab_size", 0) > 1:
+            names["token_type_ids"] = types
+        return {name: each.to(self.model.device) for name, each in names.items()}
+
+
+def windows(rows: Sequence[Row], tokenizer: Any, *, length: int, overlap: int) -> list[Window]:
     """Every row's question with all of its context, in windows of `length` tokens that share `overlap` of them.
 
     A question is cut at half of that, and windows share a quarter at most.
@@ -66,7 +124,7 @@ def windows(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, length: 
     ]
 
 
-def _cut(text: str, tokenizer: PreTrainedTokenizerBase, length: int) -> str:
+def _cut(text: str, tokenizer: Any, length: int) -> str:
     """`text` up to its `length`th token."""
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     return text if len(offsets) <= length else text[: offsets[length - 1][1]]

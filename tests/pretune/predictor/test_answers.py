@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretune.objectives.answers import Window, best, windows
+from pretune.predictor.answers import Window, best, windows
 
 CONTEXT = " ".join(f"number {n} is about salt harbour {n * n};" for n in range(30))
 LENGTH = 32

@@ -28,7 +28,7 @@ SETTINGS: dict[str, tuple[str, list[str]]] = {
     "larger": (
         "pretrain",
         [
-            "model.hidden_size=384", "model.num_hidden_layers=6", "model.num_attention_heads=6",
+            "model.config.hidden_size=384", "model.config.num_hidden_layers=6", "model.config.num_attention_heads=6",
             "model.intermediate_size=768", "pretrain.steps=40", "pretrain.batch_size=64",
             "pretrain.sequence_length=128",
         ],
@@ -36,7 +36,7 @@ SETTINGS: dict[str, tuple[str, list[str]]] = {
     "in parts": (
         "pretrain",
         [
-            "model.hidden_size=256", "model.num_hidden_layers=4", "model.num_attention_heads=4",
+            "model.config.hidden_size=256", "model.config.num_hidden_layers=4", "model.config.num_attention_heads=4",
             "model.intermediate_size=512", "pretrain.steps=40", "pretrain.batch_size=64",
             "pretrain.sequence_length=128", "pretrain.accumulation=2",
             "pretrain.gradient_checkpointing=true", "pretrain.precision=fp32",

@@ -464,7 +464,7 @@ def objective_of(task: Task, folder: Path) -> Any:
     """What ours learns, and the number of rows."""
     from pretune.data import tokenizer
     from pretune.data.corpus import Sequences
-    from pretune.data.documents import Document
+    from pretune.objectives.base import Given
     from pretune.objectives.causal_lm import CausalLM
     from pretune.objectives.classification import Classification
     from pretune.objectives.masked_lm import MaskedLM
@@ -472,8 +472,9 @@ def objective_of(task: Task, folder: Path) -> Any:
     words = tokenizer.load(folder / "tokenizer")
     if task.kind == "classifier":
         lines = (DATA / "sst2" / "train.tsv").read_text(encoding="utf-8").splitlines()[: 4 * 50 * ROWS]
-        documents = [Document(*line.split("\t")) for line in lines]  # four whole length groups of the Trainer
-        return Classification(documents, words, ["0", "1"], length=task.length)
+        fields = [line.split("\t") for line in lines]  # four whole length groups of the Trainer
+        rows = [{"text": text, "label": label} for text, label in fields]
+        return Classification(rows, Given(words, task.length, 0, None, ["0", "1"]))
     sequences = Sequences(folder, task.length, int(words.pad_token_id))
     return CausalLM(sequences) if task.kind == "causal" else MaskedLM(sequences, words, rate=MASKED, seed=0)
 

@@ -58,8 +58,8 @@ class Run:
         """A path that was written, with DVC's hash."""
         self._write("tags", values={f"dvc.out.{path}": md5})
 
-    def model(self, name: str, path: Path, md5: str, examples: list[str]) -> None:
-        """A model folder in transformers' format, and texts that it can be asked about."""
+    def model(self, name: str, path: Path, md5: str, examples: list[dict[str, Any]]) -> None:
+        """A model folder in transformers' format, and rows that it can be asked."""
         self._write("model", name=name, path=str(path), md5=md5, examples=examples)
 
     def text(self, name: str, content: str) -> None:

@@ -11,21 +11,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pretune.errors import ParamsError, UndeclaredInputError, did_you_mean
+from pretune.settings import Section
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """A part of params.yaml: unknown keys are refused, types are not coerced."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class IngestParams(Section):
@@ -44,31 +39,27 @@ class PrepareParams(Section):
 
 
 class ModelParams(Section):
-    """The encoder, in the names of transformers' configurations."""
+    """What is trained: an architecture of transformers, new or from a checkpoint.
 
-    type: Literal["modernbert", "bert", "roberta"]
-    hidden_size: Count
-    num_hidden_layers: Count
-    num_attention_heads: Count
-    intermediate_size: Count
+    `config` is checked against the type's configuration where transformers is loaded (models/build.py).
+    """
 
-    @model_validator(mode="after")
-    def _heads_divide(self) -> ModelParams:
-        if self.hidden_size % (2 * self.num_attention_heads):
-            msg = (
-                f"hidden_size {self.hidden_size} must be an even multiple of "
-                f"num_attention_heads {self.num_attention_heads}"
-            )
-            raise ValueError(msg)
-        return self
+    type: Annotated[str, Field(min_length=1)]
+    init: Annotated[str, Field(min_length=1)] | None
+    config: dict[str, Any]
 
 
 class TrainingParams(Section):
-    """What pretraining and finetuning share. `warmup` is a share of all steps, from 1 on their number."""
+    """What pretraining and finetuning share. `warmup` is a share of all steps, from 1 on their number.
 
+    `objective`, its `settings`, and `select` are checked against the objective's class (training/choice.py).
+    """
+
+    objective: Annotated[str, Field(min_length=1)]
+    settings: dict[str, Any]
     batch_size: Count
     accumulation: Count
-    sequence_length: Annotated[int, Field(ge=8, le=512)]
+    sequence_length: Annotated[int, Field(ge=8)]
     optimizer: Literal["adamw", "muon"]
     learning_rate: Rate
     layer_decay: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -81,7 +72,7 @@ class TrainingParams(Section):
     compile: bool
     skips: Annotated[int, Field(ge=0)]
     evaluate_every: Annotated[int, Field(ge=0)]
-    select: Literal["last", "loss", "accuracy"]
+    select: Annotated[str, Field(min_length=1)]
     patience: Annotated[int, Field(ge=0)]
 
     @model_validator(mode="after")
@@ -101,16 +92,14 @@ class TrainingParams(Section):
 
 
 class PretrainParams(TrainingParams):
-    """Masked language modelling on all documents."""
+    """Learning without labels, from all documents; 0 steps leave the first weights as they are."""
 
-    steps: Count
-    mask_rate: Rate
+    steps: Annotated[int, Field(ge=0)]
     validation_rows: Annotated[int, Field(ge=0)]
-    select: Literal["last", "loss"]
 
 
 class FinetuneParams(TrainingParams):
-    """Classification on the labelled training rows."""
+    """Learning from the labelled training rows."""
 
     epochs: Count
 
@@ -323,4 +312,5 @@ def override(path: Path, assignments: Iterable[str], target: Path) -> dict[str, 
 def _round_trip() -> YAML:
     yaml = YAML()
     yaml.preserve_quotes = True
+    yaml.representer.add_representer(type(None), lambda of, _: of.represent_scalar("tag:yaml.org,2002:null", "null"))
     return yaml

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pretune.errors import DataError, InputsChangedError, UndeclaredInputError
 from pretune.lineage import Entry, Node, Workspace, stage_key, state_dir
@@ -35,7 +35,7 @@ class Stage:
         self.run = run
         self._root, self._node, self._progress = root, node, progress
         self._written: dict[str, Path] = {}
-        self._models: list[tuple[str, list[str]]] = []
+        self._models: list[tuple[str, list[dict[str, Any]]]] = []
         self._entry = entry
         for path in node.outs if fresh else ():
             _remove(_partial(root / path))
@@ -69,7 +69,7 @@ class Stage:
         self._written[path] = _partial(target)
         return self._written[path]
 
-    def model(self, path: str, examples: list[str]) -> None:
+    def model(self, path: str, examples: list[dict[str, Any]]) -> None:
         """Say that the output `path` is a model, and what it can be asked."""
         self._models.append((path, examples))
 

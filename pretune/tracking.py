@@ -226,17 +226,17 @@ class Outbox:
         logged = self.client.create_logged_model(
             self.experiment, event["name"], run_id, {"dvc.md5": event["md5"]}, model_type="pretune"
         )
-        answer = "label" if "ForSequenceClassification" in (path / "config.json").read_text("utf-8") else "text"
+        facts = json.loads((path / "pretune.json").read_text(encoding="utf-8"))
         with tempfile.TemporaryDirectory() as folder:
             mlflow.pyfunc.save_model(
                 Path(folder) / "model",
-                loader_module="predictor",
+                loader_module="predictor.model",
                 data_path=str(path),
-                code_paths=[str(Path(__file__).parent / "models" / "predictor.py")],
+                code_paths=[str(Path(__file__).parent / "predictor")],
                 mlflow_model=Model(run_id=run_id, model_id=logged.model_id),
-                signature=_signature(answer),
+                signature=_signature(facts),
                 pip_requirements=_requirements(),
-                input_example=pd.DataFrame({"text": event["examples"]}),
+                input_example=pd.DataFrame(event["examples"]),
             )
             self.client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
         self.client.finalize_logged_model(logged.model_id, "READY")
@@ -262,13 +262,21 @@ class Outbox:
             self.client.log_outputs(run_id, [LoggedModelOutput(m.model_id, 0) for m in models])
 
 
-def _signature(answer: str) -> Any:
+def _signature(facts: dict[str, dict[str, str]]) -> Any:
+    """Of the columns that a model reads and gives: `string`, `list(double)`, ...; `?` where one may be missing."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
+    from mlflow.types.schema import Array
 
-    return ModelSignature(
-        Schema([ColSpec("string", "text")]), Schema([ColSpec("string", answer), ColSpec("double", "score")])
-    )
+    def schema(columns: dict[str, str]) -> Any:
+        found = []
+        for name, kind in columns.items():
+            inner = kind.removesuffix("?").removeprefix("list(").removesuffix(")")
+            type_ = Array(inner) if kind.startswith("list(") else inner
+            found.append(ColSpec(type_, name, required=not kind.endswith("?")))
+        return Schema(found)
+
+    return ModelSignature(schema(facts["reads"]), schema(facts["gives"]))
 
 
 def _requirements() -> list[str]:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pretune.data import documents, tokenizer
+from pretune.data import documents
 from pretune.evaluation import metrics
-from pretune.models import build
-from pretune.objectives import classification
+from pretune.objectives import labelled
+from pretune.objectives.predictions import Classes
 from pretune.training import device
 
 if TYPE_CHECKING:
@@ -23,22 +23,15 @@ if TYPE_CHECKING:
 def evaluate(stage: Stage) -> None:
     """Score both models and the majority baseline on the test rows; write `reports/`."""
     device.prepare(stage.params.seed, stage.params.threads)
-    labelled = stage.dep("data/prepared/labelled")
-    labels: list[str] = json.loads((labelled / "labels.json").read_text(encoding="utf-8"))
-    train, test = (documents.read(labelled / f"{part}.jsonl") for part in ("train", "test"))
-    number = {label: index for index, label in enumerate(labels)}
-    known = np.array([number[str(d.label)] for d in train])
-    targets = np.array([number[str(d.label)] for d in test])
-
-    predicted: dict[str, Labels] = {}
-    for name in ("finetuned", "scratch"):
-        folder = stage.dep(f"models/{name}")
-        predicted[name] = classification.probabilities(
-            build.load_classifier(folder),
-            tokenizer.load(folder),
-            [d.text for d in test],
-            stage.params.finetune.sequence_length,
-        ).argmax(axis=1)
+    folder = stage.dep("data/prepared/labelled")
+    found = {
+        name: labelled.predictions(stage, stage.dep(f"models/{name}"), "test") for name in ("finetuned", "scratch")
+    }
+    classes = {name: each for name, each in found.items() if isinstance(each, Classes)}
+    predicted: dict[str, Labels] = {name: each.probabilities.argmax(axis=1) for name, each in classes.items()}
+    labels, targets = classes["scratch"].names, classes["scratch"].targets
+    train, test = (documents.read(folder / f"{part}.jsonl") for part in ("train", "test"))
+    known = np.array([labels.index(str(d.label)) for d in train])
     predicted["majority"] = metrics.majority(known, len(test))
 
     params = stage.params.evaluate

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pretune.data import tokenizer
 from pretune.models import build
-from pretune.training import classifier, device
+from pretune.objectives import labelled
+from pretune.training import device, finetuning
 from pretune.training.job import Job, carry_out
 
 if TYPE_CHECKING:
@@ -14,13 +14,15 @@ if TYPE_CHECKING:
 
 
 def scratch(stage: Stage) -> None:
-    """Train a new classifier on the same rows with the same settings; leave it in `models/scratch`."""
-    carry_out(stage, prepare(stage), out="models/scratch", examples=["Return the absolute path of a file."])
+    """Train a new model on the same rows with the same settings; leave it in `models/scratch`."""
+    carry_out(stage, prepare(stage), out="models/scratch")
 
 
 def prepare(stage: Stage) -> Job:
     """What is to be trained, on what, for how long."""
     device.prepare(stage.params.seed, stage.params.threads)
-    words = tokenizer.load(stage.dep("data/prepared/tokenizer"))
-    model = build.classifier(build.config_for(stage.params.model, words), classifier.labels(stage))
-    return classifier.job(stage, model, words)
+    params = stage.params.model
+    kind = labelled.objective(stage, params.type)
+    told = labelled.given(stage, kind, kind.inputs(stage.dep("data/prepared/tokenizer")))
+    config = build.config_for(params, kind.shape(told.inputs), source=build.source(params, stage.dep))
+    return finetuning.job(stage, kind, told, build.new(kind, config, told.labels))

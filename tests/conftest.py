@@ -69,6 +69,12 @@ def params():
 
 
 @pytest.fixture
+def rows(documents):
+    """The same as rows."""
+    return [{"text": each.text, "label": each.label} for each in documents]
+
+
+@pytest.fixture
 def documents():
     """Sixty labelled documents of two kinds that are easy to tell apart."""
     kinds = {"sea": "waves salt harbour tide anchor", "kitchen": "flour oven butter spoon kettle"}
@@ -104,7 +110,8 @@ def tiny(words, deterministic):
 
     def config(family="modernbert"):
         shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-        return build.config_for(ModelParams(type=family, **shape), words)
+        shape |= {"global_attn_every_n_layers": 1, "classifier_pooling": "mean"} if family == "modernbert" else {}
+        return build.config_for(ModelParams(type=family, init=None, config=shape), build.text_shape(words))
 
     return config
 

@@ -38,6 +38,7 @@ class Packed:
     bounds: (sequences + 1,) int32, the cumulative lengths.
     places: (tokens,) int64, where each token is in the buckets one after the other; None where all
     sequences are of one length, so that nothing has to move.
+    token_type_ids: (tokens,) int64, 1 in the second of two texts; None where each is one text.
     """
 
     input_ids: Tensor
@@ -46,6 +47,7 @@ class Packed:
     longest: int
     buckets: tuple[Bucket, ...]
     places: Tensor | None
+    token_type_ids: Tensor | None = None
 
     @property
     def starts(self) -> Tensor:
@@ -66,12 +68,15 @@ class Packed:
         if device.type == "cpu":
             return self
         buckets = tuple(replace(b, index=move(b.index), padding=move(b.padding)) for b in self.buckets)
-        moved = {name: move(getattr(self, name)) for name in ("input_ids", "position_ids", "bounds", "places")}
+        names = ("input_ids", "position_ids", "bounds", "places", "token_type_ids")
+        moved = {name: move(getattr(self, name)) for name in names}
         return replace(self, buckets=buckets, **moved)
 
 
-def pack(tokens: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Packed:
-    """Pack `tokens` (tokens,), the sequences of `lengths` (sequences,) one after the other."""
+def pack(
+    tokens: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], types: npt.NDArray[np.int64] | None = None
+) -> Packed:
+    """Pack `tokens` (tokens,), the sequences of `lengths` (sequences,) one after the other; `types` as `tokens`."""
     bounds = np.concatenate([[0], np.cumsum(lengths)])
     positions = np.arange(len(tokens)) - np.repeat(bounds[:-1], lengths)
     buckets, places = _buckets(bounds, lengths)
@@ -82,7 +87,30 @@ def pack(tokens: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Packe
         int(lengths.max()),
         buckets,
         places,
+        None if types is None else torch.from_numpy(types),
     )
+
+
+def padded(packed: Packed, padding: int) -> dict[str, Tensor]:
+    """The same sequences side by side, padded to the longest, as transformers' own forward takes them.
+
+    input_ids, attention_mask and, where there are, token_type_ids: (sequences, longest) int64.
+    """
+    columns = torch.arange(packed.longest, device=packed.input_ids.device)
+    real = columns < packed.lengths[:, None]
+    places = torch.where(real, packed.starts[:, None] + columns, 0)
+    found = {"input_ids": packed.input_ids[places].where(real, padding), "attention_mask": real.long()}
+    if packed.token_type_ids is not None:
+        found["token_type_ids"] = packed.token_type_ids[places].where(real, 0)
+    return found
+
+
+def unpadded(values: Tensor, packed: Packed) -> Tensor:
+    """Of (sequences, longest, ...) what does not stand at padding: (tokens, ...)."""
+    rows = torch.repeat_interleave(
+        torch.arange(len(packed.starts), device=values.device), packed.lengths, output_size=len(packed.input_ids)
+    )
+    return values[rows, packed.position_ids]
 
 
 def _buckets(bounds: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> tuple[tuple[Bucket, ...], Tensor | None]:

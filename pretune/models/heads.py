@@ -1,38 +1,52 @@
 """Running a model on packed sequences: the states of its body, then what its head makes of them.
 
-transformers' own forward passes expect padded rows; these do the same arithmetic without padding.
+For the families of PACKED these functions do the arithmetic of transformers' own forward passes
+without padding. Any other family is given padded rows, and what it says at padding is dropped: this
+file alone knows which is which.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from pretune.data.packing import Packed
-from pretune.models.attention import PACKED
+from pretune.data.packing import Packed, padded, unpadded
+from pretune.models import attention
 from pretune.models.projection import projected_cross_entropy
 
-ENCODERS = ("bert", "modernbert", "roberta")
+ENCODERS = ("bert", "modernbert", "roberta", "distilbert")
 DECODERS = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3")
+PACKED = ENCODERS + DECODERS
+
+
+def is_packed(model: PreTrainedModel) -> bool:
+    """Whether the model reads packed sequences as they are."""
+    return model.config.model_type in PACKED
+
+
+def has_types(model: PreTrainedModel) -> bool:
+    """Whether the model is told which of two texts a token belongs to."""
+    return int(getattr(model.config, "type_vocab_size", 0)) > 1
 
 
 def prepare(model: PreTrainedModel) -> None:
-    """Have the model attend within packed sequences; raises ValueError for a family that is not known to."""
-    if model.config.model_type not in ENCODERS + DECODERS:
-        msg = f"no packed sequences for models of type {model.config.model_type}"
-        raise ValueError(msg)
-    model.set_attn_implementation(PACKED)
+    """Have the model attend within packed sequences, if its family is known to."""
+    if is_packed(model):
+        model.set_attn_implementation(attention.PACKED)
 
 
 def states(model: PreTrainedModel, packed: Packed) -> Tensor:
-    """The last hidden state of every token: (tokens, hidden)."""
+    """The last hidden state of every token of a model of PACKED: (tokens, hidden)."""
     family = model.config.model_type
     positions = packed.position_ids
     if family == "roberta":  # its positions start after the padding index
         positions = positions + model.config.pad_token_id + 1
     options: dict[str, Any] = {} if family in ENCODERS else {"use_cache": False}
+    if packed.token_type_ids is not None and has_types(model):
+        options["token_type_ids"] = packed.token_type_ids[None]
     output = model.base_model(input_ids=packed.input_ids[None], position_ids=positions[None], packed=packed, **options)
     found: Tensor = output.last_hidden_state[0]
     return found
@@ -40,6 +54,9 @@ def states(model: PreTrainedModel, packed: Packed) -> Tensor:
 
 def token_loss(model: PreTrainedModel, packed: Packed, positions: Tensor, targets: Tensor) -> Tensor:
     """Sum of the cross entropies (nats) of the vocabulary's logits at `positions` (rows,) against `targets` (rows,)."""
+    if not is_packed(model):
+        logits = _own_logits(model, packed, per_token=True)[positions]
+        return nn.functional.cross_entropy(logits, targets, reduction="sum")
     found = states(model, packed)[positions]
     family, projection = model.config.model_type, model.get_output_embeddings()
     if family == "modernbert":
@@ -48,24 +65,63 @@ def token_loss(model: PreTrainedModel, packed: Packed, positions: Tensor, target
         found = model.cls.predictions.transform(found)
     elif family == "roberta":
         found = model.lm_head.layer_norm(nn.functional.gelu(model.lm_head.dense(found)))
+    elif family == "distilbert":
+        found = model.vocab_layer_norm(model.activation(model.vocab_transform(found)))
     return projected_cross_entropy(found, projection.weight, projection.bias, targets)
 
 
-def classify(model: PreTrainedModel, found: Tensor, packed: Packed) -> Tensor:
-    """Logits of a sequence classifier: (sequences, labels)."""
+def classify(model: PreTrainedModel, packed: Packed) -> Tensor:
+    """Logits of a sequence classifier: (sequences, labels) float32."""
     family = model.config.model_type
+    if not is_packed(model):
+        return _own_logits(model, packed)
+    found = states(model, packed)
+    first = found[packed.starts]
     if family == "modernbert":
-        pooled = found[packed.starts]
         if model.config.classifier_pooling == "mean":
-            which = packed.starts.new_zeros(len(found)).index_fill_(0, packed.starts[1:], 1).cumsum(0)
-            total = found.new_zeros(len(packed.starts), found.shape[-1]).index_add_(0, which, found)
-            pooled = total / packed.lengths[:, None]
-        logits: Tensor = model.classifier(model.drop(model.head(pooled)))
+            first = _mean(found, packed)
+        logits = model.classifier(model.drop(model.head(first)))
     elif family == "bert":
-        logits = model.classifier(model.dropout(model.base_model.pooler(found[packed.starts][:, None])))
+        logits = model.classifier(model.dropout(model.base_model.pooler(first[:, None])))
     elif family == "roberta":
-        logits = model.classifier(found[packed.starts][:, None])
+        logits = model.classifier(first[:, None])
+    elif family == "distilbert":
+        logits = model.classifier(model.dropout(nn.functional.relu(model.pre_classifier(first))))
+    else:  # a decoder says it at the last token
+        logits = model.score(found[packed.bounds[1:].long() - 1])
+    return _single(logits)
+
+
+def tag(model: PreTrainedModel, packed: Packed) -> Tensor:
+    """Logits of a token classifier: (tokens, labels) float32."""
+    family = model.config.model_type
+    if not is_packed(model):
+        return _own_logits(model, packed, per_token=True)
+    found = states(model, packed)
+    if family == "modernbert":
+        logits = model.classifier(model.drop(model.head(found)))
     else:
-        msg = f"no packed classification for models of type {family}"
-        raise ValueError(msg)
-    return logits
+        projection = model.score if hasattr(model, "score") else model.classifier
+        logits = projection(model.dropout(found))
+    return _single(logits)
+
+
+def _own_logits(model: PreTrainedModel, packed: Packed, *, per_token: bool = False) -> Tensor:
+    """Transformers' own: (sequences, labels), or those of each token, (tokens, labels); float32."""
+    rows = padded(packed, int(model.config.pad_token_id or 0))
+    if not has_types(model):
+        rows.pop("token_type_ids", None)
+    logits = model(**rows).logits
+    return _single(unpadded(logits, packed) if per_token else logits)
+
+
+def _mean(found: Tensor, packed: Packed) -> Tensor:
+    """The mean state of each sequence: (sequences, hidden)."""
+    which = packed.starts.new_zeros(len(found)).index_fill_(0, packed.starts[1:], 1).cumsum(0)
+    total = found.new_zeros(len(packed.starts), found.shape[-1]).index_add_(0, which, found)
+    return total / packed.lengths[:, None]
+
+
+def _single(logits: Any) -> Tensor:
+    assert isinstance(logits, Tensor)
+    return logits.to(torch.float32)

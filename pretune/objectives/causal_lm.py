@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
 from pretune.data.corpus import Sequences
 from pretune.data.packing import Packed, pack
-from pretune.models import heads
+from pretune.models import build, heads
+from pretune.objectives.base import Given, Pretraining
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,25 @@ class CausalBatch:
         )
 
 
-class CausalLM:
+class CausalLM(Pretraining):
     """Batches and loss: rows of the corpus, every token but the last of each document's part predicts the next."""
+
+    auto = AutoModelForCausalLM
+    answers = "continued"
 
     def __init__(self, corpus: Sequences) -> None:
         self.corpus = corpus
+
+    @classmethod
+    def of(cls, samples: Sequences, given: Given) -> Self:  # noqa: ARG003 - nothing is drawn
+        """See Pretraining."""
+        return cls(samples)
+
+    @classmethod
+    def families(cls) -> list[str]:
+        """Decoders alone: built by the same Auto class, an encoder would see what it is to predict."""
+        others = build.families(AutoModelForMaskedLM) | build.families(AutoModelForSeq2SeqLM)
+        return sorted(build.families(cls.auto) - others)
 
     def __len__(self) -> int:
         return len(self.corpus)

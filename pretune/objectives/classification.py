@@ -1,23 +1,28 @@
-"""Classification: one label for each text."""
+"""Classification: one of several classes for each text, or for each pair of texts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from pretune.data.documents import Document
 from pretune.data.packing import Packed, pack
+from pretune.data.rows import Row
 from pretune.models import heads
+from pretune.objectives.base import Finetuning, Given
+from pretune.objectives.predictions import Classes
+from pretune.predictor import text
 
 
 @dataclass(frozen=True)
 class LabelledBatch:
-    """Texts one after the other; targets: (texts,) int64."""
+    """Texts one after the other; targets: (texts,) int64 or (texts, numbers) float32."""
 
     packed: Packed
     targets: Tensor
@@ -37,56 +42,74 @@ class LabelledBatch:
         return LabelledBatch(self.packed.to(device), self.targets.to(device, non_blocking=True))
 
 
-class Classification:
-    """Batches and loss of the objective; texts are cut at `length` tokens."""
+class Classification(Finetuning):
+    """Batches and loss of the objective; texts are cut at `given.length` tokens."""
 
-    def __init__(
-        self, documents: list[Document], tokenizer: PreTrainedTokenizerBase, labels: list[str], *, length: int
-    ) -> None:
-        texts = [document.text for document in documents]
-        encoded = tokenizer(texts, truncation=True, max_length=length)["input_ids"]
-        self.texts = [np.array(ids, dtype=np.int64) for ids in encoded]
-        self.targets = np.array([labels.index(str(document.label)) for document in documents])
+    auto = AutoModelForSequenceClassification
+    columns = ("text", "label")
+    metrics = ("loss", "accuracy")
+    answers = "class"
+
+    def __init__(self, rows: Sequence[Row], given: Given) -> None:
+        self.rows, self.given = rows, given
+        self.texts, self.types = encode(rows, given)
+        self.targets = torch.tensor([given.labels.index(row["label"]) for row in rows])
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], given: Given) -> Self:
+        """See Finetuning."""
+        return cls(rows, given)
+
+    @classmethod
+    def head(cls, labels: list[str]) -> dict[str, Any]:
+        """See Kind."""
+        return {"problem_type": "single_label_classification"} | label_names(labels)
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> LabelledBatch:  # noqa: ARG002 - nothing is drawn
         """These rows, without padding."""
-        texts = [self.texts[sample] for sample in samples]
-        packed = pack(np.concatenate(texts), np.array([len(text) for text in texts]))
-        return LabelledBatch(packed, torch.from_numpy(self.targets[samples]))
+        return LabelledBatch(together(self.texts, self.types, samples), self.targets[samples])
 
     def loss(self, model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
         """Sum of the cross entropies in nats over the texts."""
-        return nn.functional.cross_entropy(self._logits(model, batch), batch.targets, reduction="sum")
+        return nn.functional.cross_entropy(heads.classify(model, batch.packed), batch.targets, reduction="sum")
 
     def score(self, model: PreTrainedModel, batch: LabelledBatch) -> dict[str, Tensor]:
         """Sums over the texts, for validation."""
-        logits = self._logits(model, batch)
+        logits = heads.classify(model, batch.packed)
         return {
             "loss": nn.functional.cross_entropy(logits, batch.targets, reduction="sum"),
             "accuracy": (logits.argmax(dim=-1) == batch.targets).sum(),
         }
 
-    @staticmethod
-    def _logits(model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
-        return heads.classify(model, heads.states(model, batch.packed), batch.packed).float()
+    def predict(self, model: PreTrainedModel) -> Classes:
+        """See Finetuning."""
+        found = text.Class(model, self.given.inputs, self.facts(self.given)).probabilities(self.rows)
+        return Classes(self.given.labels, self.targets.numpy(), found.numpy())
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], length: int) -> dict[str, Tensor]:
-    """Token ids and mask of `texts`, cut at `length` tokens, padded to the longest."""
-    encoded = tokenizer(texts, truncation=True, max_length=length, padding=True, return_tensors="pt")
-    return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
+def encode(rows: Sequence[Row], given: Given) -> tuple[list[npt.NDArray[np.int64]], list[npt.NDArray[np.int64]] | None]:
+    """Token ids of each text, or text and pair; and which of the two each token is of, None where there is one."""
+    texts = [row["text"] for row in rows]
+    pairs = [row["pair"] for row in rows] if rows and "pair" in rows[0] else None
+    encoded = given.inputs(texts, pairs, truncation=True, max_length=given.length)
+    ids, types = ([np.array(each) for each in encoded.get(name, [])] for name in ("input_ids", "token_type_ids"))
+    return ids, types if any(each.any() for each in types) else None
 
 
-def probabilities(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], length: int, rows: int = 100
-) -> npt.NDArray[np.float32]:
-    """Probability of each label for each text: (texts, labels)."""
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(texts), rows):
-            logits = model(**encode(tokenizer, texts[start : start + rows], length)).logits
-            parts.append(torch.softmax(logits.float(), dim=-1))
-    return np.asarray(torch.cat(parts).numpy(), dtype=np.float32)
+def together(
+    texts: list[npt.NDArray[np.int64]], types: list[npt.NDArray[np.int64]] | None, samples: npt.NDArray[np.int64]
+) -> Packed:
+    """These texts, packed."""
+    chosen = [texts[sample] for sample in samples]
+    lengths = np.array([len(each) for each in chosen])
+    return pack(
+        np.concatenate(chosen), lengths, np.concatenate([types[sample] for sample in samples]) if types else None
+    )
+
+
+def label_names(labels: Sequence[str]) -> dict[str, Any]:
+    """The keys of a configuration that name its labels."""
+    return {"id2label": dict(enumerate(labels)), "label2id": {name: number for number, name in enumerate(labels)}}

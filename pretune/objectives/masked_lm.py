@@ -7,17 +7,22 @@ the vocabulary, the largest part of a small model, is computed at those position
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import Field
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from pretune.data.chance import uniform
 from pretune.data.corpus import Sequences
 from pretune.data.packing import Packed, pack
-from pretune.models import heads
+from pretune.data.rows import Row
+from pretune.models import build, heads
+from pretune.objectives.base import Given, Pretraining
+from pretune.settings import Section
 
 KEPT, RANDOM = 0.1, 0.1  # of the hidden tokens: shown as they are, replaced by a random one
 WHERE, HOW, WHICH = 1, 2, 3  # what a number is drawn for
@@ -50,8 +55,16 @@ class MaskedBatch:
         )
 
 
-class MaskedLM:
+class MaskedLM(Pretraining):
     """Batches and loss; what is hidden in a sample is a pure function of (seed, epoch, sample)."""
+
+    auto = AutoModelForMaskedLM
+    answers = "filled"
+
+    class Settings(Section):
+        """mask_rate: share of the tokens to predict."""
+
+        mask_rate: Annotated[float, Field(gt=0, lt=1)]
 
     def __init__(self, corpus: Sequences, tokenizer: PreTrainedTokenizerBase, *, rate: float, seed: int) -> None:
         self.corpus, self.seed = corpus, seed
@@ -59,6 +72,21 @@ class MaskedLM:
         self.mask_id = int(tokenizer.mask_token_id)
         self.special = len(tokenizer.all_special_ids)
         self.vocabulary_size = len(tokenizer)
+
+    @classmethod
+    def families(cls) -> list[str]:
+        """Encoders alone, though bart and others are in the same Auto class."""
+        return sorted(build.families(cls.auto) - build.families(AutoModelForSeq2SeqLM))
+
+    @classmethod
+    def of(cls, samples: Sequences, given: Given) -> Self:
+        """See Pretraining."""
+        return cls(samples, given.inputs, rate=given.settings.mask_rate, seed=given.seed)
+
+    @classmethod
+    def example(cls, given: Given) -> Row:
+        """See Kind."""
+        return {"text": f"Return the absolute {given.inputs.mask_token} of a file."}
 
     def __len__(self) -> int:
         return len(self.corpus)

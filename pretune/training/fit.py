@@ -53,7 +53,7 @@ def checked(
     while layers > 1:
         layers //= 2
         if (less := needs(_with_layers(model, layers), smallest)) <= most:
-            raise _refusal(problem, {"model.num_hidden_layers": layers} | settings, stage, less)
+            raise _refusal(problem, {"model.config.num_hidden_layers": layers} | settings, stage, less)
     raise DoesNotFitError(problem, "make `model` smaller, or train where there is more memory")
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from pretune.errors import DataError
 from pretune.models import build
@@ -26,11 +26,13 @@ class Job:
     """A model, what it is to learn, how, and for how many steps."""
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    inputs: Any  # its input pipeline: a tokenizer, where it reads text
     objective: Objective
     validation: Objective | None
     params: TrainingParams
     steps: int
+    facts: dict[str, Any]  # what it has to know to answer: objectives/base.py
+    example: dict[str, Any]  # a row that it can be asked
 
     def cost(self, stage: str, seed: int, device: torch.device, *, processes: int = 1, strategy: str = "ddp") -> Cost:
         """What a step costs; DoesNotFitError, with settings that would, where there is not the memory for it."""
@@ -43,7 +45,7 @@ class Job:
         return fit.checked(price, self.model, self.params, device=device, processes=processes, stage=stage)
 
 
-def carry_out(stage: Stage, job: Job, *, out: str, examples: list[str]) -> None:
+def carry_out(stage: Stage, job: Job, *, out: str) -> None:
     """Train, or go on where a former attempt was stopped; leave the model in `out` and its curve beside."""
     with (
         vitals.sampled(stage.run.metrics),
@@ -71,13 +73,13 @@ def carry_out(stage: Stage, job: Job, *, out: str, examples: list[str]) -> None:
         if world.rank:
             return
     curve.write(stage.out(f"reports/curves/{stage.name}.csv"), state)
-    build.save(model, job.tokenizer, stage.out(out))
+    build.save(model, job.inputs, stage.out(out), job.facts)
     stage.run.metrics(
         {
-            "train_loss": state.records[-1].loss,
+            **({"train_loss": state.records[-1].loss} if state.records else {}),
             "epochs": state.step * job.params.batch_size / len(job.objective),
             "parameters": model.num_parameters(),
             "skipped_steps": state.skipped,
         }
     )
-    stage.model(out, examples)
+    stage.model(out, [job.example])

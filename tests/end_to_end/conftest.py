@@ -249,7 +249,8 @@ def make_clone(folder: Path) -> Clone:
     clone.set(
         threads=1, ingest__source="documents.jsonl", evaluate__resamples=100,
         prepare__vocabulary_size=400, prepare__train_rows=30, prepare__validation_rows=10, prepare__test_rows=40,
-        model__hidden_size=16, model__num_hidden_layers=1, model__num_attention_heads=2, model__intermediate_size=32,
+        model__config__hidden_size=16, model__config__num_hidden_layers=1, model__config__num_attention_heads=2,
+        model__config__intermediate_size=32,
         pretrain__steps=24, pretrain__batch_size=4, pretrain__sequence_length=16, pretrain__precision="fp32",
         pretrain__validation_rows=4, pretrain__evaluate_every=12,
         finetune__epochs=2, finetune__batch_size=4, finetune__sequence_length=16, finetune__precision="fp32",

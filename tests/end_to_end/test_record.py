@@ -79,7 +79,7 @@ def test_parent_has_the_headline_metrics_and_all_params(finished):
         assert parent.data.metrics[f"{model}.accuracy"] == result[model]["accuracy"]["value"]
         assert parent.data.metrics[f"{model}.macro_f1"] == result[model]["macro_f1"]
     assert parent.data.metrics["gain"] == result["gain"]["value"]
-    assert {"seed", "model.hidden_size", "pretrain.steps", "finetune.learning_rate"} <= set(parent.data.params)
+    assert {"seed", "model.config.hidden_size", "pretrain.steps", "finetune.learning_rate"} <= set(parent.data.params)
 
 
 def test_changed_tree_is_recorded_with_its_patch(copy):

@@ -3,6 +3,9 @@ from __future__ import annotations
 import pytest
 
 from pretune.models import build
+from pretune.objectives.base import Given
+from pretune.objectives.classification import Classification
+from pretune.objectives.masked_lm import MaskedLM
 
 pytestmark = pytest.mark.slow  # imports MLflow and saves a model with it
 
@@ -13,10 +16,11 @@ def logged(tracked, tiny, words):
 
     def record(head, key="key"):
         folder = tracked.root / "models" / head
-        model = build.masked_lm(tiny()) if head == "text" else build.classifier(tiny(), ["sea", "kitchen"])
-        build.save(model, words, folder)
+        kind, labels = (MaskedLM, []) if head == "text" else (Classification, ["sea", "kitchen"])
+        facts = kind.facts(Given(words, 64, 0, None, labels))
+        build.save(build.new(kind, tiny(), labels), words, folder, facts)
         run = tracked.stage(head, key)
-        run.model(head, folder, "0123.dir", ["salt and [MASK]"])
+        run.model(head, folder, "0123.dir", [{"text": "salt and [MASK]"}])
         run.end("FINISHED")
         tracked.send()
         return tracked.sent()[head]
@@ -66,7 +70,7 @@ def test_a_model_whose_folder_is_gone_does_not_stop_the_record(tracked):
     """Sent late, after the folder was removed: the run arrives, its tags lead to DVC's cache."""
     run = tracked.stage("finetune", "key")
     run.output("models/finetuned", "0123.dir")
-    run.model("finetuned", tracked.root / "nowhere", "0123.dir", ["x"])
+    run.model("finetuned", tracked.root / "nowhere", "0123.dir", [{"text": "x"}])
     run.end("FINISHED")
     tracked.send()
     assert tracked.sent()["finetune"].info.status == "FINISHED"

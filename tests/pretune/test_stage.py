@@ -185,13 +185,13 @@ def test_a_model_is_recorded_with_its_published_place(begin, done):
     """The record points to the output, not to the temporary file that it was written to."""
     stage = begin()
     stage.out("prepared.txt").write_text("weights", encoding="utf-8")
-    stage.model("prepared.txt", examples=["a text"])
+    stage.model("prepared.txt", examples=[{"text": "a text"}])
     assert not events(stage, "model")
     stage.publish()
     (event,) = events(stage, "model")
     assert event["path"] == str(done / "prepared.txt")
     assert event["md5"] == Workspace(done).outputs("prepare")["prepared.txt"]
-    assert event["examples"] == ["a text"]
+    assert event["examples"] == [{"text": "a text"}]
 
 
 def test_training_is_reported_as_metrics_over_steps(begin, capsys):

@@ -60,7 +60,7 @@ def bench(tmp_path, params):
             "prepare": params.prepare.model_copy(
                 update={"vocabulary_size": 320, "train_rows": 30, "validation_rows": 8, "test_rows": 20}
             ),
-            "model": params.model.model_copy(update=shape),
+            "model": params.model.model_copy(update={"config": params.model.config | shape}),
             "pretrain": params.pretrain.model_copy(update=small | {"steps": 12, "validation_rows": 4}),
             "finetune": params.finetune.model_copy(update=small | {"epochs": 6, "learning_rate": 3e-3}),
             "evaluate": params.evaluate.model_copy(update={"resamples": 100}),

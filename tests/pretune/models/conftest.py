@@ -22,6 +22,7 @@ TWO = {"num_key_value_heads": 2}
 VARIANTS = {
     "bert": {},
     "roberta": {},
+    "distilbert": {"hidden_dim": 40},
     "modernbert": {"global_attn_every_n_layers": 1},
     "modernbert-local": {"global_attn_every_n_layers": 2, "local_attention": 6},
     "gpt2": {},
@@ -35,6 +36,7 @@ VARIANTS = {
     "smollm3": TWO,
 }
 DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "resid_pdrop", "embd_pdrop",
+           "dropout", "seq_classif_dropout",
            "attn_pdrop", "embedding_dropout", "mlp_dropout", "classifier_dropout")  # fmt: skip
 
 
@@ -58,6 +60,15 @@ def build(variant, *, head=None, dropout=0.0, **extra):
         else:
             parameter.data += 0.1 * torch.randn_like(parameter)
     return model.eval()
+
+
+def other(family, head, **extra):
+    """A model of any family with random weights, evaluating."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(family, **SHAPE | extra)
+    return getattr(transformers, f"AutoModelFor{head}").from_config(config, dtype=torch.float32).eval()
 
 
 def documents(lengths, seed=0):
@@ -117,6 +128,6 @@ def small():
         return packed, own
 
     return SimpleNamespace(
-        model=model, pair=pair, documents=documents, together=together, states_alone=states_alone,
+        model=model, pair=pair, other=other, documents=documents, together=together, states_alone=states_alone,
         loss_alone=loss_alone, gradients=gradients, assert_alike=assert_alike, words=WORDS,
     )  # fmt: skip

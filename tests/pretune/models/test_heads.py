@@ -9,7 +9,7 @@ from pretune.models import attention, heads
 LENGTHS = [[5, 1, 17, 23, 40, 17, 8, 2], [12, 12, 12], [33], [1, 1, 70]]
 VARIANTS = [
     "bert", "roberta", "modernbert", "modernbert-local", "gpt2", "llama", "llama-gqa", "mistral", "mistral-window",
-    "qwen2", "qwen2-window", "qwen3", "smollm3",
+    "qwen2", "qwen2-window", "qwen3", "smollm3", "distilbert",
 ]  # fmt: skip
 EVERY_VARIANT = pytest.mark.parametrize("variant", VARIANTS)
 
@@ -163,27 +163,58 @@ def test_attention_computes_in_what_autocast_says(small, variant, monkeypatch):
     assert seen == {torch.bfloat16}
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
-@pytest.mark.parametrize("variant", ["modernbert", "modernbert-local", "bert", "roberta"])
+CLASSIFIERS = pytest.mark.parametrize(
+    ("variant", "pooling"),
+    [
+        *((variant, pooling) for variant in ("modernbert", "modernbert-local") for pooling in ("mean", "cls")),
+        *((variant, "") for variant in ("bert", "roberta", "distilbert", "gpt2", "llama", "qwen2-window")),
+    ],
+)
+
+
+@CLASSIFIERS
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 def test_a_packed_classifier_answers_as_transformers_own(small, variant, pooling, lengths):
     """Logits of every document, and gradients of every parameter."""
-    extra = {"classifier_pooling": pooling} if variant.startswith("modernbert") else {}
+    extra = {"classifier_pooling": pooling} if pooling else {}
     model, own = small.pair(variant, head="SequenceClassification", num_labels=3, **extra)
     texts = small.documents(lengths)
-    packed = small.together(texts)
-    found = heads.classify(model, heads.states(model, packed), packed)
+    found = heads.classify(model, small.together(texts))
     expected = torch.cat([own(input_ids=text[None]).logits for text in texts])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     small.assert_alike(small.gradients(model, found.square().sum()), small.gradients(own, expected.square().sum()))
 
 
-def test_a_family_that_is_not_known_is_refused(small):
-    """Rather than trained on documents that see each other."""
-    model = small.model("llama")
-    model.config.model_type = "mamba"
-    with pytest.raises(ValueError, match="no packed sequences for models of type mamba"):
-        heads.prepare(model)
-    packed = small.together(small.documents([3]))
-    with pytest.raises(ValueError, match="no packed classification for models of type mamba"):
-        heads.classify(model, torch.zeros(3, 32), packed)
+@pytest.mark.parametrize("variant", ["bert", "modernbert", "roberta", "distilbert", "gpt2", "llama", "qwen2"])
+def test_a_packed_tagger_answers_as_transformers_own(small, variant):
+    """Logits of every token, and gradients of every parameter."""
+    model, own = small.pair(variant, head="TokenClassification", num_labels=5)
+    texts = small.documents(LENGTHS[0])
+    found = heads.tag(model, small.together(texts))
+    expected = torch.cat([own(input_ids=text[None]).logits[0] for text in texts])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    small.assert_alike(small.gradients(model, found.square().sum()), small.gradients(own, expected.square().sum()))
+
+
+@pytest.mark.parametrize(
+    ("family", "head", "shape"),
+    [("electra", "MaskedLM", {"embedding_size": 16}), ("albert", "MaskedLM", {}), ("opt", "CausalLM", {"ffn_dim": 40})],
+)
+def test_a_family_without_a_packed_way_is_given_padded_rows(small, family, head, shape):
+    """The loss is the one that transformers' own forward gives for one document after the other, gradients too."""
+    model = small.other(family, head, **shape)
+    texts = small.documents(LENGTHS[0])
+    packed = small.together(texts)
+    where, targets = predicted(packed)
+    heads.prepare(model)
+    loss, expected = heads.token_loss(model, packed, where, targets), small.loss_alone(model, texts, where, targets)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+    small.assert_alike(small.gradients(model, loss), small.gradients(model, expected))
+
+
+def test_a_classifier_of_such_a_family_answers_every_text(small):
+    """In the order of the texts, as alone."""
+    model = small.other("electra", "SequenceClassification", num_labels=3)
+    texts = small.documents(LENGTHS[0])
+    expected = torch.cat([model(input_ids=text[None]).logits for text in texts])
+    torch.testing.assert_close(heads.classify(model, small.together(texts)), expected, rtol=1e-4, atol=1e-5)

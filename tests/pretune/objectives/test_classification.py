@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from pretune.data.documents import Document
 from pretune.models import build, heads
-from pretune.objectives import classification
+from pretune.objectives.base import Given
 from pretune.objectives.classification import Classification
+from pretune.predictor.text import Class
 
 LABELS = ["even", "odd"]
 FAMILIES = pytest.mark.parametrize("family", ["modernbert", "bert", "roberta"])
@@ -20,8 +20,8 @@ FAMILIES = pytest.mark.parametrize("family", ["modernbert", "bert", "roberta"])
 
 def objective(words, count, length=16):
     """Numbers as texts of different lengths, each labelled even or odd."""
-    documents = [Document(f"{n}" + " and more" * (n % 4), LABELS[n % 2]) for n in range(count)]
-    return Classification(documents, words, LABELS, length=length)
+    rows = [{"text": f"{n}" + " and more" * (n % 4), "label": LABELS[n % 2]} for n in range(count)]
+    return Classification(rows, Given(words, length, 0, None, LABELS))
 
 
 def asked(task, samples):
@@ -50,9 +50,11 @@ def test_long_texts_are_cut(words):
     assert (ids[0], ids[4], ids[5], ids[7]) == (words.cls_token_id, words.sep_token_id) * 2
 
 
-def test_texts_to_answer_are_padded(words):
+def test_texts_to_answer_are_padded(words, tiny):
     """No row is longer than asked for; a cut one still ends with [SEP]; padding is masked."""
-    encoded = classification.encode(words, ["x", "many words " * 50], 16)
+    encoded = Class(build.new(Classification, tiny(), LABELS), words, {"length": 16}).encoded(
+        [{"text": "x"}, {"text": "many words " * 50}]
+    )
     assert encoded["input_ids"].shape == (2, 16)
     assert encoded["input_ids"][1, -1] == words.sep_token_id
     assert encoded["attention_mask"].sum(dim=1).tolist() == [3, 16]
@@ -60,26 +62,30 @@ def test_texts_to_answer_are_padded(words):
 
 
 @FAMILIES
-def test_padding_does_not_change_an_answer(words, tiny, family):
+def test_padding_does_not_change_an_answer(words, tiny, family, monkeypatch):
     """A text is answered alike alone and beside a longer one, in any batch size."""
-    model = build.classifier(tiny(family), LABELS).eval()
+    model = build.new(Classification, tiny(family), LABELS).eval()
     texts = ["salt", "flour " * 12, "tide and harbour", "oven"]
-    together = classification.probabilities(model, words, texts, 32)
-    alone = np.concatenate([classification.probabilities(model, words, [text], 32) for text in texts])
-    two_each = classification.probabilities(model, words, texts, 32, rows=2)
+    rows = [{"text": text} for text in texts]
+    answers = Class(model, words, {"length": 32})
+    together = answers.probabilities(rows)
+    alone = np.concatenate([answers.probabilities([row]) for row in rows])
+    monkeypatch.setattr("pretune.predictor.text.ROWS", 2)
+    two_each = answers.probabilities(rows)
     assert np.allclose(together, alone, atol=1e-5)
     assert np.allclose(together, two_each, atol=1e-5)
-    assert np.allclose(together.sum(axis=1), 1.0, atol=1e-6)
+    assert np.allclose(together.sum(dim=1), 1.0, atol=1e-6)
 
 
 @FAMILIES
 def test_the_loss_is_the_models_own(words, tiny, family):
     """The sum of what transformers gives for these labels on padded rows, gradients included."""
-    model = build.classifier(tiny(family), LABELS).eval()
+    model = build.new(Classification, tiny(family), LABELS).eval()
     task = objective(words, 8)
     batch = asked(task, range(8))
     texts = [f"{n}" + " and more" * (n % 4) for n in range(8)]
-    own = 8 * model(**classification.encode(words, texts, 16), labels=batch.targets).loss
+    rows = [{"text": text} for text in texts]
+    own = 8 * model(**Class(model, words, {"length": 16}).encoded(rows), labels=batch.targets).loss
     heads.prepare(model)
     loss = task.loss(model, batch)
     assert torch.allclose(loss, own, rtol=1e-5)
@@ -91,11 +97,11 @@ def test_the_loss_is_the_models_own(words, tiny, family):
 @FAMILIES
 def test_validation_counts_right_answers(words, tiny, family):
     """`score` gives sums: the loss that training minimises, and how many texts got their own label."""
-    model = build.classifier(tiny(family), LABELS).eval()
+    model = build.new(Classification, tiny(family), LABELS).eval()
     task = objective(words, 20)
     batch = asked(task, range(20))
     texts = [f"{n}" + " and more" * (n % 4) for n in range(20)]
-    answers = classification.probabilities(model, words, texts, 16)
+    answers = Class(model, words, {"length": 16}).probabilities([{"text": text} for text in texts]).numpy()
     heads.prepare(model)
     with torch.no_grad():
         score = task.score(model, batch)
@@ -107,7 +113,7 @@ def test_validation_counts_right_answers(words, tiny, family):
 
 def test_a_model_that_knows_nothing_loses_the_logarithm_of_the_labels(words, tiny):
     """A known value: with a head of zeros each text costs log(2)."""
-    model = build.classifier(tiny(), LABELS).eval()
+    model = build.new(Classification, tiny(), LABELS).eval()
     heads.prepare(model)
     torch.nn.init.zeros_(model.classifier.weight)
     torch.nn.init.zeros_(model.classifier.bias)
@@ -117,7 +123,7 @@ def test_a_model_that_knows_nothing_loses_the_logarithm_of_the_labels(words, tin
 
 def test_the_loss_is_summed_in_single_precision(words, tiny):
     """Also where matrix products are in half precision."""
-    model = build.classifier(tiny(), LABELS).eval()
+    model = build.new(Classification, tiny(), LABELS).eval()
     heads.prepare(model)
     task = objective(words, 9)
     with torch.autocast("cpu", torch.bfloat16):

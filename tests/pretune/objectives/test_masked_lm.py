@@ -122,7 +122,7 @@ def test_hidden_tokens_are_masked_kept_or_replaced(sequences, words):
 
 def test_validation_measures_what_training_minimises(sequences, words, tiny):
     """`score` gives the loss of the batch, as a sum."""
-    model = build.masked_lm(tiny()).eval()
+    model = build.new(MaskedLM, tiny()).eval()
     heads.prepare(model)
     objective = MaskedLM(sequences, words, rate=0.3, seed=0)
     batch = asked(objective, [(0, 1), (0, 2)])
@@ -134,7 +134,7 @@ def test_validation_measures_what_training_minimises(sequences, words, tiny):
 
 def test_a_model_that_knows_nothing_loses_the_logarithm_of_the_vocabulary(sequences, words, tiny):
     """A known value: each of the hidden tokens costs log(vocabulary), and the loss is their sum."""
-    model = build.masked_lm(tiny()).eval()
+    model = build.new(MaskedLM, tiny()).eval()
     heads.prepare(model)
     torch.nn.init.zeros_(model.get_output_embeddings().weight)
     objective = MaskedLM(sequences, words, rate=0.3, seed=0)
@@ -145,7 +145,7 @@ def test_a_model_that_knows_nothing_loses_the_logarithm_of_the_vocabulary(sequen
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_loss_is_the_models_own(sequences, words, tiny, family):
     """Projecting hidden places only gives what transformers computes over all places, gradients included."""
-    model = build.masked_lm(tiny(family)).eval()
+    model = build.new(MaskedLM, tiny(family)).eval()
     objective = MaskedLM(sequences, words, rate=0.3, seed=0)
     batch = asked(objective, [(0, row) for row in range(4)])
     logits = model(input_ids=batch.packed.input_ids.view(4, 16)).logits.flatten(0, 1)  # rows without padding

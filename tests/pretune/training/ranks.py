@@ -14,8 +14,8 @@ import numpy as np
 import transformers
 
 from pretune.data import corpus
-from pretune.data.documents import Document
 from pretune.errors import PretuneError
+from pretune.objectives.base import Given
 from pretune.objectives.causal_lm import CausalLM
 from pretune.objectives.classification import Classification
 from pretune.objectives.masked_lm import MaskedLM
@@ -59,7 +59,7 @@ class Words:
     def __len__(self):
         return WORDS
 
-    def __call__(self, texts, *, truncation, max_length):
+    def __call__(self, texts, pairs, *, truncation, max_length):
         return UserDict(input_ids=[[1, *map(int, text.split()), 2][:max_length] for text in texts])
 
 
@@ -100,8 +100,9 @@ def prepare(case, folder):
             setattr(config, name, case.dropout)
     device.prepare(SEED, 1)
     if case.task.endswith("classes"):
-        rows = [Document(" ".join(map(str, text)), LABELS[n % 3], f"{n}") for n, text in enumerate(texts)]
-        objective, watched = (Classification(some, Words(), LABELS, length=LENGTH) for some in (rows[:29], rows[29:]))
+        rows = [{"text": " ".join(map(str, text)), "label": LABELS[n % 3]} for n, text in enumerate(texts)]
+        given = Given(Words(), LENGTH, SEED, None, LABELS)
+        objective, watched = (Classification(some, given) for some in (rows[:29], rows[29:]))
         return transformers.AutoModelForSequenceClassification.from_config(config), objective, watched
     place = folder / f"corpus-{os.getpid()}"
     if not place.exists():

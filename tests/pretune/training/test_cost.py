@@ -10,8 +10,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretune.data import corpus
-from pretune.data.documents import Document
 from pretune.models import build
+from pretune.objectives.base import Given
 from pretune.objectives.classification import Classification
 from pretune.objectives.masked_lm import MaskedLM
 from pretune.training import cost, feed, loop, optimizer, parallel
@@ -34,7 +34,7 @@ def job(tiny, words, sequences, params):
     def make(family="modernbert", **settings):
         objective = MaskedLM(sequences, words, rate=0.3, seed=0)
         chosen = params.pretrain.model_copy(update={"batch_size": 8, "precision": "fp32"} | settings)
-        return build.masked_lm(tiny(family)), objective, chosen
+        return build.new(MaskedLM, tiny(family)), objective, chosen
 
     return make
 
@@ -61,9 +61,9 @@ def test_flops_and_tokens_are_those_of_a_real_step(job, family, precision, monke
 
 def test_flops_of_texts_are_those_of_a_real_step(tiny, words, params, monkeypatch):
     """Texts of different lengths, in buckets."""
-    texts = [Document(f"about {'salt ' * (row % 9)}", LABELS[row % 2], f"made:{row}") for row in range(40)]
-    objective = Classification(texts, words, LABELS, length=16)
-    model = build.classifier(tiny(), LABELS)
+    texts = [{"text": f"about {'salt ' * (row % 9)}", "label": LABELS[row % 2]} for row in range(40)]
+    objective = Classification(texts, Given(words, 16, 0, None, LABELS))
+    model = build.new(Classification, tiny(), LABELS)
     found = cost.estimate(model, objective, params.finetune, seed=0, device=CPU)
     assert (found.flops, found.tokens) == counted(model, objective, params.finetune, monkeypatch)
 
@@ -147,7 +147,8 @@ device.prepare(0, 1)
 words = tokenizer.train([f"number {row}" for row in range(400)], 400, 512)
 corpus.write(folder, [[(row * 7 + place) % 300 + 4 for place in range(256)] for row in range(64)])
 shape = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 256}
-model = build.masked_lm(build.config_for(ModelParams(type="modernbert", **shape), words))
+chosen = ModelParams(type="modernbert", init=None, config=shape)
+model = build.new(MaskedLM, build.config_for(chosen, build.text_shape(words)))
 objective = MaskedLM(corpus.Sequences(folder, 256, int(words.pad_token_id)), words, rate=0.3, seed=0)
 settings = load(Path(sys.argv[2])).pretrain.model_copy(update={"batch_size": 32, "precision": "fp32"})
 cpu = torch.device("cpu")

@@ -29,7 +29,7 @@ def job(tiny, words, sequences, params):
     """A tiny job whose activations outweigh its parameters."""
     settings = params.pretrain.model_copy(update={"batch_size": 40, "precision": "fp32", "steps": 3})
     objective = MaskedLM(sequences, words, rate=0.3, seed=0)
-    return Job(build.masked_lm(tiny()), words, objective, None, settings, 3)
+    return Job(build.new(MaskedLM, tiny()), words, objective, None, settings, 3, {}, {})
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_where_no_setting_is_enough_the_model_must_be_smaller(job, limit):
     job = Job(**vars(job) | {"params": job.params.model_copy(update={"batch_size": 4})})
     limit(10**12)
     limit(int(job.cost("pretrain", 0, CPU).snapshot * 2))
-    assert "model.num_hidden_layers=1" in refused(job).next_step
+    assert "model.config.num_hidden_layers=1" in refused(job).next_step
     limit(1000)
     error = refused(job)
     assert error.next_step.startswith("make `model` smaller")

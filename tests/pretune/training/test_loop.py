@@ -13,10 +13,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from pretune.data import corpus, packing
 from pretune.models import build, heads
-from pretune.objectives import classification
+from pretune.objectives.base import Given
 from pretune.objectives.causal_lm import CausalLM
 from pretune.objectives.classification import Classification
 from pretune.objectives.masked_lm import MaskedLM
+from pretune.predictor.text import Class
 from pretune.training import device, loop
 from pretune.training.job import Job, carry_out
 
@@ -24,13 +25,13 @@ LABELS = ["kitchen", "sea"]
 
 
 @pytest.fixture
-def learn(documents, words, tiny, params):
+def learn(rows, words, tiny, params):
     """A function that trains a tiny classifier on sixty easy texts; it returns the model and the state."""
 
     def fit(steps=60, *, seed=0, family="modernbert", report=lambda _: None, **settings):
         device.prepare(seed, 1)
-        model = build.classifier(tiny(family), LABELS)
-        objective = Classification(documents, words, LABELS, length=32)
+        model = build.new(Classification, tiny(family), LABELS)
+        objective = Classification(rows, Given(words, 32, 0, None, LABELS))
         plain = {"learning_rate": 3e-3, "batch_size": 20, "evaluate_every": 0}
         chosen = params.finetune.model_copy(update=plain | settings)
         return loop.train(model, objective, chosen, steps, seed=seed, report=report)
@@ -89,7 +90,7 @@ def test_language_modelling_learns_a_small_corpus(tmp_path, words, tiny, params,
     corpus.write(tmp_path, [[30 + 2 * (row % 9), 31 + 2 * (row % 9)] * 8 for row in range(40)])
     rows = corpus.Sequences(tmp_path, 16, words.pad_token_id)
     if kind == "masked":
-        model, objective = build.masked_lm(tiny()), MaskedLM(rows, words, rate=0.3, seed=0)
+        model, objective = build.new(MaskedLM, tiny()), MaskedLM(rows, words, rate=0.3, seed=0)
     else:
         shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", vocab_size=len(words), **shape))
@@ -129,16 +130,16 @@ def test_the_model_comes_back_as_transformers_runs_it(learn, words, documents, f
     assert not model.is_activation_checkpointing
     texts = [document.text for document in documents[:9]]
     with torch.no_grad():
-        found = model(**classification.encode(words, texts, 32)).logits
+        found = model(**Class(model, words, {"length": 32}).encoded([{"text": text} for text in texts])).logits
         ids = [np.array(words(text)["input_ids"]) for text in texts]
         packed = packing.pack(np.concatenate(ids), np.array([len(each) for each in ids]))
         heads.prepare(model)
-        expected = heads.classify(model, heads.states(model, packed), packed)
+        expected = heads.classify(model, packed)
     assert torch.allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_error_while_training_leaves_no_thread_and_no_handler(documents, words, tiny, params, workers):
+def test_an_error_while_training_leaves_no_thread_and_no_handler(rows, words, tiny, params, workers):
     """Whoever called goes on as before."""
     import signal
 
@@ -150,8 +151,8 @@ def test_an_error_while_training_leaves_no_thread_and_no_handler(documents, word
     settings = params.finetune.model_copy(update={"evaluate_every": 0})
     with pytest.raises(ZeroDivisionError):
         loop.train(
-            build.classifier(tiny(), LABELS),
-            Fails(documents, words, LABELS, length=32),
+            build.new(Classification, tiny(), LABELS),
+            Fails(rows, Given(words, 32, 0, None, LABELS)),
             settings,
             5,
             seed=0,
@@ -182,21 +183,22 @@ def stage(tmp_path, params):
         checkpoints=tmp_path / "checkpoints",
         reporter=lambda _steps: lambda _found: None,
         out=lambda path: tmp_path / path.replace("/", "-"),
-        model=lambda path, _examples: written.update(model=path),
+        model=lambda path, examples: written.update(model=path, examples=examples),
         run=SimpleNamespace(metrics=lambda found, *_: written.update(found)),
         written=written,
     )
 
 
-def test_a_stage_leaves_model_and_curve_and_no_thread(stage, tmp_path, documents, words, tiny):
+def test_a_stage_leaves_model_and_curve_and_no_thread(stage, tmp_path, rows, words, tiny):
     """Nothing writes any more when it ends, so its checkpoints can be removed; what it says of itself is right."""
-    objective = Classification(documents, words, LABELS, length=32)
+    objective = Classification(rows, Given(words, 32, 0, None, LABELS))
     settings = stage.params.finetune.model_copy(update={"batch_size": 20, "evaluate_every": 5})
-    job = Job(build.classifier(tiny(), LABELS), words, objective, objective, settings, 9)
-    carry_out(stage, job, out="models/finetuned", examples=["one"])
+    facts, example = Classification.facts(objective.given), {"text": "one"}
+    job = Job(build.new(Classification, tiny(), LABELS), words, objective, objective, settings, 9, facts, example)
+    carry_out(stage, job, out="models/finetuned")
     assert stage.written["model"] == "models/finetuned"
     assert stage.written["epochs"] == 3
     assert stage.written["skipped_steps"] == 0
     assert len((tmp_path / "reports-curves-finetune.csv").read_text(encoding="utf-8").splitlines()) == 3
-    assert not build.load_classifier(tmp_path / "models-finetuned").training
+    assert not build.load(Classification, tmp_path / "models-finetuned")[0].training
     assert not [each for each in threading.enumerate() if each.name.startswith("checkpoint")]

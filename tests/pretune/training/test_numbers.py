@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from pretune.data import corpus
 from pretune.errors import DivergedError
 from pretune.models import build
+from pretune.objectives.base import Given
 from pretune.objectives.causal_lm import CausalLM
 from pretune.objectives.classification import Classification
 from pretune.objectives.masked_lm import MaskedLM
@@ -38,7 +39,7 @@ def setting(params):
 
 
 @pytest.fixture
-def objective(tmp_path, words, documents):
+def objective(tmp_path, words, rows):
     """A function from a kind to what is learnt; rows hold different numbers of documents, so also of predictions."""
     (tmp_path / "uneven").mkdir()
     uneven = [[(7 * row + place * place) % 300 + 60 for place in range(1 + (row * row) % 23)] for row in range(70)]
@@ -46,9 +47,9 @@ def objective(tmp_path, words, documents):
 
     def made(kind):
         if kind == "labels":
-            return Classification(documents, words, LABELS, length=32)
-        rows = corpus.Sequences(tmp_path / "uneven", 16, words.pad_token_id)
-        return CausalLM(rows) if kind == "causal" else MaskedLM(rows, words, rate=0.3, seed=0)
+            return Classification(rows, Given(words, 32, 0, None, LABELS))
+        sequences = corpus.Sequences(tmp_path / "uneven", 16, words.pad_token_id)
+        return CausalLM(sequences) if kind == "causal" else MaskedLM(sequences, words, rate=0.3, seed=0)
 
     return made
 
@@ -62,7 +63,7 @@ def model(tiny, words):
         if kind == "causal":
             shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
             return AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", vocab_size=len(words), **shape))
-        return build.masked_lm(tiny()) if kind == "masked" else build.classifier(tiny(), LABELS)
+        return build.new(MaskedLM, tiny()) if kind == "masked" else build.new(Classification, tiny(), LABELS)
 
     return made
 

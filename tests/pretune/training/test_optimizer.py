@@ -6,6 +6,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pretune.models import build
+from pretune.objectives.masked_lm import MaskedLM
 from pretune.training import optimizer
 
 FAMILIES = ["modernbert", "bert", "roberta", "gpt2", "llama", "qwen3"]
@@ -19,7 +20,7 @@ def make(tiny, words):
 
     def model(family):
         if family in {"modernbert", "bert", "roberta"}:
-            return build.masked_lm(tiny(family))
+            return build.new(MaskedLM, tiny(family))
         shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": len(words)}
         extra = {} if family == "gpt2" else {"intermediate_size": 64, "num_key_value_heads": 2}
         return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **shape, **extra))

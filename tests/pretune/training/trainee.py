@@ -32,9 +32,9 @@ from torch.distributed.checkpoint.filesystem import FileSystem
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from pretune.data import corpus
-from pretune.data.documents import Document
 from pretune.errors import PretuneError
 from pretune.models import build
+from pretune.objectives.base import Given
 from pretune.objectives.causal_lm import CausalLM
 from pretune.objectives.classification import Classification
 from pretune.objectives.masked_lm import MaskedLM
@@ -50,6 +50,8 @@ DROPOUT = {
     "gpt2": {"attn_pdrop": 0.1, "resid_pdrop": 0.1, "embd_pdrop": 0.1},
 }
 SETTINGS = {
+    "objective": "masked_lm",
+    "settings": {},
     "batch_size": 8,
     "accumulation": 1,
     "sequence_length": 16,
@@ -98,19 +100,23 @@ class Trainee:
             family, vocab_size=len(self.words), max_position_embeddings=64, **SHAPE, **ids, **extra
         )
         if self.case["objective"] == "masked":
-            return build.masked_lm(config)
+            return build.new(MaskedLM, config)
         if self.case["objective"] == "causal":
             return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        return build.classifier(config, LABELS)
+        return build.new(Classification, config, LABELS)
 
     def objectives(self):
         """What is learnt, and what watches it."""
         if self.case["objective"] == "labels":
             texts = [
-                Document(f"number {row} is about {'salt ' * (row % 7) if row % 2 else 'butter oven'}", LABELS[row % 2])
+                {
+                    "text": f"number {row} is about {'salt ' * (row % 7) if row % 2 else 'butter oven'}",
+                    "label": LABELS[row % 2],
+                }
                 for row in range(40)
             ]
-            return [Classification(part, self.words, LABELS, length=16) for part in (texts[:29], texts[29:])]
+            given = Given(self.words, 16, 0, None, LABELS)
+            return [Classification(part, given) for part in (texts[:29], texts[29:])]
         parts = corpus.Sequences(self.corpus_folder, 16, self.words.pad_token_id).divide(7, seed=0)
         if self.case["objective"] == "causal":
             return [CausalLM(part) for part in parts]

@@ -6,7 +6,10 @@ import pandas as pd
 import pytest
 
 from pretune.models import build
-from pretune.models.predictor import Predictor
+from pretune.objectives.base import Given
+from pretune.objectives.classification import Classification
+from pretune.objectives.masked_lm import MaskedLM
+from pretune.predictor.model import Predictor
 
 
 @pytest.fixture
@@ -14,8 +17,9 @@ def predictor(tiny, words, tmp_path):
     """A function that saves a tiny model with the given head and opens it for predicting."""
 
     def make(head):
-        model = build.masked_lm(tiny()) if head == "text" else build.classifier(tiny(), ["a", "b"])
-        build.save(model, words, tmp_path / "model")
+        kind, labels = (MaskedLM, []) if head == "text" else (Classification, ["a", "b"])
+        facts = kind.facts(Given(words, 64, 0, None, labels))
+        build.save(build.new(kind, tiny(), labels), words, tmp_path / "model", facts)
         return Predictor(str(tmp_path / "model"))
 
     return make

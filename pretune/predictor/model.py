@@ -1,0 +1,40 @@
+"""What MLflow calls to load a model that a stage made and to predict with it.
+
+In a model's folder it is the package `predictor` and imports only what lies beside it.
+Training evaluates with the same classes, so both give the same answers.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from . import text
+
+ANSWERS: dict[str, Any] = {
+    "class": text.Class,
+    "filled": text.Filled,
+    "continued": text.Continued,
+}
+
+
+class Predictor:
+    """A model with its input pipeline; `predict` answers with one row for each row."""
+
+    def __init__(self, folder: str) -> None:
+        facts = json.loads((Path(folder) / "pretune.json").read_text(encoding="utf-8"))
+        self.answers = ANSWERS[facts["answers"]].load(folder, facts)
+
+    def predict(self, data: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:  # noqa: ARG002 - MLflow passes it
+        """A table with the columns of the class that answers; `data` is a table with those that it reads."""
+        rows = pd.DataFrame(data).to_dict("records")
+        known = [{str(k): v for k, v in row.items() if v is not None and v == v} for row in rows]  # noqa: PLR0124 - NaN
+        return pd.DataFrame(self.answers(known), columns=list(self.answers.gives))
+
+
+def _load_pyfunc(path: str) -> Predictor:
+    """The entry point that MLflow's `loader_module` asks for."""
+    return Predictor(path)

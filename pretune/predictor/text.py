@@ -1,0 +1,147 @@
+"""Answers of models that read a text: its class, words filled in, how it goes on.
+
+Each class says what columns it reads and gives, with their types in MLflow's words (`?`: may be missing).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+import transformers
+from torch import Tensor
+
+ROWS = 32  # per forward pass
+CONTINUATION = 32  # tokens
+OFFLINE = {"local_files_only": True, "trust_remote_code": False}
+Row = dict[str, Any]
+
+
+class Text:
+    """A model and its tokenizer; texts of similar length go together, so that little is padded."""
+
+    auto: ClassVar[str]
+    reads: ClassVar[dict[str, str]] = {"text": "string", "pair": "string?"}
+    gives: ClassVar[dict[str, str]]
+
+    def __init__(self, model: Any, tokenizer: Any, facts: Row) -> None:
+        self.model, self.tokenizer, self.facts = model, tokenizer, facts
+
+    @classmethod
+    def load(cls, folder: str, facts: Row) -> Self:
+        """What `save` left in `folder`."""
+        model = getattr(transformers, cls.auto).from_pretrained(folder, use_safetensors=True, **OFFLINE)
+        return cls(model.eval(), transformers.AutoTokenizer.from_pretrained(folder, **OFFLINE), facts)
+
+    def __call__(self, rows: Sequence[Row]) -> list[Row]:
+        """One answer for each row, in their order."""
+        answers: list[Row] = [{} for _ in rows]
+        with torch.inference_mode():
+            for places in self._together(rows):
+                found = self.answer([rows[place] for place in places])
+                for place, answer in zip(places, found, strict=True):
+                    answers[place] = answer
+        return answers
+
+    def answer(self, rows: Sequence[Row]) -> list[Row]:
+        """The answers to a few rows, asked together."""
+        raise NotImplementedError
+
+    def encoded(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """Token ids and masks of the texts (and pairs), cut as in training, padded to the longest: (rows, longest)."""
+        texts = [str(row["text"]) for row in rows]
+        pairs = [str(row["pair"]) for row in rows] if rows and "pair" in rows[0] else None
+        limit = {"truncation": True, "max_length": self.facts["length"], "padding": True, "return_tensors": "pt"}
+        found = self.tokenizer(texts, pairs, **limit)
+        names = ["input_ids", "attention_mask"]
+        if "token_type_ids" in found and getattr(self.model.config, "type_vocab_size", 0) > 1:
+            names.append("token_type_ids")
+        return {name: found[name].to(self.model.device) for name in names}
+
+    def logits(self, rows: Sequence[Row]) -> Tensor:
+        """What the model's head says: (rows, ...) float32, in the order of the rows."""
+        parts: list[Tensor] = []
+        order: list[int] = []
+        with torch.inference_mode():
+            for places in self._together(rows):
+                parts.append(self.model(**self.encoded([rows[place] for place in places])).logits.float().cpu())
+                order += places
+        return torch.cat(parts)[torch.argsort(torch.tensor(order))]
+
+    @staticmethod
+    def _together(rows: Sequence[Row]) -> Iterator[list[int]]:
+        """The places of rows of similar length; those with a pair apart from those without."""
+
+        def size(place: int) -> tuple[bool, int]:
+            row = rows[place]
+            return "pair" in row, sum(len(str(row.get(name, ""))) for name in ("text", "pair"))
+
+        order = sorted(range(len(rows)), key=size)
+        for pair in (False, True):
+            chosen = [place for place in order if ("pair" in rows[place]) == pair]
+            for start in range(0, len(chosen), ROWS):
+                yield chosen[start : start + ROWS]
+
+
+class Class(Text):
+    """The likeliest class of each text, with its probability."""
+
+    auto = "AutoModelForSequenceClassification"
+    gives: ClassVar[dict[str, str]] = {"label": "string", "score": "double"}
+
+    def probabilities(self, rows: Sequence[Row]) -> Tensor:
+        """Of each class: (rows, classes)."""
+        return torch.softmax(self.logits(rows), dim=-1)
+
+    def __call__(self, rows: Sequence[Row]) -> list[Row]:
+        """See Text."""
+        if not rows:
+            return []
+        scores, best = self.probabilities(rows).max(dim=-1)
+        labels = self.facts["labels"]
+        return [
+            {"label": labels[index], "score": score}
+            for index, score in zip(best.tolist(), scores.tolist(), strict=True)
+        ]
+
+
+class Filled(Text):
+    """Each text with its masked tokens filled in, and the mean probability of what stands there now."""
+
+    auto = "AutoModelForMaskedLM"
+    reads: ClassVar[dict[str, str]] = {"text": "string"}
+    gives: ClassVar[dict[str, str]] = {"text": "string", "score": "double"}
+
+    def answer(self, rows: Sequence[Row]) -> list[Row]:
+        """See Text."""
+        batch = self.encoded(rows)
+        scores, best = torch.softmax(self.model(**batch).logits.float(), dim=-1).max(dim=-1)
+        hidden = batch["input_ids"] == self.tokenizer.mask_token_id
+        filled = self.tokenizer.batch_decode(torch.where(hidden, best, batch["input_ids"]), skip_special_tokens=True)
+        means = [
+            float(row[where].mean()) if where.any() else float("nan") for row, where in zip(scores, hidden, strict=True)
+        ]
+        return [{"text": text, "score": mean} for text, mean in zip(filled, means, strict=True)]
+
+
+class Continued(Text):
+    """Each text with what most likely follows it, token by token."""
+
+    auto = "AutoModelForCausalLM"
+    reads: ClassVar[dict[str, str]] = {"text": "string"}
+    gives: ClassVar[dict[str, str]] = {"text": "string"}
+
+    def answer(self, rows: Sequence[Row]) -> list[Row]:
+        """See Text."""
+        return [{"text": self._continue(str(row["text"]))} for row in rows]
+
+    def _continue(self, text: str) -> str:
+        ids = self.tokenizer(text)["input_ids"]
+        if len(ids) > 1 and ids[-1] == self.tokenizer.sep_token_id:
+            ids = ids[:-1]  # it would say that the text ends here
+        room = self.facts["length"] - 1
+        asked = torch.tensor([ids[-room:]], device=self.model.device)
+        more = min(CONTINUATION, self.facts["length"] - asked.shape[1])
+        found = self.model.generate(asked, attention_mask=torch.ones_like(asked), max_new_tokens=more, do_sample=False)
+        return str(self.tokenizer.decode(found[0], skip_special_tokens=True))

@@ -1,0 +1,23 @@
+"""What `finetune` and `scratch` share: a model learns from the labelled rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from transformers import PreTrainedModel
+
+from pretune.objectives import labelled
+from pretune.objectives.base import Finetuning, Given
+from pretune.training.job import Job
+
+if TYPE_CHECKING:
+    from pretune.stage import Stage
+
+
+def job(stage: Stage, kind: type[Finetuning], told: Given, model: PreTrainedModel) -> Job:
+    """`model` on the labelled rows, as the section `finetune` says."""
+    params = stage.params.finetune
+    learnt = kind.of(labelled.rows(stage, kind, "train"), told)
+    watched = kind.of(labelled.rows(stage, kind, "validation"), told) if params.evaluate_every else None
+    steps = -(-params.epochs * len(learnt) // params.batch_size)
+    return Job(model, told.inputs, learnt, watched, params, steps, kind.facts(told), kind.example(told))

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from pretune.data.corpus import Sequences
+from pretune.data.rows import Row
 from pretune.objectives.base import Given
 from pretune.objectives.rewriting import Draw, Ids, Rewriting
 from pretune.settings import Section
@@ -32,6 +33,11 @@ class Denoising(Rewriting):
         super().__init__(corpus, given)
         tokens = given.inputs.batch_decode([[number] for number in range(len(given.inputs))])
         self.stops = np.array([number for number, token in enumerate(tokens) if token.strip() in STOPS])
+
+    @classmethod
+    def example(cls, given: Given) -> Row:
+        """See Kind."""
+        return {"text": f"Return the {given.inputs.mask_token} of a file."}
 
     def damaged(self, ids: Ids, draw: Draw) -> tuple[Ids, Ids]:
         """See Rewriting."""

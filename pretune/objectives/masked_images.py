@@ -63,17 +63,17 @@ class MaskedImages(OfImages, Pretraining):
     answers = "embedded"
 
     class Settings(Section):
-        """mask_rate: share of each image to hide, in squares of `square` pixels: the model's patch_size or a multiple."""
+        """mask_rate: share of each image to hide. square: pixels of the side of what is hidden, in whole patches."""
 
         mask_rate: Annotated[float, Field(gt=0, lt=1)]
         square: Annotated[int, Field(ge=1)]
 
-    def __init__(self, samples: Samples, pipeline: Pipeline, *, rate: float, square: int, seed: int) -> None:
+    def __init__(self, images: Samples, pipeline: Pipeline, *, rate: float, square: int, seed: int) -> None:
         if pipeline.size % square:
             raise ParamsError(
                 f"pretrain.settings.square: {square} does not divide the {pipeline.size} pixels of an image's side"
             )
-        self.samples, self.pipeline, self.seed = samples, pipeline, seed
+        self.images, self.pipeline, self.seed = images, pipeline, seed
         self.squares = (pipeline.size // square) ** 2
         self.hidden = min(max(1, round(rate * self.squares)), self.squares)
 
@@ -83,25 +83,25 @@ class MaskedImages(OfImages, Pretraining):
         return ["vit"]
 
     @classmethod
-    def corpus(cls, folder: Path, given: Given) -> Samples:  # noqa: ARG003 - images have one size
+    def samples(cls, folder: Path, given: Given) -> Samples:  # noqa: ARG003 - images have one size
         """See Pretraining."""
         return Samples.open(folder / "images.npy")
 
     @classmethod
-    def of(cls, corpus: Samples, given: Given) -> Self:
+    def of(cls, samples: Samples, given: Given) -> Self:
         """See Pretraining."""
         settings: Any = given.settings
-        return cls(corpus, given.inputs, rate=settings.mask_rate, square=settings.square, seed=given.seed)
+        return cls(samples, given.inputs, rate=settings.mask_rate, square=settings.square, seed=given.seed)
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.images)
 
     def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> MaskedImageBatch:
         """These images, each in its epoch, with a part of their squares hidden."""
         order = np.argsort(uniform((self.seed, WHERE), epochs, samples, self.squares), axis=1)
         hidden = np.zeros(order.shape, dtype=np.bool_)
         np.put_along_axis(hidden, order[:, : self.hidden], values=True, axis=1)
-        values = self.pipeline.values(self.samples.rows(samples))
+        values = self.pipeline.values(self.images.rows(samples))
         return MaskedImageBatch(
             torch.from_numpy(values), torch.from_numpy(hidden), torch.from_numpy(np.flatnonzero(hidden))
         )

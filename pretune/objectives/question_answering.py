@@ -63,7 +63,7 @@ class QuestionAnswering(Finetuning):
     answers = "answered"
 
     class Settings(Section):
-        """overlap: tokens of the context that neighbouring windows share. longest: tokens of an answer. best: how many."""
+        """overlap: tokens that neighbouring windows share. longest: tokens of an answer. best: answers to give."""
 
         overlap: Annotated[int, Field(ge=0)]
         longest: Annotated[int, Field(ge=1)]
@@ -89,7 +89,8 @@ class QuestionAnswering(Finetuning):
     @classmethod
     def facts(cls, given: Given) -> dict[str, Any]:
         """See Kind."""
-        return super().facts(given) | given.settings.model_dump()
+        own: dict[str, Any] = given.settings.model_dump()
+        return super().facts(given) | own
 
     @classmethod
     def example(cls, given: Given) -> Row:  # noqa: ARG003 - the same for all

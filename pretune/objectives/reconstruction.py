@@ -49,8 +49,8 @@ class Reconstruction(Pretraining):
     auto = AutoModel
     answers = "mapped"
 
-    def __init__(self, samples: Samples) -> None:
-        self.samples = samples
+    def __init__(self, numbers: Samples) -> None:
+        self.numbers = numbers
 
     @classmethod
     def families(cls) -> list[str]:
@@ -73,21 +73,21 @@ class Reconstruction(Pretraining):
         return {"x": [0.0] * len(given.inputs.x)}
 
     @classmethod
-    def corpus(cls, folder: Path, given: Given) -> Samples:  # noqa: ARG003 - rows have no length to choose
+    def samples(cls, folder: Path, given: Given) -> Samples:  # noqa: ARG003 - rows have no length to choose
         """See Pretraining."""
         return Samples.open(folder / "x.npy")
 
     @classmethod
-    def of(cls, corpus: Samples, given: Given) -> Self:  # noqa: ARG003 - there is nothing to set
+    def of(cls, samples: Samples, given: Given) -> Self:  # noqa: ARG003 - there is nothing to set
         """See Pretraining."""
-        return cls(corpus)
+        return cls(samples)
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.numbers)
 
     def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> NumberBatch:  # noqa: ARG002 - nothing is drawn
         """These rows, each its own target."""
-        x = self.samples.rows(samples)
+        x = self.numbers.rows(samples)
         return number_batch(x, x)
 
     def loss(self, model: PreTrainedModel, batch: NumberBatch) -> Tensor:

@@ -48,9 +48,9 @@ class Rewriting(Pretraining):
         return super().facts(given) | {"target_length": given.length, "beams": 1}
 
     @classmethod
-    def of(cls, corpus: Sequences, given: Given) -> Self:
+    def of(cls, samples: Sequences, given: Given) -> Self:
         """See Pretraining."""
-        return cls(corpus, given)
+        return cls(samples, given)
 
     @abstractmethod
     def damaged(self, ids: Ids, draw: Draw) -> tuple[Ids, Ids]:

@@ -55,7 +55,8 @@ class Seq2Seq(Finetuning):
     @classmethod
     def facts(cls, given: Given) -> dict[str, Any]:
         """See Kind."""
-        return super().facts(given) | given.settings.model_dump()
+        own: dict[str, Any] = given.settings.model_dump()
+        return super().facts(given) | own
 
     def __len__(self) -> int:
         return len(self.rows)

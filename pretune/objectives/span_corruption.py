@@ -14,6 +14,7 @@ from pydantic import Field
 from tokenizers import AddedToken
 
 from pretune.data.corpus import Sequences
+from pretune.data.rows import Row
 from pretune.objectives.base import Given
 from pretune.objectives.rewriting import Draw, Ids, Rewriting
 from pretune.settings import Section
@@ -40,6 +41,11 @@ class SpanCorruption(Rewriting):
         tokenizer = super().inputs(folder)
         tokenizer.add_tokens([AddedToken(each, special=True) for each in SENTINELS])
         return tokenizer
+
+    @classmethod
+    def example(cls, given: Given) -> Row:  # noqa: ARG003 - the same for all
+        """See Kind."""
+        return {"text": f"Return the {SENTINELS[0]} path of a file."}
 
     def damaged(self, ids: Ids, draw: Draw) -> tuple[Ids, Ids]:
         """See Rewriting."""

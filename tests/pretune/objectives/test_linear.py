@@ -16,8 +16,8 @@ from pretune.params import ModelParams, TrainingParams
 from pretune.training import loop
 
 SETTINGS = TrainingParams(
-    objective="linear", settings={}, batch_size=64, accumulation=1, sequence_length=8, optimizer="adamw", learning_rate=0.05,
-    layer_decay=1.0, schedule="linear", warmup=0.0, weight_decay=0.0, gradient_clip=1e9, precision="fp32",
+    objective="linear", settings={}, batch_size=64, accumulation=1, sequence_length=8, optimizer="adamw",
+    learning_rate=0.05, layer_decay=1.0, schedule="linear", warmup=0.0, weight_decay=0.0, gradient_clip=1e9, precision="fp32",
     gradient_checkpointing=False, compile=False, skips=0, evaluate_every=0, select="last", patience=0,
 )  # fmt: skip
 NAMES = ["height", "width", "weight"]
@@ -65,7 +65,7 @@ def test_pretraining_reaches_the_closed_form(deterministic):
 
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_finetuning_reaches_the_closed_form(deterministic, tmp_path, outputs):
-    """The sum of (f(x) - y)^2 is least for the solution of least squares, from the pretrained weights and from new ones."""
+    """The sum of (f(x) - y)^2 is least for the solution of least squares; pretrained and new weights reach it."""
     x, y = data(outputs)
     labels = [f"y{number}" for number in range(outputs)]
     given = Given(Columns(NAMES, labels), 8, 0, None, labels)

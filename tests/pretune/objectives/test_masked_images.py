@@ -69,8 +69,7 @@ def test_the_loss_is_that_of_transformers(model, channels):
 
 def test_a_square_may_be_of_several_patches(model):
     """All four patches of a hidden square are hidden, and the loss is that of its pixels."""
-    task, network = objective(square=8), model(3)
-    task = objective(square=8, channels=3)
+    task, network = objective(square=8, channels=3), model(3)
     found = batch(task)
     hidden = found.hidden.view(3, 2, 2).repeat_interleave(2, 1).repeat_interleave(2, 2).flatten(1)
     with torch.no_grad():
@@ -82,7 +81,7 @@ def test_sizes_that_do_not_go_together_are_refused(model):
     """Squares that do not divide the image, patches that do not divide the squares, a stride that is no patch."""
     with pytest.raises(ParamsError, match="5 does not divide the 16 pixels"):
         objective(square=5)
-    with pytest.raises(ParamsError, match="square 2 must be a multiple of model.config.patch_size 4"):
+    with pytest.raises(ParamsError, match=r"square 2 must be a multiple of model\.config\.patch_size 4"):
         objective(square=2).loss(model(), batch(objective(square=2)))
     with pytest.raises(ParamsError, match="encoder_stride be 4"):
         objective().loss(model(encoder_stride=8), batch(objective()))

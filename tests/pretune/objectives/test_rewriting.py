@@ -27,7 +27,7 @@ def objective(request, words, tmp_path):
     def make(seed=0):
         inputs = request.param.inputs(tmp_path / "tokenizer")
         given = Given(inputs, LENGTH, seed, request.param.Settings(**chosen))
-        return request.param.of(request.param.corpus(folder, given), given)
+        return request.param.of(request.param.samples(folder, given), given)
 
     return make
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pretune.data import documents
+from pretune.data import rows
 from pretune.evaluation import metrics
 from pretune.objectives import labelled
 from pretune.objectives.predictions import Classes
@@ -30,8 +30,8 @@ def evaluate(stage: Stage) -> None:
     classes = {name: each for name, each in found.items() if isinstance(each, Classes)}
     predicted: dict[str, Labels] = {name: each.probabilities.argmax(axis=1) for name, each in classes.items()}
     labels, targets = classes["scratch"].names, classes["scratch"].targets
-    train, test = (documents.read(folder / f"{part}.jsonl") for part in ("train", "test"))
-    known = np.array([labels.index(str(d.label)) for d in train])
+    train, test = (rows.read(folder / f"{part}.parquet") for part in ("train", "test"))
+    known = np.array([labels.index(row["label"]) for row in train])
     predicted["majority"] = metrics.majority(known, len(test))
 
     params = stage.params.evaluate

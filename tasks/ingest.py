@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretune.data import documents, pydocs
+from pretune.data import pydocs, rows, tables
 from pretune.errors import DataError
 
 if TYPE_CHECKING:
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 def ingest(stage: Stage) -> None:
-    """Write `data/raw/documents.jsonl`: the distinct documents of `ingest.source`."""
+    """Write `data/raw/rows.parquet`: the distinct rows of `ingest.source`."""
     source = stage.params.ingest.source
     if source == "pydocs":
         found, origin = pydocs.collect(), pydocs.version()
     else:
-        found, origin = documents.distinct(documents.read_table(stage.dep(source))), Path(source).name
+        found, origin = tables.distinct(tables.read(stage.dep(source))), Path(source).name
     if not found:
-        raise DataError(f"ingest.source: {source} holds no documents", "add rows, then: pretune run")
+        raise DataError(f"ingest.source: {source} holds no rows", "add rows, then: pretune run")
     folder = stage.out("data/raw")
     folder.mkdir(parents=True)
-    documents.write(folder / "documents.jsonl", found)
+    rows.write(folder / "rows.parquet", found)
     (folder / "source.txt").write_text(origin + "\n", encoding="utf-8")
-    labelled = sum(document.label is not None for document in found)
-    stage.run.metrics({"documents": len(found), "labelled": labelled, "characters": sum(len(d.text) for d in found)})
+    labelled = sum("label" in row for row in found)
+    stage.run.metrics({"rows": len(found), "labelled": labelled, "characters": sum(len(row["text"]) for row in found)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from pretune.data import corpus, documents, splits, tokenizer
+from pretune.data import corpus, rows, splits, tokenizer
 
 if TYPE_CHECKING:
     from pretune.stage import Stage
@@ -16,7 +16,7 @@ MAX_LENGTH = 512  # tokens that a model of this pipeline can read at once
 def prepare(stage: Stage) -> None:
     """Turn the snapshot into what training reads: a tokenizer, a corpus, labelled rows."""
     params = stage.params.prepare
-    found = documents.read(stage.dep("data/raw") / "documents.jsonl")
+    found = rows.read(stage.dep("data/raw") / "rows.parquet")
     parts = splits.split(
         found,
         train_rows=params.train_rows,
@@ -24,7 +24,7 @@ def prepare(stage: Stage) -> None:
         test_rows=params.test_rows,
         seed=stage.params.seed,
     )
-    texts = [document.text for document in found]
+    texts = [row["text"] for row in found]
     trained = tokenizer.train(texts, params.vocabulary_size, MAX_LENGTH)
     trained.save_pretrained(stage.out("data/prepared/tokenizer"))
 
@@ -36,11 +36,11 @@ def prepare(stage: Stage) -> None:
     folder = stage.out("data/prepared/labelled")
     folder.mkdir(parents=True)
     for name in ("train", "validation", "test"):
-        documents.write(folder / f"{name}.jsonl", getattr(parts, name))
+        rows.write(folder / f"{name}.parquet", getattr(parts, name))
     (folder / "labels.json").write_text(json.dumps(parts.labels, indent=1) + "\n", encoding="utf-8")
     stage.run.metrics(
         {
-            "documents": len(found),
+            "rows": len(found),
             "tokens": sum(map(len, tokens)),
             "train_rows": len(parts.train),
             "validation_rows": len(parts.validation),

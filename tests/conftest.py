@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from pretune.data.documents import Document
-
 ROOT = Path(__file__).parent.parent
 PARAMS = Path(__file__).parent / "params.yaml"
 OURS = ("MLFLOW_", "PRETUNE_", "DVC_")
@@ -69,17 +67,15 @@ def params():
 
 
 @pytest.fixture
-def rows(documents):
-    """The same as rows."""
-    return [{"text": each.text, "label": each.label} for each in documents]
-
-
-@pytest.fixture
 def documents():
-    """Sixty labelled documents of two kinds that are easy to tell apart."""
+    """Sixty labelled rows of two kinds that are easy to tell apart."""
     kinds = {"sea": "waves salt harbour tide anchor", "kitchen": "flour oven butter spoon kettle"}
     return [
-        Document(f"number {row} is about {' '.join(words.split()[row % 5 :])}", label, f"made:{row}")
+        {
+            "text": f"number {row} is about {' '.join(words.split()[row % 5 :])}",
+            "label": label,
+            "origin": f"made:{row}",
+        }
         for row in range(30)
         for label, words in kinds.items()
     ]

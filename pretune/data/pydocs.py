@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 
-from pretune.data.documents import Document, distinct
+from pretune.data.rows import Row
+from pretune.data.tables import distinct
 
 MIN_CHARACTERS = 20
 SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "pydoc_data", "__pycache__"}
@@ -44,7 +45,7 @@ AREAS = {
 AREA_OF = {module: area for area, modules in AREAS.items() for module in modules.split()}
 
 
-def collect() -> list[Document]:
+def collect() -> list[Row]:
     """Return the distinct documents of this interpreter, in a fixed order."""
     return distinct([*_source_docstrings(), *_compiled_docstrings(), *_language_reference()])
 
@@ -59,7 +60,7 @@ def area_of(module: str) -> str | None:
     return AREA_OF.get(module) or AREA_OF.get(module.lstrip("_"))
 
 
-def _source_docstrings() -> Iterator[Document]:
+def _source_docstrings() -> Iterator[Row]:
     library = Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(library.rglob("*.py")):
         relative = path.relative_to(library)
@@ -76,7 +77,7 @@ def _source_docstrings() -> Iterator[Document]:
                 yield from _document(ast.get_docstring(node), name)
 
 
-def _compiled_docstrings() -> Iterator[Document]:
+def _compiled_docstrings() -> Iterator[Row]:
     for name in sorted(sys.stdlib_module_names):
         if not _is_compiled(name):
             continue
@@ -118,7 +119,7 @@ def _doc(member: object) -> str | None:
     return None
 
 
-def _language_reference() -> Iterator[Document]:
+def _language_reference() -> Iterator[Row]:
     from pydoc_data.topics import topics
 
     for topic, text in sorted(topics.items()):
@@ -126,7 +127,8 @@ def _language_reference() -> Iterator[Document]:
             yield from _document(paragraph, f"topics:{topic}")
 
 
-def _document(text: str | None, origin: str) -> Iterator[Document]:
+def _document(text: str | None, origin: str) -> Iterator[Row]:
     text = (text or "").strip()
     if len(text) >= MIN_CHARACTERS:
-        yield Document(text, area_of(origin.partition(".")[0]), origin)
+        area = area_of(origin.partition(".")[0])
+        yield {"text": text, **({"label": area} if area else {}), "origin": origin}

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pretune.data import documents
-from pretune.data.rows import Row
+from pretune.data.rows import Row, read
 from pretune.errors import DataError
 from pretune.models import build
 from pretune.objectives.base import Finetuning, Given
@@ -34,16 +33,15 @@ def given(stage: Stage, kind: type[Finetuning], inputs: Any) -> Given:
 
 def rows(stage: Stage, kind: type[Finetuning], part: str) -> list[Row]:
     """The rows of train, validation or test; DataError where the objective asks for columns that they lack."""
-    found = documents.read(stage.dep("data/prepared/labelled") / f"{part}.jsonl")
-    read: list[Row] = [{"text": each.text, "label": each.label} for each in found]
-    missing = [name for name in kind.columns if any(name not in row for row in read)]
+    found = read(stage.dep("data/prepared/labelled") / f"{part}.parquet")
+    missing = [name for name in kind.columns if any(name not in row for row in found)]
     if missing:
         raise DataError(
             f"the objective {stage.params.finetune.objective} needs the columns {', '.join(kind.columns)}; "
             f"rows of {part} lack {', '.join(missing)}",
             "name another finetune.objective in params.yaml, or other data",
         )
-    return read
+    return found
 
 
 def predictions(stage: Stage, folder: Path, part: str) -> Predictions:

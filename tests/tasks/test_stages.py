@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pretune.data import documents, tokenizer
+from pretune.data import rows, tokenizer
 from pretune.errors import DataError
 from tasks.evaluate import evaluate
 from tasks.finetune import finetune
@@ -82,17 +82,17 @@ def do(bench, *functions):
 def test_ingest_takes_a_snapshot_of_a_users_table(bench):
     """Distinct rows and where they came from; the counts are recorded."""
     do(bench, ingest)
-    found = documents.read(bench.folder / "data/raw/documents.jsonl")
+    found = rows.read(bench.folder / "data/raw/rows.parquet")
     assert len(found) == 60
-    assert found[0].origin == "rows.csv:2"
+    assert found[0]["origin"] == "rows.csv:2"
     assert (bench.folder / "data/raw/source.txt").read_text(encoding="utf-8") == "rows.csv\n"
-    assert (bench.recorded["documents"], bench.recorded["labelled"]) == (60, 60)
+    assert (bench.recorded["rows"], bench.recorded["labelled"]) == (60, 60)
 
 
 def test_ingest_of_an_empty_table_is_an_error(bench):
     """A header alone holds nothing to learn from."""
     (bench.folder / "rows.csv").write_text("label,text\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"rows\.csv holds no documents"):
+    with pytest.raises(DataError, match=r"rows\.csv holds no rows"):
         do(bench, ingest)
 
 
@@ -102,11 +102,11 @@ def test_prepare_keeps_every_token_and_splits_the_labelled_rows(bench):
     folder = bench.folder / "data/prepared"
     words = tokenizer.load(folder / "tokenizer")
     tokens, ends = (np.load(folder / "corpus" / name) for name in ("tokens.npy", "ends.npy"))
-    texts = [d.text for d in documents.read(bench.folder / "data/raw/documents.jsonl")]
+    texts = [row["text"] for row in rows.read(bench.folder / "data/raw/rows.parquet")]
     assert words.batch_decode(np.split(tokens, ends[:-1]), skip_special_tokens=True) == texts
-    parts = [documents.read(folder / "labelled" / f"{part}.jsonl") for part in ("train", "validation", "test")]
+    parts = [rows.read(folder / "labelled" / f"{part}.parquet") for part in ("train", "validation", "test")]
     assert [len(part) for part in parts] == [30, 8, 20]
-    assert len({d.text for part in parts for d in part}) == 58
+    assert len({row["text"] for part in parts for row in part}) == 58
     assert {name: bench.recorded[name] for name in ("train_rows", "validation_rows", "test_rows")} == {
         "train_rows": 30, "validation_rows": 8, "test_rows": 20,
     }  # fmt: skip

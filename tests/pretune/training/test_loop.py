@@ -25,13 +25,13 @@ LABELS = ["kitchen", "sea"]
 
 
 @pytest.fixture
-def learn(rows, words, tiny, params):
+def learn(documents, words, tiny, params):
     """A function that trains a tiny classifier on sixty easy texts; it returns the model and the state."""
 
     def fit(steps=60, *, seed=0, family="modernbert", report=lambda _: None, **settings):
         device.prepare(seed, 1)
         model = build.new(Classification, tiny(family), LABELS)
-        objective = Classification(rows, Given(words, 32, 0, None, LABELS))
+        objective = Classification(documents, Given(words, 32, 0, None, LABELS))
         plain = {"learning_rate": 3e-3, "batch_size": 20, "evaluate_every": 0}
         chosen = params.finetune.model_copy(update=plain | settings)
         return loop.train(model, objective, chosen, steps, seed=seed, report=report)
@@ -128,7 +128,7 @@ def test_the_model_comes_back_as_transformers_runs_it(learn, words, documents, f
     assert model.config._attn_implementation == "sdpa"
     assert not model.training
     assert not model.is_activation_checkpointing
-    texts = [document.text for document in documents[:9]]
+    texts = [document["text"] for document in documents[:9]]
     with torch.no_grad():
         found = model(**Class(model, words, {"length": 32}).encoded([{"text": text} for text in texts])).logits
         ids = [np.array(words(text)["input_ids"]) for text in texts]
@@ -139,7 +139,7 @@ def test_the_model_comes_back_as_transformers_runs_it(learn, words, documents, f
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_error_while_training_leaves_no_thread_and_no_handler(rows, words, tiny, params, workers):
+def test_an_error_while_training_leaves_no_thread_and_no_handler(documents, words, tiny, params, workers):
     """Whoever called goes on as before."""
     import signal
 
@@ -152,7 +152,7 @@ def test_an_error_while_training_leaves_no_thread_and_no_handler(rows, words, ti
     with pytest.raises(ZeroDivisionError):
         loop.train(
             build.new(Classification, tiny(), LABELS),
-            Fails(rows, Given(words, 32, 0, None, LABELS)),
+            Fails(documents, Given(words, 32, 0, None, LABELS)),
             settings,
             5,
             seed=0,
@@ -189,9 +189,9 @@ def stage(tmp_path, params):
     )
 
 
-def test_a_stage_leaves_model_and_curve_and_no_thread(stage, tmp_path, rows, words, tiny):
+def test_a_stage_leaves_model_and_curve_and_no_thread(stage, tmp_path, documents, words, tiny):
     """Nothing writes any more when it ends, so its checkpoints can be removed; what it says of itself is right."""
-    objective = Classification(rows, Given(words, 32, 0, None, LABELS))
+    objective = Classification(documents, Given(words, 32, 0, None, LABELS))
     settings = stage.params.finetune.model_copy(update={"batch_size": 20, "evaluate_every": 5})
     facts, example = Classification.facts(objective.given), {"text": "one"}
     job = Job(build.new(Classification, tiny(), LABELS), words, objective, objective, settings, 9, facts, example)

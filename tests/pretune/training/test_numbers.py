@@ -39,7 +39,7 @@ def setting(params):
 
 
 @pytest.fixture
-def objective(tmp_path, words, rows):
+def objective(tmp_path, words, documents):
     """A function from a kind to what is learnt; rows hold different numbers of documents, so also of predictions."""
     (tmp_path / "uneven").mkdir()
     uneven = [[(7 * row + place * place) % 300 + 60 for place in range(1 + (row * row) % 23)] for row in range(70)]
@@ -47,7 +47,7 @@ def objective(tmp_path, words, rows):
 
     def made(kind):
         if kind == "labels":
-            return Classification(rows, Given(words, 32, 0, None, LABELS))
+            return Classification(documents, Given(words, 32, 0, None, LABELS))
         sequences = corpus.Sequences(tmp_path / "uneven", 16, words.pad_token_id)
         return CausalLM(sequences) if kind == "causal" else MaskedLM(sequences, words, rate=0.3, seed=0)
 

@@ -1,43 +1,18 @@
-"""Documents: the text, its label where there is one, and where it came from.
-
-On disk a data set is a JSON Lines file, one document a line, in the order given.
-"""
+"""A user's table: a .jsonl or .csv file with a column `text` and, where known, `label`."""
 
 from __future__ import annotations
 
 import csv
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pretune.data.rows import Row
 from pretune.errors import DataError, did_you_mean
 
 
-@dataclass(frozen=True)
-class Document:
-    """One text; `label` is None where nobody has said what it is."""
-
-    text: str
-    label: str | None = None
-    origin: str = ""
-
-
-def write(path: Path, documents: Iterable[Document]) -> None:
-    """Write documents as JSON Lines (UTF-8, keys in a fixed order)."""
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        for document in documents:
-            file.write(json.dumps(asdict(document), ensure_ascii=False) + "\n")
-
-
-def read(path: Path) -> list[Document]:
-    """Read what `write` wrote."""
-    with path.open(encoding="utf-8", newline="\n") as file:
-        return [Document(**json.loads(line)) for line in file]
-
-
-def read_table(path: Path) -> list[Document]:
-    """Read a user's .jsonl or .csv with a column `text` and, where known, `label`.
+def read(path: Path) -> list[Row]:
+    """Read a table.
 
     Raises DataError listing the first malformed rows by file and line.
     """
@@ -47,7 +22,8 @@ def read_table(path: Path) -> list[Document]:
     readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows}
     if path.suffix not in readers:
         raise DataError(f"ingest.source: {path.name} is neither .jsonl nor .csv", "convert it, then run again")
-    documents, problems = [], []
+    found: list[Row] = []
+    problems = []
     try:
         for line, row in readers[path.suffix](path):
             text, label = row.get("text"), row.get("label")
@@ -58,8 +34,8 @@ def read_table(path: Path) -> list[Document]:
             elif not _is_unicode(text):
                 problems.append(f"{path}:{line}: the text holds half a surrogate pair, which is no character")
             else:
-                known = None if label is None or label == "" else str(label)
-                documents.append(Document(text.strip(), known, f"{path.name}:{line}"))
+                known = {} if label is None or label == "" else {"label": str(label)}
+                found.append({"text": text.strip(), **known, "origin": f"{path.name}:{line}"})
     except csv.Error as error:
         problems.append(f"{path}: not a CSV table ({error})")
     except UnicodeDecodeError as error:
@@ -67,7 +43,7 @@ def read_table(path: Path) -> list[Document]:
     if problems:
         more = [f"… and {len(problems) - 10} more rows like these"] if len(problems) > 10 else []
         raise DataError(problems[:10] + more, f"mend {path}, then: pretune run")
-    return documents
+    return found
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
@@ -97,11 +73,11 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def distinct(documents: Iterable[Document]) -> list[Document]:
-    """Keep the first document of each text, preferring one that has a label."""
-    found: dict[str, Document] = {}
-    for document in documents:
-        known = found.setdefault(document.text, document)
-        if known.label is None and document.label is not None:
-            found[document.text] = document
-    return list(found.values())
+def distinct(found: Iterable[Row]) -> list[Row]:
+    """Keep the first row of each text, preferring one that has a label."""
+    kept: dict[str, Row] = {}
+    for row in found:
+        known = kept.setdefault(row["text"], row)
+        if "label" not in known and "label" in row:
+            kept[row["text"]] = row
+    return list(kept.values())

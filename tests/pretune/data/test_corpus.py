@@ -157,10 +157,13 @@ def test_more_validation_than_corpus_is_an_error(made, rows):
 
 
 def test_document_ends_are_kept(tmp_path):
-    """`ends.npy` says where each document stops in `tokens.npy`."""
+    """`ends` says where each document stops in `tokens`; numbers are as wide as the largest needs."""
     corpus.write(tmp_path, [[1, 2], [], [65_535]])
-    assert np.load(tmp_path / "tokens.npy").tolist() == [1, 2, 65_535]
-    assert np.load(tmp_path / "ends.npy").tolist() == [2, 2, 3]
+    assert np.load(tmp_path / "tokens-00000.npy").tolist() == [1, 2, 65_535]
+    assert np.load(tmp_path / "tokens-00000.npy").dtype == np.uint16
+    assert np.load(tmp_path / "ends-00000.npy").tolist() == [2, 2, 3]
+    corpus.write(tmp_path, [[65_536]])
+    assert np.load(tmp_path / "tokens-00000.npy").tolist() == [65_536]
 
 
 def test_a_corpus_without_tokens_is_an_error(tmp_path):

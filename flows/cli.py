@@ -10,6 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.compare import compare
+from flows.init import init, recipes
+from flows.predict import predict
+from flows.promote import promote, rollback
+from flows.reproduce import reproduce
 from pretune.errors import PretuneError
 
 if TYPE_CHECKING:
@@ -179,42 +184,15 @@ def ui(
     serve(_workspace([]), mlflow_port, prefect_port)
 
 
-@app.command(epilog="Example:  pretune recipes")
-def recipes(as_json: Json = False) -> None:
-    """List complete params files for known data and models: what each does, needs and leads to."""
-    from flows.recipes import every
-    from pretune.lineage import find_root
-
-    found = every(find_root())
-    if as_json:
-        print(json.dumps([recipe.facts() for recipe in found]))
-        return
-    for recipe in found:
-        print(f"{recipe.name}: {recipe.title}")
-        for key in ("model", "data", "time", "expect"):
-            print(f"    {key + ':':8}{getattr(recipe, key)}")
-
-
-@app.command(epilog="Example:  pretune init topics --data ~/ag_news    then:  pretune run")
-def init(
-    recipe: Annotated[str, typer.Argument(help="A name that `pretune recipes` lists.")],
-    data: Annotated[Path | None, typer.Option(help="A folder to copy the data from, where they are missing.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Make a recipe this workspace's params.yaml; the old one is kept."""
-    from flows import recipes as all_recipes
-    from pretune.lineage import find_root
-
-    done = all_recipes.init(find_root(), recipe, data)
-    if as_json:
-        print(json.dumps(vars(done)))
-        return
-    print(f"params.yaml is now the recipe {recipe}, and dvc.yaml lists its data; what they were lies in {done.kept}")
-    for path in done.brought:
-        print(f"copied   {path}")
-    for path in done.missing:
-        print(f"missing  {path}: put it there, or: pretune init {recipe} --data FOLDER")
-    print("next:    pretune run")
+app.command(epilog="Example:  pretune compare 3f2a9c41 HEAD~1    pretune compare @champion @challenger")(compare)
+app.command(epilog="Example:  pretune promote    pretune promote 3f2a9c41 --json")(promote)
+app.command(epilog="Example:  pretune rollback")(rollback)
+app.command(epilog="Example:  pretune reproduce 3f2a9c41")(reproduce)
+app.command(
+    epilog="Example:  pretune predict @champion reviews.csv --keep id    pretune predict models/finetuned < a.txt"
+)(predict)
+app.command(epilog="Example:  pretune recipes")(recipes)
+app.command(epilog="Example:  pretune init topics --data ~/ag_news    then:  pretune run")(init)
 
 
 def _workspace(stages: list[str]) -> Path:

@@ -187,6 +187,14 @@ class Workspace:
             if o.hash_info
         }
 
+    def missing_from_remote(self, hashes: list[str]) -> list[str]:
+        """Those of these outputs that DVC's default remote does not hold; none where there is no remote."""
+        if not self.repo.config["core"].get("remote"):
+            return []
+        with _plain_errors():
+            odb = self.repo.cloud.get_remote_odb()
+            return [md5 for md5 in hashes if not odb.exists(md5)]
+
     def is_orphan(self, name: str) -> bool:
         """Whether this process was started for a stage by a dvc that has since been killed.
 
@@ -319,6 +327,11 @@ def read_config(root: Path) -> ConfigParser:
     config = ConfigParser(interpolation=None)
     config.read(root / ".dvc" / "config.local", encoding="utf-8")
     return config
+
+
+def cache_dir(root: Path) -> Path:
+    """Where the workspace's DVC keeps what it has seen."""
+    return Path(read_config(root).get("cache", "dir", fallback=str(root / ".dvc" / "cache")))
 
 
 def write_config(root: Path, config: ConfigParser, settings: dict[str, dict[str, str]]) -> None:

@@ -109,12 +109,37 @@ def tag(model: PreTrainedModel, packed: Packed) -> Tensor:
     return _single(logits)
 
 
-def _own_logits(model: PreTrainedModel, packed: Packed, *, per_token: bool = False) -> Tensor:
-    """Transformers' own: (sequences, labels), or those of each token, (tokens, labels); float32."""
+def spans(model: PreTrainedModel, packed: Packed) -> Tensor:
+    """Logits of each token of a sequence to be the first and the last of an answer: (sequences, longest, 2) float32.
+
+    What stands behind the end of a sequence is minus infinity.
+    """
+    columns = torch.arange(packed.longest, device=packed.bounds.device)
+    real = columns < packed.lengths[:, None]
+    if is_packed(model):
+        found = states(model, packed)
+        if model.config.model_type == "modernbert":
+            logits = model.classifier(model.drop(model.head(found)))
+        else:
+            logits = model.qa_outputs(model.dropout(found) if model.config.model_type == "distilbert" else found)
+        logits = logits[torch.where(real, packed.starts[:, None] + columns, 0)]
+    else:
+        said = model(**_rows(model, packed))
+        logits = torch.stack([said.start_logits, said.end_logits], dim=-1)
+    return _single(logits).masked_fill(~real[..., None], float("-inf"))
+
+
+def _rows(model: PreTrainedModel, packed: Packed) -> dict[str, Tensor]:
+    """What transformers' own forward pass takes."""
     rows = padded(packed, int(model.config.pad_token_id or 0))
     if not has_types(model):
         rows.pop("token_type_ids", None)
-    logits = model(**rows).logits
+    return rows
+
+
+def _own_logits(model: PreTrainedModel, packed: Packed, *, per_token: bool = False) -> Tensor:
+    """Transformers' own: (sequences, labels), or those of each token, (tokens, labels); float32."""
+    logits = model(**_rows(model, packed)).logits
     return _single(unpadded(logits, packed) if per_token else logits)
 
 

@@ -12,6 +12,7 @@ import typer
 
 from flows.compare import compare
 from flows.export import export
+from flows.init import init, recipes
 from flows.predict import predict
 from flows.promote import promote, rollback
 from flows.reproduce import reproduce
@@ -192,6 +193,8 @@ app.command(epilog="Example:  pretune export @champion exported --int8")(export)
 app.command(
     epilog="Example:  pretune predict @champion reviews.csv --keep id    pretune predict models/finetuned < a.txt"
 )(predict)
+app.command(epilog="Example:  pretune recipes")(recipes)
+app.command(epilog="Example:  pretune init topics --data ~/ag_news    then:  pretune run")(init)
 
 
 def _workspace(stages: list[str]) -> Path:

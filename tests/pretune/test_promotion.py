@@ -37,6 +37,7 @@ def evaluated(tracked):
         facts = {"git.commit": "c0ffee", "git.dirty": "false"}
         made = tracked.run("finetune", **facts, **{"pretune.status": "executed", "pretune.stage_key": name})
         made.params({"finetune.epochs": wrong})
+        made.input("data/mine.csv", f"data-{name}")
         made.output("models/finetuned", f"md5-{name}")
         made.end("FINISHED")
         models = {"finetuned": said(wrong), "scratch": said(40), "majority": said(40)}
@@ -91,7 +92,14 @@ def test_a_model_is_promoted_and_the_reasons_are_kept(tracked, evaluated, promot
     assert version.tags["gate.passed"] == "true"
     assert "passed  better than scratch" in version.tags["gate.reasons"]
     card = tracked.client.get_model_version(NAME, version.version).description
-    for part in ("Intended use", "md5-one", "accuracy", "label yes", f"pretune reproduce {run}", "git checkout c0ffee"):
+    for part in (
+        "Intended use",
+        "data-one",
+        "accuracy",
+        "label yes",
+        f"pretune reproduce {run}",
+        "git checkout c0ffee",
+    ):
         assert part in card
     assert opened(tracked).artifact(opened(tracked).run(run), "model-card.md") == card
 

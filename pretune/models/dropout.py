@@ -24,7 +24,8 @@ def drop(values: Tensor, rate: float) -> Tensor:
         return functional.dropout(values, rate)
     drawn = torch.empty(-(-values.numel() // (64 // BITS)), dtype=torch.int64).random_(-(2**63), None)
     kept = drawn.view(torch.int16)[: values.numel()].view(values.shape) >= limit - 2 ** (BITS - 1)
-    return values * (kept.to(values.dtype) * (2**BITS / (2**BITS - limit)))
+    scales: Tensor = kept.to(values.dtype) * (2**BITS / (2**BITS - limit))
+    return values * scales
 
 
 def quicken(model: nn.Module) -> None:

@@ -26,7 +26,7 @@ from pretune.params import ModelParams
 from pretune.predictor.model import Predictor
 
 LENGTH = 512  # tokens at most
-TEXTS, SINGLE = 600, 100
+TEXTS, SINGLE = 300, 100
 BATCHES = (1, 8, 32)
 REPEATS = 3
 LABELS = [f"label {number}" for number in range(6)]

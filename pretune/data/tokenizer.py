@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from pretune.predictor import inputs
 
 SPECIAL = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 
@@ -32,6 +34,6 @@ def train(texts: Iterable[str], vocabulary_size: int, max_length: int) -> PreTra
 
 def load(folder: Path) -> PreTrainedTokenizerBase:
     """Open a tokenizer folder; nothing is fetched and no code from it is run."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    tokenizer = inputs.tokenizer(folder)
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     return tokenizer

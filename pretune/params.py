@@ -7,7 +7,7 @@ without DVC seeing it. All problems are found at once, before any work starts.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
@@ -15,27 +15,13 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from pretune.data.settings import IngestParams, PrepareParams
 from pretune.errors import ParamsError, UndeclaredInputError, did_you_mean
 from pretune.settings import Section
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-
-
-class IngestParams(Section):
-    """Where the documents come from."""
-
-    source: Annotated[str, Field(min_length=1)]
-
-
-class PrepareParams(Section):
-    """Tokenizer and splits; counts are rows."""
-
-    vocabulary_size: Annotated[int, Field(ge=300, le=65_536)]
-    train_rows: Count
-    validation_rows: Annotated[int, Field(ge=0)]
-    test_rows: Count
 
 
 class ModelParams(Section):
@@ -125,6 +111,21 @@ class EvaluateParams(Section):
 
     confidence: Rate
     resamples: Annotated[int, Field(ge=100, le=100_000)]
+    slices: list[Literal["label", "length", "script", "group", "origin"]]
+    mistakes: Annotated[int, Field(ge=0, le=1000)]
+    attributions: Annotated[int, Field(ge=0, le=100)]
+
+
+class GateParams(Section):
+    """What a model has to show before it becomes the champion."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    thresholds: dict[str, float]
+    baselines: bool
+    margin: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    latency: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    size: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    lineage: bool
 
 
 class Params(Section):
@@ -140,6 +141,7 @@ class Params(Section):
     adaptation: AdaptationParams
     launch: LaunchParams
     evaluate: EvaluateParams
+    gate: GateParams
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -157,7 +159,7 @@ class Params(Section):
             problems.append("adaptation.method gradual trains in one process: launch.processes 1")
         if self.pretrain.evaluate_every and not self.pretrain.validation_rows:
             problems.append("pretrain.evaluate_every needs pretrain.validation_rows")
-        if self.finetune.evaluate_every and not self.prepare.validation_rows:
+        if self.finetune.evaluate_every and self.prepare.validation_rows == 0:
             problems.append("finetune.evaluate_every needs prepare.validation_rows")
         if problems:
             raise ValueError("; ".join(problems))
@@ -271,13 +273,24 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _dotted(data: Mapping[str, Any], model: Any, prefix: str = "") -> Iterator[str]:
+    """The paths of all values; a section is none, but a value may be a mapping, and what it holds are values too."""
+    for key, value in data.items():
+        field = getattr(model, "model_fields", {}).get(key)
+        inner = field.annotation if field and isinstance(field.annotation, type) else None
+        if not (inner and issubclass(inner, BaseModel)):
+            yield f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _dotted(value, inner, f"{prefix}{key}.")
+
+
 def overridden(path: Path, assignments: Iterable[str]) -> tuple[Any, dict[str, tuple[Any, Any]]]:
     """The content of params.yaml with `section.key=value` assignments applied, checked in full.
 
     Returns the document, comments and layout kept, and {dotted path: (old, new)}.
     """
     yaml = _round_trip()
-    known = flatten(read_yaml(path))
+    known = set(_dotted(read_yaml(path), Params))
     document = yaml.load(path)
     problems: list[str] = []
     changes: dict[str, tuple[Any, Any]] = {}

@@ -1,29 +1,31 @@
-"""ingest: make a snapshot of the documents, which DVC then versions."""
+"""ingest: make a snapshot of the rows that the user points at, which DVC then versions."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
 from typing import TYPE_CHECKING
 
-from pretune.data import pydocs, rows, tables
-from pretune.errors import DataError
+from pretune.data import pydocs
+from pretune.data.declared import declared
+from pretune.data.snapshot import Records, Snapshot, shown
+from pretune.data.sources import read
+from pretune.data.sources.record import Record
 
 if TYPE_CHECKING:
     from pretune.stage import Stage
 
 
 def ingest(stage: Stage) -> None:
-    """Write `data/raw/rows.parquet`: the distinct rows of `ingest.source`."""
-    source = stage.params.ingest.source
-    if source == "pydocs":
-        found, origin = pydocs.collect(), pydocs.version()
+    """Write `data/raw`: the rows of `ingest.source`, cleaned, each once, and what was left out and why."""
+    params = stage.params.ingest
+    records: Records
+    if params.source == "pydocs":
+        records, origin = ((None, Record(row["origin"], row)) for row in pydocs.collect()), pydocs.version()
     else:
-        found, origin = tables.distinct(tables.read(stage.dep(source))), Path(source).name
-    if not found:
-        raise DataError(f"ingest.source: {source} holds no rows", "add rows, then: pretune run")
+        records, origin = read.read(params, lambda place: declared(stage.dep, place)), shown(params.source)
     folder = stage.out("data/raw")
-    folder.mkdir(parents=True)
-    rows.write(folder / "rows.parquet", found)
-    (folder / "source.txt").write_text(origin + "\n", encoding="utf-8")
-    labelled = sum("label" in row for row in found)
-    stage.run.metrics({"rows": len(found), "labelled": labelled, "characters": sum(len(row["text"]) for row in found)})
+    snapshot = Snapshot(folder, params)
+    counts = snapshot.write(records)
+    about = {"source": origin, "licence": params.licence, "names": snapshot.names}
+    (folder / "source.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    stage.run.metrics({name: value for name, value in counts.items() if isinstance(value, int)})

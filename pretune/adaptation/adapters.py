@@ -65,6 +65,11 @@ def config_of(method: str, settings: Mapping[str, Any], model: PreTrainedModel) 
     names = {each.name for each in fields(kind)}
     if "target_modules" in names and not chosen.get("target_modules"):
         chosen["target_modules"] = targets(model)
+        if not chosen["target_modules"]:
+            raise ParamsError(
+                f"adaptation.method: {method}; a {model.config.model_type} has no layers to adapt",
+                "name adaptation.settings.target_modules, or adaptation.method: full",
+            )
         if "feedforward_modules" in names:
             chosen.setdefault("feedforward_modules", [])
     if "fan_in_fan_out" in names and any(isinstance(module, Conv1D) for module in model.modules()):

@@ -21,7 +21,6 @@ from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 
 from pretune.data.rows import Row
-from pretune.data.tables import distinct
 
 MIN_CHARACTERS = 20
 SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "pydoc_data", "__pycache__"}
@@ -46,8 +45,13 @@ AREA_OF = {module: area for area, modules in AREAS.items() for module in modules
 
 
 def collect() -> list[Row]:
-    """Return the distinct documents of this interpreter, in a fixed order."""
-    return distinct([*_source_docstrings(), *_compiled_docstrings(), *_language_reference()])
+    """Return the rows of this interpreter, each text once, with a label if any copy has one, in a fixed order."""
+    found: dict[str, Row] = {}
+    for row in (*_source_docstrings(), *_compiled_docstrings(), *_language_reference()):
+        known = found.setdefault(row["text"], row)
+        if "label" not in known and "label" in row:
+            found[row["text"]] = row
+    return list(found.values())
 
 
 def version() -> str:

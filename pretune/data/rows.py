@@ -32,28 +32,33 @@ COLUMNS = {
     "image": pa.binary(),  # a PNG file
     "x": pa.list_(pa.float64()),  # numeric columns, and what is to be predicted from them
     "y": pa.list_(pa.float64()),
+    "split": pa.string(),  # train, validation, test, or corpus: where the source says so
     "group": pa.string(),  # rows of one group stay in one split
     "origin": pa.string(),  # file and line, where it came from
 }
 CHUNK = 8192  # rows
+FILLED = "columns"  # key of the names of those that any row has: the others need not be read
 
 
 def write(path: Path, rows: Iterable[Row]) -> int:
     """Write rows and return their number. The bytes are a function of the rows; memory that of CHUNK of them."""
     schema = pa.schema(list(COLUMNS.items()))
-    number = 0
+    number, filled = 0, set[str]()
     remaining = iter(rows)
     with pq.ParquetWriter(path, schema, compression="zstd") as file:
         while chunk := list(islice(remaining, CHUNK)):
             file.write_table(pa.Table.from_pylist(chunk, schema=schema))
             number += len(chunk)
+            filled.update(*chunk)
+        file.add_key_value_metadata({FILLED: " ".join(name for name in COLUMNS if name in filled)})
     return number
 
 
 def iterate(path: Path) -> Iterator[Row]:
     """The rows one after the other."""
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(CHUNK):
+        filled = file.metadata.metadata[FILLED.encode()].decode().split()
+        for batch in file.iter_batches(CHUNK, columns=filled or ["origin"]):
             for row in batch.to_pylist():
                 yield {name: value for name, value in row.items() if value is not None}
 
@@ -61,3 +66,18 @@ def iterate(path: Path) -> Iterator[Row]:
 def read(path: Path) -> list[Row]:
     """All rows."""
     return list(iterate(path))
+
+
+def number_of(path: Path) -> int:
+    """How many rows there are."""
+    return int(pq.read_metadata(path).num_rows)
+
+
+def texts(row: Row) -> list[str]:
+    """All that pretraining can read in a row, each text by itself."""
+    found = [row[name] for name in ("text", "pair", "context", "target") if name in row]
+    if "words" in row:
+        found.append(" ".join(row["words"]))
+    if "messages" in row:
+        found.append("\n".join(turn["content"] for turn in row["messages"]))
+    return found

@@ -1,51 +1,120 @@
-"""Which labelled rows train and which test: by the hash of the text, so that order is no input."""
+"""Which rows train and which test: by the hash of their group, so that no row that is added later moves another.
+
+A row goes to a side (train, validation or test) by its group and the seed alone; where the source has put
+it into a split, it stays there. How many rows of a side are used is another matter: so many of each class
+as are its due, chosen by hash too.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
+from pretune.data.cleaning.duplicates import content_key
+from pretune.data.columns import SUPERVISION
 from pretune.data.rows import Row
-from pretune.errors import DataError
+
+if TYPE_CHECKING:
+    from pretune.data.settings import PrepareParams
+
+SIDES = ("train", "validation", "test")
+TRAIN, VALIDATION, TEST, CORPUS, NONE = 0, 1, 2, 3, 4  # CORPUS: given to pretraining only; NONE: nothing to learn in it
+GIVEN = {"train": TRAIN, "validation": VALIDATION, "test": TEST, "corpus": CORPUS}
+
+Codes = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint64]
 
 
-@dataclass(frozen=True)
-class Splits:
-    """Labelled rows; no text is in two parts."""
+def group_of(row: Row) -> bytes:
+    """What keeps rows on one side: their group, the context of a question, or what they say."""
+    if "group" in row:
+        return b"group:" + str(row["group"]).encode()
+    if "context" in row:
+        return b"context:" + hashlib.sha256(str(row["context"]).encode()).digest()
+    return content_key(row)
 
-    train: list[Row]
-    validation: list[Row]
-    test: list[Row]
-    labels: list[str]
+
+def class_of(row: Row) -> str | None:
+    """What stratification goes by: the label, or all labels together."""
+    if "labels" in row:
+        return "\n".join(sorted(row["labels"]))
+    label: str | None = row.get("label")
+    return label
 
 
-def split(rows: list[Row], *, train_rows: int, validation_rows: int, test_rows: int, seed: int) -> Splits:
-    """Draw `test_rows`, then `train_rows`, then `validation_rows`, from the labelled rows.
+def is_supervised(row: Row) -> bool:
+    """Whether finetuning can learn from the row."""
+    return any(name in row for name in SUPERVISION)
 
-    A row's place depends on its text and the seed alone, never on the rows around it or on their
-    order. Raises DataError where the rows do not suffice or a label is in no training row.
+
+class Sides:
+    """Where each row belongs, from one pass over all: `side`, `group` and `rank` (rows,), `stratum` (rows,).
+
+    Rows without anything to predict are NONE, unless no row has: then texts themselves are what is predicted.
     """
-    labelled = sorted((row for row in rows if "label" in row), key=lambda row: _rank(row["text"], seed))
-    wanted = train_rows + validation_rows + test_rows
-    if len(labelled) < wanted:
-        raise DataError(
-            f"{len(labelled)} labelled rows, but prepare.train_rows + prepare.validation_rows + "
-            f"prepare.test_rows is {wanted}",
-            "label more rows, or lower these three in params.yaml",
-        )
-    test, train = labelled[:test_rows], labelled[test_rows : test_rows + train_rows]
-    validation = labelled[test_rows + train_rows : wanted]
-    labels = sorted({row["label"] for row in train})
-    unseen = sorted({row["label"] for row in test + validation} - set(labels))
-    if unseen:
-        raise DataError(
-            f"no training row has the label {', '.join(unseen)}, which test or validation rows have",
-            "raise prepare.train_rows in params.yaml, or use another seed",
-        )
-    if len(labels) < 2:
-        raise DataError(f"the labelled rows have one label only ({labels[0]}): nothing to learn")
-    return Splits(train, validation, test, labels)
+
+    def __init__(self, rows: Iterable[Row], params: PrepareParams, seed: int) -> None:
+        groups, ranks, strata, given, supervised = [], [], [], [], []
+        self.classes: dict[str, int] = {}
+        for row in rows:
+            group = group_of(row)
+            groups.append(_number(b"%d side " % seed + group))
+            ranks.append(_number(b"%d rank " % seed + content_key(row)))
+            name = class_of(row)
+            strata.append(-1 if name is None else self.classes.setdefault(name, len(self.classes)))
+            given.append(GIVEN.get(row.get("split", ""), -1))
+            supervised.append(is_supervised(row))
+        self.group, self.rank = np.array(groups, np.uint64), np.array(ranks, np.uint64)
+        self.stratum = np.array(strata, np.int64)
+        self.side = _sides(self.group, np.array(given, np.int64), params)
+        useful = np.array(supervised, bool)
+        if useful.any():
+            self.side[~useful & (self.side != CORPUS)] = NONE
+
+    def chosen(self, side: int, most: int | None, without: npt.NDArray[np.bool_] | None = None) -> Codes:
+        """The numbers of at most `most` rows of a side, each class having its due, in order: (rows,).
+
+        Webster's method: the k-th row of a class of n comes at (k - 1/2) / n. More rows are these and others.
+        """
+        rows = np.flatnonzero((self.side == side) if without is None else (self.side == side) & ~without)
+        rows = rows[np.argsort(self.rank[rows], kind="stable")]
+        strata = self.stratum[rows]
+        turn = np.empty(len(rows))
+        for stratum in np.unique(strata):
+            members = np.flatnonzero(strata == stratum)
+            turn[members] = (np.arange(len(members)) + 0.5) / len(members)
+        rows = rows[np.argsort(turn, kind="stable")]
+        return np.sort(rows if most is None else rows[:most])
 
 
-def _rank(text: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}\n{text}".encode("utf-8", "surrogatepass")).digest()
+def _sides(group: Hashes, given: Codes, params: PrepareParams) -> Codes:
+    """A split that the source gives to no row is drawn from those that are given none, and from `train`."""
+    place = group.astype(np.float64) / 2.0**64
+    test = 0.0 if (given == TEST).any() else params.test_share
+    validation = 0.0 if (given == VALIDATION).any() else params.validation_share
+    drawn = np.where(place < test, TEST, np.where(place < test + validation, VALIDATION, TRAIN))
+    return np.where((given == -1) | (given == TRAIN), drawn, given)
+
+
+def labels_of(row: Row) -> list[str]:
+    """The names that a head for this row has to know."""
+    found = row.get("labels") or row.get("tags") or [row.get("label")]
+    return [name for name in found if name is not None]
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """Labels in the order of their numbers: as numbers where all are, else as words."""
+    found = sorted(set(names))
+    return sorted(found, key=int) if all(map(_is_whole, found)) else found
+
+
+def _number(content: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
+
+
+def _is_whole(name: str) -> bool:
+    return name.isascii() and name.removeprefix("-").isdigit() and str(int(name)) == name

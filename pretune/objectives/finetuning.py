@@ -5,9 +5,14 @@ from __future__ import annotations
 from pretune.objectives.base import Finetuning
 from pretune.objectives.binary import Binary
 from pretune.objectives.classification import Classification
+from pretune.objectives.image_classification import ImageClassification
 from pretune.objectives.instruction import Instruction
+from pretune.objectives.language_modelling import LanguageModelling
+from pretune.objectives.linear_regression import LinearRegression
 from pretune.objectives.multi_label import MultiLabel
+from pretune.objectives.question_answering import QuestionAnswering
 from pretune.objectives.regression import Regression
+from pretune.objectives.seq2seq import Seq2Seq
 from pretune.objectives.token_classification import TokenClassification
 
 OBJECTIVES: dict[str, type[Finetuning]] = {
@@ -17,4 +22,9 @@ OBJECTIVES: dict[str, type[Finetuning]] = {
     "multi_label": MultiLabel,
     "regression": Regression,
     "token_classification": TokenClassification,
+    "image_classification": ImageClassification,
+    "language_modelling": LanguageModelling,
+    "linear_regression": LinearRegression,
+    "question_answering": QuestionAnswering,
+    "seq2seq": Seq2Seq,
 }

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import chat, text, words
+from . import answers, chat, generation, images, linear, text, words
 
 ANSWERS: dict[str, Any] = {
     "class": text.Class,
@@ -24,6 +24,11 @@ ANSWERS: dict[str, Any] = {
     "filled": text.Filled,
     "continued": text.Continued,
     "reply": chat.Reply,
+    "answered": answers.Answered,
+    "written": generation.Written,
+    "image_class": images.ImageClass,
+    "embedded": images.Embedded,
+    "mapped": linear.Mapped,
 }
 
 

@@ -248,7 +248,8 @@ def make_clone(folder: Path) -> Clone:
     yaml.dump(graph, clone.root / "dvc.yaml")
     clone.set(
         threads=1, ingest__source="documents.jsonl", evaluate__resamples=100,
-        prepare__vocabulary_size=400, prepare__train_rows=30, prepare__validation_rows=10, prepare__test_rows=40,
+        prepare__vocabulary_size=400, prepare__test_share=0.4, prepare__validation_share=0.1,
+        prepare__train_rows=30, prepare__validation_rows=10, prepare__test_rows=40,
         model__config__hidden_size=16, model__config__num_hidden_layers=1, model__config__num_attention_heads=2,
         model__config__intermediate_size=32,
         pretrain__steps=24, pretrain__batch_size=4, pretrain__sequence_length=16, pretrain__precision="fp32",

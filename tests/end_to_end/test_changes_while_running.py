@@ -25,7 +25,7 @@ def edit_code(clone):
 
 def edit_data(clone):
     """One token of the corpus is another one."""
-    path = clone.root / "data" / "prepared" / "corpus" / "tokens.npy"
+    path = clone.root / "data" / "prepared" / "corpus" / "tokens-00000.npy"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)

@@ -88,7 +88,7 @@ def test_a_wrong_type_is_refused(check, old, new, path):
     ("old", "new", "path"),
     [
         ("seed: 0", "seed: 4294967296", "seed"),
-        ("vocabulary_size: 4096", "vocabulary_size: 65537", "prepare.vocabulary_size"),
+        ("vocabulary_size: 4096", "vocabulary_size: 1048577", "prepare.vocabulary_size"),
         ("learning_rate: 5e-3", "learning_rate: .nan", "pretrain.learning_rate"),
         ("gradient_clip: 1.0", "gradient_clip: .inf", "pretrain.gradient_clip"),
         ("sequence_length: 64", "sequence_length: 7", "pretrain.sequence_length"),

@@ -56,9 +56,20 @@ def bench(tmp_path, params):
     settings = params.model_copy(
         update={
             "threads": 1,
-            "ingest": params.ingest.model_copy(update={"source": "rows.csv"}),
+            "ingest": params.ingest.model_copy(
+                update={"source": "rows.csv", "clean": params.ingest.clean.model_copy(update={"duplicates": "exact"})}
+            ),
             "prepare": params.prepare.model_copy(
-                update={"vocabulary_size": 320, "train_rows": 30, "validation_rows": 8, "test_rows": 20}
+                update={
+                    "vocabulary_size": 320,
+                    "train_rows": 30,
+                    "validation_rows": 8,
+                    "test_rows": 16,
+                    "validation_share": 0.2,
+                    "test_share": 0.3,
+                    "similarity": 1.0,
+                    "decontaminate": 0,
+                }
             ),
             "model": params.model.model_copy(update={"config": params.model.config | shape}),
             "pretrain": params.pretrain.model_copy(update=small | {"steps": 12, "validation_rows": 4}),
@@ -85,7 +96,8 @@ def test_ingest_takes_a_snapshot_of_a_users_table(bench):
     found = rows.read(bench.folder / "data/raw/rows.parquet")
     assert len(found) == 60
     assert found[0]["origin"] == "rows.csv:2"
-    assert (bench.folder / "data/raw/source.txt").read_text(encoding="utf-8") == "rows.csv\n"
+    about = json.loads((bench.folder / "data/raw/source.json").read_text(encoding="utf-8"))
+    assert about["source"] == "rows.csv"
     assert (bench.recorded["rows"], bench.recorded["labelled"]) == (60, 60)
 
 
@@ -97,18 +109,19 @@ def test_ingest_of_an_empty_table_is_an_error(bench):
 
 
 def test_prepare_keeps_every_token_and_splits_the_labelled_rows(bench):
-    """The corpus decodes to the documents, in order; the parts have the sizes asked for and no row in common."""
+    """The corpus decodes to the texts that are not held out, in order; parts have their sizes and share no row."""
     do(bench, ingest, prepare)
     folder = bench.folder / "data/prepared"
     words = tokenizer.load(folder / "tokenizer")
-    tokens, ends = (np.load(folder / "corpus" / name) for name in ("tokens.npy", "ends.npy"))
-    texts = [row["text"] for row in rows.read(bench.folder / "data/raw/rows.parquet")]
-    assert words.batch_decode(np.split(tokens, ends[:-1]), skip_special_tokens=True) == texts
+    tokens, ends = (np.load(folder / "corpus" / f"{name}-00000.npy") for name in ("tokens", "ends"))
     parts = [rows.read(folder / "labelled" / f"{part}.parquet") for part in ("train", "validation", "test")]
-    assert [len(part) for part in parts] == [30, 8, 20]
-    assert len({row["text"] for part in parts for row in part}) == 58
+    held_out = {row["text"] for part in parts[1:] for row in part}
+    texts = [row["text"] for row in rows.read(bench.folder / "data/raw/rows.parquet") if row["text"] not in held_out]
+    assert words.batch_decode(np.split(tokens, ends[:-1]), skip_special_tokens=True) == texts
+    assert [len(part) for part in parts] == [30, 8, 16]
+    assert len({row["text"] for part in parts for row in part}) == 54
     assert {name: bench.recorded[name] for name in ("train_rows", "validation_rows", "test_rows")} == {
-        "train_rows": 30, "validation_rows": 8, "test_rows": 20,
+        "train_rows": 30, "validation_rows": 8, "test_rows": 16,
     }  # fmt: skip
     assert json.loads((folder / "labelled" / "labels.json").read_text(encoding="utf-8")) == ["kitchen", "sea"]
 
@@ -118,14 +131,14 @@ def test_the_stages_lead_to_a_result_that_says_who_is_better(bench):
     """From the table to reports/metrics.json: easy kinds are learnt, every model has its interval."""
     do(bench, ingest, prepare, pretrain, finetune, scratch, evaluate)
     result = json.loads((bench.folder / "reports/metrics.json").read_text(encoding="utf-8"))
-    assert (result["test_rows"], result["train_rows"]) == (20, 30)
+    assert (result["test_rows"], result["train_rows"]) == (16, 30)
     assert result["finetuned"]["accuracy"]["value"] > 0.9
     for name in ("finetuned", "scratch", "majority"):
         accuracy = result[name]["accuracy"]
         assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
     rows = (bench.folder / "reports/predictions.csv").read_text(encoding="utf-8").splitlines()
     assert rows[0] == "label,finetuned,scratch,majority"
-    assert len(rows) == 21
+    assert len(rows) == 17
     assert [path for path, _ in bench.models] == ["models/pretrained", "models/finetuned", "models/scratch"]
     for name, validated in (
         ("pretrain", ["loss"]),

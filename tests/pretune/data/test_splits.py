@@ -1,101 +1,123 @@
 from __future__ import annotations
 
-import pytest
+from collections import Counter
+
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretune.data.splits import split
-from pretune.errors import DataError
+from pretune.data.splits import CORPUS, NONE, TEST, TRAIN, VALIDATION, Sides, labels_of, ordered
 
-TEXTS = st.lists(st.text(max_size=8), min_size=12, max_size=60, unique=True)
+TEXTS = st.lists(st.text(max_size=8), min_size=1, max_size=60, unique=True)
+SHARES = {"validation_share": 0.2, "test_share": 0.3}
 
 
 def labelled(texts):
-    """A document of each text, with two labels in turn."""
-    return [{"text": text, "label": "ab"[row % 2]} for row, text in enumerate(texts)]
+    """A row of each text, with two labels in turn."""
+    return [{"text": text, "label": "ab"[number % 2]} for number, text in enumerate(texts)]
 
 
-def divided(rows, train, validation, test, seed=0):
-    """The split into parts of these sizes."""
-    return split(rows, train_rows=train, validation_rows=validation, test_rows=test, seed=seed)
+def sides(rows, prepare_params, seed=0, **changes):
+    """{text: side} of rows that are divided."""
+    found = Sides(rows, prepare_params(**(SHARES | changes)), seed).side
+    return {row["text"]: int(side) for row, side in zip(rows, found, strict=True)}
 
 
-def drawn(rows, *sizes, seed=0):
-    """The split, or None where the rows do not allow one."""
-    try:
-        return divided(rows, *(sizes or (4, 3, 4)), seed=seed)
-    except DataError:  # so few rows may happen to carry one label only
-        return None
+@given(TEXTS, TEXTS, st.randoms(), st.integers(0, 9))
+def test_rows_that_are_added_move_no_row(prepare_params, texts, more, random, seed):
+    """Whatever comes beside an old row, and in whatever order, it stays on its side."""
+    old = labelled(texts)
+    grown = old + labelled([f"new {text}" for text in more])
+    before, after = sides(old, prepare_params, seed), sides(random.sample(grown, len(grown)), prepare_params, seed)
+    assert {text: after[text] for text in before} == before
 
 
-@given(TEXTS, st.integers(0, 9), st.tuples(st.integers(1, 5), st.integers(0, 2), st.integers(1, 5)))
-def test_sizes_are_exact_and_no_text_is_in_two_parts(texts, seed, sizes):
-    """As many rows as asked for, all different, and every label is known to training."""
-    rows = labelled(texts) + [{"text": "unlabelled " + text} for text in texts]
-    found = drawn(rows, *sizes, seed=seed)
-    if found:
-        parts = (found.train, found.validation, found.test)
-        assert tuple(map(len, parts)) == sizes
-        assert len({row["text"] for part in parts for row in part}) == sum(sizes)
-        assert {row["label"] for row in found.validation + found.test} <= set(found.labels)
-        assert set(found.labels) == {row["label"] for row in found.train}
-
-
-@given(TEXTS, st.randoms())
-def test_the_order_of_the_rows_is_no_input(texts, random):
-    """Shuffled rows give the same split, in the same order."""
+@given(TEXTS, st.integers(0, 3), st.integers(0, 3))
+def test_larger_shares_only_take_from_training(prepare_params, texts, validation, test):
+    """A row of the test side stays there when the share grows."""
     rows = labelled(texts)
-    shuffled = random.sample(rows, len(rows))
-    assert drawn(rows) == drawn(shuffled)
+    few = sides(rows, prepare_params, test_share=0.1 * test, validation_share=0.1)
+    many = sides(rows, prepare_params, test_share=0.1 * test + 0.1, validation_share=0.1 * validation)
+    assert all(many[text] == TEST for text, side in few.items() if side == TEST)
 
 
-@given(TEXTS)
-def test_unlabelled_documents_do_not_move_the_split(texts):
-    """Adding text without labels leaves all parts as they were."""
-    rows = labelled(texts)
-    assert drawn(rows) == drawn([{"text": "more " + text} for text in texts] + rows)
+def test_sides_have_about_their_shares(prepare_params):
+    """Of ten thousand rows, within four standard deviations; another seed draws others."""
+    rows = labelled([str(number) for number in range(10_000)])
+    first, other = (Counter(sides(rows, prepare_params, seed).items()) for seed in (0, 1))
+    counts = Counter(side for _, side in first)
+    assert abs(counts[TEST] - 3000) < 4 * 46
+    assert abs(counts[VALIDATION] - 2000) < 4 * 40
+    assert first != other
 
 
-def test_more_training_rows_leave_the_test_rows_alone(documents):
-    """Experiments with more labels are scored on the same rows."""
-    few, many = (divided(documents, n, 5, 10) for n in (10, 40))
-    assert few.test == many.test
-    assert many.train[:10] == few.train
+@given(st.lists(st.tuples(st.sampled_from("gh"), st.text(max_size=5)), min_size=1, max_size=30, unique=True))
+def test_a_group_is_on_one_side(prepare_params, keys):
+    """Rows of one group are never parted, whatever they say."""
+    rows = [{"text": text, "label": "a", "group": group} for group, text in keys]
+    found = Sides(rows, prepare_params(**SHARES), 0).side
+    for group in "gh":
+        assert len({side for side, row in zip(found, rows, strict=True) if row["group"] == group}) <= 1
 
 
-def test_more_validation_rows_leave_training_and_test_alone(documents):
-    """Watching more closely is no other experiment."""
-    none, few, many = (divided(documents, 20, n, 20) for n in (0, 5, 20))
-    assert none.validation == []
-    assert none.test == few.test == many.test
-    assert none.train == few.train == many.train
-    assert many.validation[:5] == few.validation
+def test_questions_about_one_context_are_on_one_side(prepare_params):
+    """The context is their group."""
+    rows = [{"question": f"{n}?", "context": f"about {n % 7}", "answers": []} for n in range(70)]
+    found = Sides(rows, prepare_params(**SHARES), 0).side
+    assert len({(row["context"], side) for row, side in zip(rows, found.tolist(), strict=True)}) == 7
 
 
-def test_the_seed_draws_other_rows(documents):
-    """Another seed is another split."""
-    first, second = (divided(documents, 10, 5, 20, seed=seed) for seed in (0, 1))
-    for part in ("train", "validation", "test"):
-        assert {row["text"] for row in getattr(first, part)} != {row["text"] for row in getattr(second, part)}
+def test_a_given_split_is_kept_and_one_that_is_not_given_is_drawn_from_training(prepare_params):
+    """A source with train and test: validation comes from its training rows, and test rows stay test rows."""
+    rows = [{"text": str(n), "label": "a", "split": "test" if n % 5 == 0 else "train"} for n in range(2000)]
+    rows += [{"text": f"more {n}", "split": "corpus"} for n in range(5)]
+    found = Sides(rows, prepare_params(**SHARES), 0).side
+    for row, side in zip(rows, found.tolist(), strict=True):
+        allowed = {"test": {TEST}, "train": {TRAIN, VALIDATION}, "corpus": {CORPUS}}[row["split"]]
+        assert side in allowed
+    assert 250 < (found == VALIDATION).sum() < 390
 
 
-@pytest.mark.parametrize("sizes", [(1, 0, 60), (2, 39, 20)])
-def test_too_few_rows_is_an_error_with_both_numbers(documents, sizes):
-    """What there is and what was asked for stand in the message."""
-    with pytest.raises(DataError, match=r"60 labelled rows, but .* is 61"):
-        divided(documents, *sizes)
+def test_rows_without_anything_to_predict_are_in_no_split_unless_there_are_no_others(prepare_params):
+    """Texts beside labelled ones are for the corpus; texts alone are what is predicted."""
+    texts = [{"text": f"{n}"} for n in range(50)]
+    beside = Sides([*texts, {"text": "x", "label": "a"}], prepare_params(**SHARES), 0).side
+    assert (beside[:50] == NONE).all()
+    alone = Sides(texts, prepare_params(**SHARES), 0).side
+    assert {TRAIN, VALIDATION, TEST} == set(alone.tolist())
 
 
-@pytest.mark.parametrize("sizes", [(1, 0, 79), (1, 78, 1)])
-def test_a_label_that_only_test_or_validation_rows_have_is_an_error(sizes):
-    """A class without a training row cannot be learnt."""
-    rows = [{"text": str(n), "label": "common"} for n in range(40)]
-    rows += [{"text": f"rare {n}", "label": "rare"} for n in range(40)]
-    with pytest.raises(DataError, match="no training row has the label"):
-        divided(rows, *sizes)
+@given(st.lists(st.sampled_from("aaabbc"), min_size=1, max_size=80), st.integers(1, 40))
+def test_each_class_has_its_due(prepare_params, labels, most):
+    """Of n rows, a class that is a share s of the side has s * n, within one; more rows are these and others."""
+    rows = [{"text": str(n), "label": label} for n, label in enumerate(labels)]
+    found = Sides(rows, prepare_params(validation_share=0.0, test_share=0.0), 0)
+    chosen, more = found.chosen(TRAIN, most), found.chosen(TRAIN, most + 1)
+    assert len(chosen) == min(most, len(rows))
+    assert set(chosen.tolist()) <= set(more.tolist())
+    counts = Counter(labels[number] for number in chosen)
+    for label, count in Counter(labels).items():
+        assert abs(counts[label] - count * len(chosen) / len(rows)) < 1.5
 
 
-def test_one_label_only_is_an_error():
-    """There is nothing to learn."""
-    with pytest.raises(DataError, match="one label only"):
-        divided([{"text": str(n), "label": "x"} for n in range(9)], 3, 3, 3)
+def test_rows_that_are_left_out_are_replaced(prepare_params):
+    """`without` takes rows from the choice, not from their number."""
+    found = Sides(labelled([str(n) for n in range(40)]), prepare_params(validation_share=0.0, test_share=0.0), 0)
+    without = np.zeros(40, dtype=bool)
+    without[found.chosen(TRAIN, 10)[:3]] = True
+    chosen = found.chosen(TRAIN, 10, without)
+    assert len(chosen) == 10
+    assert not without[chosen].any()
+
+
+def test_labels_are_ordered_as_numbers_where_all_are():
+    """10 comes after 2; with a word among them they are words."""
+    assert ordered(["10", "2", "2"]) == ["2", "10"]
+    assert ordered(["10", "2", "x"]) == ["10", "2", "x"]
+    assert ordered(["01", "1"]) == ["01", "1"]
+
+
+def test_the_labels_of_a_row_are_its_label_its_labels_or_its_tags():
+    """Whatever a head has to have an output for."""
+    rows = [{"label": "a"}, {"labels": ["b", "c"]}, {"tags": ["d"]}, {"text": "x"}]
+    assert [labels_of(row) for row in rows] == [["a"], ["b", "c"], ["d"], []]

@@ -1,0 +1,152 @@
+"""Rows that say what another one says: the same content, or nearly the same text. Memory does not grow with the text.
+
+Fingerprints go to files as rows come in; when all are there, equal ones are brought together by sorting
+a part of them at a time. A row gives way to the one before it in this order: rows that a source puts
+into its test split, then its validation split, rows with a label, the others; each in the order read.
+So rows that are added later never displace an earlier one of their kind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pretune.data.cleaning import minhash
+from pretune.data.columns import SUPERVISION
+from pretune.data.rows import Row
+
+Integers = npt.NDArray[np.int64]
+KEY = 16  # bytes of a content hash
+PART = 2**20  # fingerprints that are sorted at once
+PAIRS = 2**14  # pairs that are compared at once
+NOT_CONTENT = {"label", "labels", "score", "tags", "answers", "y", "split", "group", "origin"}
+
+
+def content_key(row: Row) -> bytes:
+    """A hash of what the row says, labels aside: (KEY,) bytes."""
+    content = [(name, value) for name, value in sorted(row.items()) if name not in NOT_CONTENT]
+    return hashlib.blake2b(repr(content).encode("utf-8", "surrogatepass"), digest_size=KEY).digest()
+
+
+def text_of(row: Row) -> str:
+    """The text that near duplicates are found by; of a question nothing, for many are asked about one context."""
+    return "\n".join(row[name] for name in ("text", "pair", "target") if name in row)
+
+
+def precedence(row: Row) -> int:
+    """0 to 3: which of two equal rows gives way, the one with the higher number."""
+    if row.get("split") in {"test", "validation"}:
+        return ("test", "validation").index(row["split"])
+    return 2 if any(name in row for name in SUPERVISION) else 3
+
+
+class Duplicates:
+    """Finds rows to leave out: `add` all in their order, then `find`. Files lie in `folder`."""
+
+    def __init__(self, folder: Path, *, near: float | None) -> None:
+        self._folder, self._near, self.count = folder, near, 0
+        names = ["keys", "order", "texts", *(["sketches"] if near else [])]
+        self._bands = [f"band{number}" for number in range(minhash.BANDS)] if near else []
+        self._stack = ExitStack()
+        self._files = {name: self._stack.enter_context((folder / name).open("wb")) for name in names + self._bands}
+
+    def close(self) -> None:
+        """All are added."""
+        self._stack.close()
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Note the fingerprints of further rows."""
+        self.count += len(rows)
+        self._files["keys"].write(b"".join(map(content_key, rows)))
+        self._files["order"].write(bytes(map(precedence, rows)))
+        if self._near:
+            texts = [text_of(row) for row in rows]
+            self._files["texts"].write(bytes(bool(text) for text in texts))
+            sketch, bands = minhash.sketches(texts)
+            self._files["sketches"].write(sketch.tobytes())
+            for number, name in enumerate(self._bands):
+                self._files[name].write(np.ascontiguousarray(bands[:, number]).tobytes())
+
+    def find(self) -> tuple[Integers, Integers]:
+        """For each row the row that it repeats exactly, and the one that it nearly repeats; -1 for none: (rows,)."""
+        self.close()
+        rank = np.fromfile(self._folder / "order", np.uint8).astype(np.int64) * self.count + np.arange(self.count)
+        exact = self._exact(rank)
+        near = np.full(self.count, -1)
+        if self._near:
+            text = np.fromfile(self._folder / "texts", np.bool_)
+            self._greedy(self._similar(rank, text & (exact < 0)), rank, near)
+        return exact, near
+
+    def _exact(self, rank: Integers) -> Integers:
+        exact = np.full(self.count, -1)
+        for rows, keys in _parts(self._folder / "keys", np.dtype("V16"), self.count):
+            order = np.lexsort((rank[rows], keys["f1"], keys["f0"]))
+            ordered, first = rows[order], _firsts(keys[order])
+            repeats = first != np.arange(len(rows))
+            exact[ordered[repeats]] = ordered[first[repeats]]
+        return exact
+
+    def _similar(self, rank: Integers, wanted: npt.NDArray[np.bool_]) -> Integers:
+        """Pairs (later, earlier) of rows that share a band and are similar: (pairs, 2)."""
+        candidates = np.empty((0, 2), np.int64)
+        for name in self._bands:
+            for rows, hashes in _parts(self._folder / name, np.dtype(np.uint64), self.count):
+                chosen = np.flatnonzero(wanted[rows])
+                order = chosen[np.lexsort((rank[rows[chosen]], hashes[chosen]))]
+                ordered, first = rows[order], _firsts(hashes[order])
+                later = np.flatnonzero(first != np.arange(len(order)))
+                pairs = [np.stack([ordered[later], ordered[before]], axis=1) for before in (first[later], later - 1)]
+                candidates = np.unique(np.concatenate([candidates, *pairs]), axis=0)
+        return candidates[self._alike(candidates)]
+
+    def _alike(self, pairs: Integers) -> npt.NDArray[np.bool_]:
+        alike = np.zeros(len(pairs), dtype=bool)
+        if not len(pairs):
+            return alike
+        with (self._folder / "sketches").open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+            for start in range(0, len(pairs), PAIRS):
+                chunk = pairs[start : start + PAIRS]
+                sketches = np.frombuffer(mapped, np.uint16).reshape(-1, minhash.BINS)
+                first, second = sketches[chunk[:, 0]], sketches[chunk[:, 1]]
+                del sketches  # or the map cannot be closed
+                alike[start : start + PAIRS] = minhash.similarity(first, second) >= (self._near or 1)
+                mapped.madvise(mmap.MADV_DONTNEED)
+        return alike
+
+    @staticmethod
+    def _greedy(pairs: Integers, rank: Integers, near: Integers) -> None:
+        """A row gives way to an earlier one that is kept itself."""
+        for later, earlier in pairs[np.lexsort((rank[pairs[:, 1]], rank[pairs[:, 0]]))].tolist():
+            if near[later] < 0 and near[earlier] < 0:
+                near[later] = earlier
+
+
+def _parts(path: Path, kind: np.dtype[Any], count: int) -> Iterator[tuple[Integers, npt.NDArray[Any]]]:
+    """Rows and fingerprints, all equal ones in one part of about PART: by what their first byte leaves over."""
+    parts = -(-count // PART)
+    fields = np.dtype([("f0", "u8"), ("f1", "u8")]) if kind.itemsize == KEY else kind
+    for part in range(parts):
+        rows, prints = [], []
+        for start in range(0, count, PART):
+            block = np.fromfile(path, fields, min(PART, count - start), offset=start * fields.itemsize)
+            head = block["f0"] if fields.names else block
+            chosen = np.flatnonzero(head % np.uint64(parts) == part)
+            rows.append(chosen + start)
+            prints.append(block[chosen])
+        yield np.concatenate(rows), np.concatenate(prints)
+
+
+def _firsts(ordered: npt.NDArray[Any]) -> Integers:
+    """For each entry the first of those equal to it, which stand side by side: (entries,)."""
+    if not len(ordered):
+        return np.empty(0, np.int64)
+    begins = np.concatenate([[True], ordered[1:] != ordered[:-1]])
+    return np.asarray(np.maximum.accumulate(np.where(begins, np.arange(len(ordered)), 0)))

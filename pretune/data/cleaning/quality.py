@@ -1,0 +1,98 @@
+"""Rules of thumb for web text: those of C4, of Gopher and of FineWeb, as their papers state them.
+
+Raffel et al. 2020; Rae et al. 2021, table A1; Penedo et al. 2024. Made for English. Each takes a text
+and says why not, or nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+
+ENDS = (".", "!", "?", '"', "\u201d", "\u2019", "…", "。", "\uff01", "\uff1f")  # those of Chinese too
+SENTENCE = re.compile('[.!?]+(?=\\s|$|[")\u201d\u2019])|[。\uff01\uff1f]')
+STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}
+TOP_N_GRAMS = {2: 0.20, 3: 0.18, 4: 0.16}  # Gopher, table A1: most characters in the commonest n-gram
+REPEATED_N_GRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}  # and in n-grams that occur twice
+
+
+def c4(text: str) -> str:
+    """Three sentences or more, whole lines, no filler and no code."""
+    lowered = text.lower()
+    if "lorem ipsum" in lowered:
+        return "lorem ipsum"
+    if "{" in text:
+        return "a curly bracket"
+    if "javascript" in lowered and "enable" in lowered:
+        return "asks for JavaScript"
+    if len(SENTENCE.findall(text)) < 3:
+        return "fewer than 3 sentences"
+    return ""
+
+
+def gopher(text: str) -> str:  # noqa: PLR0911 - a rule a return
+    """Length, words, symbols, bullets, stop words, then repetition."""
+    words = text.split()
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not 50 <= len(words) <= 100_000:
+        return f"{len(words)} words"
+    length = sum(map(len, words)) / len(words)
+    if not 3 <= length <= 10:
+        return f"words of {length:.1f} characters on average"
+    if max(text.count("#"), text.count("...") + text.count("…")) / len(words) > 0.1:
+        return "more than one # or … in ten words"
+    if sum(line.lstrip().startswith(("•", "-", "*", "‣")) for line in lines) > 0.9 * len(lines):
+        return "nine lines in ten begin with a bullet"
+    if sum(line.rstrip().endswith(("...", "…")) for line in lines) > 0.3 * len(lines):
+        return "three lines in ten end in …"
+    if sum(any(map(str.isalpha, word)) for word in words) < 0.8 * len(words):
+        return "a fifth of the words has no letter"
+    if len(STOP_WORDS.intersection(word.lower() for word in words)) < 2:
+        return "fewer than 2 English stop words"
+    return _repetition(words, lines)
+
+
+def _repetition(words: list[str], lines: list[str]) -> str:
+    if len(lines) - len(set(lines)) > 0.3 * len(lines):
+        return "three lines in ten are repeated"
+    characters = sum(map(len, words))
+    for n, most in TOP_N_GRAMS.items():
+        (gram, count) = Counter(zip(*(words[i:] for i in range(n)), strict=False)).most_common(1)[0]
+        if count > 1 and count * sum(map(len, gram)) > most * characters:
+            return f"one run of {n} words makes up more than {most:.0%}".replace("%", " %")
+    for n, most in REPEATED_N_GRAMS.items():
+        if _repeated(words, n) > most * characters:
+            return f"repeated runs of {n} words make up more than {most:.0%}".replace("%", " %")
+    return ""
+
+
+def _repeated(words: list[str], n: int) -> int:
+    """Characters in runs of n words that stood before, each counted once."""
+    seen: set[tuple[str, ...]] = set()
+    covered, place = 0, 0
+    while place + n <= len(words):
+        gram = tuple(words[place : place + n])
+        if gram in seen:
+            covered += sum(map(len, gram))
+            place += n
+        else:
+            seen.add(gram)
+            place += 1
+    return covered
+
+
+def fineweb(text: str) -> str:
+    """Lines that end as sentences do, are not repeated and not all short."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if sum(line.endswith(ENDS) for line in lines) < 0.12 * len(lines):
+        return "fewer than 12 % of the lines end as a sentence does"
+    counts = Counter(lines)
+    if sum((count - 1) * len(line) for line, count in counts.items()) > 0.1 * sum(map(len, lines)):
+        return "more than 10 % of the characters stand in repeated lines"
+    if sum(len(line) < 30 for line in lines) > 0.67 * len(lines):
+        return "more than 67 % of the lines are shorter than 30 characters"
+    return ""
+
+
+FAMILIES: dict[str, Callable[[str], str]] = {"c4": c4, "gopher": gopher, "fineweb": fineweb}

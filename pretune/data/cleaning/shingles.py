@@ -1,0 +1,52 @@
+"""Runs of characters as numbers: what near duplicates and leaks are found by. No words, so any script will do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Hashes = npt.NDArray[np.uint64]
+LONGEST = 2**20  # characters of a text that are looked at
+_FACTOR = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2**64
+_INVERSE = pow(_FACTOR, -1, 2**64)
+
+
+def plain(text: str) -> str:
+    """The text as it is compared: lower case, one space for any white space."""
+    return " ".join(text[:LONGEST].lower().split())
+
+
+def shingles(texts: Sequence[str], length: int) -> tuple[Hashes, npt.NDArray[np.int64]]:
+    """A hash of every `length` characters in a row of each plain text, and which text each belongs to.
+
+    A shorter text counts as one run, filled up with spaces. A rolling polynomial (Karp and Rabin 1987)
+    over all texts at once, then mixed: (runs,) uint64 and (runs,) int64.
+    """
+    codes = [np.frombuffer(text.ljust(length).encode("utf-32-le", "surrogatepass"), np.uint32) for text in texts]
+    if not codes:
+        return np.empty(0, np.uint64), np.empty(0, np.int64)
+    sizes = np.array([len(each) for each in codes])
+    joined = np.concatenate(codes).astype(np.uint64)
+    powers, inverses = (_powers(base, len(joined)) for base in (_FACTOR, _INVERSE))
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum((joined + np.uint64(1)) * powers)])
+    count = len(joined) - length + 1
+    runs = (sums[length:] - sums[:count]) * inverses[:count]
+    ends = np.cumsum(sizes)
+    owner = np.repeat(np.arange(len(texts)), sizes)[:count]
+    within = np.arange(count) + length <= ends[owner]
+    return mixed(runs[within]), owner[within]
+
+
+def _powers(base: int, count: int) -> Hashes:
+    powers = np.full(count, base, dtype=np.uint64)
+    powers[0] = 1
+    return np.cumprod(powers)
+
+
+def mixed(values: Hashes) -> Hashes:
+    """Every bit depends on every bit (the finaliser of MurmurHash3; Appleby 2011)."""
+    values = (values ^ (values >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
+    values = (values ^ (values >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
+    return np.asarray(values ^ (values >> np.uint64(33)))

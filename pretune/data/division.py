@@ -1,0 +1,112 @@
+"""Every row in its place: labelled rows for training, validation and test, and the corpus, without leaks between them.
+
+Three passes over the rows, none of which holds their text but that of validation and test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pretune.data import rows
+from pretune.data.leaks import Passages, Twins
+from pretune.data.rows import Row, texts
+from pretune.data.splits import TEST, TRAIN, VALIDATION, Sides
+
+if TYPE_CHECKING:
+    from pretune.data.settings import PrepareParams
+
+Flags = npt.NDArray[np.bool_]
+Numbers = npt.NDArray[np.int64]
+
+
+class Division:
+    """Which rows of a snapshot are `train`, `validation` and `test`, and which are in the `corpus`.
+
+    `leaks` counts what was kept from where it would have been seen too early. A row that leaks into
+    another split gives way: training rows to validation and test rows, validation rows to test rows.
+    """
+
+    def __init__(self, snapshot: Path, params: PrepareParams, seed: int) -> None:
+        self._path = snapshot
+        sides = Sides(rows.iterate(snapshot), params, seed)
+        self.leaks: dict[str, int] = {}
+        self.test = sides.chosen(TEST, params.test_rows)
+        test_rows = list(self._rows(self.test))
+        seen = self._seen(sides.side == VALIDATION, sides.group, self.test, test_rows, params.similarity)
+        self.validation = sides.chosen(VALIDATION, params.validation_rows, without=seen)
+        held_out = test_rows + list(self._rows(self.validation))
+        kept = np.concatenate([self.test, self.validation])
+        others = np.ones(len(sides.side), dtype=bool)
+        others[kept] = False
+        seen = self._seen(others, sides.group, kept, held_out, params.similarity)
+        self.train = sides.chosen(TRAIN, params.train_rows, without=seen)
+        self.corpus = self._corpus(others & ~seen, held_out, params.decontaminate)
+
+    def rows_of(self, part: str) -> Iterator[Row]:
+        """The rows of train, validation, test or corpus, in the order of the snapshot."""
+        return self._rows(getattr(self, part))
+
+    def _rows(self, numbers: Numbers) -> Iterator[Row]:
+        wanted = iter(numbers.tolist())
+        following = next(wanted, None)
+        if following is None:
+            return
+        for number, row in enumerate(rows.iterate(self._path)):
+            if number == following:
+                yield row
+                following = next(wanted, None)
+                if following is None:
+                    return
+
+    def _seen(
+        self, among: Flags, group: npt.NDArray[np.uint64], kept: Numbers, held_out: list[Row], similarity: float
+    ) -> Flags:
+        """Which rows say the same as one that is held out, or nearly, or belong to its group: (rows,)."""
+        seen = np.zeros_like(among)
+        if not held_out:
+            return seen
+        twins = Twins(held_out, similarity)
+        for kind in ("exact", "near") if similarity < 1 else ("exact",):
+            found = self._flagged(among & ~seen, getattr(twins, kind))
+            self._count(kind, found)
+            seen |= found
+        found = among & ~seen & np.isin(group, group[kept])
+        self._count("group", found)
+        return seen | found
+
+    def _corpus(self, among: Flags, held_out: list[Row], length: int) -> Numbers:
+        """Of these rows those that share no passage with one that is held out."""
+        if length and held_out:
+            shared = self._flagged(among, Passages(held_out, length).shared)
+            self._count("passage", shared)
+            among = among & ~shared
+        return np.flatnonzero(among)
+
+    def _flagged(self, among: Flags, find: Any) -> Flags:
+        """`find` on those rows only, a chunk at a time: (rows,)."""
+        flags = np.zeros(len(among), dtype=bool)
+        numbers = np.flatnonzero(among)
+        start = 0
+        found = self._rows(numbers)
+        while chunk := list(islice(found, rows.CHUNK)):
+            flags[numbers[start : start + len(chunk)]] = find(chunk)
+            start += len(chunk)
+        return flags
+
+    def _count(self, kind: str, flags: Flags) -> None:
+        self.leaks[kind] = self.leaks.get(kind, 0) + int(flags.sum())
+
+    def documents(self) -> Iterator[str]:
+        """The texts of the corpus, one after the other; a context that many questions share once."""
+        last = ""
+        for row in self.rows_of("corpus"):
+            for text in texts(row):
+                if text != last:
+                    yield text
+                last = text

@@ -1,0 +1,155 @@
+"""A snapshot: the rows of a source, cleaned, each once; and the record of what was left out, and why.
+
+Two passes over the rows, for whether a row repeats another is known when all have been seen. Memory
+does not grow with the rows' text.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pretune.data import rows
+from pretune.data.cleaning.duplicates import Duplicates, text_of
+from pretune.data.cleaning.text import Cleaner
+from pretune.data.columns import SUPERVISION, BadRowError, Mapping
+from pretune.data.rows import Row
+from pretune.data.sources.record import Record
+from pretune.errors import DataError
+
+if TYPE_CHECKING:
+    from pretune.data.settings import IngestParams
+
+Records = Iterable[tuple[str | None, Record]]
+SHOWN = 10  # bad rows in a message
+EXCERPT = 200  # characters of a bad row that are kept
+
+
+class Snapshot:
+    """Writes `folder`: rows.parquet, quarantine.jsonl, duplicates.jsonl and counts.json."""
+
+    def __init__(self, folder: Path, params: IngestParams) -> None:
+        self._folder, self._params = folder, params
+        self._mapping, self._cleaner = Mapping(params), Cleaner(params.clean)
+        self._work = folder / "work"
+        self._work.mkdir(parents=True)
+        self._reasons: Counter[str] = Counter()
+        self._first: list[str] = []
+        self._read = 0
+        self.names: dict[str, list[str]] = {}
+
+    def write(self, records: Records) -> dict[str, Any]:
+        """Write all and return the counts. Raises DataError where too many rows are bad, or none is left."""
+        every = self._work / "rows.parquet"
+        clean = self._params.clean
+        near = clean.similarity if clean.duplicates == "near" else None
+        found = Duplicates(self._work, near=near)
+        quarantine_file = self._folder / "quarantine.jsonl"
+        with closing(found), quarantine_file.open("w", encoding="utf-8", newline="\n") as quarantine:
+            kept = rows.write(every, self._noted(self._rows(records, quarantine), found))
+        self._judge()
+        if not kept:
+            raise DataError(f"ingest.source: {shown(self._params.source)} holds no rows", "add rows, then: pretune run")
+        counts = Counter[str]()
+        with (self._folder / "duplicates.jsonl").open("w", encoding="utf-8", newline="\n") as log:
+            rows.write(self._folder / "rows.parquet", self._distinct(every, found, log, counts))
+        shutil.rmtree(self._work)
+        result = {
+            "read": self._read, "quarantined": self._reasons.total(), "reasons": dict(sorted(self._reasons.items())),
+            **{name: counts[name] for name in ("exact", "near", "conflicting", "rows", "labelled", "characters")},
+            "scrubbed": self._cleaner.scrubbed,
+        }  # fmt: skip
+        _dump(self._folder / "counts.json", result)
+        return result
+
+    def _rows(self, records: Records, quarantine: Any) -> Iterator[Row]:
+        """The rows that are fit to be kept; the others go to quarantine with their reason."""
+        for split, record in records:
+            self._read += 1
+            try:
+                row = self._cleaner(self._mapping.row(record))
+                self._same_size(row)
+            except BadRowError as error:
+                self._reasons[error.reason] += 1
+                if len(self._first) < SHOWN:
+                    self._first.append(f"{record.origin}: {error}")
+                excerpt = json.dumps(record.values, ensure_ascii=True, default=repr)[:EXCERPT]
+                line = {"origin": record.origin, "reason": str(error), "excerpt": excerpt}
+                quarantine.write(json.dumps(line, ensure_ascii=True) + "\n")
+                continue
+            for column in {"x", "y"} & row.keys():
+                self.names.setdefault(column, self._mapping.names(column, len(row[column])))
+            yield row | ({"split": split} if split else {})
+
+    def _same_size(self, row: Row) -> None:
+        for column, names in self.names.items():
+            if len(row.get(column, names)) != len(names):
+                raise BadRowError(f"{column}: not as many numbers as before", f"{len(row[column])}, not {len(names)}")
+
+    def _judge(self) -> None:
+        """Stop where more rows are bad than `max_bad_rows` allows."""
+        bad, most = self._reasons.total(), self._params.clean.max_bad_rows
+        allowed = most * self._read if most < 1 else most
+        if bad <= allowed:
+            return
+        more = [f"… and {bad - len(self._first)} more rows like these"] if bad > len(self._first) else []
+        summary = ", ".join(f"{count} x {reason}" for reason, count in self._reasons.most_common(SHOWN))
+        raise DataError(
+            [
+                *self._first,
+                *more,
+                f"{bad} of {self._read} rows are bad ({summary}); ingest.clean.max_bad_rows is {most}",
+            ],
+            "mend them, or raise ingest.clean.max_bad_rows to put them aside, then: pretune run",
+        )
+
+    def _noted(self, found: Iterator[Row], duplicates: Duplicates) -> Iterator[Row]:
+        """The same rows, their fingerprints and origins noted."""
+        if self._params.clean.duplicates == "keep":
+            yield from found
+            return
+        with (self._work / "origins").open("w", encoding="utf-8") as origins:
+            while chunk := list(islice(found, rows.CHUNK)):
+                duplicates.add(chunk)
+                origins.writelines(json.dumps([row["origin"], row.get("label")]) + "\n" for row in chunk)
+                yield from chunk
+
+    def _distinct(self, every: Path, found: Duplicates, log: Any, counts: Counter[str]) -> Iterator[Row]:
+        """The rows that repeat none; the others are logged with the one that they repeat."""
+        exact, near = found.find()
+        repeated = set(exact[exact >= 0].tolist()) | set(near[near >= 0].tolist())
+        kept = dict(_lines(self._work / "origins", repeated))
+        for number, row in enumerate(rows.iterate(every)):
+            kind = "exact" if found.count and exact[number] >= 0 else "near"
+            of = int((exact if kind == "exact" else near)[number]) if found.count else -1
+            if of >= 0:
+                origin, label = kept[of]
+                counts[kind] += 1
+                counts["conflicting"] += label is not None and row.get("label", label) != label
+                line = {"origin": row["origin"], "kind": kind, "of": origin, "labels": [row.get("label"), label]}
+                log.write(json.dumps(line, ensure_ascii=False) + "\n")
+            else:
+                labelled = any(name in row for name in SUPERVISION)
+                counts.update(rows=1, labelled=labelled, characters=len(text_of(row)))
+                yield row
+
+
+def _lines(path: Path, wanted: set[int]) -> Iterator[tuple[int, list[str]]]:
+    if wanted:
+        with path.open(encoding="utf-8") as file:
+            yield from ((number, json.loads(line)) for number, line in enumerate(file) if number in wanted)
+
+
+def _dump(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def shown(source: Any) -> str:
+    """`ingest.source` in a message."""
+    return source if isinstance(source, str) else json.dumps(source, ensure_ascii=False)

@@ -1,0 +1,1 @@
+"""Where rows come from: one file per kind of source, each yielding records."""

@@ -7,6 +7,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pretune.data import pydocs
 from pretune.data.sources import columnar, files, grammar, hub, images, sql, tables, text
 from pretune.data.sources.files import File
 from pretune.data.sources.grammar import Part
@@ -45,6 +46,8 @@ def _place(
     kind = grammar.scheme(place)
     if place == "digits":
         yield None, images.digits()
+    elif place == "pydocs":
+        yield None, (Record(row["origin"], row) for row in pydocs.collect())
     elif kind == "hub":
         local = hub.is_local(place)
         _allowed(place, "network", params, needed=not local)

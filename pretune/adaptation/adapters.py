@@ -25,6 +25,8 @@ OWN = {"peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "
 ALIASES: dict[str, tuple[str, dict[str, Any]]] = {"dora": ("LORA", {"use_dora": True})}
 REFUSED = {
     "adalora": "its ranks have to be divided anew while training goes on",
+    "beft": "it cannot be merged where a matrix has no bias",
+    "boft": "it compiles code while it runs",
     "lily": "it cannot be merged into the model",
     "poly": "it needs the number of a task with each row",
     "shadow": "it is a second model beside the first",

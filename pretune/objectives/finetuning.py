@@ -18,13 +18,13 @@ from pretune.objectives.token_classification import TokenClassification
 OBJECTIVES: dict[str, type[Finetuning]] = {
     "binary": Binary,
     "classification": Classification,
-    "instruction": Instruction,
-    "multi_label": MultiLabel,
-    "regression": Regression,
-    "token_classification": TokenClassification,
     "image_classification": ImageClassification,
+    "instruction": Instruction,
     "language_modelling": LanguageModelling,
     "linear_regression": LinearRegression,
+    "multi_label": MultiLabel,
     "question_answering": QuestionAnswering,
+    "regression": Regression,
     "seq2seq": Seq2Seq,
+    "token_classification": TokenClassification,
 }

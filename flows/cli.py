@@ -10,6 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.compare import compare
+from flows.init import init, recipes
+from flows.predict import predict
+from flows.promote import promote, rollback
+from flows.reproduce import reproduce
 from pretune.errors import PretuneError
 
 if TYPE_CHECKING:
@@ -177,6 +182,17 @@ def ui(
     from flows.ui import serve
 
     serve(_workspace([]), mlflow_port, prefect_port)
+
+
+app.command(epilog="Example:  pretune compare 3f2a9c41 HEAD~1    pretune compare @champion @challenger")(compare)
+app.command(epilog="Example:  pretune promote    pretune promote 3f2a9c41 --json")(promote)
+app.command(epilog="Example:  pretune rollback")(rollback)
+app.command(epilog="Example:  pretune reproduce 3f2a9c41")(reproduce)
+app.command(
+    epilog="Example:  pretune predict @champion reviews.csv --keep id    pretune predict models/finetuned < a.txt"
+)(predict)
+app.command(epilog="Example:  pretune recipes")(recipes)
+app.command(epilog="Example:  pretune init topics --data ~/ag_news    then:  pretune run")(init)
 
 
 def _workspace(stages: list[str]) -> Path:

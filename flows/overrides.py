@@ -50,9 +50,8 @@ def _files(root: Path) -> list[str]:
 
 def _share_cache(root: Path, copy: Path) -> None:
     config = lineage.read_config(root)
-    cache = config.get("cache", "dir", fallback=str(root / ".dvc" / "cache"))
     core = {"no_scm": "true", "site_cache_dir": str(root / ".dvc" / "tmp" / "site")}
-    lineage.write_config(copy, config, {"core": core, "cache": {"dir": cache}})
+    lineage.write_config(copy, config, {"core": core, "cache": {"dir": str(lineage.cache_dir(root))}})
 
 
 def _bring_inputs(root: Path, copy: Path) -> None:

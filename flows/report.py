@@ -12,31 +12,43 @@ if TYPE_CHECKING:
 LABELS = {
     "finetuned": "finetuned from the pretrained model",
     "scratch": "the same model from scratch",
+    "tfidf": "TF-IDF and a linear model",
+    "pixels": "pixels and a linear model",
+    "linear": "linear model",
+    "nearest": "nearest training row or sentence",
+    "unigram": "frequencies of bytes",
+    "mean": "mean of the training rows",
     "majority": "majority baseline",
 }
-Row = tuple[str, str, str, str]
+SHARES = {"accuracy", "micro_f1", "entity_f1", "exact_match"}  # headlines that are told in points, hundredths
+Row = tuple[str, ...]
+
+
+def heads(results: dict[str, Any]) -> list[str]:
+    """The names of the metrics that are shown: the first two that were taken."""
+    return [name for model in LABELS if model in results for name in list(results[model])[:2]][:2]
 
 
 def rows(results: dict[str, Any]) -> list[Row]:
-    """(model, accuracy, interval, macro F1) of each model that was evaluated."""
-    return [
-        (
-            label,
-            f"{results[name]['accuracy']['value']:.3f}",
-            f"{results[name]['accuracy']['low']:.3f} - {results[name]['accuracy']['high']:.3f}",
-            f"{results[name]['macro_f1']:.3f}",
-        )
-        for name, label in LABELS.items()
-        if name in results
-    ]
+    """(model, first metric, its interval, second metric) of each model that was evaluated."""
+    shown = []
+    for name, label in LABELS.items():
+        if name in results:
+            first, *others = [results[name].get(head) for head in heads(results)]
+            cells = [f"{first['value']:.3f}", f"{first['low']:.3f} - {first['high']:.3f}"]
+            shown.append((label, *cells, *(f"{other['value']:.3f}" if other else "" for other in others)))
+    return shown
 
 
 def gain(results: dict[str, Any]) -> str:
-    """What pretraining brought, in points of accuracy."""
+    """What pretraining brought: in points of what is a share, else in the metric's own unit, above 0 being better."""
     if "gain" not in results:
         return ""
-    low, value, high = (100 * results["gain"][key] for key in ("low", "value", "high"))
-    return f"pretraining brought {value:+.1f} points of accuracy ({low:+.1f} to {high:+.1f}, same rows)"
+    metric = heads(results)[0]
+    points = metric in SHARES
+    low, value, high = ((100 if points else 1) * results["gain"]["scratch"][key] for key in ("low", "value", "high"))
+    unit, digits = (f"points of {metric}", 1) if points else (metric, 3)
+    return f"pretraining brought {value:+.{digits}f} {unit} ({low:+.{digits}f} to {high:+.{digits}f}, same rows)"
 
 
 def summary(run: PipelineRun, results: dict[str, Any]) -> dict[str, Any]:
@@ -51,7 +63,8 @@ def summary(run: PipelineRun, results: dict[str, Any]) -> dict[str, Any]:
 
 def markdown(results: dict[str, Any], outcomes: list[Outcome]) -> str:
     """The same as a Prefect artifact."""
-    lines = ["| model | accuracy | interval | macro F1 |", "|---|---|---|---|"]
+    names = heads(results)
+    lines = ["| " + " | ".join(["model", *names[:1], "interval", *names[1:]]) + " |", "|---" * (len(names) + 2) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows(results)]
     lines += ["", gain(results), "", "| stage | outcome | seconds |", "|---|---|---|"]
     lines += [f"| {o.stage} | {o.how} | {o.seconds:.0f} |" for o in outcomes]
@@ -66,8 +79,9 @@ def show(console: Console, summary: dict[str, Any], *, overridden: list[str]) ->
     found = rows(results)
     if found:
         percent = f"{100 * results['confidence']:.0f} % interval"
-        table = Table(title=f"{results['test_rows']} test texts, {results['train_rows']} labelled for training")
-        for heading in ("model", "accuracy", percent, "macro F1"):
+        table = Table(title=f"{results['test_rows']} test rows, {results['train_rows']} labelled for training")
+        first, *others = heads(results)
+        for heading in ("model", first, percent, *others):
             table.add_column(heading, justify="left" if heading == "model" else "right")
         for row in found:
             table.add_row(*row)
@@ -85,6 +99,7 @@ def _next(overridden: list[str]) -> list[tuple[str, str]]:
         else [("git add dvc.lock && git commit", "to keep this result: dvc.lock names every input and output")]
     )
     return [
+        ("reports/report.html", "opens in a browser: curves, slices, mistakes"),
         ("pretune ui", "compare runs in MLflow, look at flow runs in Prefect"),
         ("pretune trace models/finetuned", "which data, parameters and commit made the model"),
         ("pretune run --set seed=1", "the same with another seed, params.yaml untouched"),

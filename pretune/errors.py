@@ -14,6 +14,7 @@
 | 9 | the environment is not fit (no git, a wrong interpreter, a missing package) |
 | 10 | `doctor` found something |
 | 11 | training does not fit into memory |
+| 12 | the gate did not let a model pass; `reproduce`: the outputs differ |
 | 130, 143 | stopped by Ctrl-C, by SIGTERM |
 """
 

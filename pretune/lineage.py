@@ -187,6 +187,14 @@ class Workspace:
             if o.hash_info
         }
 
+    def missing_from_remote(self, hashes: list[str]) -> list[str]:
+        """Those of these outputs that DVC's default remote does not hold; none where there is no remote."""
+        if not self.repo.config["core"].get("remote"):
+            return []
+        with _plain_errors():
+            odb = self.repo.cloud.get_remote_odb()
+            return [md5 for md5 in hashes if not odb.exists(md5)]
+
     def is_orphan(self, name: str) -> bool:
         """Whether this process was started for a stage by a dvc that has since been killed.
 
@@ -321,6 +329,11 @@ def read_config(root: Path) -> ConfigParser:
     return config
 
 
+def cache_dir(root: Path) -> Path:
+    """Where the workspace's DVC keeps what it has seen."""
+    return Path(read_config(root).get("cache", "dir", fallback=str(root / ".dvc" / "cache")))
+
+
 def write_config(root: Path, config: ConfigParser, settings: dict[str, dict[str, str]]) -> None:
     """Write it with `settings` added."""
     for section, values in settings.items():
@@ -413,9 +426,25 @@ def main() -> int:
     from pretune.process import die_with_parent
 
     die_with_parent()
+    from dvc import rwlock
     from dvc.cli import main as dvc
 
+    rwlock.psutil = _Processes  # whose locks it waits for
     return int(dvc(sys.argv[1:]) or 0)
+
+
+class _Processes:
+    """What dvc.rwlock asks of psutil. A zombie, which some containers never collect, holds no lock any more."""
+
+    @staticmethod
+    def pid_exists(pid: int) -> bool:
+        """Whether a process runs."""
+        import psutil
+
+        try:
+            return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return False
 
 
 if __name__ == "__main__":

@@ -104,6 +104,21 @@ class EvaluateParams(Section):
 
     confidence: Rate
     resamples: Annotated[int, Field(ge=100, le=100_000)]
+    slices: list[Literal["label", "length", "script", "group", "origin"]]
+    mistakes: Annotated[int, Field(ge=0, le=1000)]
+    attributions: Annotated[int, Field(ge=0, le=100)]
+
+
+class GateParams(Section):
+    """What a model has to show before it becomes the champion."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    thresholds: dict[str, float]
+    baselines: bool
+    margin: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    latency: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    size: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    lineage: bool
 
 
 class Params(Section):
@@ -118,6 +133,7 @@ class Params(Section):
     finetune: FinetuneParams
     launch: LaunchParams
     evaluate: EvaluateParams
+    gate: GateParams
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:

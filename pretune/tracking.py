@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from pretune import journal
 from pretune.errors import WorkspaceError
 from pretune.journal import Run
@@ -38,6 +40,7 @@ def prepare_environment() -> None:
     for name in ("MLFLOW_RUN_ID", "MLFLOW_PARENT_RUN_ID"):
         os.environ.pop(name, None)
     os.environ |= {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 
@@ -312,6 +315,7 @@ class Record:
     inputs: dict[str, str] = field(default_factory=dict)
     outputs: dict[str, str] = field(default_factory=dict)
     models: list[str] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
 
     @property
     def executed(self) -> bool:
@@ -338,6 +342,25 @@ def records(root: Path, state: Path) -> list[Record]:
     return [_record(run) for run in found]
 
 
+def model_folder(root: Path, state: Path, model_id: str) -> Path:
+    """The files of a LoggedModel as its stage left them, fetched once. WorkspaceError where MLflow lacks them."""
+    kept = state / "models" / model_id
+    if not kept.is_dir():
+        connect(root, state)
+        from mlflow.artifacts import download_artifacts
+
+        partial = kept.with_name(model_id + ".partial")
+        partial.mkdir(parents=True, exist_ok=True)
+        try:
+            download_artifacts(f"models:/{model_id}", dst_path=str(partial), tracking_uri=tracking_uri(root))
+        except Exception as error:
+            what = f"the model {model_id} cannot be fetched: {_first_line(error)}"
+            raise WorkspaceError(what, "pretune doctor") from error
+        partial.rename(kept)
+    described = YAML(typ="safe", pure=True).load(next(kept.rglob("MLmodel")))
+    return next(kept.rglob("MLmodel")).parent / str(described["flavors"]["python_function"]["data"])
+
+
 def _let_sender_finish(state: Path) -> None:
     """Records of runs that have ended may still be on their way: a sender at work has a few seconds."""
     deadline = time.monotonic() + 10
@@ -361,6 +384,7 @@ def _record(run: Any) -> Record:
         inputs={key.removeprefix("dvc.in."): md5 for key, md5 in tags.items() if key.startswith("dvc.in.")},
         outputs={key.removeprefix("dvc.out."): md5 for key, md5 in tags.items() if key.startswith("dvc.out.")},
         models=[output.model_id for output in (run.outputs.model_outputs if run.outputs else [])],
+        metrics=run.data.metrics,
     )
 
 

@@ -1,57 +1,72 @@
-"""evaluate: say whether the finetuned model beats the same one from scratch, by how much, how surely."""
+"""evaluate: measure the finetuned model against the same one from scratch and simpler ones, with intervals."""
 
 from __future__ import annotations
 
-import csv
 import json
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from pretune.data import rows
-from pretune.evaluation import metrics
+from pretune.data.rows import Row
+from pretune.evaluation import attribution, baselines, curves, inputs, metrics, mistakes, page, speed, stored
+from pretune.evaluation.attribution import Piece
+from pretune.evaluation.intervals import Bootstrap
 from pretune.objectives import labelled
-from pretune.objectives.predictions import Classes
+from pretune.objectives.predictions import Predictions
+from pretune.predictor.model import Predictor
 from pretune.training import device
 
 if TYPE_CHECKING:
-    from pretune.evaluation.metrics import Labels
     from pretune.stage import Stage
+
+MODELS = ("finetuned", "scratch")
+CURVES = ("pretrain", "finetune", "scratch")
 
 
 def evaluate(stage: Stage) -> None:
-    """Score both models and the majority baseline on the test rows; write `reports/`."""
+    """Measure both models and the baselines on the test rows; write `reports/`."""
     device.prepare(stage.params.seed, stage.params.threads)
     folder = stage.dep("data/prepared/labelled")
-    found = {
-        name: labelled.predictions(stage, stage.dep(f"models/{name}"), "test") for name in ("finetuned", "scratch")
-    }
-    classes = {name: each for name, each in found.items() if isinstance(each, Classes)}
-    predicted: dict[str, Labels] = {name: each.probabilities.argmax(axis=1) for name, each in classes.items()}
-    labels, targets = classes["scratch"].names, classes["scratch"].targets
     train, test = (rows.read(folder / f"{part}.parquet") for part in ("train", "test"))
-    known = np.array([labels.index(row["label"]) for row in train])
-    predicted["majority"] = metrics.majority(known, len(test))
+    said: dict[str, Predictions] = {
+        name: labelled.predictions(stage, stage.dep(f"models/{name}"), "test") for name in MODELS
+    }
+    said |= baselines.baselines(train, test, said["finetuned"])
 
     params = stage.params.evaluate
-    bootstrap = metrics.Bootstrap(len(test), params.resamples, params.confidence, stage.params.seed)
-    result = {
-        "test_rows": len(test),
-        "train_rows": len(train),
-        "confidence": params.confidence,
-        **{name: metrics.score(targets, answer, bootstrap) for name, answer in predicted.items()},
-        "gain": metrics.gain(targets, predicted["finetuned"], predicted["scratch"], bootstrap),
-    }
+    bootstrap = Bootstrap(len(test), params.resamples, params.confidence, stage.params.seed)
+    result = metrics.measured(said, bootstrap) | {"confidence": params.confidence, "train_rows": len(train)}
+    slices = metrics.sliced(said["finetuned"], inputs.slices(test, params.slices), bootstrap)
+    tables = curves.tables(said["finetuned"])
+    worst = mistakes.worst(said["finetuned"], params.mistakes)
+    model = Predictor(str(stage.dep("models/finetuned"))).answers
+    report = page.render(
+        result,
+        rows=test,
+        slices=slices,
+        tables=tables,
+        mistakes=worst,
+        pieces=pieces(model, test, [each.row for each in worst[: params.attributions]]),
+        training={name: stored.read_csv(stage.dep(f"reports/curves/{name}.csv")) for name in CURVES},
+    )
+
+    kept = stored.dumps(stored.Stored([inputs.key(row) for row in test], said))
+    texts = {f"{name}.csv": stored.as_csv(table) for name, table in {**tables, "slices": slices}.items()}
+    texts["mistakes.json"] = json.dumps([asdict(each) for each in worst], ensure_ascii=False, indent=1) + "\n"
+    written = stage.out("reports/evaluation")
+    written.mkdir(parents=True)
+    for name, content in (texts | {"predictions.json": kept}).items():
+        (written / name).write_text(content, encoding="utf-8")
+        stage.run.text(f"evaluation/{name}", content)
+    stage.out("reports/report.html").write_text(report, encoding="utf-8")
     stage.out("reports/metrics.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    write_predictions(stage.out("reports/predictions.csv"), labels, targets, predicted)
+    stage.run.text("report.html", report)
     stage.run.metrics(result)
+    stage.run.metrics(speed.measured(model, test) | {"model_megabytes": speed.megabytes(stage.dep("models/finetuned"))})
 
 
-def write_predictions(path: Path, labels: list[str], targets: Labels, predicted: dict[str, Labels]) -> None:
-    """One line per test row: its label and what each model says (DVC plots a confusion matrix of it)."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["label", *predicted])
-        for row in zip(targets, *predicted.values(), strict=True):
-            table.writerow([labels[index] for index in row])
+def pieces(model: object, test: list[Row], places: list[int]) -> dict[int, list[Piece]]:
+    """What in the texts of these rows spoke for the answer, where one text is told apart from others."""
+    if not attribution.explains(model):
+        return {}
+    return {place: attribution.pieces(model, test[place]["text"]) for place in places if "pair" not in test[place]}

@@ -1,60 +1,61 @@
-"""Accuracy and F1 with bootstrap intervals; models are compared on the same rows."""
+"""Metrics of every form of predictions, with intervals; two models are compared on the same rows."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import f1_score
 
-Labels = npt.NDArray[np.int64]
+from pretune.evaluation import of_classes, of_numbers, of_texts
+from pretune.evaluation.intervals import Bootstrap, Difference, on
+from pretune.evaluation.metric import Metric
+from pretune.objectives.predictions import Answers, Classes, Likelihoods, ManyLabels, Numbers, Predictions, Tags, Texts
 
+Where = npt.NDArray[np.bool_]  # (rows,)
 
-@dataclass(frozen=True)
-class Estimate:
-    """A value with the interval that the bootstrap gives it."""
-
-    value: float
-    low: float
-    high: float
-
-    def as_dict(self) -> dict[str, float]:
-        """Rounded to what the interval can carry."""
-        return {key: round(number, 4) for key, number in asdict(self).items()}
-
-
-class Bootstrap:
-    """Percentile intervals (Efron 1979) from the same resampled rows for every model.
-
-    Sharing the draws makes the difference of two models a paired comparison.
-    """
-
-    def __init__(self, rows: int, resamples: int, confidence: float, seed: int) -> None:
-        self.draws = np.random.default_rng([seed, 3]).integers(0, rows, (resamples, rows), dtype=np.int32)
-        self.tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-
-    def mean(self, values: npt.NDArray[np.float64]) -> Estimate:
-        """The mean of one value per row: (rows,)."""
-        means = [values[draw].mean() for draw in self.draws]
-        low, high = np.quantile(means, self.tails)
-        return Estimate(float(values.mean()), float(low), float(high))
+FORMS: dict[type, Callable[[Any], dict[str, Metric]]] = {
+    Classes: of_classes.classes,
+    ManyLabels: of_classes.many_labels,
+    Numbers: of_numbers.numbers,
+    Tags: of_texts.tags,
+    Answers: of_texts.answers,
+    Texts: of_texts.texts,
+    Likelihoods: of_numbers.likelihoods,
+}
 
 
-def score(targets: Labels, predicted: Labels, bootstrap: Bootstrap) -> dict[str, object]:
-    """Accuracy with its interval, and macro F1, of one model."""
-    return {
-        "accuracy": bootstrap.mean((targets == predicted).astype(np.float64)).as_dict(),
-        "macro_f1": round(float(f1_score(targets, predicted, average="macro", zero_division=0)), 4),
-    }
+def metrics(found: Predictions) -> dict[str, Metric]:
+    """The metrics of this form; the first is the headline, by which models are told apart."""
+    return FORMS[type(found)](found)
 
 
-def gain(targets: Labels, better: Labels, worse: Labels, bootstrap: Bootstrap) -> dict[str, float]:
-    """Accuracy of `better` less that of `worse` on the same rows, with a paired interval."""
-    difference = (targets == better).astype(np.float64) - (targets == worse).astype(np.float64)
-    return bootstrap.mean(difference).as_dict()
+def count(found: Predictions) -> int:
+    """The number of rows."""
+    return len(found.nats if isinstance(found, Likelihoods) else found.targets)
 
 
-def majority(train: Labels, rows: int) -> Labels:
-    """The baseline that always answers with the commonest training label: (rows,)."""
-    return np.full(rows, np.bincount(train).argmax(), dtype=np.int64)
+def measured(said: Mapping[str, Predictions], bootstrap: Bootstrap) -> dict[str, Any]:
+    """Every model's metrics, and in the first of them by how much the first model is better than each other one."""
+    result: dict[str, Any] = {"test_rows": bootstrap.rows}
+    for name, found in said.items():
+        scores = bootstrap.estimates({key: metric.measure for key, metric in metrics(found).items()})
+        result[name] = {key: estimate.as_dict() for key, estimate in scores.items()}
+    own, *others = said
+    result["gain"] = {name: gain(said[own], said[name], bootstrap).as_dict() for name in others}
+    return result
+
+
+def gain(better: Predictions, worse: Predictions, bootstrap: Bootstrap, metric: str = "") -> Difference:
+    """By how much `better` is better in `metric` (default: the headline), row by row; above 0 is better, always."""
+    first, second = metrics(better), metrics(worse)
+    name = metric or next(iter(first))
+    return bootstrap.difference(first[name].measure, second[name].measure, sign=first[name].sign)
+
+
+def sliced(found: Predictions, slices: Mapping[str, Where], bootstrap: Bootstrap) -> list[dict[str, float | str]]:
+    """The headline on each slice of the rows, with its interval."""
+    measure = next(iter(metrics(found).values())).measure
+    scores = bootstrap.estimates({name: on(measure, where) for name, where in slices.items()})
+    return [{"slice": name, "rows": int(slices[name].sum()), **each.as_dict()} for name, each in scores.items()]

@@ -18,6 +18,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+import pretune.models.linear  # noqa: F401 - makes the family known
 from pretune.errors import DataError, ParamsError, did_you_mean
 
 if TYPE_CHECKING:
@@ -107,7 +108,9 @@ def config_for(model: ModelParams, shape: Mapping[str, Any], source: Path | str 
     own = copy.deepcopy(model.config)
     if known is not None:
         return type(known).from_dict(known.to_dict() | own)
-    follows = {key: value for key, value in shape.items() if key in _keys(CONFIG_MAPPING[model.type])}
+    kind = CONFIG_MAPPING[model.type]
+    keys = _keys(kind) | ({"decoder_start_token_id"} if kind.is_encoder_decoder else set())  # a t5 lacks the field
+    follows = {key: value for key, value in shape.items() if key in keys}
     if "max_position_embeddings" in follows and model.type in OFFSET:
         follows["max_position_embeddings"] += int(shape["pad_token_id"]) + 1
     config: PreTrainedConfig = AutoConfig.for_model(model.type, **follows | own)

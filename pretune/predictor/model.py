@@ -12,12 +12,17 @@ from typing import Any
 
 import pandas as pd
 
-from . import text
+from . import answers, generation, images, linear, text
 
 ANSWERS: dict[str, Any] = {
     "class": text.Class,
     "filled": text.Filled,
     "continued": text.Continued,
+    "answered": answers.Answered,
+    "written": generation.Written,
+    "image_class": images.ImageClass,
+    "embedded": images.Embedded,
+    "mapped": linear.Mapped,
 }
 
 

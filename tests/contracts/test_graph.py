@@ -134,8 +134,9 @@ def test_declared_parameters_are_those_that_the_code_reads(name):
 
 
 def test_every_section_is_declared_by_some_stage():
-    """A setting that no stage reads would be one that changes nothing."""
-    assert {param for stage in STAGES.values() for param in stage.get("params", [])} == set(Params.model_fields)
+    """A setting that no stage reads would be one that changes nothing; `gate` is what `pretune promote` reads."""
+    read = {param for stage in STAGES.values() for param in stage.get("params", [])}
+    assert read | {"gate"} == set(Params.model_fields)
 
 
 @EVERY_STAGE

@@ -11,14 +11,19 @@ from flows import report
 from flows.runner import Outcome
 
 
+def estimate(value):
+    """A value with an interval."""
+    return {"value": value, "low": value - 0.02, "high": value + 0.02}
+
+
 def model(value):
     """What the evaluation says of one model."""
-    return {"accuracy": {"value": value, "low": value - 0.02, "high": value + 0.02}, "macro_f1": value - 0.1}
+    return {"accuracy": estimate(value), "macro_f1": estimate(value - 0.1), "mcc": estimate(0.0)}
 
 
 RESULTS = {
     "test_rows": 2000, "train_rows": 300, "confidence": 0.95, "finetuned": model(0.71234), "scratch": model(0.55),
-    "majority": model(0.3), "gain": {"value": 0.16234, "low": 0.14, "high": 0.18},
+    "majority": model(0.3), "gain": {"scratch": {"value": 0.16234, "low": 0.14, "high": 0.18, "p": 0.001}},
 }  # fmt: skip
 
 
@@ -31,7 +36,7 @@ def shown(results, *, overridden=()):
 
 
 def test_every_model_that_was_evaluated_has_a_row():
-    """Accuracy with its interval and macro F1, best first; a model that is missing is left out."""
+    """The first metric with its interval, and the second; a model that is missing is left out."""
     assert report.rows(RESULTS)[0] == ("finetuned from the pretrained model", "0.712", "0.692 - 0.732", "0.612")
     assert [row[1] for row in report.rows(RESULTS)] == ["0.712", "0.550", "0.300"]
     assert len(report.rows({"majority": RESULTS["majority"]})) == 1
@@ -47,7 +52,16 @@ def test_every_model_that_was_evaluated_has_a_row():
 )
 def test_the_gain_is_told_in_points_with_its_sign(value, low, high, expected):
     """Better or worse, with the paired interval."""
-    assert expected in report.gain({"gain": {"value": value, "low": low, "high": high}})
+    gain = {"scratch": {"value": value, "low": low, "high": high}}
+    assert expected in report.gain(RESULTS | {"gain": gain})
+
+
+def test_what_is_no_share_is_not_told_in_points():
+    """Errors and bits have their own unit, and more than one decimal."""
+    numbers = {"rmse": estimate(1.5), "mae": estimate(1.0)}
+    results = {"finetuned": numbers, "scratch": numbers, "gain": {"scratch": {"value": 0.25, "low": 0.1, "high": 0.4}}}
+    assert "+0.250 rmse (+0.100 to +0.400" in report.gain(results)
+    assert report.heads(results) == ["rmse", "mae"]
 
 
 def test_no_evaluation_has_no_gain():
@@ -59,7 +73,7 @@ def test_no_evaluation_has_no_gain():
 def test_the_end_shows_the_table_and_where_to_look_next():
     """Numbers, rows, confidence, and commands that exist."""
     text = shown(RESULTS)
-    for part in ("2000 test texts", "300 labelled", "0.712", "95 % interval", "+16.2 points", "pretune ui", "dvc.lock"):
+    for part in ("2000 test rows", "300 labelled", "0.712", "95 % interval", "+16.2 points", "pretune ui", "dvc.lock"):
         assert part in text
 
 

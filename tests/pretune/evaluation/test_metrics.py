@@ -2,76 +2,213 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import sacrebleu
+from scipy import stats
+from sklearn import metrics as sk
 
-from pretune.evaluation import metrics
-from pretune.evaluation.metrics import Bootstrap
+from pretune.evaluation import metrics, stored
+from pretune.evaluation.intervals import Bootstrap
+from pretune.evaluation.of_texts import entities, normal, shared_words
+from pretune.objectives.predictions import Answers, Classes, Likelihoods, Tags, Texts
+
+FORMS = ["classes", "two_classes", "many_labels", "numbers", "tags", "texts", "answers", "likelihoods"]
+EVERY_FORM = pytest.mark.parametrize("name", FORMS)
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says():
-    """Of 200 samples with a known mean, the 90 % interval holds it in about nine of ten."""
+@pytest.fixture
+def drawn():
+    """Weights of sixty rows, some of them nothing."""
+    return np.random.default_rng(5).integers(0, 3, 60).astype(float)
+
+
+def values(found, weights):
+    """Each metric on rows that occur so often."""
+    return {name: float(metric.measure(weights[None])[0]) for name, metric in metrics.metrics(found).items()}
+
+
+@EVERY_FORM
+def test_every_form_has_metrics_with_intervals(forms, name):
+    """Each metric has a value and an interval, which leans to one side where resampling does."""
+    found = forms[name]()
+    result = metrics.measured({"a": found, "b": found}, Bootstrap(metrics.count(found), 200, 0.9, 0))
+    assert list(result) == ["test_rows", "a", "b", "gain"]
+    assert list(result["a"]) == list(metrics.metrics(found))
+    for metric, estimate in result["a"].items():
+        inside = estimate["low"] <= estimate["value"] <= estimate["high"]
+        assert inside or metric in {"calibration_error", "bleu"}, metric
+        assert estimate["low"] < estimate["high"], metric
+    assert result["gain"] == {"b": {"value": 0, "low": 0, "high": 0, "p": 1}}
+
+
+@EVERY_FORM
+def test_a_weighted_row_is_a_row_that_occurs_so_often(forms, name, drawn):
+    """Weights give what the data set with its rows repeated gives: the bootstrap rests on it."""
+    found = forms[name]()
+    places = np.repeat(np.arange(60), drawn.astype(int))
+    rows = {
+        field: [value[i] for i in places] if isinstance(value, list) else value[places]
+        for field, value in vars(found).items()
+        if field != "names"
+    }
+    names = {"names": found.names} if hasattr(found, "names") else {}
+    repeated = type(found)(**rows, **names)
+    assert values(found, drawn) == pytest.approx(values(repeated, np.ones(len(places))), rel=1e-4)
+
+
+@EVERY_FORM
+def test_a_worse_model_has_a_negative_gain_in_every_form(forms, name):
+    """Answers of other rows are worse than one's own, whether more or less of the metric is better."""
+    found = forms[name]()
+    shuffled = stored.take(found, [*range(30, 60), *range(30)])
+    mixed = type(found)(**(vars(shuffled) | {key: vars(found)[key] for key in ("targets",) if key in vars(found)}))
+    if name == "likelihoods":
+        mixed = type(found)(found.nats * 1.5, found.tokens, found.bytes)
+    assert metrics.gain(mixed, found, Bootstrap(60, 200, 0.9, 0)).high < 0
+
+
+@pytest.mark.parametrize("name", ["classes", "two_classes"])
+def test_metrics_of_classes_are_scikit_learns(forms, name, drawn):
+    """Each agrees with the library's own, with every row weighted."""
+    found = forms[name]()
+    target, p, two = found.targets, found.probabilities.astype(float), name == "two_classes"
+    said, w = p.argmax(axis=1), {"sample_weight": drawn}
+    ours = values(found, drawn)
+    expected = {
+        "accuracy": sk.accuracy_score(target, said, **w),
+        "macro_f1": sk.f1_score(target, said, average="macro", **w),
+        "weighted_f1": sk.f1_score(target, said, average="weighted", **w),
+        "macro_precision": sk.precision_score(target, said, average="macro", **w),
+        "macro_recall": sk.recall_score(target, said, average="macro", **w),
+        "mcc": sk.matthews_corrcoef(target, said, **w),
+        "log_loss": sk.log_loss(target, p / p.sum(axis=1, keepdims=True), **w),
+        "brier": sk.brier_score_loss(target, p[:, 1] if two else p / p.sum(axis=1, keepdims=True), **w),
+        "pr_auc": sk.average_precision_score(target == 1, p[:, 1], **w)
+        if two
+        else np.mean([sk.average_precision_score(target == k, p[:, k], **w) for k in range(3)]),
+    }
+    assert {key: ours[key] for key in expected} == pytest.approx(expected, rel=1e-4)
+    if two:
+        assert ours["roc_auc"] == pytest.approx(sk.roc_auc_score(target, p[:, 1], **w))
+    else:
+        each = [sk.roc_auc_score(target == k, p[:, k], **w) for k in range(3)]
+        assert ours["roc_auc"] == pytest.approx(np.mean(each))
+
+
+def test_scores_that_are_tied_are_ranked_together():
+    """A ROC curve of three scores only is the library's."""
     generator = np.random.default_rng(0)
-    bootstrap = Bootstrap(200, 300, 0.9, seed=0)
-    covered = 0
-    for _ in range(200):
-        estimate = bootstrap.mean((generator.random(200) < 0.7).astype(np.float64))
-        covered += estimate.low <= 0.7 <= estimate.high
-    assert 0.84 <= covered / 200 <= 0.96
+    target, score = generator.integers(0, 2, 90), generator.integers(0, 3, 90) / 4
+    found = Classes(["no", "yes"], target, np.column_stack([1 - score, score]).astype(np.float32))
+    ours = values(found, np.ones(90))
+    assert ours["roc_auc"] == pytest.approx(sk.roc_auc_score(target, score))
+    assert ours["pr_auc"] == pytest.approx(sk.average_precision_score(target, score))
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=50), st.floats(0.5, 0.99))
-def test_the_value_lies_in_its_interval(right, confidence):
-    """Low ≤ high, both possible values of the mean, and the value is the plain mean."""
-    estimate = Bootstrap(len(right), 200, confidence, seed=1).mean(np.array(right, dtype=np.float64))
-    assert 0.0 <= estimate.low <= estimate.high <= 1.0
-    assert estimate.value == pytest.approx(sum(right) / len(right))
+def test_metrics_of_many_labels_are_scikit_learns(forms, drawn):
+    """Each agrees with the library's own."""
+    found = forms["many_labels"]()
+    given, w = found.probabilities >= 0.5, {"sample_weight": drawn}
+    ours = values(found, drawn)
+    assert ours["micro_f1"] == pytest.approx(sk.f1_score(found.targets, given, average="micro", **w))
+    assert ours["macro_f1"] == pytest.approx(sk.f1_score(found.targets, given, average="macro", **w))
+    assert ours["exact_match"] == pytest.approx(sk.accuracy_score(found.targets, given, **w))
+    assert ours["hamming_loss"] == pytest.approx(sk.hamming_loss(found.targets, given, **w))
+    assert ours["roc_auc"] == pytest.approx(sk.roc_auc_score(found.targets, found.probabilities, **w))
 
 
-def test_more_confidence_is_a_wider_interval():
-    """99 % holds 80 %."""
-    values = np.arange(50) % 2 * 1.0
-    wide, narrow = (Bootstrap(50, 500, confidence, seed=0).mean(values) for confidence in (0.99, 0.8))
-    assert wide.low < narrow.low < narrow.high < wide.high
+def test_metrics_of_numbers_are_those_of_the_libraries(forms, drawn):
+    """Errors and R² as scikit-learn's, correlations as SciPy's."""
+    found = forms["numbers"]()
+    a, b, w = found.targets.astype(float), found.predicted.astype(float), {"sample_weight": drawn}
+    ours = values(found, drawn)
+    assert ours["rmse"] == pytest.approx(np.sqrt(sk.mean_squared_error(a, b, **w)))
+    assert ours["mae"] == pytest.approx(sk.mean_absolute_error(a, b, **w))
+    assert ours["r2"] == pytest.approx(sk.r2_score(a, b, **w))
+    plain = values(found, np.ones(60))
+    assert plain["pearson"] == pytest.approx(np.mean([stats.pearsonr(a[:, i], b[:, i])[0] for i in (0, 1)]))
+    assert plain["spearman"] == pytest.approx(np.mean([stats.spearmanr(a[:, i], b[:, i])[0] for i in (0, 1)]))
 
 
-def test_the_same_seed_gives_the_same_interval():
-    """Intervals are outputs: they follow from the seed."""
-    values = np.random.default_rng(0).random(40)
-    assert Bootstrap(40, 200, 0.9, seed=3).mean(values) == Bootstrap(40, 200, 0.9, seed=3).mean(values)
-    assert Bootstrap(40, 200, 0.9, seed=3).mean(values) != Bootstrap(40, 200, 0.9, seed=4).mean(values)
+def test_metrics_of_texts_are_sacrebleus(forms):
+    """BLEU and chrF to the digit, with the signature that says how they were taken."""
+    found = forms["texts"]()
+    ours = values(found, np.ones(60))
+    assert ours["bleu"] == pytest.approx(sacrebleu.corpus_bleu(found.predicted, [found.targets]).score)
+    assert ours["chrf"] == pytest.approx(sacrebleu.corpus_chrf(found.predicted, [found.targets]).score)
+    assert metrics.metrics(found)["bleu"].signature.startswith("nrefs:1|case:mixed|")
 
 
-def test_the_gain_is_compared_row_by_row():
-    """Models that differ in few rows differ surely, however wide their own intervals are."""
-    generator = np.random.default_rng(0)
-    targets = generator.integers(0, 2, 300)
-    worse = np.where(generator.random(300) < 0.4, 1 - targets, targets)
-    better = worse.copy()
-    better[np.flatnonzero(worse != targets)[:15]] = targets[worse != targets][:15]
-    bootstrap = Bootstrap(300, 1000, 0.95, seed=0)
-    gain = metrics.gain(targets, better, worse, bootstrap)
-    assert gain["value"] == pytest.approx(0.05)
-    assert gain["low"] > 0
-    own = [metrics.score(targets, answer, bootstrap)["accuracy"] for answer in (better, worse)]
-    assert own[0]["low"] < own[1]["high"]
+def test_a_translation_that_is_right_has_a_bleu_of_100():
+    """And one that shares nothing has none."""
+    rows = ["the ship sailed out at noon", "a tide came in over the sand"]
+    assert values(Texts(rows, rows), np.ones(2))["bleu"] == pytest.approx(100)
+    assert values(Texts(rows, ["x", "y"]), np.ones(2))["bleu"] < 5
 
 
-def test_a_model_has_no_gain_over_itself():
-    """The same answers: nothing gained, for sure."""
-    answers = np.array([0, 1, 1, 0])
-    assert metrics.gain(1 - answers, answers, answers, Bootstrap(4, 100, 0.9, 0)) == {"value": 0, "low": 0, "high": 0}
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ("B-PER I-PER O B-LOC", {(0, 2, "PER"), (3, 4, "LOC")}),
+        ("B-PER B-PER", {(0, 1, "PER"), (1, 2, "PER")}),
+        ("I-PER I-PER O", {(0, 2, "PER")}),
+        ("B-PER I-LOC", {(0, 1, "PER"), (1, 2, "LOC")}),
+        ("O O", set()),
+    ],
+)
+def test_entities_are_read_as_conlleval_reads_them(row, expected):
+    """A B- begins one, an I- goes on, or begins one where nothing of its kind is open."""
+    assert entities(row.split()) == expected
 
 
-def test_the_score_of_a_perfect_and_of_a_useless_model():
-    """Accuracy and macro F1 are one, or none where no answer is right."""
-    targets, bootstrap = np.array([0, 1, 2, 0]), Bootstrap(4, 100, 0.9, 0)
-    right = metrics.score(targets, targets, bootstrap)
-    wrong = metrics.score(targets, (targets + 1) % 3, bootstrap)
-    assert right == {"accuracy": {"value": 1.0, "low": 1.0, "high": 1.0}, "macro_f1": 1.0}
-    assert wrong == {"accuracy": {"value": 0.0, "low": 0.0, "high": 0.0}, "macro_f1": 0.0}
+def test_an_entity_counts_when_it_is_whole():
+    """One of two found, and one found that is none: half and half."""
+    found = Tags([["B-PER", "I-PER", "O", "B-LOC"]], [["B-PER", "I-PER", "B-LOC", "O"]])
+    assert values(found, np.ones(1)) == pytest.approx(
+        {"entity_f1": 0.5, "entity_precision": 0.5, "entity_recall": 0.5, "accuracy": 0.5}
+    )
 
 
-def test_the_majority_is_that_of_the_training_rows():
-    """The commonest training label, for every test row."""
-    assert metrics.majority(np.array([2, 0, 2, 1]), 3).tolist() == [2, 2, 2]
+def test_tags_without_entities_are_judged_word_by_word():
+    """Parts of speech: accuracy, and macro F1 as scikit-learn's over all words."""
+    found = Tags([["NOUN", "VERB"], ["NOUN"]], [["NOUN", "NOUN"], ["NOUN"]])
+    expected = sk.f1_score(["NOUN", "VERB", "NOUN"], ["NOUN"] * 3, average="macro", zero_division=0)
+    assert values(found, np.ones(2)) == pytest.approx({"accuracy": 2 / 3, "macro_f1": expected})
+
+
+@pytest.mark.parametrize(
+    ("right", "said", "exact", "f1"),
+    [
+        (["The Normans"], "normans", 1, 1),
+        (["in 1066", "1066"], "1066.", 1, 1),
+        (["William the Conqueror"], "William", 0, 2 / 3),
+        (["10世纪"], "10", 0, 2 / 4),
+        ([], "", 1, 1),
+        (["x"], "", 0, 0),
+    ],
+)
+def test_answers_are_judged_as_squad_does(right, said, exact, f1):
+    """Case, punctuation and articles do not count; the best of the right answers does; Chinese by characters."""
+    found = Answers([right], [said], [[]])
+    assert values(found, np.ones(1)) == pytest.approx({"exact_match": exact, "f1": f1})
+
+
+def test_words_of_an_answer_are_counted_once_each():
+    """A word said twice is right once."""
+    assert shared_words("salt", "salt salt") == pytest.approx(2 / 3)
+    assert normal("  A  ship, the   TIDE! ") == "ship tide"
+
+
+def test_a_sure_model_that_is_right_half_of_the_time_is_badly_calibrated():
+    """The calibration error is the distance between confidence and accuracy."""
+    sure = np.tile(np.array([[0.9, 0.1]], dtype=np.float32), (10, 1))
+    found = Classes(["a", "b"], np.arange(10) % 2, sure)
+    assert values(found, np.ones(10))["calibration_error"] == pytest.approx(0.4)
+    fair = Classes(["a", "b"], np.arange(10) % 10 // 9, sure)
+    assert values(fair, np.ones(10))["calibration_error"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_uniform_guess_has_the_bits_of_its_alphabet():
+    """Eight bits a byte where every byte is as likely as any other; the perplexity is that of a token."""
+    rows = np.array([4, 9])
+    found = values(Likelihoods(rows * np.log(256), rows, rows), np.ones(2))
+    assert found == pytest.approx({"bits_per_byte": 8, "perplexity": 256, "nats_per_token": np.log(256)})

@@ -1,0 +1,94 @@
+"""Intervals by the bootstrap (Efron 1979), and paired comparisons: how sure a metric and a difference are.
+
+A measure is a function of weights of rows: it takes (draws, rows) and gives (draws,), the metric on
+the data set in which each row occurs as often as its weight says. Ones give the metric itself, counts
+of rows drawn with replacement its bootstrap, zeros and ones that of a slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Weights = npt.NDArray[np.float64]  # (draws, rows)
+Values = npt.NDArray[np.float64]  # (draws,)
+Measure = Callable[[Weights], Values]
+CELLS = 2_000_000  # weights that are held at once
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with the interval that the bootstrap gives it."""
+
+    value: float
+    low: float
+    high: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Rounded to what the interval can carry."""
+        return {key: _rounded(number) for key, number in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Difference(Estimate):
+    """How much better one model is than another; `p` is the chance of so much if neither were better (two-sided)."""
+
+    p: float
+
+
+class Bootstrap:
+    """Percentile intervals from the same resampled rows for every measure: so differences are paired."""
+
+    def __init__(self, rows: int, resamples: int, confidence: float, seed: int) -> None:
+        self.rows, self.resamples, self.seed = rows, resamples, seed
+        self.tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+
+    def estimates(self, measures: Mapping[str, Measure]) -> dict[str, Estimate]:
+        """Each measure with its interval; one without a value (of one class only, say) is left out."""
+        return {
+            name: Estimate(float(found[0]), *self._interval(found[1:]))
+            for name, found in self._drawn(measures).items()
+            if np.isfinite(found[0])
+        }
+
+    def difference(self, better: Measure, worse: Measure, *, sign: int = 1) -> Difference:
+        """`sign` x (`better` less `worse`) on the same rows; sign -1 for what is better when it is lower."""
+        values = self._drawn({"better": better, "worse": worse})
+        found = sign * (values["better"] - values["worse"])
+        low, high = self._interval(found[1:])
+        drawn = found[1:][np.isfinite(found[1:])]
+        beyond = min((drawn <= 0).sum(), (drawn >= 0).sum())  # Davison and Hinkley 1997, chapter 4
+        return Difference(float(found[0]), low, high, min(1.0, 2 * float(beyond + 1) / (len(drawn) + 1)))
+
+    def _drawn(self, measures: Mapping[str, Measure]) -> dict[str, Values]:
+        """The measures on all rows, then on each resample."""
+        whole = np.ones((1, self.rows))
+        parts: dict[str, list[Values]] = {name: [measure(whole)] for name, measure in measures.items()}
+        generator = np.random.default_rng([self.seed, 3])
+        at_once = max(1, CELLS // self.rows)
+        for start in range(0, self.resamples, at_once):
+            drawn = generator.integers(0, self.rows, (min(at_once, self.resamples - start), self.rows))
+            weights = np.stack([np.bincount(rows, minlength=self.rows) for rows in drawn]).astype(np.float64)
+            for name, measure in measures.items():
+                parts[name].append(measure(weights))
+        return {name: np.concatenate(values) for name, values in parts.items()}
+
+    def _interval(self, drawn: Values) -> tuple[float, float]:
+        finite = drawn[np.isfinite(drawn)]
+        if not len(finite):
+            return float("nan"), float("nan")
+        low, high = np.quantile(finite, self.tails)
+        return float(low), float(high)
+
+
+def on(measure: Measure, where: npt.NDArray[np.bool_]) -> Measure:
+    """The measure of the rows `where` alone: (rows,)."""
+    return lambda weights: measure(weights * where)
+
+
+def _rounded(number: float) -> float:
+    """Four decimals, or four digits of what is smaller or larger."""
+    return round(number, 4) if 1e-2 < abs(number) < 1e3 else float(f"{number:.4g}")

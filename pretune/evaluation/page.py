@@ -1,0 +1,214 @@
+"""The report: one HTML file that holds all it shows, so that it opens anywhere and without a network."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from pretune.data.rows import Row
+from pretune.evaluation import inputs, svg
+from pretune.evaluation.attribution import Piece
+from pretune.evaluation.curves import Point
+from pretune.evaluation.mistakes import Mistake
+
+NAMES = {
+    "finetuned": "finetuned from the pretrained model",
+    "scratch": "the same model from scratch",
+    "majority": "baseline: the commonest answer",
+    "mean": "baseline: the mean of the training rows",
+    "tfidf": "baseline: TF-IDF and a linear model",
+    "pixels": "baseline: pixels and a linear model",
+    "linear": "baseline: a linear model",
+    "nearest": "baseline: the nearest training row or sentence",
+    "unigram": "baseline: frequencies of bytes",
+}
+LONG = 400  # characters of a text that are shown
+MATRIX = 30  # classes that a confusion matrix can show
+STYLE = """
+:root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.6rem}h2{margin-top:2.2rem;font-size:1.2rem;border-bottom:1px solid #8884}table{border-collapse:collapse}
+.wide{overflow-x:auto}td,th{padding:.25rem .7rem;text-align:left;border-bottom:1px solid #8883;vertical-align:top}
+td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}small{opacity:.7}
+svg{max-width:100%;height:auto;font:11px system-ui,sans-serif}svg text{fill:currentColor}.axis{stroke:#888;fill:none}
+.plots{display:flex;flex-wrap:wrap;gap:1.5rem}figure{margin:0;max-width:400px}figcaption{font-weight:600}
+figure.any{max-width:100%}.legend{list-style:none;padding:0;margin:0;font-size:12px}
+.legend li{display:inline-block;margin-right:1em}
+.legend i{display:inline-block;width:.8em;height:.8em;margin-right:.35em}pre{white-space:pre-wrap;margin:0;font:inherit}
+mark{color:inherit;border-radius:2px}img{image-rendering:pixelated;min-width:56px}.lead{font-size:1.15rem}
+"""
+
+
+def render(
+    result: Mapping[str, Any],
+    *,
+    rows: Sequence[Row],
+    slices: Sequence[Point],
+    tables: Mapping[str, Sequence[Point]],
+    mistakes: Sequence[Mistake],
+    pieces: Mapping[int, Sequence[Piece]],
+    training: Mapping[str, Sequence[Mapping[str, str]]],
+) -> str:
+    """The page. rows: of the test; pieces: {row: what in its text spoke for the answer}; training: its curves."""
+    headline = next(iter(result["finetuned"]))
+    parts = [
+        f"<h1>Evaluation on {result['test_rows']} test rows</h1>",
+        f'<p class="lead">{escape(_lead(result, headline))}</p>',
+        _section("Models", _models(result)),
+        _section("Is it better?", _gains(result, headline)),
+        _section("How training went", _plots(_training(training))),
+        _section("What training took", _compute(training)),
+        _section("Where it is right", _plots(_figures(tables))),
+        _section("Slices", _slices(slices, headline)),
+        _section("The worst mistakes", _mistakes(mistakes, rows, pieces)),
+    ]
+    return document("Pretune: evaluation", "\n".join(part for part in parts if part))
+
+
+def document(title: str, body: str) -> str:
+    """A page that needs nothing besides; a browser that is offline asks for no icon either."""
+    head = f'<meta charset="utf-8"><title>{escape(title)}</title><link rel="icon" href="data:,">'
+    head += f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{body}\n</body></html>\n'
+
+
+def table(head: Iterable[str], body: Iterable[Iterable[str]], *, numbers: Iterable[int] = ()) -> str:
+    """An HTML table of cells that are HTML already; `numbers` are the columns to align as such."""
+    right = set(numbers)
+    rows = [
+        "<tr>" + "".join(f'<td class="{"n" if i in right else ""}">{cell}</td>' for i, cell in enumerate(row)) + "</tr>"
+        for row in body
+    ]
+    heads = "".join(f"<th>{each}</th>" for each in head)
+    return f'<div class="wide"><table><tr>{heads}</tr>{"".join(rows)}</table></div>'
+
+
+def estimate(found: Mapping[str, float] | None) -> str:
+    """A value and its interval."""
+    if not found:
+        return "-"
+    return f"{found['value']:.4g} <small>{found['low']:.4g} to {found['high']:.4g}</small>"
+
+
+def _lead(result: Mapping[str, Any], headline: str) -> str:
+    own, gain = result["finetuned"][headline], result["gain"]["scratch"]
+    surely = "surely" if gain["low"] > 0 else "perhaps" if gain["value"] > 0 else "not"
+    return (
+        f"{headline} {own['value']:.4g} ({own['low']:.4g} to {own['high']:.4g}, {result['confidence']:.0%} interval). "
+        f"Pretraining {surely} helped: {gain['value']:+.4g} ({gain['low']:+.4g} to {gain['high']:+.4g}) "
+        f"over the same model from scratch, on the same rows."
+    )
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{title}</h2>{content}</section>" if content else ""
+
+
+def _models(result: Mapping[str, Any]) -> str:
+    models = [name for name in NAMES if name in result]
+    metrics = list(result["finetuned"])
+    body = [[escape(metric), *(estimate(result[name].get(metric)) for name in models)] for metric in metrics]
+    return table(["", *(escape(NAMES[name]) for name in models)], body, numbers=range(1, len(models) + 1))
+
+
+def _gains(result: Mapping[str, Any], headline: str) -> str:
+    body = [[escape(NAMES[name]), estimate(gain), f"{gain['p']:.2g}"] for name, gain in result["gain"].items()]
+    note = (
+        "<p>By how much the finetuned model is better, compared row by row (paired bootstrap); above 0 is better.</p>"
+    )
+    return note + table(["than", f"in {escape(headline)}", "p"], body, numbers=(1, 2))
+
+
+def _figure(title: str, content: str, *, wide: bool = False) -> str:
+    kind = ' class="any"' if wide else ""
+    return f"<figure{kind}><figcaption>{escape(title)}</figcaption>{content}</figure>" if content else ""
+
+
+def _plots(figures: Iterable[str]) -> str:
+    found = "".join(figures)
+    return f'<div class="plots">{found}</div>' if found else ""
+
+
+def _training(training: Mapping[str, Sequence[Mapping[str, str]]]) -> Iterable[str]:
+    for stage, rows in training.items():
+        series = {name: _column(rows, name) for name in ("loss", "validation_loss")}
+        rate = {"learning rate": _column(rows, "learning_rate")}
+        shown = {name: points for name, points in series.items() if points}
+        yield _figure(stage, svg.lines(shown, x="step", y="loss", right=rate))
+
+
+def _column(rows: Sequence[Mapping[str, str]], name: str) -> list[tuple[float, float]]:
+    return [(float(row["step"]), float(row[name])) for row in rows if row.get(name)]
+
+
+def _compute(training: Mapping[str, Sequence[Mapping[str, str]]]) -> str:
+    """Steps alone: hours and energy differ from run to run, and stand in MLflow (`pretune compare`)."""
+    body = [[escape(stage), rows[-1]["step"], rows[-1]["loss"]] for stage, rows in training.items() if rows]
+    note = "<p>Time, device and energy differ from run to run: <code>pretune compare RUN</code> tells those of one.</p>"
+    return table(["stage", "steps", "last loss"], body, numbers=(1, 2)) + note if body else ""
+
+
+def _figures(tables: Mapping[str, Sequence[Point]]) -> Iterable[str]:
+    if pairs := Counter((str(row["label"]), str(row["predicted"])) for row in tables.get("confusion", ())):
+        names = sorted({name for pair in pairs for name in pair})
+        if len(names) <= MATRIX:
+            counts = [[pairs[right, said] for said in names] for right in names]
+            yield _figure("Confusion: rows are right, columns were said", svg.shades(names, counts), wide=True)
+    if found := tables.get("roc"):
+        series = _by_label(found, "false_positives", "true_positives")
+        yield _figure("ROC", svg.lines(series, x="false positives", y="true positives", diagonal=True))
+    if found := tables.get("precision_recall"):
+        yield _figure(
+            "Precision and recall", svg.lines(_by_label(found, "recall", "precision"), x="recall", y="precision")
+        )
+    if found := tables.get("reliability"):
+        points = {"accuracy": [(float(row["confidence"]), float(row["accuracy"])) for row in found]}
+        plot = svg.lines(points, x="confidence", y="accuracy", diagonal=True, marks=True)
+        yield _figure("Reliability: on the line, confidence is right", plot)
+    if found := tables.get("scatter"):
+        points_ = [(float(row["target"]), float(row["predicted"])) for row in found]
+        yield _figure("Predicted and right", svg.points(points_, x="right", y="predicted"))
+
+
+def _by_label(found: Sequence[Point], x: str, y: str) -> dict[str, list[tuple[float, float]]]:
+    series: dict[str, list[tuple[float, float]]] = {}
+    for row in found:
+        series.setdefault(str(row["label"]), []).append((float(row[x]), float(row[y])))
+    return series
+
+
+def _slices(slices: Sequence[Point], headline: str) -> str:
+    body = [[escape(str(row["slice"])), str(row["rows"]), estimate(row)] for row in slices]  # type: ignore[arg-type]
+    return table(["rows with", "number", escape(headline)], body, numbers=(1, 2)) if body else ""
+
+
+def _mistakes(mistakes: Sequence[Mistake], rows: Sequence[Row], pieces: Mapping[int, Sequence[Piece]]) -> str:
+    body = [
+        [_shown(rows[each.row], pieces.get(each.row)), escape(each.wanted), escape(each.said), escape(each.by)]
+        for each in mistakes
+    ]
+    marked = "<p>Marked is what spoke for the answer given (blue) and against it (red).</p>" if pieces else ""
+    return marked + table(["asked", "right", "said", ""], body) if body else ""
+
+
+def _shown(row: Row, pieces: Sequence[Piece] | None) -> str:
+    """What was asked, as one sees it."""
+    if "image" in row:
+        data = base64.b64encode(row["image"]).decode()
+        return f'<img alt="" src="data:image/png;base64,{data}">'
+    if pieces:
+        return f"<pre>{''.join(map(_piece, pieces))}</pre>"
+    if "x" in row:
+        return escape(", ".join(f"{each:.4g}" for each in row["x"]))
+    text = inputs.text(row)
+    return f"<pre>{escape(text[:LONG] + ('…' if len(text) > LONG else ''))}</pre>"
+
+
+def _piece(piece: Piece) -> str:
+    if not piece.weight:
+        return escape(piece.text)
+    colour = "43,99,168" if piece.weight > 0 else "194,69,45"
+    shade = f"rgba({colour},{min(1.0, abs(piece.weight)) * 0.6:.2f})"
+    return f'<mark style="background:{shade}" title="{piece.weight:+.2f}">{escape(piece.text)}</mark>'

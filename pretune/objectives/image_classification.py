@@ -1,0 +1,92 @@
+"""Image classification (Dosovitskiy et al. 2021): one label for each image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoModelForImageClassification, PreTrainedModel
+
+from pretune.data.rows import Row
+from pretune.objectives.base import Finetuning, Given
+from pretune.objectives.classification import label_names
+from pretune.objectives.image_inputs import OfImages, decode
+from pretune.objectives.predictions import Classes
+from pretune.predictor.images import ImageClass
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """pixel_values: (images, channels, size, size) float32; targets: (images,) int64."""
+
+    pixel_values: Tensor
+    targets: Tensor
+
+    @property
+    def count(self) -> int:
+        """Images that the loss is summed over."""
+        return len(self.targets)
+
+    @property
+    def tokens(self) -> int:
+        """Images that are read."""
+        return len(self.targets)
+
+    def to(self, device: torch.device) -> ImageBatch:
+        """The same on another device."""
+        return ImageBatch(*(each.to(device, non_blocking=True) for each in (self.pixel_values, self.targets)))
+
+
+class ImageClassification(OfImages, Finetuning):
+    """Batches and loss; images are kept as bytes, and become numbers in their batch."""
+
+    auto = AutoModelForImageClassification
+    columns = ("image", "label")
+    metrics = ("loss", "accuracy")
+    answers = "image_class"
+
+    def __init__(self, rows: Sequence[Row], given: Given) -> None:
+        self.given = given
+        self.pixels = decode(rows, given.inputs)
+        self.targets = np.array([given.labels.index(row["label"]) for row in rows])
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], given: Given) -> Self:
+        """See Finetuning."""
+        return cls(rows, given)
+
+    @classmethod
+    def head(cls, labels: list[str]) -> dict[str, Any]:
+        """See Kind."""
+        return {"problem_type": "single_label_classification"} | label_names(labels)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> ImageBatch:  # noqa: ARG002 - nothing is drawn
+        """These images."""
+        values = self.given.inputs.values(self.pixels[samples])
+        return ImageBatch(torch.from_numpy(values), torch.from_numpy(self.targets[samples]))
+
+    def loss(self, model: PreTrainedModel, batch: ImageBatch) -> Tensor:
+        """Sum of the cross entropies in nats over the images."""
+        return self.score(model, batch)["loss"]
+
+    def score(self, model: PreTrainedModel, batch: ImageBatch) -> dict[str, Tensor]:
+        """Sums over the images, for validation."""
+        logits = model(pixel_values=batch.pixel_values).logits.float()
+        return {
+            "loss": functional.cross_entropy(logits, batch.targets, reduction="sum"),
+            "accuracy": (logits.argmax(dim=-1) == batch.targets).sum(),
+        }
+
+    def predict(self, model: PreTrainedModel) -> Classes:
+        """See Finetuning."""
+        found = ImageClass(model, self.given.inputs, self.facts(self.given)).outputs(self.pixels)
+        return Classes(self.given.labels, self.targets, found.numpy())

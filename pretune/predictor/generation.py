@@ -1,0 +1,26 @@
+"""Answers of models that read a text and write another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from .text import Row, Text
+
+
+class Written(Text):
+    """What the model writes for each text: the likeliest token by token, or the best of a beam."""
+
+    auto = "AutoModelForSeq2SeqLM"
+    reads: ClassVar[dict[str, str]] = {"text": "string"}
+    gives: ClassVar[dict[str, str]] = {"target": "string"}
+
+    def answer(self, rows: Sequence[Row]) -> list[Row]:
+        """See Text."""
+        written = self.model.generate(
+            **self.encoded(rows),
+            max_new_tokens=self.facts["target_length"],
+            num_beams=self.facts["beams"],
+            do_sample=False,
+        )
+        return [{"target": text.strip()} for text in self.tokenizer.batch_decode(written, skip_special_tokens=True)]

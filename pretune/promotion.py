@@ -1,0 +1,125 @@
+"""Promotion: a model becomes the challenger, and the champion if the gate lets it pass. And the way back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pretune.errors import NotFoundInRecordsError
+from pretune.evaluation import card, gate
+from pretune.evaluation.compare import Comparison, compare
+from pretune.evaluation.gate import Check
+from pretune.evaluation.stored import Stored
+from pretune.registry import CHALLENGER, CHAMPION, Registry, Version
+from pretune.runs import Evaluation, Runs
+from pretune.tracking import Record
+
+if TYPE_CHECKING:
+    from pretune.params import Params
+
+FORMER = "pretune.former_champion"  # on a version: which one it replaced
+EVALUATION = "pretune.evaluation"  # on a version: the run that measured it
+LEFT_OUT = "# left out"  # in a patch: a file that it does not hold
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a model that was to be promoted."""
+
+    name: str
+    version: str
+    checks: list[Check]
+    former: str | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is the champion now."""
+        return all(check.passed for check in self.checks)
+
+
+def promote(runs: Runs, params: Params, name: str | None, missing: Callable[[Evaluation], list[str]]) -> Verdict:
+    """Register the model of an evaluation (default: the newest), and make it champion if it passes.
+
+    `missing` says what the remote lacks of an evaluation's data. The reasons are stored with the version either way.
+    """
+    registry = runs.registry
+    found = runs.evaluation(name) if name else runs.newest()
+    if found.model is None:
+        raise NotFoundInRecordsError(f"no model of {found.name} is in MLflow", "pretune run   (with MLflow answering)")
+    model_id, made = found.model
+    with registry.alone():
+        version = registry.register(model_id, made.run_id)
+        registry.give(CHALLENGER, version)
+        champion = registry.alias(CHAMPION)
+        own = runs.predictions(found)
+        rival = None if champion is None or champion == version else _compared(runs, params, champion, found.name, own)
+        gaps = lineage_gaps(runs, found) + missing(found)
+        checks = gate.examine(own.models["finetuned"], found.run.metrics, params.gate, champion=rival, gaps=gaps)
+        verdict = Verdict(registry.name, version.version, checks, champion.version if champion else None)
+        _note(runs, found, version, verdict)
+        if verdict.passed and champion != version:
+            registry.note(version, {FORMER: champion.version if champion else ""})
+            registry.give(CHAMPION, version)
+    return verdict
+
+
+def rollback(registry: Registry) -> tuple[str, str]:
+    """Make the former champion champion again; (version that was, version that is)."""
+    with registry.alone():
+        champion = registry.alias(CHAMPION)
+        former = champion.tags.get(FORMER, "") if champion else ""
+        if champion is None or not former:
+            what = (
+                f"version {champion.version} of {registry.name} replaced none" if champion else "there is no champion"
+            )
+            raise NotFoundInRecordsError(what, "pretune promote")
+        registry.note(champion, {"pretune.rolled_back": _now()})
+        registry.give(CHAMPION, registry.version(former))
+    return champion.version, former
+
+
+def lineage_gaps(runs: Runs, found: Evaluation) -> list[str]:
+    """What is not on record of all that led to a model."""
+    gaps = []
+    made = {path for each in found.stages.values() for path in each.outputs}
+    for stage, record in found.stages.items():
+        if record.tags.get("git.commit", "none") == "none":
+            gaps.append(f"{stage}: no commit")
+        elif record.tags.get("git.dirty") == "true" and not _is_whole(runs, record):
+            gaps.append(f"{stage}: uncommitted changes that no patch holds in full")
+        unknown = [
+            path for path in record.inputs if path.startswith(("models/", "data/prepared/")) and path not in made
+        ]
+        gaps += [f"{stage}: who made {path} is not known" for path in unknown]
+    return gaps
+
+
+def _is_whole(runs: Runs, record: Record) -> bool:
+    try:
+        return not any(line.startswith(LEFT_OUT) for line in runs.artifact(record, "changes.patch").splitlines())
+    except NotFoundInRecordsError:
+        return False
+
+
+def _compared(runs: Runs, params: Params, champion: Version, name: str, own: Stored) -> Comparison:
+    """The challenger beside the champion."""
+    former = runs.evaluation(champion.tags.get(EVALUATION) or champion.run_id)
+    settings = params.evaluate
+    both = {"champion": runs.predictions(former), name: own}
+    return compare(both, resamples=settings.resamples, confidence=settings.confidence, seed=params.seed)
+
+
+def _note(runs: Runs, found: Evaluation, version: Version, verdict: Verdict) -> None:
+    """Store the reasons and the model card with the version, and the card with the run too, whole."""
+    text = card.write(found, verdict.checks, slices=runs.artifact(found.run, "evaluation/slices.csv"))
+    passed = str(verdict.passed).lower()
+    reasons = "\n".join(map(str, verdict.checks))
+    tags = {"gate.passed": passed, "gate.reasons": reasons, "gate.time": _now(), EVALUATION: found.run.run_id}
+    runs.registry.note(version, tags, text)
+    runs.attach(found.run, "model-card.md", text)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

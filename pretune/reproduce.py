@@ -1,0 +1,202 @@
+"""Make what a run made once more, from its commit, parameters and data, and say how near it comes."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from configparser import ConfigParser
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ruamel.yaml import YAML
+
+from pretune import lineage
+from pretune.errors import NotFoundInRecordsError, StageFailedError, WorkspaceError
+from pretune.lineage import Workspace
+from pretune.params import flatten
+from pretune.runs import Runs
+from pretune.tracking import Record
+
+Verdict = Literal["bitwise", "within tolerance", "different"]
+LOSS = 0.01  # by which a training loss may differ, relatively
+TAIL = 15  # lines shown of a stage that failed
+FOREIGN = ("MLFLOW_", "PRETUNE_", "DVC_", "PREFECT_")
+
+
+@dataclass(frozen=True)
+class Output:
+    """A path that a stage wrote: then, and now."""
+
+    stage: str
+    path: str
+    md5: str
+    again: str
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What came out; `notes` say how near what differs comes."""
+
+    verdict: Verdict
+    outputs: list[Output]
+    notes: list[str]
+
+
+def reproduce(runs: Runs, name: str, say: Callable[[str], None]) -> Reproduction:
+    """Rerun a stage run, or every stage of a pipeline run, in a worktree; the verdict is stored on the run."""
+    asked = runs.run(name)
+    if asked is None:
+        asked = runs.evaluation(name).run
+    stages = _stages(runs, asked)
+    outputs: list[Output] = []
+    notes: list[str] = []
+    near = True
+    with _worktree(runs, stages) as tree:
+        _bring_inputs(runs, tree, stages)
+        for record in stages:
+            say(f"{record.name} …")
+            _run(tree, record.name)
+            now = Workspace(tree).outputs(record.name)
+            found = [Output(record.name, path, md5, now.get(path, "")) for path, md5 in sorted(record.outputs.items())]
+            outputs += found
+            if any(each.md5 != each.again for each in found):
+                close, note = _nearness(tree, record)
+                near = near and close
+                notes.append(note)
+    same = all(each.md5 == each.again for each in outputs)
+    verdict: Verdict = "bitwise" if same else "within tolerance" if near else "different"
+    tags = {"verdict": verdict, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "notes": "; ".join(notes)}
+    runs.tag(asked, {f"pretune.reproduced.{key}": value for key, value in tags.items()})
+    return Reproduction(verdict, outputs, notes)
+
+
+def _stages(runs: Runs, asked: Record) -> list[Record]:
+    """The runs that executed what is asked for, in the order of the pipeline."""
+    if asked.name == "pipeline":
+        children = [each for each in runs.records if each.parent == asked.run_id]
+        order = list(Workspace(runs.root).nodes)
+        found = sorted(map(runs.executed, children), key=lambda each: order.index(each.name))
+    else:
+        found = [runs.executed(asked)]
+    if not found or any(not each.outputs for each in found):
+        raise NotFoundInRecordsError(f"run {asked.run_id} ({asked.name}) has no outputs on record", "pretune run")
+    return found
+
+
+@contextmanager
+def _worktree(runs: Runs, stages: list[Record]) -> Iterator[Path]:
+    """The files at the run's commit with its changes and parameters, beside DVC's cache of this workspace."""
+    last = stages[-1]
+    commit = last.tags.get("git.commit", "none")
+    with tempfile.TemporaryDirectory(prefix="pretune-reproduce-") as folder:
+        tree = Path(folder) / "worktree"
+        _git(runs.root, "worktree", "add", "--detach", str(tree), commit)
+        try:
+            if last.tags.get("git.dirty") == "true":
+                patch = Path(folder) / "changes.patch"
+                patch.write_text(runs.artifact(last, "changes.patch"), encoding="utf-8")
+                _git(tree, "apply", str(patch))
+            recorded = {key: value for record in stages for key, value in record.params.items()}
+            _set_params(tree / "params.yaml", recorded)
+            cache = lineage.cache_dir(runs.root)
+            lineage.write_config(tree, ConfigParser(interpolation=None), {"cache": {"dir": str(cache)}})
+            yield tree
+        finally:
+            _git(runs.root, "worktree", "remove", "--force", str(tree))
+
+
+def _git(root: Path, *arguments: str) -> None:
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise WorkspaceError(f"git {arguments[0]}: {done.stderr.strip().splitlines()[-1]}", "git status")
+
+
+def _set_params(path: Path, recorded: dict[str, str]) -> None:
+    """Write the recorded values where those of the commit differ (a run with --set)."""
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    document = yaml.load(path)
+    known = flatten(document)
+    changed = {key: value for key, value in recorded.items() if key in known and str(known[key]) != value}
+    for dotted, value in changed.items():
+        *sections, key = dotted.split(".")
+        node = document
+        for section in sections:
+            node = node[section]
+        node[key] = YAML(typ="safe", pure=True).load(value)
+    if changed:
+        with path.open("w", encoding="utf-8") as file:
+            yaml.dump(document, file)
+
+
+def _bring_inputs(runs: Runs, tree: Path, stages: list[Record]) -> None:
+    """What the stages read and none of them makes: from DVC's cache, or a file of the user's that is as it was."""
+    made = {path for record in stages for path in record.outputs}
+    wanted = {path: md5 for record in stages for path, md5 in record.inputs.items() if path not in made}
+    makers = {path: maker for path, md5 in wanted.items() if (maker := runs.maker(path, md5))}
+    lock = {
+        maker.name: {
+            "cmd": f"exec python -m tasks {maker.name}",
+            "outs": [{"path": path, "hash": "md5", "md5": md5} for path, md5 in maker.outputs.items()],
+        }
+        for maker in makers.values()
+    }
+    if lock:
+        (tree / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": lock}), encoding="utf-8")  # JSON is YAML
+        Workspace(tree).checkout(list(lock))
+    problems = []
+    for path, md5 in wanted.items():
+        source, target = runs.root / path, tree / path
+        if not target.exists() and source.is_file() and _md5(source) == md5:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+        if not target.exists():
+            problems.append(f"{path} with md5 {md5} is neither in DVC's cache nor in the workspace")
+    if problems:
+        raise NotFoundInRecordsError(problems, "dvc pull   (where a remote holds it)")
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _run(tree: Path, stage: str) -> None:
+    """Run a stage by hand there; its record stays there too."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(FOREIGN)}
+    environment |= {"MLFLOW_TRACKING_URI": f"sqlite:///{tree / 'mlflow.db'}", "DVC_NO_ANALYTICS": "1"}
+    command = [sys.executable, "-m", "tasks", stage]
+    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = (done.stdout + done.stderr).rstrip().splitlines()[-TAIL:]
+        raise StageFailedError([f"{stage} failed in the worktree:", *lines], "pretune trace RUN")
+
+
+def _nearness(tree: Path, record: Record) -> tuple[bool, str]:
+    """Whether what differs is within tolerance: a training loss by LOSS, metrics by their recorded intervals."""
+    curve = tree / "reports" / "curves" / f"{record.name}.csv"
+    if curve.is_file() and "train_loss" in record.metrics:
+        with curve.open(encoding="utf-8") as file:
+            now = [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]][-1]
+        then = record.metrics["train_loss"]
+        return abs(now - then) <= LOSS * abs(then), f"{record.name}: loss {then:.6g} then, {now:.6g} now"
+    result = tree / "reports" / "metrics.json"
+    if record.name == "evaluate" and result.is_file():
+        found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))["finetuned"]
+        metric = next(iter(found))
+        value, low, high = (
+            found[metric]["value"],
+            *(record.metrics[f"finetuned.{metric}.{end}"] for end in ("low", "high")),
+        )
+        return low <= value <= high, f"evaluate: {metric} {value:.4g} now, {low:.4g} to {high:.4g} then"
+    return False, f"{record.name}: other bytes"

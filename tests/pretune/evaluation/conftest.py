@@ -1,0 +1,86 @@
+"""Predictions of every form, drawn at random: what the tests of evaluation measure."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pretune.objectives.predictions import Answers, Classes, Likelihoods, ManyLabels, Numbers, Tags, Texts
+
+WORDS = ["salt", "wave", "tide", "oven", "flour", "spoon", "butter", "harbour"]
+ROWS = 60
+
+
+def classes(names=("kitchen", "land", "sea"), *, seed=0, rows=ROWS, skill=1.5):
+    """One class for each row, right more often than not."""
+    generator = np.random.default_rng(seed)
+    targets = generator.integers(0, len(names), rows)
+    logits = np.random.default_rng(seed + 1).normal(size=(rows, len(names))) + skill * np.eye(len(names))[targets]
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return Classes(list(names), targets, probabilities.astype(np.float32))
+
+
+def many_labels(*, seed=0, skill=1.5):
+    """Any number of three labels for each row."""
+    generator = np.random.default_rng(seed)
+    targets = generator.random((ROWS, 3)) < 0.4
+    logits = generator.normal(size=(ROWS, 3)) + skill * (targets - 0.5)
+    return ManyLabels(["a", "b", "c"], targets, (1 / (1 + np.exp(-logits))).astype(np.float32))
+
+
+def numbers(*, seed=0, noise=0.5):
+    """Two numbers for each row."""
+    generator = np.random.default_rng(seed)
+    targets = generator.normal(size=(ROWS, 2))
+    return Numbers(targets.astype(np.float32), (targets + noise * generator.normal(size=(ROWS, 2))).astype(np.float32))
+
+
+def tags(*, seed=0, wrong=0.2):
+    """A tag of the B-/I- scheme for each word of each row."""
+    generator = np.random.default_rng(seed)
+    kinds = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+    targets = [[kinds[i] for i in generator.integers(0, 5, 6)] for _ in range(ROWS)]
+    predicted = [
+        [tag if generator.random() > wrong else kinds[generator.integers(0, 5)] for tag in row] for row in targets
+    ]
+    return Tags(targets, predicted)
+
+
+def sentence(generator, words=5):
+    """A few words."""
+    return " ".join(WORDS[i] for i in generator.integers(0, len(WORDS), words))
+
+
+def texts(*, seed=0):
+    """A text for each row, with a word exchanged in some."""
+    generator = np.random.default_rng(seed)
+    targets = [sentence(generator) for _ in range(ROWS)]
+    predicted = [each if generator.random() < 0.5 else each.replace("salt", "butter") + " oven" for each in targets]
+    return Texts(targets, predicted)
+
+
+def answers(*, seed=0):
+    """An answer to each question, right in half of the rows."""
+    generator = np.random.default_rng(seed)
+    targets = [[sentence(generator, 2)] for _ in range(ROWS)]
+    predicted = [each[0] if generator.random() < 0.5 else each[0].split()[0] for each in targets]
+    return Answers(targets, predicted, [[(answer, 0.7), ("other", 0.3)] for answer in predicted])
+
+
+def likelihoods(*, seed=0):
+    """How well each row was foreseen."""
+    generator = np.random.default_rng(seed)
+    tokens = generator.integers(3, 20, ROWS)
+    return Likelihoods(tokens * generator.gamma(3.0, 1.0, ROWS), tokens, tokens * 4)
+
+
+ALL = {
+    "classes": classes, "two_classes": lambda **kw: classes(("no", "yes"), **kw), "many_labels": many_labels,
+    "numbers": numbers, "tags": tags, "texts": texts, "answers": answers, "likelihoods": likelihoods,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def forms():
+    """{name: a function that draws predictions}, of every form."""
+    return ALL

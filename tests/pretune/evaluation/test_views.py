@@ -1,0 +1,88 @@
+"""Slices, curves and mistakes: what a person looks at beside the metrics."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pretune.evaluation import curves, inputs, mistakes
+from pretune.objectives.predictions import Classes
+
+FORMS = ["classes", "two_classes", "many_labels", "numbers", "tags", "texts", "answers", "likelihoods"]
+KINDS = ("label", "length", "script", "group", "origin")
+WORDS = {"latin": "a ship at sea", "chinese": "海上的船", "cyrillic": "корабль"}
+ROWS = [
+    {"text": text * (n % 9 + 1), "label": f"l{n % 3}", "group": f"g{n % 2}", "origin": f"file{n % 2}.csv:{n}"}
+    for n in range(90)
+    for text in WORDS.values()
+]
+
+
+def test_slices_are_by_what_rows_have():
+    """By label, length, script, group and file; each holds the rows it names."""
+    found = inputs.slices(ROWS, KINDS)
+    assert {"label l0", "script latin", "script chinese", "script cyrillic", "group g1", "origin file0.csv"} <= set(
+        found
+    )
+    assert len([name for name in found if name.startswith("length")]) == 4
+    for name, where in found.items():
+        kind, _, value = name.partition(" ")
+        if kind in {"label", "group"}:
+            assert {row[kind] for row, is_in in zip(ROWS, where, strict=True) if is_in} == {value}
+        assert where.sum() >= inputs.FEWEST
+
+
+@pytest.mark.parametrize("kind", ["label", "length", "script", "group", "origin"])
+def test_slices_of_a_kind_have_no_row_in_common(kind):
+    """A row is in at most one slice of a kind."""
+    assert np.sum(list(inputs.slices(ROWS, [kind]).values()), axis=0).max() == 1
+
+
+def test_what_all_rows_share_is_no_slice():
+    """One label, images without text, too few rows: nothing to tell apart."""
+    assert inputs.slices([{"text": "x", "label": "a"}] * 50, KINDS) == {}
+    assert inputs.slices([{"image": b"", "label": f"l{n}"} for n in range(30)], KINDS) == {}
+
+
+@given(st.dictionaries(st.sampled_from(["text", "pair", "question"]), st.text(), min_size=1), st.text(max_size=5))
+def test_a_row_is_known_by_what_is_asked(row, label):
+    """Its key does not depend on the answer or on where it came from, but on every text."""
+    assert inputs.key(row) == inputs.key(row | {"label": label, "origin": "somewhere:3"})
+    assert inputs.key(row) != inputs.key(row | {"context": "more"})
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_has_its_mistakes(forms, name):
+    """The worst first, no more than asked for, each with a row that is there; a model that is right has none."""
+    found = forms[name]()
+    worst = mistakes.worst(found, 5)
+    assert 0 < len(worst) <= 5
+    assert all(0 <= each.row < 60 for each in worst)
+    assert len({each.row for each in worst}) == len(worst)
+
+
+def test_the_most_confident_mistake_comes_first():
+    """Rows that are right are no mistakes, however unsure."""
+    found = Classes(["a", "b"], np.array([0, 0, 0]), np.array([[0.4, 0.6], [0.1, 0.9], [0.55, 0.45]], dtype=np.float32))
+    assert [(each.row, each.wanted, each.said) for each in mistakes.worst(found, 9)] == [(1, "a", "b"), (0, "a", "b")]
+
+
+def test_curves_begin_and_end_where_they_must(forms):
+    """ROC from corner to corner, precision and recall at every threshold, one curve a class."""
+    tables = curves.tables(forms["classes"]())
+    assert {row["label"] for row in tables["roc"]} == {"kitchen", "land", "sea"}
+    one = [row for row in tables["roc"] if row["label"] == "sea"]
+    assert [(row["false_positives"], row["true_positives"]) for row in (one[0], one[-1])] == [(0, 0), (1, 1)]
+    assert all(0 <= row["precision"] <= 1 for row in tables["precision_recall"])
+    assert len(tables["confusion"]) == 60
+    assert sum(row["rows"] for row in tables["reliability"]) == 60
+    assert {row["label"] for row in curves.tables(forms["two_classes"]())["roc"]} == {"yes"}
+
+
+def test_a_long_curve_is_thinned(forms):
+    """No more points than a plot can show; the ends stay."""
+    roc = curves.tables(forms["two_classes"](rows=5000, skill=0.3))["roc"]
+    assert len(roc) == curves.POINTS
+    assert (roc[-1]["false_positives"], roc[-1]["true_positives"]) == (1, 1)

@@ -1,0 +1,75 @@
+"""The input pipeline of images: decoded, resized, normalised, saved and loaded."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pretune.predictor.images import Pipeline
+
+
+def png(array):
+    """The bytes of a PNG file with these pixels."""
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    return file.getvalue()
+
+
+def pipeline(size, channels):
+    """One that changes no values but their scale."""
+    return Pipeline(size, [0.0] * channels, [1.0] * channels)
+
+
+def test_an_image_of_the_right_size_is_taken_as_it_is():
+    """Not one pixel changes; channels come first."""
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    colour = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    assert (pipeline(8, 1).pixels(png(grey)) == grey).all()
+    assert (pipeline(8, 3).pixels(png(colour)) == colour.transpose(2, 0, 1)).all()
+
+
+def test_an_image_of_another_size_or_colour_is_made_to_fit():
+    """A plain area stays plain; grey becomes three equal channels."""
+    found = pipeline(4, 3).pixels(png(np.full((5, 9), 77, dtype=np.uint8)))
+    assert found.shape == (3, 4, 4)
+    assert (found == 77).all()
+
+
+def test_a_file_that_is_no_image_is_an_error():
+    """Neither text nor half a file."""
+    good = png(np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8))
+    for bad in (b"hello", good[: len(good) // 2]):
+        with pytest.raises(OSError, match=r"image|truncated"):
+            pipeline(2, 1).pixels(bad)
+
+
+def test_values_have_the_mean_taken_off_and_the_deviation_divided_out():
+    """(x / 255 - mean) / deviation, channel by channel."""
+    found = Pipeline(1, [0.5, 0.2], [0.5, 0.4]).values(np.array([[[[0]], [[255]]]], dtype=np.uint8))
+    assert found.dtype == np.float32
+    assert found.reshape(-1).tolist() == pytest.approx([-1.0, 2.0])
+
+
+def test_a_pipeline_comes_back_from_its_folder(tmp_path):
+    """In the format of transformers' own image processors."""
+    Pipeline(8, [0.1, 0.2, 0.3], [0.5, 0.6, 0.7]).save_pretrained(tmp_path)
+    found = Pipeline.load(tmp_path)
+    assert (found.size, found.mean, found.deviation) == (8, [0.1, 0.2, 0.3], [0.5, 0.6, 0.7])
+    facts = json.loads((tmp_path / "preprocessor_config.json").read_text(encoding="utf-8"))
+    assert facts["image_processor_type"] == "ViTImageProcessor"
+
+
+def test_the_pipeline_does_what_transformers_does(tmp_path):
+    """Its own processor for Pillow, loaded from what we write, gives the same values."""
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    ours = Pipeline(8, [0.1, 0.2, 0.3], [0.5, 0.6, 0.7])
+    ours.save_pretrained(tmp_path)
+    theirs = ViTImageProcessorPil.from_pretrained(tmp_path)
+    picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    expected = theirs(Image.fromarray(picture), return_tensors="np")["pixel_values"]
+    assert ours.values(ours.pixels(png(picture))[None]) == pytest.approx(expected, abs=0.02)

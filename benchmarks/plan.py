@@ -135,7 +135,11 @@ def output(command: list[str], workspace: Path) -> str:
 
 def environment() -> dict[str, str]:
     """That of a run."""
-    return os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_WAIT_POLICY": "PASSIVE"}
+    return os.environ | {
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "5000",
+    }
 
 
 if __name__ == "__main__":

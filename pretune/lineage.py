@@ -426,9 +426,25 @@ def main() -> int:
     from pretune.process import die_with_parent
 
     die_with_parent()
+    from dvc import rwlock
     from dvc.cli import main as dvc
 
+    rwlock.psutil = _Processes  # whose locks it waits for
     return int(dvc(sys.argv[1:]) or 0)
+
+
+class _Processes:
+    """What dvc.rwlock asks of psutil. A zombie, which some containers never collect, holds no lock any more."""
+
+    @staticmethod
+    def pid_exists(pid: int) -> bool:
+        """Whether a process runs."""
+        import psutil
+
+        try:
+            return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return False
 
 
 if __name__ == "__main__":

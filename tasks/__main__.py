@@ -10,7 +10,9 @@ import sys
 
 from pretune.process import die_with_parent
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: waiting threads must not spin
+# Read when torch loads: waiting threads must not spin for long, yet to be woken costs more than a small operation.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 if {"DVC_STAGE", "PRETUNE_WORKER"} & os.environ.keys():  # first: who started this may be killed at any moment
     die_with_parent()
 

@@ -25,6 +25,8 @@ OWN = {"peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "
 ALIASES: dict[str, tuple[str, dict[str, Any]]] = {"dora": ("LORA", {"use_dora": True})}
 REFUSED = {
     "adalora": "its ranks have to be divided anew while training goes on",
+    "beft": "it cannot be merged where a matrix has no bias",
+    "boft": "it compiles code while it runs",
     "lily": "it cannot be merged into the model",
     "poly": "it needs the number of a task with each row",
     "shadow": "it is a second model beside the first",
@@ -65,6 +67,11 @@ def config_of(method: str, settings: Mapping[str, Any], model: PreTrainedModel) 
     names = {each.name for each in fields(kind)}
     if "target_modules" in names and not chosen.get("target_modules"):
         chosen["target_modules"] = targets(model)
+        if not chosen["target_modules"]:
+            raise ParamsError(
+                f"adaptation.method: {method}; a {model.config.model_type} has no layers to adapt",
+                "name adaptation.settings.target_modules, or adaptation.method: full",
+            )
         if "feedforward_modules" in names:
             chosen.setdefault("feedforward_modules", [])
     if "fan_in_fan_out" in names and any(isinstance(module, Conv1D) for module in model.modules()):

@@ -74,8 +74,9 @@ class Gradual(Adaptation):
 
     def opens(self, model: PreTrainedModel, steps_per_epoch: float) -> dict[str, int]:
         """See Adaptation."""
-        most, every = layers.count(model), self.settings.epochs_per_layer * steps_per_epoch
-        return {name: round((most - height) * every) for name, height in layers.heights(model).items() if height < most}
+        heights, every = layers.heights(model), self.settings.epochs_per_layer * steps_per_epoch
+        most = max(heights.values())  # a model whose head is its embeddings begins with its uppermost layer
+        return {name: round((most - height) * every) for name, height in heights.items() if height < most}
 
 
 class Adapter(Adaptation):

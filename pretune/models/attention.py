@@ -16,6 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from pretune.data.packing import Bucket, Packed
+from pretune.models.dropout import drop
 
 PACKED = "pretune_packed"
 MATERIALIZED = 512  # tokens; up to here a CPU is faster with the matrix of scores than without it
@@ -34,7 +35,10 @@ def packed_attention(
     packed: Packed | None = None,
     **rest: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of (1, heads, tokens, size) tensors; returns (1, tokens, heads, size)."""
+    """Attention of (1, heads, tokens, size) tensors; returns (1, tokens, heads, size).
+
+    Tokens beyond those of `packed` take no part and get zeros.
+    """
     causal = bool(getattr(module, "is_causal", False))
     if packed is None:
         if attention_mask is None and sliding_window is not None and sliding_window < query.shape[2]:
@@ -59,7 +63,7 @@ def packed_attention(
         _attend(each_q, each_k, each_v, bucket, scale=scale, dropout=dropout, window=sliding_window, causal=causal)
         for bucket, each_q, each_k, each_v in zip(packed.buckets, *padded, strict=True)
     ]
-    return _Gather.apply(packed, *outputs)[None], None  # type: ignore[no-untyped-call]
+    return _Gather.apply(packed, len(q), *outputs)[None], None  # type: ignore[no-untyped-call]
 
 
 def packed_mask(*, q_length: int, kv_length: int, attention_mask: Tensor | None = None, **rest: Any) -> Tensor | None:
@@ -94,7 +98,7 @@ def _attend(
     scores = torch.matmul(q * scale, k.transpose(-1, -2))
     if hidden is not None:
         scores = scores.masked_fill(hidden, float("-inf"))
-    weights = functional.dropout(torch.softmax(scores, dim=-1), dropout)
+    weights = drop(torch.softmax(scores, dim=-1), dropout)
     return torch.matmul(weights.to(v.dtype), v).transpose(1, 2)
 
 
@@ -150,32 +154,35 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, packed: Packed, tokens: Tensor) -> tuple[Tensor, ...]:
-        ctx.packed = packed
+        ctx.packed, ctx.tokens = packed, len(tokens)
         return _spread(packed, tokens)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
-        return None, _gather(ctx.packed, gradients)
+        return None, _gather(ctx.packed, ctx.tokens, gradients)
 
 
 class _Gather(torch.autograd.Function):
     """The way back: what _Spread makes to packed tokens; what stands at padding is dropped."""
 
     @staticmethod
-    def forward(ctx: Any, packed: Packed, *padded: Tensor) -> Tensor:
+    def forward(ctx: Any, packed: Packed, tokens: int, *padded: Tensor) -> Tensor:
         ctx.packed = packed
-        return _gather(packed, padded)
+        return _gather(packed, tokens, padded)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         packed = ctx.packed
         if packed.places is None:
-            return None, *_spread(packed, gradient)
+            return None, None, *_spread(packed, gradient)
         size = sum(bucket.rows * bucket.width for bucket in packed.buckets)
-        flat = gradient.new_zeros(size, *gradient.shape[1:]).index_copy_(0, packed.places, gradient)
+        real = gradient[: len(packed.places)]
+        flat = gradient.new_zeros(size, *gradient.shape[1:]).index_copy_(0, packed.places, real)
         parts = torch.split(flat, [bucket.rows * bucket.width for bucket in packed.buckets])
-        return None, *(
-            part.view(b.rows, b.width, *part.shape[1:]) for part, b in zip(parts, packed.buckets, strict=True)
+        return (
+            None,
+            None,
+            *(part.view(b.rows, b.width, *part.shape[1:]) for part, b in zip(parts, packed.buckets, strict=True)),
         )
 
 
@@ -188,6 +195,10 @@ def _spread(packed: Packed, tokens: Tensor) -> tuple[Tensor, ...]:
     )
 
 
-def _gather(packed: Packed, padded: tuple[Tensor, ...]) -> Tensor:
+def _gather(packed: Packed, tokens: int, padded: tuple[Tensor, ...]) -> Tensor:
     flat = torch.cat([part.flatten(0, 1) for part in padded]) if len(padded) > 1 else padded[0].flatten(0, 1)
-    return flat if packed.places is None else flat.index_select(0, packed.places)
+    if packed.places is None:
+        return flat
+    found = flat.new_zeros(tokens, *flat.shape[1:])
+    torch.index_select(flat, 0, packed.places, out=found[: len(packed.places)])
+    return found

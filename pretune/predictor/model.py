@@ -23,12 +23,12 @@ ANSWERS: dict[str, Any] = {
     "tags": words.Tags,
     "filled": text.Filled,
     "continued": text.Continued,
+    "reply": chat.Reply,
     "answered": answers.Answered,
     "written": generation.Written,
     "image_class": images.ImageClass,
     "embedded": images.Embedded,
     "mapped": linear.Mapped,
-    "reply": chat.Reply,
 }
 
 

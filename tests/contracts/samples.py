@@ -5,21 +5,34 @@ A new column needs rows here, a new family its smallest shape; which of them go 
 
 from __future__ import annotations
 
+import io
 from contextlib import closing
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from PIL import Image
 
 from pretune.adaptation import adapters, methods
 from pretune.data import corpus
+from pretune.data.arrays import Columns
 from pretune.models import build
 from pretune.objectives import finetuning, pretraining
 from pretune.objectives.base import Given
+from pretune.objectives.image_inputs import OfImages, decode
 from pretune.params import ModelParams, TrainingParams
+from pretune.predictor.images import Pipeline
 from pretune.training import checkpoint, device, loop, parallel
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 WIDE = {"intermediate_size": 24}
+BOTH = {"d_model": 16} | {
+    f"{side}_{name}": value
+    for side in ("encoder", "decoder")
+    for name, value in {"layers": 2, "attention_heads": 2, "ffn_dim": 24}.items()
+}
 FAMILIES = {
     "bert": SHAPE | WIDE,
     "modernbert": SHAPE | WIDE | {"global_attn_every_n_layers": 1, "mlp_dropout": 0.1},
@@ -29,6 +42,11 @@ FAMILIES = {
     "gpt2": SHAPE,
     "llama": SHAPE | WIDE | {"num_key_value_heads": 2, "attention_dropout": 0.1},
     "qwen2": SHAPE | WIDE | {"num_key_value_heads": 1},
+    "t5": {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2},
+    "bart": BOTH,
+    "marian": BOTH,
+    "vit": SHAPE | WIDE | {"patch_size": 4, "encoder_stride": 4},
+    "linear": {},
 }
 ADAPTATIONS = {
     "full": {},
@@ -43,7 +61,22 @@ SETTINGS = {
     "masked_lm": {"mask_rate": 0.3, "whole_words": True},
     "causal_lm": {},
     "instruction": {"template": None, "reply_tokens": 4},
+    "span_corruption": {"mask_rate": 0.3, "span_length": 2.0},
+    "denoising": {"mask_rate": 0.3, "span_length": 2.0, "permute_sentences": True},
+    "masked_images": {"mask_rate": 0.5, "square": 4},
+    "seq2seq": {"target_length": 6, "beams": 1},
+    "question_answering": {"overlap": 4, "longest": 4, "best": 2},
 }
+
+
+def png(number):
+    """An image of 8 by 8 pixels, dark or light."""
+    file = io.BytesIO()
+    pixels = np.random.default_rng(number).integers(0, 100, (8, 8)) + 150 * (number % 2)
+    Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
 TRAINING = {
     "batch_size": 4, "accumulation": 1, "sequence_length": 32, "optimizer": "adamw", "learning_rate": 1e-2,
     "layer_decay": 0.9, "schedule": "linear", "warmup": 0.0, "weight_decay": 0.01, "gradient_clip": 1.0,
@@ -57,6 +90,13 @@ COLUMNS = {
     "label": [KINDS[n % 2] for n in range(8)],
     "labels": [KINDS if n % 2 else [] for n in range(8)],
     "score": [float(n % 2) for n in range(8)],
+    "target": [text.split()[0] for text in TEXTS],
+    "question": ["what is it about?"] * 8,
+    "context": TEXTS,
+    "answers": [[{"text": text.split()[0], "start": 0}] for text in TEXTS],
+    "image": [png(n) for n in range(8)],
+    "x": [[n / 8, 1 - n / 4] for n in range(8)],
+    "y": [[n / 4, n / 2 - 1] for n in range(8)],
     "words": [text.split() for text in TEXTS],
     "tags": [[KINDS[len(word) % 2] for word in text.split()] for text in TEXTS],
     "messages": [
@@ -75,10 +115,23 @@ def pairs(table):
     return [(name, family) for name, kind in table.items() for family in FAMILIES if family in kind.families()]
 
 
+def inputs(name, words):
+    """The input pipeline, as the objective opens it."""
+    kind = objectives()[name]
+    if issubclass(kind, OfImages):
+        return Pipeline(8, [0.5], [0.5])
+    if "linear" in kind.families():
+        return Columns(["a", "b"], KINDS)
+    with TemporaryDirectory() as folder:
+        words.save_pretrained(folder)
+        return kind.inputs(Path(folder))
+
+
+@cache
 def given(name, words):
     """What the objective is told."""
-    kind = objectives()[name]
-    return Given(words, 32, 0, kind.Settings.model_validate(SETTINGS.get(name, {})), KINDS)
+    settings = objectives()[name].Settings.model_validate(SETTINGS.get(name, {}))
+    return Given(inputs(name, words), 32, 0, settings, KINDS)
 
 
 def objective(name, words, folder):
@@ -90,6 +143,10 @@ def objective(name, words, folder):
     if not folder.exists():
         folder.mkdir(parents=True)
         corpus.write(folder, [words(text)["input_ids"] for text in TEXTS])
+        np.save(
+            folder / "images.npy", decode([{"image": each} for each in COLUMNS["image"]], Pipeline(8, [0.5], [0.5]))
+        )
+        np.save(folder / "x.npy", np.array(COLUMNS["x"]))
     return kind.of(kind.samples(folder, told), told)
 
 
@@ -98,14 +155,14 @@ def new(name, family, words):
     device.prepare(0, 1)
     kind = objectives()[name]
     chosen = ModelParams(type=family, init=None, config=FAMILIES[family])
-    return build.new(kind, build.config_for(chosen, kind.shape(words)), KINDS)
+    return build.new(kind, build.config_for(chosen, kind.shape(inputs(name, words))), KINDS)
 
 
 def pretrained(name, family, words, folder):
     """The folder of a pretrained model of the family that the objective can start from, and what its head lacks."""
     if not folder.exists():
         source = next(each for each, kind in pretraining.OBJECTIVES.items() if family in kind.families())
-        build.save(new(source, family, words), words, folder, {})
+        build.save(new(source, family, words), inputs(source, words), folder, {})
     device.prepare(1, 1)
     return build.load(objectives()[name], folder, KINDS)
 
@@ -165,6 +222,7 @@ def everything(what):
 def saved(model, name, words, folder):
     """Leave the model in `folder` as a stage does."""
     own = adapters.weights(model)
-    build.save(adapters.merge(model), words, folder, objectives()[name].facts(given(name, words)))
+    told = given(name, words)
+    build.save(adapters.merge(model), told.inputs, folder, objectives()[name].facts(told))
     adapters.save(own, folder / "adapter")
     return folder

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from pretune.lineage import Workspace
+
 pytestmark = pytest.mark.slow
 HARMLESS = "\n# a remark\n"
 
@@ -19,14 +21,14 @@ def test_edited_helper_makes_stale_exactly_what_imports_it(copy):
     for path in files:
         original = (copy.root / path).read_text(encoding="utf-8")
         (copy.root / path).write_text(original + HARMLESS, encoding="utf-8")
-        plan = {decision["stage"]: decision for decision in copy.report("plan")}
-        named = {name for name, decision in plan.items() if any(path in reason for reason in decision["reasons"])}
+        plan = {decision.stage: decision for decision in Workspace(copy.root).plan([])}
+        named = {name for name, decision in plan.items() if any(path in reason for reason in decision.reasons)}
         assert named == readers(stages, path), path
-        stale = {name for name, decision in plan.items() if decision["action"] == "run"}
+        stale = {name for name, decision in plan.items() if decision.action == "run"}
         assert stale >= named, path
         waiting = stale - named
-        assert all(any(reason.startswith("after ") for reason in plan[name]["reasons"]) for name in waiting), path
-        assert {plan[name]["action"] for name in set(stages) - stale} <= {"skip"}, path
+        assert all(any(reason.startswith("after ") for reason in plan[name].reasons) for name in waiting), path
+        assert {plan[name].action for name in set(stages) - stale} <= {"skip"}, path
         (copy.root / path).write_text(original, encoding="utf-8")
     assert copy.dvc_is_clean()
 
@@ -44,7 +46,7 @@ def test_edited_helper_reruns_its_stage_only_and_reverting_restores_it(copy):
     assert {path: value for path, value in copy.hashes().items() if path != "dvc.lock"} == outputs
 
     helper.write_text(original, encoding="utf-8")
-    assert {d["stage"]: d["action"] for d in copy.report("plan")} == dict.fromkeys(others, "skip") | {
+    assert {d["stage"]: d["action"] for d in copy.report("plan", "--quick")} == dict.fromkeys(others, "skip") | {
         "evaluate": "restore"
     }
     assert copy.plain_run() == others | {"evaluate": "restored"}
@@ -91,5 +93,5 @@ def test_changed_document_reaches_the_models(copy):
     assert copy.plain_run("prepare") == {"ingest": "ran", "prepare": "ran"}
     after = copy.locked()
     assert after["ingest"]["outs"] != before["ingest"]["outs"]
-    stale = {d["stage"] for d in copy.report("plan") if d["action"] == "run"}
+    stale = {d["stage"] for d in copy.report("plan", "--quick") if d["action"] == "run"}
     assert stale == {"pretrain", "finetune", "scratch", "evaluate"}

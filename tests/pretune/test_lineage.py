@@ -229,6 +229,20 @@ def held_by(project, pid, path="prepared.txt"):
     (project / ".dvc" / "tmp" / "rwlock").write_text(json.dumps(held), encoding="utf-8")
 
 
+def test_a_lock_of_a_zombie_holds_nothing(project):
+    """A dvc that was killed and that nobody collects, as in a container without an init, is no reason to wait."""
+    import sys
+
+    zombie = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+    held_by(project, zombie.pid)
+    command = [sys.executable, "-m", "pretune.lineage", "repro", "prepare"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    zombie.wait()
+    assert done.returncode == 0, done.stderr
+    assert "had been killed" in done.stderr
+
+
 def test_a_stage_whose_dvc_is_gone_is_an_orphan(project):
     """The dvc that holds the output must be above this process; a killed one is not."""
     gone = subprocess.Popen(["true"])

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO, cast
 
 import pyarrow as pa
 
 from pretune.data.sources.grammar import fixed
 from pretune.errors import DataError, did_you_mean
 
-COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+COMPRESSED = (".gz", ".bz2", ".zst")
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,10 @@ class File:
     @contextmanager
     def binary(self) -> Iterator[BinaryIO]:
         """The bytes, decompressed. Raises DataError where they break off or cannot be read."""
-        compression = COMPRESSED.get(PurePosixPath(self.name).suffix)
         try:
-            with self.open_raw() as raw, pa.input_stream(raw, compression=compression) as stream:
-                yield io.BufferedReader(stream)
-        except (OSError, EOFError, pa.ArrowInvalid) as error:
+            with self.open_raw() as raw, _decompressed(raw, PurePosixPath(self.name).suffix) as stream:
+                yield stream
+        except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{self.name}: cannot be read ({error})", "fetch or compress the file anew") from None
 
     @contextmanager
@@ -49,6 +51,15 @@ class File:
         encoding = "utf-8-sig" if encoding == "utf-8" else encoding
         with self.binary() as stream:
             yield io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline=newline)
+
+
+def _decompressed(raw: Any, suffix: str) -> BinaryIO:
+    """The bytes of a file; Arrow knows zstd, but takes a .gz that breaks off for a whole one."""
+    if suffix == ".gz":
+        return cast("BinaryIO", gzip.GzipFile(fileobj=raw))
+    if suffix == ".bz2":
+        return cast("BinaryIO", bz2.BZ2File(raw))
+    return io.BufferedReader(pa.input_stream(raw, compression="zstd" if suffix == ".zst" else None))
 
 
 def local(place: str, base: Path) -> list[File]:

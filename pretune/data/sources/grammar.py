@@ -8,6 +8,7 @@ from typing import Any
 
 BUILT_IN = ("pydocs", "digits")
 SPLITS = ("train", "validation", "test", "corpus")  # `corpus`: for pretraining only
+SQLITE = "sqlite:///"
 REMOTE = ("http://", "https://", "s3://", "gs://", "az://", "hf://")
 
 
@@ -66,8 +67,17 @@ def local_paths(source: Any) -> Iterator[str]:
     """The files, folders and fixed beginnings of globs in the workspace: what dvc.yaml has to list under `deps`."""
     for part in parts(source):
         for place in part.all_places:
-            if scheme(place) == "local":
-                yield fixed(place)
+            if path := local_path(place):
+                yield path
+
+
+def local_path(place: str) -> str | None:
+    """The file or folder that a place is read from, None where it is none of this machine."""
+    if place.startswith(SQLITE):
+        return place.removeprefix(SQLITE).partition("#")[0]
+    if place.startswith(("hub:./", "hub:../", "hub:/")):
+        return place.removeprefix("hub:").partition("?")[0]
+    return fixed(place) if scheme(place) == "local" else None
 
 
 def fixed(place: str) -> str:

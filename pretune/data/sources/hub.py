@@ -18,11 +18,6 @@ SPLIT_NAMES = {"train": "train", "validation": "validation", "dev": "validation"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def is_local(place: str) -> bool:
-    """Whether it is a folder: `hub:./copy` or `hub:/data/copy`."""
-    return place.removeprefix("hub:").startswith(("./", "../", "/"))
-
-
 def read(place: str, folder: Path | None) -> list[tuple[str | None, Callable[[], Records]]]:
     """(split, records) for each split; rows are streamed, so that no cache can answer with old ones.
 

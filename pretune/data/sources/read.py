@@ -43,25 +43,20 @@ def _place(
     place: str, params: IngestParams, declared: Declared, *, aligned: bool
 ) -> Iterator[tuple[str | None, Records]]:
     """(split, records) of each file or table there."""
-    kind = grammar.scheme(place)
-    if place == "digits":
+    kind, path = grammar.scheme(place), grammar.local_path(place)
+    _allowed(place, "network", params, needed=path is None and kind != "built-in")
+    _allowed(place, "outside", params, needed=path is not None and (path.startswith("/") or ".." in path.split("/")))
+    lies = None if path is None else declared(path)
+    if kind == "built-in":
         yield None, images.digits()
     elif place == "pydocs":
         yield None, (Record(row["origin"], row) for row in pydocs.collect())
     elif kind == "hub":
-        local = hub.is_local(place)
-        _allowed(place, "network", params, needed=not local)
-        folder = declared(place.removeprefix("hub:").partition("?")[0]) if local else None
-        yield from ((split, records()) for split, records in hub.read(place, folder))
+        yield from ((split, records()) for split, records in hub.read(place, lies))
     elif kind == "sql":
-        file = sql.file_of(place)
-        _allowed(place, "network", params, needed=file is None)
-        yield None, sql.read(place, declared(file) if file else None)
+        yield None, sql.read(place, lies)
     else:
-        _allowed(place, "network", params, needed=kind == "remote")
-        outside = kind == "local" and (place.startswith("/") or ".." in place.split("/"))
-        _allowed(place, "outside", params, needed=outside)
-        found = files.remote(place) if kind == "remote" else files.local(place, declared(grammar.fixed(place)))
+        found = files.remote(place) if lies is None else files.local(place, lies)
         yield from ((None, _records(file, params, aligned=aligned)) for file in found)
 
 

@@ -5,17 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pretune.data.sources.grammar import SQLITE
 from pretune.data.sources.record import Record, Records
 from pretune.errors import DataError, did_you_mean
 
 USER, PASSWORD = "PRETUNE_SQL_USER", "PRETUNE_SQL_PASSWORD"
-SQLITE = "sqlite:///"
 BATCH = 1024  # rows that are fetched at once
-
-
-def file_of(place: str) -> str | None:
-    """The file that a SQLite address means, None for a server."""
-    return place.removeprefix(SQLITE).partition("#")[0] if place.startswith(SQLITE) else None
 
 
 def read(place: str, file: Path | None) -> Records:

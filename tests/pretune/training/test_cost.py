@@ -162,10 +162,10 @@ print(found.memory / 1e6, (memory.highest(cpu) - held) / 1e6)
 
 @pytest.mark.slow
 def test_memory_is_what_the_operating_system_then_says(tmp_path, params_file, root):
-    """Within 20 % of the growth of a process that trains, in one that does nothing else."""
+    """Within 30 % of the growth of a process that trains, in one that does nothing else (docs/performance.md)."""
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, str(tmp_path), str(params_file)],
         cwd=root, capture_output=True, text=True, check=True,
     )  # fmt: skip
     estimated, happened = map(float, done.stdout.split())
-    assert estimated == pytest.approx(happened, rel=0.2)
+    assert estimated == pytest.approx(happened, rel=0.3)

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from pretune.models.dropout import Dropout, drop, quicken
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_a_share_is_dropped_and_the_mean_stays(rate):
+    """As many zeros as the rate says (five standard deviations), all others scaled up by the same factor."""
+    torch.manual_seed(0)
+    number = 200_001
+    found = drop(torch.ones(number), rate)
+    assert abs(float((found == 0).float().mean()) - rate) < 5 * (rate * (1 - rate) / number) ** 0.5
+    assert found[found != 0].unique().tolist() == pytest.approx([1 / (1 - rate)], rel=1e-3)
+
+
+def test_decisions_are_independent_of_their_neighbours():
+    """Four decisions come from one number: none of them says anything about the next three (five deviations)."""
+    torch.manual_seed(0)
+    kept = (drop(torch.ones(400_000), 0.5) > 0).double() - 0.5
+    for distance in range(1, 5):
+        correlation = float((kept[distance:] * kept[:-distance]).mean() * 4)
+        assert abs(correlation) < 5 / len(kept) ** 0.5
+
+
+def test_the_same_seed_drops_the_same():
+    """A function of the generator's state; gradients are dropped where values are."""
+    values = torch.ones(3, 5, 7, requires_grad=True)
+    torch.manual_seed(1)
+    first = drop(values, 0.3)
+    torch.manual_seed(1)
+    assert torch.equal(drop(values, 0.3), first)
+    first.sum().backward()
+    assert torch.equal(values.grad, first.detach())
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_nothing_or_everything_is_dropped(rate):
+    """The ends of the range."""
+    assert torch.equal(drop(torch.ones(9), rate), torch.full((9,), 1 - rate))
+
+
+def test_a_model_drops_in_training_only():
+    """Every nn.Dropout is replaced, whatever it is in, with its rate and mode; without training it does nothing."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.ModuleDict({"inner": nn.Dropout(0.25)})).eval()
+    quicken(model)
+    replaced = model[1]["inner"]
+    assert type(replaced) is Dropout
+    assert replaced.p == 0.25
+    assert torch.equal(replaced(torch.ones(50)), torch.ones(50))
+    assert (replaced.train()(torch.ones(50)) == 0).any()

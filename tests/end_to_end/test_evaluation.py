@@ -80,5 +80,7 @@ def test_mlflow_serves_the_model(copy):
         served = json.loads(response.read())["predictions"]
     said = copy.pretune("predict", "models/finetuned", "--text", "the wave and the tide", "--text", "a hill")
     expected = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    server.terminate()
+    server.communicate(timeout=60)
     assert [row["label"] for row in served] == [row["label"] for row in expected]
     assert [row["score"] for row in served] == pytest.approx([row["score"] for row in expected], abs=1e-5)

@@ -12,15 +12,10 @@ import torch
 import transformers
 from torch import Tensor
 
-<<<<<<< HEAD
-ROWS, TOKENS = 64, 4096  # per forward pass, at most
-PADDED = 1.125  # longest over shortest of the rows that are asked together
-=======
 from . import inputs
 from .inputs import OFFLINE
 
 ROWS = 32  # per forward pass
->>>>>>> main
 CONTINUATION = 32  # tokens
 Row = dict[str, Any]
 
@@ -76,10 +71,6 @@ class Text:
                 order += places
         return torch.cat(parts)[torch.argsort(torch.tensor(order))]
 
-<<<<<<< HEAD
-    def _together(self, rows: Sequence[Row]) -> Iterator[list[int]]:
-        """The places of rows of about the same length in tokens; those with a pair apart from those without."""
-=======
     def size(self, row: Row) -> int:
         """What tells roughly how long a row is: characters."""
         return sum(len(str(row.get(name, ""))) for name in ("text", "pair"))
@@ -87,28 +78,10 @@ class Text:
     def _together(self, rows: Sequence[Row]) -> Iterator[list[int]]:
         """The places of rows of similar length; those with a pair apart from those without."""
         order = sorted(range(len(rows)), key=lambda place: self.size(rows[place]))
->>>>>>> main
         for pair in (False, True):
-            places = [place for place, row in enumerate(rows) if ("pair" in row) == pair]
-            lengths = dict(zip(places, self._lengths([rows[place] for place in places]), strict=True))
-            batch: list[int] = []
-            for place in sorted(places, key=lengths.__getitem__):
-                full = len(batch) == ROWS or lengths[place] * (len(batch) + 1) > TOKENS
-                if batch and (full or lengths[place] > PADDED * lengths[batch[0]] + 2):
-                    yield batch
-                    batch = []
-                batch.append(place)
-            if batch:
-                yield batch
-
-    def _lengths(self, rows: Sequence[Row]) -> list[int]:
-        """Of each row in tokens, cut as in training."""
-        if not rows:
-            return []
-        texts = [str(row["text"]) for row in rows]
-        pairs = [str(row["pair"]) for row in rows] if "pair" in rows[0] else None
-        found = self.tokenizer(texts, pairs, truncation=True, max_length=self.facts["length"])
-        return [len(ids) for ids in found["input_ids"]]
+            chosen = [place for place in order if ("pair" in rows[place]) == pair]
+            for start in range(0, len(chosen), ROWS):
+                yield chosen[start : start + ROWS]
 
 
 class Class(Text):

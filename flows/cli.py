@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows import data
 from flows.compare import compare
 from flows.init import init, recipes
 from flows.predict import predict
@@ -149,6 +150,9 @@ def trace(
         print(json.dumps(found))
         return
     _console().print(tracer.tree(found))
+
+
+app.add_typer(data.app, name="data")
 
 
 @app.command(epilog="Example:  pretune doctor --fix")

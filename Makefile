@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test test-fast check format setup lock bench-overhead bench-train bench-plan clean help
+.PHONY: run test test-fast check format setup lock bench-overhead bench-train bench-plan bench-predict clean help
 
 run: $(READY) ## set up, then run the pipeline: data, pretraining, finetuning, evaluation
 	@$(BIN)/pretune run
@@ -50,6 +50,9 @@ bench-train: $(READY) ## speed of training beside the transformers Trainer
 
 bench-plan: $(READY) ## what `pretune plan` says beside what then happens
 	@$(BIN)/python benchmarks/plan.py
+
+bench-predict: $(READY) ## speed of prediction beside transformers.pipeline
+	@$(BIN)/python benchmarks/predict.py
 
 clean: ## remove what the pipeline made (not the records of it, nor DVC's cache)
 	@rm -rf data/raw data/prepared models reports

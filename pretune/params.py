@@ -91,6 +91,13 @@ class FinetuneParams(TrainingParams):
     epochs: Count
 
 
+class AdaptationParams(Section):
+    """What of the pretrained model is trained; checked where peft is loaded (adaptation/methods.py)."""
+
+    method: Annotated[str, Field(min_length=1)]
+    settings: dict[str, Any]
+
+
 class LaunchParams(Section):
     """How many processes train one model, and how they share the work."""
 
@@ -132,6 +139,7 @@ class Params(Section):
     model: ModelParams
     pretrain: PretrainParams
     finetune: FinetuneParams
+    adaptation: AdaptationParams
     launch: LaunchParams
     evaluate: EvaluateParams
     gate: GateParams
@@ -148,6 +156,8 @@ class Params(Section):
                 )
             if section.optimizer == "muon" and self.launch.strategy == "fsdp":
                 problems.append(f"{name}.optimizer muon needs whole matrices: launch.strategy ddp, or adamw")
+        if self.adaptation.method == "gradual" and self.launch.processes * self.launch.nodes > 1:
+            problems.append("adaptation.method gradual trains in one process: launch.processes 1")
         if self.pretrain.evaluate_every and not self.pretrain.validation_rows:
             problems.append("pretrain.evaluate_every needs pretrain.validation_rows")
         if self.finetune.evaluate_every and self.prepare.validation_rows == 0:
@@ -260,7 +270,7 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             flat.update(flatten(value, f"{prefix}{key}."))
         else:
-            flat[prefix + key] = value
+            flat[f"{prefix}{key}"] = value
     return flat
 
 

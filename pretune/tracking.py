@@ -239,7 +239,9 @@ class Outbox:
                 mlflow_model=Model(run_id=run_id, model_id=logged.model_id),
                 signature=_signature(facts),
                 pip_requirements=_requirements(),
-                input_example=pd.DataFrame(event["examples"]),
+                input_example=pd.DataFrame(
+                    [{key: journal.from_text(value) for key, value in row.items()} for row in event["examples"]]
+                ),
             )
             self.client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
         self.client.finalize_logged_model(logged.model_id, "READY")
@@ -268,14 +270,16 @@ class Outbox:
 def _signature(facts: dict[str, dict[str, str]]) -> Any:
     """Of the columns that a model reads and gives: `string`, `list(double)`, ...; `?` where one may be missing."""
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
-    from mlflow.types.schema import Array
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array, Object, Property
+
+    message = Object([Property(name, DataType.string) for name in ("role", "content")])
 
     def schema(columns: dict[str, str]) -> Any:
         found = []
         for name, kind in columns.items():
             inner = kind.removesuffix("?").removeprefix("list(").removesuffix(")")
-            type_ = Array(inner) if kind.startswith("list(") else inner
+            type_ = Array(message if inner == "message" else inner) if kind.startswith("list(") else inner
             found.append(ColSpec(type_, name, required=not kind.endswith("?")))
         return Schema(found)
 

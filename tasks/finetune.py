@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pretune.adaptation import methods
 from pretune.models import build
 from pretune.objectives import labelled
 from pretune.training import device, finetuning
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def finetune(stage: Stage) -> None:
-    """Put a new head on `models/pretrained` and train it; leave the model in `models/finetuned`."""
+    """Train what `adaptation` says of `models/pretrained`, with a new head; leave `models/finetuned`."""
     carry_out(stage, prepare(stage), out="models/finetuned")
 
 
@@ -24,5 +25,7 @@ def prepare(stage: Stage) -> Job:
     pretrained = stage.dep("models/pretrained")
     kind = labelled.objective(stage, build.model_type(pretrained))
     told = labelled.given(stage, kind, kind.inputs(pretrained))
-    model, _ = build.load(kind, pretrained, told.labels)
-    return finetuning.job(stage, kind, told, model)
+    chosen = methods.choose(stage.params.adaptation.method, stage.params.adaptation.settings)
+    model, new = build.load(kind, pretrained, told.labels)
+    chosen.apply(model, new)
+    return finetuning.job(stage, kind, told, model, chosen)

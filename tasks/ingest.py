@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from pretune.data import pydocs
 from pretune.data.declared import declared
-from pretune.data.snapshot import Records, Snapshot, shown
+from pretune.data.snapshot import Snapshot, shown
 from pretune.data.sources import read
-from pretune.data.sources.record import Record
 
 if TYPE_CHECKING:
     from pretune.stage import Stage
@@ -18,14 +17,10 @@ if TYPE_CHECKING:
 def ingest(stage: Stage) -> None:
     """Write `data/raw`: the rows of `ingest.source`, cleaned, each once, and what was left out and why."""
     params = stage.params.ingest
-    records: Records
-    if params.source == "pydocs":
-        records, origin = ((None, Record(row["origin"], row)) for row in pydocs.collect()), pydocs.version()
-    else:
-        records, origin = read.read(params, lambda place: declared(stage.dep, place)), shown(params.source)
+    origin = pydocs.version() if params.source == "pydocs" else shown(params.source)
     folder = stage.out("data/raw")
     snapshot = Snapshot(folder, params)
-    counts = snapshot.write(records)
+    counts = snapshot.write(read.read(params, lambda place: declared(stage.dep, place)))
     about = {"source": origin, "licence": params.licence, "names": snapshot.names}
     (folder / "source.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     stage.run.metrics({name: value for name, value in counts.items() if isinstance(value, int)})

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from pretune.errors import DataError
+from pretune.predictor import inputs
 
 SPECIAL = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 UNKNOWN = "[UNK]"
@@ -186,6 +187,6 @@ def pretrained(folder: Path, max_length: int) -> PreTrainedTokenizerFast:
 
 def load(folder: Path) -> PreTrainedTokenizerBase:
     """Open a tokenizer folder; nothing is fetched and no code from it is run."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    tokenizer = inputs.tokenizer(folder)
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     return tokenizer

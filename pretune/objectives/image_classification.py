@@ -15,9 +15,9 @@ from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from pretune.data.rows import Row
 from pretune.objectives.base import Finetuning, Given
-from pretune.objectives.classification import label_names
 from pretune.objectives.image_inputs import OfImages, decode
 from pretune.objectives.predictions import Classes
+from pretune.objectives.texts import label_names
 from pretune.predictor.images import ImageClass
 
 

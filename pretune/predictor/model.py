@@ -7,17 +7,23 @@ Training evaluates with the same classes, so both give the same answers.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from . import answers, generation, images, linear, text
+from . import answers, chat, generation, images, linear, text, words
 
 ANSWERS: dict[str, Any] = {
     "class": text.Class,
+    "binary": text.Binary,
+    "labels": text.Labels,
+    "number": text.Number,
+    "tags": words.Tags,
     "filled": text.Filled,
     "continued": text.Continued,
+    "reply": chat.Reply,
     "answered": answers.Answered,
     "written": generation.Written,
     "image_class": images.ImageClass,
@@ -36,8 +42,12 @@ class Predictor:
     def predict(self, data: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:  # noqa: ARG002 - MLflow passes it
         """A table with the columns of the class that answers; `data` is a table with those that it reads."""
         rows = pd.DataFrame(data).to_dict("records")
-        known = [{str(k): v for k, v in row.items() if v is not None and v == v} for row in rows]  # noqa: PLR0124 - NaN
+        known = [{str(name): value for name, value in row.items() if not _is_missing(value)} for row in rows]
         return pd.DataFrame(self.answers(known), columns=list(self.answers.gives))
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _load_pyfunc(path: str) -> Predictor:

@@ -12,9 +12,11 @@ import torch
 import transformers
 from torch import Tensor
 
+from . import inputs
+from .inputs import OFFLINE
+
 ROWS = 32  # per forward pass
 CONTINUATION = 32  # tokens
-OFFLINE = {"local_files_only": True, "trust_remote_code": False}
 Row = dict[str, Any]
 
 
@@ -32,7 +34,7 @@ class Text:
     def load(cls, folder: str, facts: Row) -> Self:
         """What `save` left in `folder`."""
         model = getattr(transformers, cls.auto).from_pretrained(folder, use_safetensors=True, **OFFLINE)
-        return cls(model.eval(), transformers.AutoTokenizer.from_pretrained(folder, **OFFLINE), facts)
+        return cls(model.eval(), inputs.tokenizer(folder), facts)
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
         """One answer for each row, in their order."""
@@ -69,15 +71,13 @@ class Text:
                 order += places
         return torch.cat(parts)[torch.argsort(torch.tensor(order))]
 
-    @staticmethod
-    def _together(rows: Sequence[Row]) -> Iterator[list[int]]:
+    def size(self, row: Row) -> int:
+        """What tells roughly how long a row is: characters."""
+        return sum(len(str(row.get(name, ""))) for name in ("text", "pair"))
+
+    def _together(self, rows: Sequence[Row]) -> Iterator[list[int]]:
         """The places of rows of similar length; those with a pair apart from those without."""
-
-        def size(place: int) -> tuple[bool, int]:
-            row = rows[place]
-            return "pair" in row, sum(len(str(row.get(name, ""))) for name in ("text", "pair"))
-
-        order = sorted(range(len(rows)), key=size)
+        order = sorted(range(len(rows)), key=lambda place: self.size(rows[place]))
         for pair in (False, True):
             chosen = [place for place in order if ("pair" in rows[place]) == pair]
             for start in range(0, len(chosen), ROWS):
@@ -104,6 +104,54 @@ class Class(Text):
             {"label": labels[index], "score": score}
             for index, score in zip(best.tolist(), scores.tolist(), strict=True)
         ]
+
+
+class Binary(Text):
+    """Which of two classes each text has, by one logit, with its probability."""
+
+    auto = "AutoModelForSequenceClassification"
+    gives: ClassVar[dict[str, str]] = {"label": "string", "score": "double"}
+
+    def probabilities(self, rows: Sequence[Row]) -> Tensor:
+        """Of the second class: (rows, 1)."""
+        return torch.sigmoid(self.logits(rows))
+
+    def __call__(self, rows: Sequence[Row]) -> list[Row]:
+        """See Text."""
+        labels = self.facts["labels"]
+        second = self.probabilities(rows)[:, 0].tolist() if rows else []
+        return [{"label": labels[p > 0.5], "score": max(p, 1 - p)} for p in second]
+
+
+class Labels(Text):
+    """The classes of each text that are likelier than not, with their probabilities."""
+
+    auto = "AutoModelForSequenceClassification"
+    gives: ClassVar[dict[str, str]] = {"labels": "list(string)", "scores": "list(double)"}
+
+    def probabilities(self, rows: Sequence[Row]) -> Tensor:
+        """Of each class: (rows, classes)."""
+        return torch.sigmoid(self.logits(rows))
+
+    def __call__(self, rows: Sequence[Row]) -> list[Row]:
+        """See Text."""
+        names = self.facts["labels"]
+        answers = []
+        for row in self.probabilities(rows).tolist() if rows else []:
+            likely = [(name, p) for name, p in zip(names, row, strict=True) if p > 0.5]
+            answers.append({"labels": [name for name, _ in likely], "scores": [p for _, p in likely]})
+        return answers
+
+
+class Number(Text):
+    """The number that each text has."""
+
+    auto = "AutoModelForSequenceClassification"
+    gives: ClassVar[dict[str, str]] = {"score": "double"}
+
+    def __call__(self, rows: Sequence[Row]) -> list[Row]:
+        """See Text."""
+        return [{"score": value} for (value,) in self.logits(rows).tolist()] if rows else []
 
 
 class Filled(Text):

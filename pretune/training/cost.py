@@ -7,7 +7,6 @@ are asked of the heap, none is touched: how far the heap splits up is then known
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import platform
 import sys
@@ -25,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from transformers.initialization import no_init_weights
 
+from pretune.adaptation import adapters
 from pretune.models import heads
 from pretune.training import device as devices
 from pretune.training import feed, optimizer
@@ -137,7 +137,7 @@ class _Passed:
         batches = [_without_data(batch, fake) for batch in batches]
         with fake, self.ledger:
             with torch.device(device), no_init_weights():
-                light = type(model)(copy.deepcopy(model.config))
+                light = adapters.like(model)
                 light.tie_weights()  # part of what is left out: to give each weight a value
             heads.prepare(light)
             if params.gradient_checkpointing:
@@ -146,7 +146,8 @@ class _Passed:
             self.weights = self.ledger.alive
             optimizers = optimizer.build(light, params)
             optimizer.materialize(optimizers)
-            best = [each.detach().clone() for each in light.parameters()] if params.select != "last" else []
+            learnt = [each for each in light.parameters() if each.requires_grad]
+            best = [each.detach().clone() for each in learnt] if params.select != "last" else []
             self.kept = self.ledger.alive
             for _ in range(PASSES):
                 before = self.ledger.flops

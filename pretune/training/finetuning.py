@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel
 
+from pretune.adaptation.methods import Adaptation
 from pretune.objectives import labelled
 from pretune.objectives.base import Finetuning, Given
 from pretune.training.job import Job
@@ -14,10 +15,13 @@ if TYPE_CHECKING:
     from pretune.stage import Stage
 
 
-def job(stage: Stage, kind: type[Finetuning], told: Given, model: PreTrainedModel) -> Job:
-    """`model` on the labelled rows, as the section `finetune` says."""
+def job(
+    stage: Stage, kind: type[Finetuning], told: Given, model: PreTrainedModel, adaptation: Adaptation | None = None
+) -> Job:
+    """`model` on the labelled rows, as the section `finetune` says; `adaptation` is applied to it already."""
     params = stage.params.finetune
     learnt = kind.of(labelled.rows(stage, kind, "train"), told)
     watched = kind.of(labelled.rows(stage, kind, "validation"), told) if params.evaluate_every else None
     steps = -(-params.epochs * len(learnt) // params.batch_size)
-    return Job(model, told.inputs, learnt, watched, params, steps, kind.facts(told), kind.example(told))
+    opens = adaptation.opens(model, len(learnt) / params.batch_size) if adaptation else {}
+    return Job(model, told.inputs, learnt, watched, params, steps, kind.facts(told), kind.example(told), opens)

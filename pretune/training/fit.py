@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
+from pretune.adaptation import adapters
 from pretune.errors import DoesNotFitError
 from pretune.training import memory
 
@@ -81,6 +82,6 @@ def _with_layers(model: PreTrainedModel, layers: int) -> PreTrainedModel:
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:layers]
     with torch.device("meta"), no_init_weights():
-        smaller = type(model)(config)
+        smaller = adapters.like(model, config)
     smaller.tie_weights()
     return smaller

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedModel
 
+from pretune.adaptation import adapters
 from pretune.errors import DataError
 from pretune.models import build
 from pretune.training import curve, fit, loop, parallel, vitals
@@ -33,6 +34,7 @@ class Job:
     steps: int
     facts: dict[str, Any]  # what it has to know to answer: objectives/base.py
     example: dict[str, Any]  # a row that it can be asked
+    opens: dict[str, int] = field(default_factory=dict)  # the step from which a parameter learns: adaptation/methods.py
 
     def cost(self, stage: str, seed: int, device: torch.device, *, processes: int = 1, strategy: str = "ddp") -> Cost:
         """What a step costs; DoesNotFitError, with settings that would, where there is not the memory for it."""
@@ -47,6 +49,7 @@ class Job:
 
 def carry_out(stage: Stage, job: Job, *, out: str) -> None:
     """Train, or go on where a former attempt was stopped; leave the model in `out` and its curve beside."""
+    trained = sum(each.numel() for each in job.model.parameters() if each.requires_grad)
     with (
         vitals.sampled(stage.run.metrics),
         parallel.joined() as world,
@@ -68,17 +71,22 @@ def carry_out(stage: Stage, job: Job, *, out: str) -> None:
             checkpoints=checkpoints,
             world=world,
             strategy=strategy,
+            opens=job.opens,
             effort=cost.flops / cost.tokens / reach,
         )
         if world.rank:
             return
     curve.write(stage.out(f"reports/curves/{stage.name}.csv"), state)
-    build.save(model, job.inputs, stage.out(out), job.facts)
+    own = adapters.weights(model)
+    build.save(adapters.merge(model), job.inputs, stage.out(out), job.facts)
+    adapters.save(own, stage.out(out) / "adapter")
     stage.run.metrics(
         {
             **({"train_loss": state.records[-1].loss} if state.records else {}),
             "epochs": state.step * job.params.batch_size / len(job.objective),
             "parameters": model.num_parameters(),
+            "trained_parameters": trained,
+            "trained_share": trained / model.num_parameters(),
             "skipped_steps": state.skipped,
         }
     )

@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from types import FrameType
@@ -131,6 +131,7 @@ def train(
     strategy: str = "ddp",
     workers: int = 0,
     effort: float | None = None,
+    opens: Mapping[str, int] | None = None,
 ) -> tuple[PreTrainedModel, State]:
     """Take optimizer steps on `model` until there have been `steps` in all; return it trained.
 
@@ -138,10 +139,10 @@ def train(
     their count, into whatever batches and processes they are divided. Raises DivergedError after
     more than `params.skips` steps that were not finite; TerminatedError or KeyboardInterrupt, with
     a checkpoint, on SIGTERM or SIGINT. `effort` is what share of the processors' FLOP/s it takes to
-    read one token a second.
+    read one token a second. `opens`: the step from which a parameter learns, if not from the first.
     """
     world = world or parallel.alone()
-    learner = Learner(model, objective, params, world=world, strategy=strategy)
+    learner = Learner(model, objective, params, world=world, strategy=strategy, opens=opens)
     state = learner.resume(checkpoints)
     order = feed.Order(len(objective), params.batch_size, seed)
     mine = range(world.rank * params.accumulation, (world.rank + 1) * params.accumulation)
@@ -152,6 +153,7 @@ def train(
         for batch in batches:
             rate = schedule.learning_rate(state.step, steps, params)
             torch.manual_seed(_seed_of(seed, state.step, world.rank))  # of dropout
+            learner.open(state.step)
             learner.step(batch, rate)
             meter.count(batch)
             state.step += 1
@@ -183,7 +185,14 @@ class Learner:
     """A model with its optimizers: takes a step, measures, and hands out and takes back its tensors."""
 
     def __init__(
-        self, model: PreTrainedModel, objective: Objective, params: TrainingParams, *, world: World, strategy: str
+        self,
+        model: PreTrainedModel,
+        objective: Objective,
+        params: TrainingParams,
+        *,
+        world: World,
+        strategy: str,
+        opens: Mapping[str, int] | None = None,
     ) -> None:
         self._params, self._world = params, world
         self._attention = model.config._attn_implementation
@@ -196,10 +205,18 @@ class Learner:
             self._loss.compile()
         self._trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
         self._optimizers = optimizer.build(model, params)
+        self._opens = opens or {}
+        if self._opens:  # the state of a checkpoint is then that of all parameters, whichever learn already
+            optimizer.materialize(self._optimizers)
         self._tally = torch.zeros(3, dtype=torch.float64, device=world.device)  # loss, steps counted, steps skipped
         self._best: dict[str, Tensor] | None = None
         if params.select != "last":
             self.remember()
+
+    def open(self, step: int) -> None:
+        """Have those parameters learn whose time has come."""
+        for name, first in self._opens.items():
+            self._trained[name].requires_grad_(first <= step)
 
     def step(self, batches: list[Batch], rate: float) -> None:
         """One optimizer step on the rows of `batches`, unless loss or gradient is not finite."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from pretune.models import layers
+
 if TYPE_CHECKING:
     from pretune.params import TrainingParams
-
-LAYER = re.compile(r"\.(?:layers?|h)\.(\d+)\.")
-BELOW = re.compile(r"(^|\.)embeddings\.")  # what belongs to the embeddings, their norm too
 
 
 def build(model: nn.Module, params: TrainingParams) -> list[torch.optim.Optimizer]:
@@ -23,15 +21,12 @@ def build(model: nn.Module, params: TrainingParams) -> list[torch.optim.Optimize
     multiplies the learning rate: `layer_decay` to the power of the layers above (Clark et al. 2020).
     """
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    depth = 1 + max((int(found[1]) for name, _ in model.named_parameters() if (found := LAYER.search(name))), default=0)
+    most, heights = layers.count(model), layers.heights(model)
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             matrix = parameter.ndim == 2 and id(parameter) not in embeddings
-            found = LAYER.search(name)
-            below = id(parameter) in embeddings or BELOW.search(name)
-            above = depth - int(found[1]) if found else depth + 1 if below else 0
-            groups.setdefault((matrix, params.layer_decay**above), []).append(parameter)
+            groups.setdefault((matrix, params.layer_decay ** (most - heights[name])), []).append(parameter)
     by_muon = params.optimizer == "muon"
     muon = _groups({key: group for key, group in groups.items() if key[0] and by_muon}, params)
     adamw = _groups({key: group for key, group in groups.items() if not (key[0] and by_muon)}, params)

@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
+from pretune.adaptation import adapters
 from pretune.training import device
 
 if TYPE_CHECKING:
@@ -125,6 +126,6 @@ def whole(model: PreTrainedModel, world: World) -> PreTrainedModel:
             tensors[name] = full.cpu()
     if world.rank:
         return model
-    copy = type(model)(model.config)
+    copy = adapters.like(model)
     copy.load_state_dict(tensors)
     return copy

@@ -7,6 +7,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pretune.data import pydocs
 from pretune.data.sources import columnar, files, grammar, hub, images, sql, tables, text
 from pretune.data.sources.files import File
 from pretune.data.sources.grammar import Part
@@ -48,6 +49,8 @@ def _place(
     lies = None if path is None else declared(path)
     if kind == "built-in":
         yield None, images.digits()
+    elif place == "pydocs":
+        yield None, (Record(row["origin"], row) for row in pydocs.collect())
     elif kind == "hub":
         yield from ((split, records()) for split, records in hub.read(place, lies))
     elif kind == "sql":

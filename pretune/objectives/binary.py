@@ -1,0 +1,56 @@
+"""Binary classification with one logit: the probability of the second of two classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from pretune.data.rows import Row
+from pretune.errors import DataError
+from pretune.objectives.base import Given
+from pretune.objectives.predictions import Classes
+from pretune.objectives.texts import Texts
+from pretune.predictor import text
+
+
+class Binary(Texts):
+    """Sigmoid of the logit, binary cross entropy in nats (torch's BCEWithLogitsLoss, summed)."""
+
+    columns = ("text", "label")
+    metrics = ("loss", "accuracy")
+    answers = "binary"
+
+    def __init__(self, rows: Sequence[Row], given: Given) -> None:
+        if len(given.labels) != 2:
+            raise DataError(
+                f"the objective binary is for two labels, and there are {len(given.labels)}: {', '.join(given.labels)}",
+                "finetune.objective: classification",
+            )
+        super().__init__(rows, given)
+
+    @classmethod
+    def head(cls, labels: list[str]) -> dict[str, Any]:
+        """One output, named after the second label."""
+        return {"problem_type": "multi_label_classification", "id2label": {0: labels[1]}, "label2id": {labels[1]: 0}}
+
+    def wanted(self, rows: Sequence[Row]) -> Tensor:
+        """1 for the second label: (texts, 1) float32."""
+        return torch.tensor([[float(self.given.labels.index(row["label"]))] for row in rows])
+
+    def scores(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """See Texts."""
+        return {
+            "loss": nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum"),
+            "accuracy": ((logits > 0) == (targets > 0)).sum(),
+        }
+
+    def predict(self, model: PreTrainedModel) -> Classes:
+        """See Finetuning."""
+        second = text.Binary(model, self.given.inputs, self.facts(self.given)).probabilities(self.rows)[:, 0].numpy()
+        targets = self.targets[:, 0].long().numpy()
+        return Classes(self.given.labels, targets, np.stack([1 - second, second], axis=1))

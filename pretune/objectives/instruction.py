@@ -1,0 +1,141 @@
+"""Instruction tuning of a decoder (Wei et al. 2022): conversations as a chat template writes them, loss on the answers.
+
+A tokenizer without a template of its own is given a plain one; it is saved with the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jinja2 import TemplateError
+from pydantic import Field
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from pretune.data.packing import pack
+from pretune.data.rows import Row
+from pretune.errors import DataError, ParamsError
+from pretune.models import heads
+from pretune.objectives.base import Finetuning, Given
+from pretune.objectives.causal_lm import CausalBatch, CausalLM
+from pretune.objectives.predictions import Texts
+from pretune.predictor import chat
+from pretune.settings import Section
+
+
+class Instruction(Finetuning):
+    """Each token of an answer is predicted from all that precedes it; the rest is read only."""
+
+    auto = AutoModelForCausalLM
+    columns = ("messages",)
+    answers = "reply"
+
+    class Settings(Section):
+        """template: in Jinja, null for the tokenizer's own. reply_tokens: the most that an answer may have."""
+
+        template: str | None
+        reply_tokens: Annotated[int, Field(ge=1)]
+
+    def __init__(self, rows: Sequence[Row], given: Given) -> None:
+        self.rows, self.given = rows, given
+        tokenizer = given.inputs
+        tokenizer.chat_template = given.settings.template or tokenizer.chat_template or chat.PLAIN
+        self.texts: list[npt.NDArray[np.int64]] = []
+        self.answered: list[npt.NDArray[np.bool_]] = []
+        for row in rows:
+            ids, answered = encode(tokenizer, row["messages"], given.length)
+            self.texts.append(ids)
+            self.answered.append(answered)
+        if rows and not any(each.any() for each in self.answered):
+            raise DataError(
+                f"no row has an answer (role: assistant) within {given.length} tokens",
+                "raise finetune.sequence_length in params.yaml, or mend the data",
+            )
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], given: Given) -> Self:
+        """See Finetuning."""
+        return cls(rows, given)
+
+    @classmethod
+    def families(cls) -> list[str]:
+        """Decoders."""
+        return CausalLM.families()
+
+    @classmethod
+    def facts(cls, given: Given) -> dict[str, Any]:
+        """See Kind."""
+        return super().facts(given) | {"reply_tokens": given.settings.reply_tokens}
+
+    @classmethod
+    def example(cls, given: Given) -> Row:  # noqa: ARG003 - the same for all
+        """See Kind."""
+        return {"messages": [{"role": "user", "content": "What does os.path.abspath return?"}]}
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> CausalBatch:  # noqa: ARG002 - nothing is drawn
+        """These rows; a position is followed by a token of an answer."""
+        ids = np.concatenate([self.texts[sample] for sample in samples])
+        lengths = np.array([len(self.texts[sample]) for sample in samples])
+        answered = np.concatenate([self.answered[sample] for sample in samples])
+        targets = np.flatnonzero(answered)
+        return CausalBatch(pack(ids, lengths), torch.from_numpy(targets - 1), torch.from_numpy(ids[targets]))
+
+    def loss(self, model: PreTrainedModel, batch: CausalBatch) -> Tensor:
+        """Sum of the cross entropies in nats over the tokens of the answers."""
+        return heads.token_loss(model, batch.packed, batch.positions, batch.targets)
+
+    def score(self, model: PreTrainedModel, batch: CausalBatch) -> dict[str, Tensor]:
+        """Sums over the tokens of the answers, for validation."""
+        return {"loss": self.loss(model, batch)}
+
+    def predict(self, model: PreTrainedModel) -> Texts:
+        """The last answer of each conversation, beside what the model says there."""
+        asked, targets = [], []
+        for row in self.rows:
+            last = max((n for n, each in enumerate(row["messages"]) if each["role"] == "assistant"), default=None)
+            if last:
+                asked.append({"messages": row["messages"][:last]})
+                targets.append(row["messages"][last]["content"])
+        found = chat.Reply(model, self.given.inputs, self.facts(self.given))(asked)
+        return Texts(targets, [answer["text"] for answer in found])
+
+
+def encode(tokenizer: Any, messages: list[Row], length: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Token ids of the conversation, cut at `length`, and which of them are of an answer: (tokens,)."""
+    whole = _written(tokenizer, messages)
+    spans = []
+    for number, message in enumerate(messages):
+        if message["role"] == "assistant" and number:
+            before = _written(tokenizer, messages[:number], add_generation_prompt=True)
+            after = _written(tokenizer, messages[: number + 1])
+            if not (after.startswith(before) and whole.startswith(after)):
+                raise DataError(
+                    "the chat template writes a message otherwise once others follow: where answers are is not known",
+                    "name another finetune.settings.template in params.yaml",
+                )
+            spans.append((len(before), len(after)))
+    encoded = tokenizer(
+        whole, add_special_tokens=False, truncation=True, max_length=length, return_offsets_mapping=True
+    )
+    starts = np.array([start for start, _ in encoded["offset_mapping"]], dtype=np.int64)
+    answered = np.zeros(len(starts), dtype=bool)
+    for begin, end in spans:
+        answered |= (starts >= begin) & (starts < end)
+    answered[:1] = False  # nothing precedes it
+    return np.array(encoded["input_ids"], dtype=np.int64), answered
+
+
+def _written(tokenizer: Any, messages: list[Row], **options: Any) -> str:
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))
+    except TemplateError as error:
+        raise ParamsError(
+            f"finetune.settings.template: {error}", "mend the template (docs/models.md), then run again"
+        ) from None

@@ -1,0 +1,43 @@
+"""Multi-label classification: any number of the classes for each text, or for each pair of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from pretune.data.rows import Row
+from pretune.objectives.predictions import ManyLabels
+from pretune.objectives.texts import Texts, label_names
+from pretune.predictor import text
+
+
+class MultiLabel(Texts):
+    """A sigmoid for each class; the mean over the classes of the binary cross entropies in nats."""
+
+    columns = ("text", "labels")
+    metrics = ("loss", "exact_match")
+    answers = "labels"
+
+    @classmethod
+    def head(cls, labels: list[str]) -> dict[str, Any]:
+        """See Kind."""
+        return {"problem_type": "multi_label_classification"} | label_names(labels)
+
+    def wanted(self, rows: Sequence[Row]) -> Tensor:
+        """1 for each class that a text has: (texts, classes) float32."""
+        return torch.tensor([[float(name in row["labels"]) for name in self.given.labels] for row in rows])
+
+    def scores(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """See Texts; exact_match counts the texts whose classes are all right."""
+        losses = nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        right = (logits > 0) == (targets > 0)
+        return {"loss": losses.mean(dim=-1).sum(), "exact_match": right.all(dim=-1).sum()}
+
+    def predict(self, model: PreTrainedModel) -> ManyLabels:
+        """See Finetuning."""
+        found = text.Labels(model, self.given.inputs, self.facts(self.given)).probabilities(self.rows)
+        return ManyLabels(self.given.labels, (self.targets > 0).numpy(), found.numpy())

@@ -1,0 +1,101 @@
+"""What the objectives share that say something about a whole text, or about a pair of texts."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from pretune.data.packing import Packed, pack
+from pretune.data.rows import Row
+from pretune.errors import DataError
+from pretune.models import heads
+from pretune.objectives.base import Finetuning, Given
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """Texts one after the other; targets: (texts,) int64, or (texts, numbers) float32."""
+
+    packed: Packed
+    targets: Tensor
+
+    @property
+    def count(self) -> int:
+        """Texts that the loss is summed over."""
+        return len(self.targets)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are read."""
+        return len(self.packed.input_ids)
+
+    def to(self, device: torch.device) -> LabelledBatch:
+        """The same on another device."""
+        return LabelledBatch(self.packed.to(device), self.targets.to(device, non_blocking=True))
+
+
+class Texts(Finetuning):
+    """Batches of texts, or of pairs where rows have a `pair`; cut at `given.length` tokens."""
+
+    auto = AutoModelForSequenceClassification
+
+    def __init__(self, rows: Sequence[Row], given: Given) -> None:
+        self.rows, self.given = rows, given
+        self.texts, self.types = encode(rows, given)
+        self.targets = self.wanted(rows)
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], given: Given) -> Self:
+        """See Finetuning."""
+        return cls(rows, given)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> LabelledBatch:  # noqa: ARG002 - nothing is drawn
+        """These rows, without padding."""
+        chosen = [self.texts[sample] for sample in samples]
+        types = np.concatenate([self.types[sample] for sample in samples]) if self.types else None
+        packed = pack(np.concatenate(chosen), np.array([len(each) for each in chosen]), types)
+        return LabelledBatch(packed, self.targets[samples])
+
+    def loss(self, model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
+        """The sum over the texts."""
+        return self.scores(heads.classify(model, batch.packed), batch.targets)["loss"]
+
+    def score(self, model: PreTrainedModel, batch: LabelledBatch) -> dict[str, Tensor]:
+        """Sums over the texts, for validation."""
+        return self.scores(heads.classify(model, batch.packed), batch.targets)
+
+    @abstractmethod
+    def wanted(self, rows: Sequence[Row]) -> Tensor:
+        """The targets of LabelledBatch."""
+
+    @abstractmethod
+    def scores(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Sums over the texts: `metrics`. logits: (texts, outputs of the head) float32."""
+
+
+def encode(rows: Sequence[Row], given: Given) -> tuple[list[npt.NDArray[np.int64]], list[npt.NDArray[np.int64]] | None]:
+    """Token ids of each text, or text and pair; and which of the two each token is of, None where there is one."""
+    texts = [row["text"] for row in rows]
+    with_pair = sum("pair" in row for row in rows)
+    if 0 < with_pair < len(rows):
+        raise DataError(f"{with_pair} of {len(rows)} rows have a `pair`; all or none must", "mend the data")
+    pairs = [row["pair"] for row in rows] if with_pair else None
+    encoded = given.inputs(texts, pairs, truncation=True, max_length=given.length)
+    ids, types = ([np.array(each) for each in encoded.get(name, [])] for name in ("input_ids", "token_type_ids"))
+    return ids, types if any(each.any() for each in types) else None
+
+
+def label_names(labels: Sequence[str]) -> dict[str, Any]:
+    """The keys of a configuration that name its labels."""
+    return {"id2label": dict(enumerate(labels)), "label2id": {name: number for number, name in enumerate(labels)}}

@@ -1,0 +1,117 @@
+"""Token classification: a tag for each word of a text. The first token of a word stands for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForTokenClassification, PreTrainedModel
+
+from pretune.data.packing import Packed, pack
+from pretune.data.rows import Row
+from pretune.errors import DataError
+from pretune.models import heads
+from pretune.objectives.base import Finetuning, Given
+from pretune.objectives.predictions import Tags
+from pretune.objectives.texts import label_names
+from pretune.predictor import words
+
+
+@dataclass(frozen=True)
+class TaggedBatch:
+    """Texts one after the other; positions: (words,) int64, the first token of each; targets: (words,) int64."""
+
+    packed: Packed
+    positions: Tensor
+    targets: Tensor
+
+    @property
+    def count(self) -> int:
+        """Words that the loss is summed over."""
+        return len(self.targets)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are read."""
+        return len(self.packed.input_ids)
+
+    def to(self, device: torch.device) -> TaggedBatch:
+        """The same on another device."""
+        return TaggedBatch(
+            self.packed.to(device),
+            self.positions.to(device, non_blocking=True),
+            self.targets.to(device, non_blocking=True),
+        )
+
+
+class TokenClassification(Finetuning):
+    """Softmax over the tags of each word, cross entropy in nats; words beyond `given.length` tokens do not train."""
+
+    auto = AutoModelForTokenClassification
+    columns = ("words", "tags")
+    metrics = ("loss", "accuracy")
+    answers = "tags"
+
+    def __init__(self, rows: Sequence[Row], given: Given) -> None:
+        self.rows, self.given = rows, given
+        if uneven := [place for place, row in enumerate(rows) if len(row["words"]) != len(row["tags"])]:
+            raise DataError(f"{len(uneven)} rows have other numbers of words and tags; the first is row {uneven[0]}")
+        self.texts = []
+        self.places: list[npt.NDArray[np.int64]] = []
+        self.targets: list[npt.NDArray[np.int64]] = []
+        for row in rows:
+            ids, firsts = words.encode(given.inputs, row["words"], given.length)
+            self.texts.append(np.array(ids, dtype=np.int64))
+            self.places.append(np.array([place for place, _ in firsts], dtype=np.int64))
+            tags = [given.labels.index(row["tags"][word]) for _, word in firsts]
+            self.targets.append(np.array(tags, dtype=np.int64))
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], given: Given) -> Self:
+        """See Finetuning."""
+        return cls(rows, given)
+
+    @classmethod
+    def head(cls, labels: list[str]) -> dict[str, Any]:
+        """See Kind."""
+        return label_names(labels)
+
+    @classmethod
+    def example(cls, given: Given) -> Row:  # noqa: ARG003 - the same for all
+        """See Kind."""
+        return {"words": ["Return", "the", "absolute", "path"]}
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> TaggedBatch:  # noqa: ARG002 - nothing is drawn
+        """These rows, without padding."""
+        texts = [self.texts[sample] for sample in samples]
+        lengths = np.array([len(text) for text in texts])
+        starts = np.cumsum(lengths) - lengths
+        positions = np.concatenate([self.places[sample] + start for sample, start in zip(samples, starts, strict=True)])
+        targets = np.concatenate([self.targets[sample] for sample in samples])
+        packed = pack(np.concatenate(texts), lengths)
+        return TaggedBatch(packed, torch.from_numpy(positions), torch.from_numpy(targets))
+
+    def loss(self, model: PreTrainedModel, batch: TaggedBatch) -> Tensor:
+        """The sum over the words."""
+        return self.score(model, batch)["loss"]
+
+    def score(self, model: PreTrainedModel, batch: TaggedBatch) -> dict[str, Tensor]:
+        """Sums over the words, for validation."""
+        logits = heads.tag(model, batch.packed)[batch.positions]
+        return {
+            "loss": nn.functional.cross_entropy(logits, batch.targets, reduction="sum"),
+            "accuracy": (logits.argmax(dim=-1) == batch.targets).sum(),
+        }
+
+    def predict(self, model: PreTrainedModel) -> Tags:
+        """See Finetuning."""
+        answers = words.Tags(model, self.given.inputs, self.facts(self.given))(self.rows)
+        return Tags([list(row["tags"]) for row in self.rows], [answer["tags"] for answer in answers])

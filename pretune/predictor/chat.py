@@ -1,0 +1,50 @@
+"""Answers of models that take part in a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from .text import Row, Text
+
+PLAIN = (  # for tokenizers that have no template of their own
+    "{{ bos_token or cls_token }}"
+    "{% for message in messages %}"
+    "{{ message['role'] }}: {{ message['content'] }}{{ eos_token or sep_token }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+class Reply(Text):
+    """What the model answers to the last message of each conversation: the likeliest token each time."""
+
+    auto = "AutoModelForCausalLM"
+    reads: ClassVar[dict[str, str]] = {"messages": "list(message)"}
+    gives: ClassVar[dict[str, str]] = {"text": "string"}
+
+    def size(self, row: Row) -> int:
+        """See Text."""
+        return sum(len(message["content"]) for message in row["messages"])
+
+    def answer(self, rows: Sequence[Row]) -> list[Row]:
+        """See Text."""
+        return [{"text": self._reply(list(row["messages"]))} for row in rows]
+
+    def _reply(self, messages: list[Row]) -> str:
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        most = self.facts["reply_tokens"]
+        asked = torch.tensor([ids[-max(1, self.facts["length"] - most) :]], device=self.model.device)
+        found = self.model.generate(
+            asked, attention_mask=torch.ones_like(asked), max_new_tokens=most, do_sample=False,
+            eos_token_id=end_of_turn(self.tokenizer), pad_token_id=self.tokenizer.pad_token_id,
+        )  # fmt: skip
+        return str(self.tokenizer.decode(found[0, asked.shape[1] :], skip_special_tokens=True)).strip()
+
+
+def end_of_turn(tokenizer: Any) -> int:
+    """The token that ends a message."""
+    return int(tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id)

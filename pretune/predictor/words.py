@@ -1,0 +1,54 @@
+"""Answers of models that tag the words of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from .text import Row, Text
+
+
+class Tags(Text):
+    """A tag for each word; `O`, or the first there is, for those that the model has no room to read."""
+
+    auto = "AutoModelForTokenClassification"
+    reads: ClassVar[dict[str, str]] = {"words": "list(string)"}
+    gives: ClassVar[dict[str, str]] = {"tags": "list(string)"}
+
+    def size(self, row: Row) -> int:
+        """See Text."""
+        return len(" ".join(row["words"]))
+
+    def answer(self, rows: Sequence[Row]) -> list[Row]:
+        """See Text."""
+        encoded = [encode(self.tokenizer, list(row["words"]), self.facts["length"]) for row in rows]
+        batch = self.tokenizer.pad({"input_ids": [ids for ids, _ in encoded]}, return_tensors="pt")
+        inputs = {name: batch[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
+        best = self.model(**inputs).logits.argmax(dim=-1).tolist()
+        labels = self.facts["labels"]
+        unread = "O" if "O" in labels else labels[0]
+        answers = []
+        for row, found, (_, firsts) in zip(rows, best, encoded, strict=True):
+            tags = [unread] * len(row["words"])
+            for place, word in firsts:
+                tags[word] = labels[found[place]]
+            answers.append({"tags": tags})
+        return answers
+
+
+def encode(tokenizer: Any, words: Sequence[str], length: int) -> tuple[list[int], list[tuple[int, int]]]:
+    """Token ids of the words with a space between, cut at `length`; (place of its first token, number) of each word."""
+    encoded = tokenizer(" ".join(words), truncation=True, max_length=length, return_offsets_mapping=True)
+    ends = torch.tensor([len(word) + 1 for word in words]).cumsum(0).tolist()
+    firsts: list[tuple[int, int]] = []
+    word = -1
+    for place, (start, end) in enumerate(encoded["offset_mapping"]):
+        if start == end:  # a special token
+            continue
+        number = next((each for each in range(max(word, 0), len(ends)) if end <= ends[each]), word)
+        if number != word:
+            firsts.append((place, number))
+            word = number
+    return encoded["input_ids"], firsts

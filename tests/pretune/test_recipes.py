@@ -1,0 +1,168 @@
+"""Every recipe, for real but small: its data cut down, few steps, and the trained model answers from MLflow."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flows.recipes import every, inputs
+from pretune import params
+from tasks.evaluate import evaluate
+from tasks.finetune import finetune
+from tasks.ingest import ingest
+from tasks.prepare import prepare
+from tasks.pretrain import pretrain
+from tasks.scratch import scratch
+
+ROOT = Path(__file__).parent.parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+RECIPES = {recipe.name: recipe for recipe in every(ROOT)}
+KEPT = 160  # lines, rows or images of each file
+SMALL = [
+    "threads=1", "prepare.vocabulary_size=400", "prepare.train_rows=12", "prepare.validation_rows=4",
+    "prepare.test_rows=6", "prepare.similarity=1.0", "prepare.decontaminate=0",
+    "pretrain.steps=3", "pretrain.batch_size=4", "pretrain.validation_rows=2", "pretrain.evaluate_every=2",
+    "finetune.epochs=1", "finetune.batch_size=4", "finetune.evaluate_every=2",
+    "evaluate.resamples=100", "evaluate.attributions=1", "evaluate.mistakes=2",
+]  # fmt: skip
+
+
+class Workplace:
+    """What a stage function uses of Stage, in one folder: outputs are written in place."""
+
+    def __init__(self, folder, chosen):
+        self.folder, self.params, self.name, self.models = folder, chosen, "", {}
+        self.run = self
+
+    def dep(self, path):
+        return self.folder / path
+
+    def out(self, path):
+        (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        return self.folder / path
+
+    @property
+    def checkpoints(self):
+        return self.folder / "checkpoints" / self.name
+
+    def metrics(self, values, step=0):
+        pass
+
+    def text(self, name, content):
+        pass
+
+    def model(self, path, examples):
+        self.models[path] = examples
+
+    def reporter(self, steps):
+        return lambda record: None
+
+
+def cut(source, target):
+    """Copy the beginning of a file."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    content = gzip.decompress(source.read_bytes()) if source.suffix == ".gz" else source.read_bytes()
+    if "idx3" in source.name or "idx1" in source.name:
+        each, head = (784, 16) if "idx3" in source.name else (1, 8)
+        content = content[:4] + KEPT.to_bytes(4, "big") + content[8 : head + KEPT * each]
+    elif source.suffix == ".json":
+        squad = json.loads(content)
+        articles = squad["data"][::6]
+        content = json.dumps(squad | {"data": [each | {"paragraphs": each["paragraphs"][:1]} for each in articles]})
+        content = content.encode()
+    else:
+        content = b"\n".join(content.split(b"\n")[:KEPT]) + b"\n"
+    target.write_bytes(gzip.compress(content) if source.suffix == ".gz" else content)
+
+
+def checkpoint(folder):
+    """A BERT of random weights with a tokenizer, in place of a pretrained one."""
+    from transformers import BertConfig, BertForMaskedLM
+
+    from pretune.data import tokenizer
+
+    texts = ["a film that is fun", "no film is as dull as this one"] * 20
+    words = tokenizer.train(texts, 300, 64, kind="wordpiece", lowercase=True)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    BertForMaskedLM(BertConfig(vocab_size=len(words), **shape)).save_pretrained(folder)
+    words.save_pretrained(folder)
+
+
+def bring(folder, recipe):
+    """Put what the recipe reads into the folder, cut down."""
+    for path in {path for paths in inputs(params.read_yaml(recipe.path)).values() for path in paths}:
+        place = Path(path)
+        if place.parts[0] == "checkpoints":
+            checkpoint(folder / path)
+        elif place.parts[0] == "examples":
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / path, folder / path)
+        else:
+            source = SHARED / place.parts[-2] / place.name
+            if not source.exists():
+                pytest.skip(f"the data set {place.parts[-2]} is not in {SHARED}")
+            cut(source, folder / path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_leads_from_its_data_to_a_model_that_answers_from_mlflow(name, tracked, monkeypatch):
+    """Every stage runs; the report has an interval for every model; MLflow's model answers."""
+    import mlflow.pyfunc
+
+    recipe = RECIPES[name]
+    bring(tracked.root, recipe)
+    document, _ = params.overridden(recipe.path, SMALL + ["pretrain.steps=0"] * (name == "sentiment-bert-base"))
+    if "max_bad_rows" in document["ingest"]["clean"]:
+        document["ingest"]["clean"]["max_bad_rows"] = 0.99
+    place = Workplace(tracked.root, params.validate(document))
+    for stage in (ingest, prepare, pretrain, finetune, scratch, evaluate):
+        place.name = stage.__name__
+        stage(place)
+    result = json.loads((tracked.root / "reports/metrics.json").read_text(encoding="utf-8"))
+    assert {"finetuned", "scratch"} <= result.keys()
+    assert set(place.models) == {"models/pretrained", "models/finetuned", "models/scratch"}
+
+    run = tracked.stage("finetune", "key")
+    run.model("finetuned", tracked.root / "models/finetuned", "0123.dir", place.models["models/finetuned"])
+    run.end("FINISHED")
+    tracked.send()
+    (output,) = tracked.sent()["finetune"].outputs.model_outputs
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tracked.root / 'mlflow.db'}")
+    loaded = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
+    answers = loaded.predict(pd.DataFrame(place.models["models/finetuned"]))
+    assert len(answers) == 1
+    assert not answers.isna().to_numpy().any()
+
+
+def test_recipes_hold_every_key_and_say_what_they_are():
+    """Each is a complete params.yaml; its first lines tell model, data, time and what to expect."""
+    assert len(RECIPES) >= 13
+    for recipe in RECIPES.values():
+        params.load(recipe.path)
+        assert all(len(value) > 3 for value in recipe.facts().values())
+        assert not {"TIME", "EXPECT"} & set(recipe.facts().values())
+
+
+def test_recipes_go_with_each_other_in_what_they_do_not_say():
+    """Settings that no recipe is about are those of params.yaml."""
+    usual = params.flatten(params.read_yaml(ROOT / "params.yaml"))
+    for recipe in RECIPES.values():
+        own = params.flatten(params.read_yaml(recipe.path))
+        for section in ("launch", "evaluate", "gate"):
+            same = {key: value for key, value in usual.items() if key.startswith(f"{section}.")}
+            assert {key: own[key] for key in same} == same, recipe.name
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the data sets are not in {SHARED}")
+def test_the_data_that_recipes_name_are_as_published():
+    """Every file that a recipe reads and this repository does not hold is there under its published name."""
+    for recipe in RECIPES.values():
+        for path in inputs(params.read_yaml(recipe.path))["ingest"]:
+            assert np.any([(ROOT / path).exists(), (SHARED / Path(path).parts[-2] / Path(path).name).exists()]), path

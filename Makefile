@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test test-fast check format setup lock bench-overhead bench-train bench-plan bench-predict clean help
+.PHONY: run test test-fast check format setup lock bench-overhead bench-train bench-plan bench-predict bench-data clean help
 
 run: $(READY) ## set up, then run the pipeline: data, pretraining, finetuning, evaluation
 	@$(BIN)/pretune run
@@ -39,7 +39,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $(READY)
 
 lock: $(READY) ## compile requirements.lock anew from pyproject.toml
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra onnx --upgrade \
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra onnx --extra hub --upgrade \
 	    --no-header --no-annotate --no-emit-index-url pyproject.toml --output-file requirements.lock
 
 bench-overhead: $(READY) ## what everything but stage work costs
@@ -53,6 +53,9 @@ bench-plan: $(READY) ## what `pretune plan` says beside what then happens
 
 bench-predict: $(READY) ## speed of prediction beside transformers.pipeline
 	@$(BIN)/python benchmarks/predict.py
+
+bench-data: $(READY) ## speed and memory of the data stages, beside tokenizers and datasets
+	@$(BIN)/python benchmarks/data.py
 
 clean: ## remove what the pipeline made (not the records of it, nor DVC's cache)
 	@rm -rf data/raw data/prepared models reports

@@ -153,7 +153,7 @@ def trace(
     _console().print(tracer.tree(found))
 
 
-app.add_typer(data.app, name="data")
+app.add_typer(data.app, name="data", epilog="Example:  pretune data show")
 
 
 @app.command(epilog="Example:  pretune doctor --fix")

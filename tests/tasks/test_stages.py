@@ -42,9 +42,6 @@ class Bench:
     def metrics(self, values, step=0):
         self.recorded |= values
 
-    def text(self, name, content):
-        self.recorded[name] = content
-
     def model(self, path, examples):
         self.models.append((path, examples))
 

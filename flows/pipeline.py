@@ -54,6 +54,9 @@ def pipeline(
             raise_failures([error for error in states.values() if error])
             results = run.results()
             create_markdown_artifact(report.markdown(results, list(run.outcomes.values())), key="pretune-result")
+            card = run.root / "reports" / "data" / "card.md"
+            if card.is_file():
+                create_markdown_artifact(card.read_text(encoding="utf-8"), key="pretune-data-card")
         verdict = _promote(home, run.record.id) if promote else ""
         return report.summary(run, results) | {"promotion": verdict}
 

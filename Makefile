@@ -39,7 +39,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $(READY)
 
 lock: $(READY) ## compile requirements.lock anew from pyproject.toml
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra onnx --upgrade \
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra onnx --extra checkpoint --upgrade \
 	    --no-header --no-annotate --no-emit-index-url pyproject.toml --output-file requirements.lock
 
 bench-overhead: $(READY) ## what everything but stage work costs

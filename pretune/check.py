@@ -57,9 +57,8 @@ def problems(params: Params) -> list[str]:
     from pretune.objectives import choice, finetuning, pretraining
 
     found = build.problems(params.model)
-    tables = {"pretrain": pretraining.OBJECTIVES, "finetune": finetuning.OBJECTIVES}
-    for name, table in tables.items():
-        found += choice.problems(table, name, getattr(params, name), params.model.type)
+    found += choice.problems(pretraining.OBJECTIVES, "pretrain", params.pretrain, params.model.type)
+    found += choice.problems(finetuning.OBJECTIVES, "finetune", params.finetune, params.model.type)
     return found + methods.problems(params.adaptation.method, params.adaptation.settings)
 
 

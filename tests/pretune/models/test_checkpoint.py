@@ -11,7 +11,7 @@ import torch
 
 from pretune.data import tokenizer
 from pretune.errors import DataError, ParamsError
-from pretune.models import build
+from pretune.models import build, heads
 from pretune.objectives.base import Given
 from pretune.objectives.classification import Classification
 from pretune.objectives.masked_lm import MaskedLM
@@ -80,11 +80,12 @@ def test_a_head_on_it_learns_from_eight_texts(folder):
     }
     rows = [{"text": text, "label": kind} for kind, texts in kinds.items() for text in texts]
     model, new = build.load(Classification, folder, list(kinds))
+    heads.prepare(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in new)
     task = Classification(rows, Given(words, 32, 0, None, list(kinds)))
     optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-2)
-    for _ in range(15):
+    for _ in range(20):
         task.loss(model.eval(), task.batch(np.zeros(8, dtype=int), np.arange(8))).backward()
         optimizer.step()
         optimizer.zero_grad()

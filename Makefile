@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test test-fast check format setup lock bench-overhead bench-train bench-plan clean help
+.PHONY: run test test-fast check format setup lock bench-overhead bench-train bench-plan bench-predict clean help
 
 run: $(READY) ## set up, then run the pipeline: data, pretraining, finetuning, evaluation
 	@$(BIN)/pretune run
@@ -39,7 +39,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $(READY)
 
 lock: $(READY) ## compile requirements.lock anew from pyproject.toml
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra onnx --extra checkpoint --upgrade \
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra onnx --extra checkpoint --extra hub --upgrade \
 	    --no-header --no-annotate --no-emit-index-url pyproject.toml --output-file requirements.lock
 
 bench-overhead: $(READY) ## what everything but stage work costs
@@ -50,6 +50,9 @@ bench-train: $(READY) ## speed of training beside the transformers Trainer
 
 bench-plan: $(READY) ## what `pretune plan` says beside what then happens
 	@$(BIN)/python benchmarks/plan.py
+
+bench-predict: $(READY) ## speed of prediction beside transformers.pipeline
+	@$(BIN)/python benchmarks/predict.py
 
 clean: ## remove what the pipeline made (not the records of it, nor DVC's cache)
 	@rm -rf data/raw data/prepared models reports

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.compare import compare
+from flows.export import export
 from flows.init import init, recipes
 from flows.predict import predict
 from flows.promote import promote, rollback
@@ -188,6 +189,7 @@ app.command(epilog="Example:  pretune compare 3f2a9c41 HEAD~1    pretune compare
 app.command(epilog="Example:  pretune promote    pretune promote 3f2a9c41 --json")(promote)
 app.command(epilog="Example:  pretune rollback")(rollback)
 app.command(epilog="Example:  pretune reproduce 3f2a9c41")(reproduce)
+app.command(epilog="Example:  pretune export @champion exported --int8")(export)
 app.command(
     epilog="Example:  pretune predict @champion reviews.csv --keep id    pretune predict models/finetuned < a.txt"
 )(predict)

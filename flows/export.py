@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -31,7 +32,9 @@ def export(
     from pretune import export as exporting
     from pretune import predict
     from pretune.lineage import find_root
+    from tasks.__main__ import NO_BARS, OFFLINE
 
+    os.environ |= OFFLINE | NO_BARS
     source = predict.folder(model)
     found = exporting.export(
         predict.answers(model), _rows(find_root()), folder, to=to.value, int8=int8 and to is Format.onnx, source=source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import ExitStack
 from enum import StrEnum
@@ -39,7 +40,9 @@ def predict(  # noqa: PLR0917 - typer hands them over by name
 ) -> None:
     """Answer row by row, in the order of the input, as it comes in."""
     from pretune import predict as asking
+    from tasks.__main__ import NO_BARS, OFFLINE
 
+    os.environ |= OFFLINE | NO_BARS
     answers = asking.answers(model)
     found = (
         iter([(f"--text {number}", {"text": each}) for number, each in enumerate(text, start=1)])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,10 +84,13 @@ def _as_onnx(model: Any, rows: list[dict[str, Any]], folder: Path, *, int8: bool
     del onnxscript  # torch asks for it
     path = folder / "model.onnx"
     names, example, shapes = _example(model, rows)
-    program = torch.onnx.export(
-        _Logits(model.model, names), tuple(example), dynamo=True, dynamic_shapes=(shapes,), opset_version=OPSET,
-        input_names=names, output_names=["logits"], verbose=False,
-    )  # fmt: skip
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which nothing here needs
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about names of dimensions and its own deprecated calls
+        program = torch.onnx.export(
+            _Logits(model.model, names), tuple(example), dynamo=True, dynamic_shapes=(shapes,), opset_version=OPSET,
+            input_names=names, output_names=["logits"], verbose=False,
+        )  # fmt: skip
     assert program is not None
     program.save(str(path))
     files = [path]
@@ -93,6 +98,7 @@ def _as_onnx(model: Any, rows: list[dict[str, Any]], folder: Path, *, int8: bool
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         files.append(folder / "model.int8.onnx")
+        logging.getLogger().setLevel(logging.ERROR)  # it advises a step that changes nothing for linear layers
         quantize_dynamic(path, files[-1], weight_type=QuantType.QInt8)
 
     def run(path: Path) -> Run:

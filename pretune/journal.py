@@ -6,6 +6,7 @@ journal whose writer was killed; what could not be sent stays here and is sent l
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import json
 import threading
@@ -21,6 +22,16 @@ from pretune.params import flatten
 def folder(state: Path) -> Path:
     """Where the journals of a workspace lie; their names sort by time of creation."""
     return state / "journal"
+
+
+def _as_text(value: Any) -> Any:
+    """A value as JSON can hold it: bytes become {"base64": ...}."""
+    return {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
+
+
+def from_text(value: Any) -> Any:
+    """What a value of a model's example was."""
+    return base64.b64decode(value["base64"]) if isinstance(value, dict) and value.keys() == {"base64"} else value
 
 
 class Run:
@@ -60,7 +71,8 @@ class Run:
 
     def model(self, name: str, path: Path, md5: str, examples: list[dict[str, Any]]) -> None:
         """A model folder in transformers' format, and rows that it can be asked."""
-        self._write("model", name=name, path=str(path), md5=md5, examples=examples)
+        rows = [{key: _as_text(value) for key, value in row.items()} for row in examples]
+        self._write("model", name=name, path=str(path), md5=md5, examples=rows)
 
     def text(self, name: str, content: str) -> None:
         """A text to keep as an artifact."""

@@ -13,6 +13,7 @@ from typing import Any
 from pretune.errors import LockedError, NotFoundInRecordsError
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+MODEL = "pretune.model"  # on a version: the id of the model that it is
 LEASE = 600.0  # seconds after which a promotion that has not ended counts as dead
 DESCRIPTION = 5000  # characters that MLflow takes
 
@@ -48,7 +49,7 @@ class Registry:
     def of_model(self, model_id: str) -> Version | None:
         """The version that this model is registered as."""
         found = self.client.search_model_versions(f"name = '{self.name}'")
-        versions = [each.version for each in found if each.model_id == model_id]
+        versions = [each.version for each in found if each.tags.get(MODEL) == model_id]
         return self.version(versions[0]) if versions else None
 
     def register(self, model_id: str, run_id: str) -> Version:
@@ -58,7 +59,8 @@ class Registry:
         known = self.of_model(model_id)
         if known:
             return known
-        made = self.client.create_model_version(self.name, f"models:/{model_id}", run_id, model_id=model_id)
+        where = self.client.get_logged_model(model_id).artifact_location  # `models:/…` is looked up in a global default
+        made = self.client.create_model_version(self.name, where, run_id, model_id=model_id, tags={MODEL: model_id})
         return self.version(made.version)
 
     def note(self, version: Version, tags: Mapping[str, str], description: str = "") -> None:
@@ -104,4 +106,4 @@ class Registry:
             found = self.client.get_model_version(self.name, str(version))
         except Exception as error:
             raise NotFoundInRecordsError(f"{self.name} has no version {version}", "pretune promote") from error
-        return Version(str(found.version), found.run_id, found.model_id or "", dict(found.tags))
+        return Version(str(found.version), found.run_id, found.tags.get(MODEL, ""), dict(found.tags))

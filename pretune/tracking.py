@@ -239,7 +239,9 @@ class Outbox:
                 mlflow_model=Model(run_id=run_id, model_id=logged.model_id),
                 signature=_signature(facts),
                 pip_requirements=_requirements(),
-                input_example=pd.DataFrame(event["examples"]),
+                input_example=pd.DataFrame(
+                    [{key: journal.from_text(value) for key, value in row.items()} for row in event["examples"]]
+                ),
             )
             self.client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
         self.client.finalize_logged_model(logged.model_id, "READY")

@@ -6,7 +6,10 @@ import sys
 
 import pytest
 
-COMMANDS = ["run", "plan", "why", "trace", "doctor", "ui"]
+COMMANDS = [
+    "run", "plan", "why", "trace", "doctor", "ui", "compare", "promote", "rollback", "reproduce", "predict", "export",
+    "init", "recipes",
+]  # fmt: skip
 # Asks for every help text in one process, then tells which modules that took.
 ASK = """
 import contextlib, io, json, sys
@@ -53,7 +56,9 @@ def test_help_loads_nothing_heavy(asked, heavy):
     assert heavy not in asked["modules"]
 
 
-@pytest.mark.parametrize("command", ["run", "plan", "why", "trace", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["run", "plan", "why", "trace", "doctor", "compare", "promote", "rollback", "reproduce", "export"]
+)
 def test_commands_that_report_can_do_so_for_programs(asked, command):
     """`--json` is there."""
     assert "--json" in asked["texts"][command]

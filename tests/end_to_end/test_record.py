@@ -78,8 +78,8 @@ def test_parent_has_the_headline_metrics_and_all_params(finished):
     result = json.loads((finished.root / "reports" / "metrics.json").read_text(encoding="utf-8"))
     for model in ("finetuned", "scratch", "majority"):
         assert parent.data.metrics[f"{model}.accuracy"] == result[model]["accuracy"]["value"]
-        assert parent.data.metrics[f"{model}.macro_f1"] == result[model]["macro_f1"]
-    assert parent.data.metrics["gain"] == result["gain"]["value"]
+        assert parent.data.metrics[f"{model}.macro_f1.low"] == result[model]["macro_f1"]["low"]
+    assert parent.data.metrics["gain.scratch"] == result["gain"]["scratch"]["value"]
     assert {"seed", "model.config.hidden_size", "pretrain.steps", "finetune.learning_rate"} <= set(parent.data.params)
 
 

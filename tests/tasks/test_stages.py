@@ -10,6 +10,7 @@ import pytest
 
 from pretune.data import rows, tokenizer
 from pretune.errors import DataError
+from pretune.evaluation import stored
 from tasks.evaluate import evaluate
 from tasks.finetune import finetune
 from tasks.ingest import ingest
@@ -25,7 +26,7 @@ class Bench:
 
     def __init__(self, folder, params):
         self.folder, self.params, self.name = folder, params, ""
-        self.run, self.recorded, self.models = self, {}, []
+        self.run, self.recorded, self.models, self.texts = self, {}, [], {}
 
     def dep(self, path):
         return self.folder / path
@@ -43,6 +44,9 @@ class Bench:
 
     def model(self, path, examples):
         self.models.append((path, examples))
+
+    def text(self, name, content):
+        self.texts[name] = content
 
     def reporter(self, steps):
         return lambda record: None
@@ -133,12 +137,20 @@ def test_the_stages_lead_to_a_result_that_says_who_is_better(bench):
     result = json.loads((bench.folder / "reports/metrics.json").read_text(encoding="utf-8"))
     assert (result["test_rows"], result["train_rows"]) == (16, 30)
     assert result["finetuned"]["accuracy"]["value"] > 0.9
-    for name in ("finetuned", "scratch", "majority"):
+    for name in ("finetuned", "scratch", "majority", "tfidf"):
         accuracy = result[name]["accuracy"]
         assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
-    rows = (bench.folder / "reports/predictions.csv").read_text(encoding="utf-8").splitlines()
-    assert rows[0] == "label,finetuned,scratch,majority"
-    assert len(rows) == 17
+    assert set(result["gain"]) == {"scratch", "majority", "tfidf"}
+    said = stored.loads((bench.folder / "reports/evaluation/predictions.json").read_text(encoding="utf-8"))
+    assert len(said.rows) == len(set(said.rows)) == 16
+    right = (said.models["finetuned"].probabilities.argmax(axis=1) == said.models["finetuned"].targets).mean()
+    assert right == pytest.approx(result["finetuned"]["accuracy"]["value"])
+    written = {path.name: path.read_text(encoding="utf-8") for path in (bench.folder / "reports/evaluation").iterdir()}
+    assert {"confusion.csv", "roc.csv", "precision_recall.csv", "reliability.csv", "slices.csv"} < set(written)
+    assert {name.removeprefix("evaluation/"): text for name, text in bench.texts.items() if "/" in name} == written
+    assert bench.texts["report.html"] == (bench.folder / "reports/report.html").read_text(encoding="utf-8")
+    assert 0 < bench.recorded["latency_p50"] <= bench.recorded["latency_p99"]
+    assert bench.recorded["model_megabytes"] > 0
     assert [path for path, _ in bench.models] == ["models/pretrained", "models/finetuned", "models/scratch"]
     for name, validated in (
         ("pretrain", ["loss"]),

@@ -1,0 +1,84 @@
+"""After a pipeline run: compare, promote, predict, serve and reproduce, as a user does."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import urllib.request
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def test_two_runs_are_compared_row_by_row(copy):
+    """Settings that differ, metrics on the rows that both have tested, and what it cost; also as a page."""
+    copy.git("add", "--force", "dvc.lock")
+    copy.git("commit", "--quiet", "--message", "result")
+    copy.plain_run("evaluate", "--set", "finetune.epochs=1")
+    newest = [run for run in copy.records() if run.info.run_name == "evaluate"][-1].info.run_id
+    found = copy.report("compare", "HEAD", newest)
+    assert found["rows"] > 0
+    assert {row[""] for row in found["tables"]["settings that differ"]} == {"finetune.epochs"}
+    gain = found["gains"][newest]["accuracy"]
+    assert gain["low"] <= gain["value"] <= gain["high"]
+    page = (copy.root / "reports" / "compare.html").read_text(encoding="utf-8")
+    assert "finetune.epochs" in page
+    assert "no evaluation of" in copy.pretune("compare", "nothing", code=4)
+
+
+def test_a_model_is_promoted_asked_and_rolled_back(copy):
+    """The gate decides about @champion; whatever it says, @challenger answers; there is nothing to roll back to."""
+    copy.set(gate__baselines=False)
+    verdict = copy.report("promote")
+    assert verdict["passed"], verdict
+    (copy.root / "rows.csv").write_text('id,text\n7,"the wave, the tide"\n', encoding="utf-8")
+    answer = copy.pretune("predict", "@champion", "rows.csv", "--keep", "id").strip().splitlines()[-1]
+    labels = json.loads((copy.root / "data/prepared/labelled/labels.json").read_text(encoding="utf-8"))
+    assert json.loads(answer)["id"] == "7"
+    assert json.loads(answer)["label"] in labels
+    assert "replaced none" in copy.pretune("rollback", code=4)
+    copy.set(gate__size=0.001)
+    assert "FAILED  size" in copy.pretune("promote", code=12)
+
+
+def test_a_stage_is_reproduced_to_the_bit(copy):
+    """In a worktree at its commit, with its data from the cache; the verdict is stored on the run."""
+    run = copy.children(copy.parents()[0])["finetune"]
+    found = copy.report("reproduce", run.info.run_id)
+    assert found["verdict"] == "bitwise"
+    assert {each["path"] for each in found["outputs"]} == {"models/finetuned", "reports/curves/finetune.csv"}
+    client, _ = copy.client()
+    assert client.get_run(run.info.run_id).data.tags["pretune.reproduced.verdict"] == "bitwise"
+    assert len(copy.git("worktree", "list").splitlines()) == 1
+
+
+def test_mlflow_serves_the_model(copy):
+    """`mlflow models serve` answers over HTTP as `pretune predict` does."""
+    (model,) = copy.children(copy.parents()[0])["finetune"].outputs.model_outputs
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = copy.start(
+        "-m", "mlflow", "models", "serve", "--model-uri", f"models:/{model.model_id}", "--env-manager", "local",
+        "--host", "127.0.0.1", "--port", str(port), MLFLOW_TRACKING_URI=f"sqlite:///{copy.root / 'mlflow.db'}",
+    )  # fmt: skip
+
+    def answers():
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=2):
+            return True
+        return False
+
+    copy.wait(answers, "the server", beside=server)
+    asked = {"dataframe_records": [{"text": "the wave and the tide"}, {"text": "a hill"}]}
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/invocations",
+        json.dumps(asked).encode(), {"Content-Type": "application/json"},
+    )  # fmt: skip
+    with urllib.request.urlopen(request, timeout=60) as response:
+        served = json.loads(response.read())["predictions"]
+    said = copy.pretune("predict", "models/finetuned", "--text", "the wave and the tide", "--text", "a hill")
+    expected = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    assert [row["label"] for row in served] == [row["label"] for row in expected]
+    assert [row["score"] for row in served] == pytest.approx([row["score"] for row in expected], abs=1e-5)

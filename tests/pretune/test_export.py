@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from pretune import export
+from pretune.errors import DataError
+from pretune.models import build
+from pretune.objectives.base import Given
+from pretune.objectives.classification import Classification
+from pretune.predictor.model import Predictor
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::FutureWarning"),  # of torch's exporter, about itself
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+ROWS = [{"text": "salt " * (n % 7 + 1), "label": ("sea", "kitchen")[n % 2]} for n in range(20)]
+
+
+@pytest.fixture
+def saved(tiny, words, tmp_path):
+    """The folder of a tiny classifier, and what answers for it."""
+
+    def save(family):
+        folder = tmp_path / family
+        facts = Classification.facts(Given(words, 64, 0, None, ["sea", "kitchen"]))
+        build.save(build.new(Classification, tiny(family), ["sea", "kitchen"]).eval(), words, folder, facts)
+        return folder, Predictor(str(folder)).answers
+
+    return save
+
+
+@pytest.mark.parametrize("family", ["modernbert", "bert"])
+def test_an_onnx_model_says_the_same(saved, tmp_path, family):
+    """Any number of rows of any length, beside the tokenizer that it needs; int8 says how much it loses."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'pretune[onnx]'")
+    source, model = saved(family)
+    found = export.export(model, ROWS, tmp_path / "out", to="onnx", int8=True, source=source)
+    assert [each.file for each in found] == ["model.onnx", "model.int8.onnx"]
+    assert found[0].difference < 1e-4
+    assert found[0].agreement == 1
+    assert found[0].accuracy == found[0].accuracy_before
+    assert found[1].megabytes < found[0].megabytes
+    assert 0 < found[1].difference < 1
+    assert json.loads((tmp_path / "out" / "parity.json").read_text(encoding="utf-8"))[1] == vars(found[1])
+    assert (tmp_path / "out" / "tokenizer.json").is_file()
+    session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"))
+    for number in (1, 5):
+        batch = model.encoded(ROWS[:number])
+        said = session.run(None, {name: tensor.numpy() for name, tensor in batch.items()})[0]
+        assert np.abs(said - model.logits(ROWS[:number]).numpy()).max() < 1e-4
+
+
+def test_an_exported_program_says_the_same(saved, tmp_path):
+    """torch.export's archive, which torch alone can run."""
+    source, model = saved("modernbert")
+    (found,) = export.export(model, ROWS, tmp_path / "out", to="torch", int8=False, source=source)
+    assert found.difference < 1e-4
+
+
+def test_what_differs_is_not_kept(saved, tmp_path, monkeypatch):
+    """A model that lost its way is refused, and nothing is left behind."""
+    source, model = saved("modernbert")
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    with pytest.raises(DataError, match="differs by"):
+        export.export(model, ROWS, tmp_path / "out", to="torch", int8=False, source=source)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["modernbert"]
+
+
+def test_nothing_is_overwritten(saved, tmp_path):
+    """A folder that is there stays as it is; a model that takes several passes cannot be exported."""
+    source, model = saved("modernbert")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(DataError, match="already"):
+        export.export(model, ROWS, tmp_path / "out", to="onnx", int8=False, source=source)
+    with pytest.raises(DataError, match="cannot be exported"):
+        export.export(object(), ROWS, tmp_path / "new", to="onnx", int8=False, source=source)

@@ -1,0 +1,196 @@
+"""Promotion with a real registry: records of evaluations, made by hand, and models that are names only."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from pretune import promotion
+from pretune.errors import LockedError, NotFoundInRecordsError
+from pretune.evaluation import metrics, stored
+from pretune.evaluation.intervals import Bootstrap
+from pretune.evaluation.stored import Stored
+from pretune.objectives.predictions import Classes
+from pretune.registry import CHALLENGER, CHAMPION
+from pretune.runs import Runs
+
+pytestmark = pytest.mark.slow  # a real MLflow database
+NAME = "tests"
+TARGETS = np.arange(80) % 2
+
+
+def said(wrong):
+    """A classifier with so many mistakes on the same eighty rows."""
+    right = np.where(np.arange(80) < wrong, 1 - TARGETS, TARGETS)
+    return Classes(["no", "yes"], TARGETS, np.where(np.eye(2)[right] > 0, 0.9, 0.1).astype(np.float32))
+
+
+@pytest.fixture
+def evaluated(tracked):
+    """A function that records a model with so many mistakes, and its evaluation; returns the evaluation's run id."""
+    from mlflow.entities import LoggedModelOutput
+
+    def record(name, wrong):
+        facts = {"git.commit": "c0ffee", "git.dirty": "false"}
+        made = tracked.run("finetune", **facts, **{"pretune.status": "executed", "pretune.stage_key": name})
+        made.params({"finetune.epochs": wrong})
+        made.input("data/mine.csv", f"data-{name}")
+        made.output("models/finetuned", f"md5-{name}")
+        made.end("FINISHED")
+        models = {"finetuned": said(wrong), "scratch": said(40), "majority": said(40)}
+        run = tracked.run("evaluate", **facts, **{"pretune.status": "executed", "pretune.stage_key": f"e-{name}"})
+        run.input("models/finetuned", f"md5-{name}")
+        run.output("reports/metrics.json", f"metrics-{name}")
+        rows = [f"row {row}" for row in range(80)]
+        run.text("evaluation/predictions.json", stored.dumps(Stored(rows, models)))
+        run.text("evaluation/slices.csv", "slice,rows,value,low,high\nlabel yes,40,0.5,0.4,0.6\n")
+        run.metrics(metrics.measured(models, Bootstrap(80, 200, 0.95, 0)))
+        run.metrics({"latency_p99": 0.01, "model_megabytes": 1.0})
+        run.end("FINISHED")
+        tracked.send()
+        runs = {each.data.tags["pretune.stage_key"]: each.info for each in found(tracked)}
+        client = tracked.client
+        model = client.create_logged_model(runs[name].experiment_id, "finetuned", runs[name].run_id)
+        client.finalize_logged_model(model.model_id, "READY")
+        client.log_outputs(runs[name].run_id, [LoggedModelOutput(model.model_id, 0)])
+        return runs[f"e-{name}"].run_id
+
+    return record
+
+
+def found(tracked):
+    """All runs of MLflow."""
+    return tracked.client.search_runs([tracked.client.get_experiment_by_name("pretune").experiment_id])
+
+
+@pytest.fixture
+def promoted(tracked, params):
+    """A function that promotes a run; what the remote lacks can be made up."""
+
+    def promote(run=None, missing=()):
+        return promotion.promote(opened(tracked), params, run, lambda _: list(missing))
+
+    return promote
+
+
+def opened(tracked):
+    """The records as they are now."""
+    return Runs(tracked.root, tracked.state, NAME)
+
+
+def test_a_model_is_promoted_and_the_reasons_are_kept(tracked, evaluated, promoted):
+    """Challenger and champion; the version has the gate's reasons and a model card, which the run has too."""
+    run = evaluated("one", 8)
+    verdict = promoted()
+    registry = opened(tracked).registry
+    version = registry.alias(CHAMPION)
+    assert verdict.passed
+    assert version == registry.alias(CHALLENGER)
+    assert version.tags["gate.passed"] == "true"
+    assert "passed  better than scratch" in version.tags["gate.reasons"]
+    card = tracked.client.get_model_version(NAME, version.version).description
+    for part in (
+        "Intended use",
+        "data-one",
+        "accuracy",
+        "label yes",
+        f"pretune reproduce {run}",
+        "git checkout c0ffee",
+    ):
+        assert part in card
+    assert opened(tracked).artifact(opened(tracked).run(run), "model-card.md") == card
+
+
+def test_only_a_better_model_replaces_the_champion(tracked, evaluated, promoted):
+    """A worse one becomes challenger, with the reason; a better one champion; rollback brings the former back, once."""
+    evaluated("one", 20)
+    assert promoted().version == "1"
+    evaluated("worse", 30)
+    verdict = promoted()
+    assert not verdict.passed
+    assert [check.what for check in verdict.checks if not check.passed] == ["better than the champion"]
+    registry = opened(tracked).registry
+    assert (registry.alias(CHAMPION).version, registry.alias(CHALLENGER).version) == ("1", "2")
+    assert registry.alias(CHALLENGER).tags["gate.passed"] == "false"
+    better = evaluated("better", 2)
+    assert promoted(better[:10]).former == "1"
+    assert registry.alias(CHAMPION).version == "3"
+    assert promotion.rollback(registry) == ("3", "1")
+    assert registry.alias(CHAMPION).version == "1"
+    with pytest.raises(NotFoundInRecordsError, match="replaced none"):
+        promotion.rollback(registry)
+
+
+def test_promoting_the_champion_again_changes_nothing(tracked, evaluated, promoted):
+    """The same model is the same version, and stays champion."""
+    evaluated("one", 8)
+    assert promoted().version == promoted().version == "1"
+    assert opened(tracked).registry.alias(CHAMPION).tags["pretune.former_champion"] == ""
+
+
+def test_gaps_in_the_lineage_keep_a_model_back(tracked, evaluated, promoted):
+    """What the remote lacks is named."""
+    evaluated("one", 8)
+    verdict = promoted(missing=["the remote lacks models/finetuned"])
+    assert [check.reason for check in verdict.checks if not check.passed] == ["the remote lacks models/finetuned"]
+    assert opened(tracked).registry.alias(CHAMPION) is None
+
+
+def test_two_promotions_at_once_do_not_both_win(tracked, evaluated, promoted):
+    """Of two equal models one becomes champion; the other finds the door locked, or an equal champion."""
+    runs = [evaluated(name, 8) for name in ("one", "two")]
+    start, ended = threading.Barrier(2), []
+
+    def promote(run):
+        start.wait()
+        try:
+            ended.append(promoted(run).passed)
+        except LockedError:
+            ended.append(False)
+
+    threads = [threading.Thread(target=promote, args=(run,)) for run in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(ended) == [False, True]
+    assert opened(tracked).registry.alias(CHAMPION) is not None
+
+
+def test_nobody_promotes_while_another_does(tracked, evaluated, promoted, monkeypatch):
+    """The second is told who holds the door; what a killed one left is passed over after a while."""
+    evaluated("one", 8)
+    registry = opened(tracked).registry
+    with registry.alone(), pytest.raises(LockedError, match=r"process \d+ on "):
+        promoted()
+    assert registry.alias(CHAMPION) is None
+    tracked.client.create_registered_model(f"{NAME}.promotion-under-way")  # left by one that was killed
+    later = time.time() + 3600
+    monkeypatch.setattr("pretune.registry.time.time", lambda: later)
+    assert promoted().passed
+
+
+def test_an_evaluation_is_found_by_every_name_that_leads_to_it(tracked, evaluated, promoted, project):
+    """Its run, the run or model that it measured, an alias, a git revision whose dvc.lock has its result."""
+    import subprocess
+
+    run = evaluated("one", 8)
+    promoted()
+    runs = opened(tracked)
+    model = runs.newest().model[0]
+    made = runs.newest().stages["finetune"].run_id
+    lock = "schema: '2.0'\nstages:\n  evaluate:\n    outs:\n    - path: reports/metrics.json\n      md5: metrics-one\n"
+    (project / "dvc.lock").write_text(lock, encoding="utf-8")
+    for command in (["add", "dvc.lock"], ["commit", "--quiet", "--message", "result"]):
+        subprocess.run(["git", *command], cwd=project, check=True)
+    runs.root = project
+    for name in (run, run[:8], made, model, "@champion", "@1", "HEAD"):
+        assert runs.evaluation(name).run.run_id == run, name
+    assert runs.model("@champion") == runs.model(made) == runs.model(run) == model
+    assert runs.evaluation(run).params == {"finetune.epochs": "8"}
+    for name in ("HEAD~1", "@nobody", "nothing-of-that-name", "--output=x"):
+        with pytest.raises(NotFoundInRecordsError):
+            runs.evaluation(name)

@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test test-fast check format setup lock bench-overhead bench-train bench-plan bench-predict clean help
+.PHONY: run test test-fast check format setup lock bench-overhead bench-train bench-plan bench-predict results clean help
 
 run: $(READY) ## set up, then run the pipeline: data, pretraining, finetuning, evaluation
 	@$(BIN)/pretune run
@@ -53,6 +53,9 @@ bench-plan: $(READY) ## what `pretune plan` says beside what then happens
 
 bench-predict: $(READY) ## speed of prediction beside transformers.pipeline
 	@$(BIN)/python benchmarks/predict.py
+
+results: $(READY) ## what each recipe leads to, pretrained against scratch (docs/results.md); about an hour
+	@$(BIN)/python benchmarks/results.py
 
 clean: ## remove what the pipeline made (not the records of it, nor DVC's cache)
 	@rm -rf data/raw data/prepared models reports

@@ -13,7 +13,7 @@ from pretune.data.cleaning.shingles import Hashes, plain, shingles
 from pretune.data.rows import Row, texts
 
 Flags = npt.NDArray[np.bool_]
-BATCH = 2**19  # characters that are looked at together
+BATCH = 2**16  # characters that are looked at together
 BLOOM = 2**22  # bits that most runs are dismissed by
 
 

@@ -17,7 +17,7 @@ from pretune.data.cleaning.shingles import Hashes, mixed, plain, shingles
 BINS = 128
 SHINGLE = 5  # characters
 BANDS, WIDTH = 25, 5  # texts of similarity s share a band with probability 1 - (1 - s**WIDTH)**BANDS: 0.8 -> 0.9999
-BATCH = 2**19  # characters that are hashed at once
+BATCH = 2**16  # characters that are hashed at once: what fits into a cache
 EMPTY = np.uint64(2**64 - 1)
 NOTHING = np.uint16(2**16 - 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,7 @@ def shingles(texts: Sequence[str], length: int) -> tuple[Hashes, npt.NDArray[np.
         return np.empty(0, np.uint64), np.empty(0, np.int64)
     sizes = np.array([len(each) for each in codes])
     joined = np.concatenate(codes).astype(np.uint64)
-    powers, inverses = (_powers(base, len(joined)) for base in (_FACTOR, _INVERSE))
+    powers, inverses = (_powers(base, 1 << len(joined).bit_length())[: len(joined)] for base in (_FACTOR, _INVERSE))
     sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum((joined + np.uint64(1)) * powers)])
     count = len(joined) - length + 1
     runs = (sums[length:] - sums[:count]) * inverses[:count]
@@ -39,6 +40,7 @@ def shingles(texts: Sequence[str], length: int) -> tuple[Hashes, npt.NDArray[np.
     return mixed(runs[within]), owner[within]
 
 
+@lru_cache(maxsize=4)
 def _powers(base: int, count: int) -> Hashes:
     powers = np.full(count, base, dtype=np.uint64)
     powers[0] = 1

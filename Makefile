@@ -6,7 +6,7 @@ READY := .venv/ready
 TWO := --numprocesses 2 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test test-fast check format setup lock bench-overhead bench-train bench-plan bench-predict results clean help
+.PHONY: run test test-fast check format setup lock bench-overhead bench-train bench-plan bench-predict bench-data results clean help
 
 run: $(READY) ## set up, then run the pipeline: data, pretraining, finetuning, evaluation
 	@$(BIN)/pretune run
@@ -57,6 +57,9 @@ bench-predict: $(READY) ## speed of prediction beside transformers.pipeline
 
 results: $(READY) ## what each recipe leads to, pretrained against scratch (docs/results.md); about an hour
 	@$(BIN)/python benchmarks/results.py
+
+bench-data: $(READY) ## speed and memory of the data stages, beside tokenizers and datasets
+	@$(BIN)/python benchmarks/data.py
 
 clean: ## remove what the pipeline made (not the records of it, nor DVC's cache)
 	@rm -rf data/raw data/prepared models reports

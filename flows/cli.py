@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows import data
 from flows.compare import compare
 from flows.export import export
 from flows.init import init, recipes
@@ -150,6 +151,9 @@ def trace(
         print(json.dumps(found))
         return
     _console().print(tracer.tree(found))
+
+
+app.add_typer(data.app, name="data", epilog="Example:  pretune data show")
 
 
 @app.command(epilog="Example:  pretune doctor --fix")

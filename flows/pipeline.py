@@ -49,6 +49,9 @@ def pipeline(stages: list[str] | None = None, overrides: list[str] | None = None
             raise_failures([error for error in states.values() if error])
             results = run.results()
             create_markdown_artifact(report.markdown(results, list(run.outcomes.values())), key="pretune-result")
+            card = run.root / "reports" / "data" / "card.md"
+            if card.is_file():
+                create_markdown_artifact(card.read_text(encoding="utf-8"), key="pretune-data-card")
         return report.summary(run, results)
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self, cast
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from pretune.data.settings import IngestParams, PrepareParams
 from pretune.errors import ParamsError, UndeclaredInputError, did_you_mean
@@ -335,5 +336,12 @@ def override(path: Path, assignments: Iterable[str], target: Path) -> dict[str, 
 def _round_trip() -> YAML:
     yaml = YAML()
     yaml.preserve_quotes = True
-    yaml.representer.add_representer(type(None), lambda of, _: of.represent_scalar("tag:yaml.org,2002:null", "null"))
+    yaml.Representer = _Representer
     return yaml
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes None as `null`. A class of its own: DVC writes dvc.lock with the one above, in the same process."""
+
+
+_Representer.add_representer(type(None), lambda of, _: of.represent_scalar("tag:yaml.org,2002:null", "null"))

@@ -52,6 +52,11 @@ class Division:
         """The rows of train, validation, test or corpus, in the order of the snapshot."""
         return self._rows(getattr(self, part))
 
+    def some(self, part: str, most: int) -> Iterator[Row]:
+        """At most so many of them, spread evenly."""
+        numbers = getattr(self, part)
+        return self._rows(numbers[:: -(-len(numbers) // most) or 1])
+
     def _rows(self, numbers: Numbers) -> Iterator[Row]:
         wanted = iter(numbers.tolist())
         following = next(wanted, None)

@@ -47,7 +47,7 @@ def _place(
     _allowed(place, "network", params, needed=path is None and kind != "built-in")
     _allowed(place, "outside", params, needed=path is not None and (path.startswith("/") or ".." in path.split("/")))
     lies = None if path is None else declared(path)
-    if kind == "built-in":
+    if place == "digits":
         yield None, images.digits()
     elif place == "pydocs":
         yield None, (Record(row["origin"], row) for row in pydocs.collect())

@@ -296,3 +296,13 @@ def test_the_paths_that_dvc_has_to_watch_follow_from_the_source():
     assert list(grammar.local_paths("pydocs")) == []
     assert list(grammar.local_paths("sqlite:///x/y.db#t")) == ["x/y.db"]
     assert list(grammar.local_paths("hub:./copy?split=train")) == ["./copy"]
+
+
+def test_what_is_built_in_is_read_by_its_name(records, monkeypatch):
+    """`pydocs` gives texts of this Python, `digits` the images of scikit-learn, each its own."""
+    from pretune.data import pydocs
+
+    monkeypatch.setattr(pydocs, "collect", lambda: [{"text": "a docstring", "label": "data", "origin": "json"}])
+    assert records("pydocs")[0][1:] == ("json", {"text": "a docstring", "label": "data", "origin": "json"})
+    (_, origin, first), *others = records("digits")
+    assert (origin, first["image"].shape, len(others)) == ("digits:0", (8, 8), 1796)

@@ -1,0 +1,177 @@
+"""Speed and memory of the data stages: `make bench-data`, or `python benchmarks/data.py --megabytes 20 100`.
+
+Speed: text to token shards, beside the bare `tokenizers.encode_batch` and `datasets.map` (batched, two
+processes), the same tokenizer and text, in turn. Memory: the peak of `ingest` and of `prepare`, each in a
+process of its own, for inputs of growing size. Texts are sentences of pydocs in random order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENT = 2000  # characters
+ROUNDS = 3
+TEXT = 10  # megabytes that speed is measured on
+
+
+def main() -> None:
+    """Print two tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--megabytes", type=int, nargs="+", default=[20, 100], help="inputs that memory is measured on")
+    parser.add_argument("--stage", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.stage:
+        _measure(*arguments.stage)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        speed(Path(folder))
+        sketching(Path(folder))
+        memory(Path(folder), arguments.megabytes)
+
+
+def documents(path: Path, megabytes: int) -> None:
+    """Write documents, one JSON object a line: all different, every twentieth twice."""
+    from pretune.data import pydocs
+
+    draw = random.Random(0)  # noqa: S311 - the same texts each time
+    sentences = [part for row in pydocs.collect() for part in row["text"].split(". ") if len(part) > 20]
+    written, last = 0, ""
+    with path.open("w", encoding="utf-8") as file:
+        while written < megabytes * 1_000_000:
+            text = last if last and draw.random() < 0.05 else _document(draw, sentences)
+            written += file.write(json.dumps({"text": text}) + "\n")
+            last = text
+
+
+def _document(draw: random.Random, sentences: list[str]) -> str:
+    parts: list[str] = []
+    while sum(map(len, parts)) < DOCUMENT:
+        parts.append(draw.choice(sentences))
+    return ". ".join(parts)
+
+
+def speed(folder: Path) -> None:
+    """Tokenize the same texts by three ways in turn; print the medians and the ratios of each round."""
+    import datasets
+
+    from pretune.data import tokenizer
+    from pretune.data.corpus import Shards
+
+    documents(folder / "speed.jsonl", TEXT)
+    texts = [json.loads(line)["text"] for line in (folder / "speed.jsonl").read_text(encoding="utf-8").splitlines()]
+    words = tokenizer.train(texts[:1000], 4096, 512)
+    backend, size = words.backend_tokenizer, sum(len(text.encode()) for text in texts) / 1e6
+    datasets.disable_progress_bars()
+    datasets.disable_caching()
+    words.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True  # nothing is cut here
+    table = datasets.Dataset.from_dict({"text": texts})
+
+    def ours(number: int) -> None:
+        Shards(folder / f"shards{number}", words).write(iter(texts))
+
+    def bare(_: int) -> None:
+        for start in range(0, len(texts), 1000):
+            backend.encode_batch(texts[start : start + 1000])
+
+    def mapped(_: int) -> None:
+        table.map(
+            lambda rows: {"ids": words(rows["text"])["input_ids"]}, batched=True, num_proc=2, remove_columns="text"
+        )
+
+    ways = {"pretune (to shards on disk)": ours, "tokenizers.encode_batch": bare, "datasets.map, 2 processes": mapped}
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(ROUNDS):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way(number)
+            rates[name].append(size / (time.perf_counter() - began))
+    print(f"\ntext to tokens, {size:.0f} MB, {ROUNDS} rounds in turn, MB/s")
+    first = rates["pretune (to shards on disk)"]
+    for name, found in rates.items():
+        ratios = [one / other for one, other in zip(first, found, strict=True)]
+        print(f"  {name:<30} {statistics.median(found):6.2f}   pretune is {_range(ratios)} times as fast")
+
+
+def sketching(folder: Path) -> None:
+    """Sketch the same texts, in batches of two sizes in turn."""
+    from pretune.data.cleaning import minhash
+
+    texts = [json.loads(line)["text"] for line in (folder / "speed.jsonl").read_text(encoding="utf-8").splitlines()]
+    size = sum(len(text.encode()) for text in texts) / 1e6
+    found: dict[int, list[float]] = {2**16: [], 2**19: []}
+    for _ in range(ROUNDS):
+        for batch, rates in found.items():
+            minhash.BATCH = batch
+            began = time.perf_counter()
+            minhash.sketches(texts)
+            rates.append(size / (time.perf_counter() - began))
+    print("\nsketches for near duplicates, one process, MB/s")
+    for batch, rates in found.items():
+        print(f"  {batch:7} characters at once  {_range(rates)}")
+
+
+def _range(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def memory(folder: Path, sizes: list[int]) -> None:
+    """Run both stages on inputs of each size, in processes of their own; print seconds, MB/s and the peak."""
+    print("\npeak memory of a stage's process")
+    for megabytes in sizes:
+        workspace = folder / f"{megabytes}"
+        workspace.mkdir()
+        documents(workspace / "made.jsonl", megabytes)
+        for stage in ("ingest", "prepare"):
+            command = [sys.executable, __file__, "--stage", stage, str(workspace)]
+            found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            rate = megabytes / found["seconds"]
+            speed_of = f"{found['seconds']:7.1f} s  {rate:5.1f} MB/s"
+            print(f"  {stage:<8} {megabytes:5} MB  {speed_of}  peak {found['peak']:5.0f} MB", flush=True)
+
+
+def _measure(name: str, workspace: str) -> None:
+    """Run one stage function and print its seconds and the peak of its resident memory in MB."""
+    from pretune import params
+    from tasks.ingest import ingest
+    from tasks.prepare import prepare
+
+    folder = Path(workspace)
+    found = params.load(ROOT / "params.yaml")
+    held_out = {"test_rows": 500, "validation_rows": 100, "train_rows": 300, "vocabulary_size": 4096}
+    settings = found.model_copy(
+        update={
+            "ingest": found.ingest.model_copy(update={"source": "made.jsonl"}),
+            "prepare": found.prepare.model_copy(update=held_out | {"decontaminate": 200}),
+        }
+    )
+
+    def out(path: str) -> Path:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        return folder / path
+
+    nothing: Any = lambda *_: None  # noqa: E731
+    stage: Any = SimpleNamespace(
+        params=settings, dep=lambda path: folder / path, out=out, checkpoints=folder / "checkpoints",
+        run=SimpleNamespace(metrics=nothing, text=nothing),
+    )  # fmt: skip
+    began = time.perf_counter()
+    {"ingest": ingest, "prepare": prepare}[name](stage)
+    seconds = time.perf_counter() - began
+    status = Path("/proc/self/status").read_text(encoding="utf-8")  # not getrusage: that knows the parent's peak too
+    peak = int(status.split("VmHWM:")[1].split()[0]) / 1000
+    print(json.dumps({"seconds": seconds, "peak": peak}))
+
+
+if __name__ == "__main__":
+    main()

@@ -21,6 +21,9 @@ class Board(Protocol):
     def start(self, stages: list[str]) -> None:
         """These stages will be dealt with, in this order."""
 
+    def warn(self, text: str) -> None:
+        """Something that the user may not have meant."""
+
     def begin(self, stage: str) -> None:
         """A stage is being run."""
 
@@ -50,6 +53,10 @@ class LineBoard:
 
     def start(self, stages: list[str]) -> None:
         """See Board."""
+
+    def warn(self, text: str) -> None:
+        """See Board."""
+        print(f"warning: {text}", file=sys.stderr, flush=True)
 
     def begin(self, stage: str) -> None:
         """See Board."""
@@ -95,6 +102,10 @@ class BarBoard:
         for stage in stages:
             self._tasks[stage] = self._bars.add_task(stage, total=None, start=False, note="[dim]waiting[/dim]")
         self._bars.start()
+
+    def warn(self, text: str) -> None:
+        """See Board."""
+        self._bars.console.print(f"warning: {text}", style="yellow", markup=False)
 
     def begin(self, stage: str) -> None:
         """See Board."""

@@ -18,7 +18,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from flows.board import Board
-from pretune import lineage, params, process, progress, provenance
+from pretune import check, lineage, params, process, progress, provenance
 from pretune.errors import PretuneError, StageFailedError, TerminatedError
 from pretune.journal import Run
 from pretune.lineage import Node, Workspace
@@ -67,6 +67,10 @@ class PipelineRun:
         self.nodes = {name: workspace.nodes[name] for name in workspace.with_upstream(self._names)}
         workspace.check_inputs(self._names)
         self.plan = {decision.stage: decision for decision in workspace.plan(self._names)}
+        if any(self.plan[name].action == "run" for name in check.STAGES & self.plan.keys()):
+            check.before_work(self.root, self.state, settings)
+        for line in params.advice(settings):
+            self.board.warn(line)
         self._tags = provenance.tags(self.home) | (
             {"prefect.flow_run_id": self.prefect_run} if self.prefect_run else {}
         )

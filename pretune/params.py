@@ -285,6 +285,21 @@ def _dotted(data: Mapping[str, Any], model: Any, prefix: str = "") -> Iterator[s
             yield from _dotted(value, inner, f"{prefix}{key}.")
 
 
+OPEN = ("model.config", "pretrain.settings", "finetune.settings", "adaptation.settings")  # --set may add keys there
+
+
+def advice(params: Params) -> list[str]:
+    """What is allowed but seldom meant."""
+    found = []
+    before, after = params.pretrain.learning_rate, params.finetune.learning_rate
+    if params.pretrain.steps and after >= before and params.adaptation.method in {"full", "top", "gradual"}:
+        found.append(
+            f"finetune.learning_rate {after:g} is not below pretrain.learning_rate {before:g}: steps that large "
+            "wash out what pretraining has learnt; usual is a tenth of it, or less"
+        )
+    return found
+
+
 def overridden(path: Path, assignments: Iterable[str]) -> tuple[Any, dict[str, tuple[Any, Any]]]:
     """The content of params.yaml with `section.key=value` assignments applied, checked in full.
 
@@ -300,7 +315,8 @@ def overridden(path: Path, assignments: Iterable[str]) -> tuple[Any, dict[str, t
         if not equals:
             problems.append(f"--set {assignment}: write it as section.key=value")
             continue
-        if dotted not in known:
+        *sections, key = dotted.split(".")
+        if dotted not in known and ".".join(sections) not in OPEN:
             problems.append(f"--set {assignment}: no such key{did_you_mean(dotted, known)}")
             continue
         try:
@@ -308,11 +324,10 @@ def overridden(path: Path, assignments: Iterable[str]) -> tuple[Any, dict[str, t
         except YAMLError:
             problems.append(f"--set {assignment}: the value is not valid YAML")
             continue
-        *sections, key = dotted.split(".")
         node = document
         for section in sections:
             node = node[section]
-        changes[dotted] = (node[key], value)
+        changes[dotted] = (node.get(key), value)
         node[key] = value
     try:
         validate(document)

@@ -35,7 +35,7 @@ from pretune import launch, provenance, worker
 from pretune.errors import GraphError, PretuneError, TerminatedError
 from pretune.journal import Run
 from pretune.lineage import Workspace, find_root, state_dir
-from pretune.params import load
+from pretune.params import advice, load
 from pretune.process import lock, terminating
 from pretune.progress import MARK, PIPE, for_stage
 from pretune.stage import Stage
@@ -80,6 +80,8 @@ def run_stage(root: Path, name: str) -> None:
     """Check everything, run the stage, publish its outputs, record it."""
     state, by_hand = state_dir(root), "DVC_STAGE" not in os.environ
     os.environ |= OFFLINE | NO_BARS
+    if os.environ.get("PRETUNE_DOWNLOAD") == "1":  # `model.init` may be fetched: models/build.py
+        os.environ["HF_HUB_OFFLINE"] = "0"
     with lock(state / "locks" / f"{name}.lock", f"stage {name}"):
         (state / "last-error.json").unlink(missing_ok=True)
         workspace = Workspace(root)
@@ -87,6 +89,9 @@ def run_stage(root: Path, name: str) -> None:
             raise TerminatedError("the dvc process that started this stage is gone", "pretune run")
         entry = workspace.entry(name)  # first: what is edited from here on is found when the stage ends
         params = load(root / "params.yaml")
+        if name == "finetune" and PIPE not in os.environ:  # the flow has said it
+            for line in advice(params):
+                print(f"warning: {line}", file=sys.stderr)
         progress = for_stage(name)
         try:
             with recorded(root, state, name) as run:

@@ -71,10 +71,17 @@ def problems(model: ModelParams) -> list[str]:
     found += [f"model.config.{key}: no setting of {model.type}{did_you_mean(key, known)}" for key in unknown]
     if not found:
         try:
-            AutoConfig.for_model(model.type, **copy.deepcopy(model.config))
+            config = AutoConfig.for_model(model.type, **copy.deepcopy(model.config))
         except (StrictDataclassError, ValueError, TypeError, ZeroDivisionError) as error:
-            words = " ".join(str(error).split())
-            found.append(f"model.config: {words}")
+            return [f"model.config: {' '.join(str(error).split())}"]
+        width, heads = getattr(config, "hidden_size", 0), getattr(config, "num_attention_heads", 1)
+        by_two = 2 if hasattr(config, "rope_parameters") else 1  # rotary positions take pairs
+        own = "head_dim" in model.config or hasattr(
+            config, "d_kv"
+        )  # a size of heads that does not follow from the width
+        if not own and width % (by_two * heads):
+            word = "an even multiple" if by_two == 2 else "a multiple"
+            found.append(f"model.config: hidden_size {width} must be {word} of num_attention_heads {heads}")
     return found
 
 

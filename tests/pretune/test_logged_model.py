@@ -6,6 +6,7 @@ from pretune.models import build
 from pretune.objectives.base import Given
 from pretune.objectives.classification import Classification
 from pretune.objectives.masked_lm import MaskedLM
+from pretune.params import ModelParams
 
 pytestmark = pytest.mark.slow  # imports MLflow and saves a model with it
 
@@ -74,3 +75,32 @@ def test_a_model_whose_folder_is_gone_does_not_stop_the_record(tracked):
     run.end("FINISHED")
     tracked.send()
     assert tracked.sent()["finetune"].info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("name", ["binary", "multi_label", "regression", "token_classification", "instruction"])
+def test_every_kind_of_objective_answers_from_mlflow(tracked, tiny, words, name, monkeypatch):
+    """Lists, numbers and conversations pass through MLflow's schema; the example that is stored with it is answered."""
+    import mlflow.pyfunc
+
+    from pretune.objectives.finetuning import OBJECTIVES
+
+    kind, labels = OBJECTIVES[name], ["sea", "kitchen"]
+    settings = kind.Settings(template=None, reply_tokens=3) if name == "instruction" else None
+    told = Given(words, 64, 0, settings, labels)
+    monkeypatch.setattr(words, "chat_template", "{% for m in messages %}{{ m.content }}{% endfor %}")
+    family = tiny("bert")
+    if name == "instruction":
+        shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+        family = build.config_for(ModelParams(type="llama", init=None, config=shape), kind.shape(words))
+    folder = tracked.root / "models" / name
+    build.save(build.new(kind, family, labels), words, folder, kind.facts(told))
+    run = tracked.stage(name, "key")
+    run.model(name, folder, "0123.dir", [kind.example(told)])
+    run.end("FINISHED")
+    tracked.send()
+    (output,) = tracked.sent()[name].outputs.model_outputs
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tracked.root / 'mlflow.db'}")
+    loaded = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
+    answers = loaded.predict(loaded.input_example)
+    assert len(answers) == 1
+    assert list(answers.columns) == [column.name for column in loaded.metadata.signature.outputs]

@@ -90,3 +90,15 @@ def test_a_written_override_reads_back_as_given(tmp_path_factory, params_file, s
     params.override(params_file, [f"seed={seed}", f"pretrain.learning_rate={rate!r}", quoted], target)
     loaded = params.load(target)
     assert (loaded.seed, loaded.pretrain.learning_rate, loaded.ingest.source) == (seed, rate, source)
+
+
+@pytest.mark.parametrize(
+    "assignment", ["model.config.hidden_dropout_prob=0.2", "finetune.settings.beams=4", "adaptation.settings.r=8"]
+)
+def test_settings_of_what_is_chosen_may_be_added(files, assignment):
+    """Which keys they have depends on type, objective and method: params.yaml need not hold one to set it."""
+    path, target = files
+    dotted, value = assignment.split("=")
+    assert params.override(path, [assignment], target) == {dotted: (None, float(value))}
+    section, name, key = dotted.split(".")
+    assert getattr(getattr(params.load(target), section), name)[key] == float(value)

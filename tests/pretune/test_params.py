@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pretune import params
+from pretune import params as module
 from pretune.errors import ParamsError, UndeclaredInputError
 
 
@@ -290,3 +291,21 @@ def test_flatten_names_every_leaf_by_its_path(tree):
 
 def _leaves(tree):
     return sum(_leaves(value) if isinstance(value, dict) else 1 for value in tree.values())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "method", "warned"),
+    [(1e-3, 1e-4, "full", False), (1e-3, 1e-3, "full", True), (1e-4, 1e-3, "top", True), (1e-4, 1e-3, "lora", False)],
+)
+def test_a_finetuning_rate_as_high_as_that_of_pretraining_draws_a_warning(params, before, after, method, warned):
+    """With both rates and the reason; adapters are small and new, and take high rates."""
+    chosen = params.model_copy(
+        update={
+            "pretrain": params.pretrain.model_copy(update={"learning_rate": before}),
+            "finetune": params.finetune.model_copy(update={"learning_rate": after}),
+            "adaptation": params.adaptation.model_copy(update={"method": method}),
+        }
+    )
+    found = module.advice(chosen)
+    assert len(found) == int(warned)
+    assert all(f"{after:g}" in line and f"{before:g}" in line and "wash out" in line for line in found)

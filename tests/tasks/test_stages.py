@@ -212,3 +212,25 @@ def test_the_stages_write_the_same_bytes_twice(bench, tmp_path_factory):
 def contents(folder: Path):
     """{path: content} of every file."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_finetuning_with_adapters_leaves_a_merged_model_and_the_adapters(bench):
+    """The model opens without peft; the adapters lie beside it; how much was trained is recorded."""
+    from pretune.models import build
+    from pretune.objectives.classification import Classification
+
+    bench.params = bench.params.model_copy(
+        update={"adaptation": bench.params.adaptation.model_copy(update={"method": "lora", "settings": {"r": 2}})}
+    )
+    do(bench, ingest, prepare, pretrain, finetune)
+    folder = bench.folder / "models" / "finetuned"
+    assert {each.name for each in (folder / "adapter").iterdir()} >= {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    model, new = build.load(Classification, folder)
+    assert not new
+    assert not [name for name in model.state_dict() if "lora" in name]
+    assert 0 < bench.recorded["trained_parameters"] < bench.recorded["parameters"]
+    assert bench.recorded["parameters"] == model.num_parameters()

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from pretune.data import corpus
 from pretune.models import build, heads
-from pretune.objectives.masked_lm import MaskedLM
+from pretune.objectives.masked_lm import MaskedLM, word_beginnings
 
 FAMILIES = ["modernbert", "bert", "roberta"]
 RATES = st.floats(0.001, 0.999)
@@ -161,3 +161,52 @@ def test_a_batch_moves_whole(sequences, words):
     """Tokens, places and targets go to the device together."""
     moved = asked(MaskedLM(sequences, words, rate=0.3, seed=0), [(0, 0)]).to(torch.device("meta"))
     assert {each.device.type for each in (moved.packed.input_ids, moved.positions, moved.targets)} == {"meta"}
+
+
+@pytest.fixture(scope="module")
+def sentences(tmp_path_factory, words):
+    """A corpus of texts in rows of 24, several to a row."""
+    folder = tmp_path_factory.mktemp("sentences")
+    texts = [f"number {row} is about waves and {'harbour' * (row % 3)} butter" for row in range(30)]
+    corpus.write(folder, [words(text)["input_ids"] for text in texts])
+    return corpus.Sequences(folder, 24, words.pad_token_id)
+
+
+@given(RATES, st.integers(0, 20))
+def test_whole_words_are_hidden_whole(sentences, words, rate, epoch):
+    """No word is hidden in part, unless it is the only one; never more tokens than the rate says."""
+    objective = MaskedLM(sentences, words, rate=rate, seed=0, whole_words=True)
+    begins, special = word_beginnings(words), set(words.all_special_ids)
+    for sample in range(len(sentences)):
+        ids, _, real = sentences.rows(np.array([sample]))
+        batch = asked(objective, [(epoch, sample)])
+        hidden = np.zeros(len(ids), dtype=bool)
+        hidden[batch.positions.numpy()] = True
+        assert 1 <= hidden.sum() <= objective.hidden
+        starts = [n == 0 or begins[ids[n]] or ids[n - 1] in special for n in range(len(ids))]
+        word = np.cumsum(starts)
+        parts = [set(hidden[(word == each) & real]) for each in np.unique(word[hidden])]
+        assert parts == [{True}] * len(parts) or len(parts) == 1
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (["play", "##ing", "[SEP]", ","], [True, False, True, True]),
+        (["Ġplay", "ing", ",", "Ċ"], [True, False, True, True]),
+        (["▁play", "ing", "▁", "."], [True, False, True, True]),
+    ],
+)
+def test_where_words_begin_is_told_by_the_marks_of_each_kind_of_tokenizer(tokens, expected):
+    """WordPiece marks what goes on, the others what follows a space."""
+
+    class Tokens:
+        all_special_tokens = ("[SEP]",)
+
+        def __len__(self):
+            return len(tokens)
+
+        def convert_ids_to_tokens(self, ids):
+            return [tokens[each] for each in ids]
+
+    assert word_beginnings(Tokens()).tolist() == expected

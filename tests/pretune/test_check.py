@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+
+from pretune import check
+from pretune.errors import ParamsError
+
+
+@pytest.fixture
+def changed(params):
+    """A function that gives the parameters with values of sections changed."""
+
+    def make(**sections):
+        return params.model_copy(
+            update={name: getattr(params, name).model_copy(update=values) for name, values in sections.items()}
+        )
+
+    return make
+
+
+def test_what_goes_together_has_no_problems(params):
+    """The tests' own parameters."""
+    assert check.problems(params) == []
+
+
+def test_all_problems_are_told_at_once(changed):
+    """Of every section, each with its dotted path and the nearest match."""
+    found = check.problems(
+        changed(
+            model={"config": {"hidden_sise": 3, "vocab_size": 5}},
+            pretrain={"objective": "masked_ml"},
+            finetune={"objective": "binary", "select": "acuracy", "settings": {"x": 1}},
+            adaptation={"method": "lora", "settings": {"rank": 2}},
+        )
+    )
+    paths = ["model.config.vocab_size", "model.config.hidden_sise", "pretrain.objective", "finetune.select",
+             "finetune.settings.x", "adaptation.settings.rank"]  # fmt: skip
+    assert [line.split(":")[0] for line in found] == paths
+    assert "did you mean hidden_size?" in found[1]
+    assert "did you mean masked_lm?" in found[2]
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"model": {"type": "gpt2", "config": {}}}, "that model learns: causal_lm"),
+        ({"model": {"type": "t5", "config": {}}}, "that model learns: denoising, span_corruption"),
+        ({"pretrain": {"objective": "causal_lm", "settings": {}}}, "causal_lm is not for model.type modernbert"),
+        ({"model": {"type": "modernbrt"}}, "did you mean modernbert?"),
+        ({"model": {"config": {"hidden_size": "wide"}}}, "hidden_size"),
+        ({"model": {"config": {"hidden_size": 30, "num_attention_heads": 4}}}, "multiple"),
+        ({"pretrain": {"settings": {"mask_rate": 1.5, "whole_words": False}}}, "less than 1"),
+        ({"pretrain": {"settings": {"mask_rate": 0.3}}}, "pretrain.settings.whole_words: missing"),
+    ],
+)
+def test_an_invalid_pair_names_the_valid_ones(changed, sections, words):
+    """What the model can learn, and which models can learn the objective."""
+    assert any(words in line for line in check.problems(changed(**sections)))
+
+
+@pytest.mark.slow
+def test_a_choice_is_checked_once(project, params_file, params):
+    """In a process of its own; what was found good is not asked again, what was not is."""
+    state = project / ".pretune"
+    check.before_work(project, state, params)
+    assert (state / "checked").read_text(encoding="utf-8") == check.chosen(params)
+    text = params_file.read_text(encoding="utf-8").replace("method: full", "method: fulll")
+    (project / "params.yaml").write_text(text, encoding="utf-8")
+    for _ in range(2):
+        with pytest.raises(ParamsError, match=r"did you mean full\?"):
+            check.before_work(project, state, params.model_copy(update={"seed": 1, "adaptation": _fulll(params)}))
+
+
+def _fulll(params):
+    return params.adaptation.model_copy(update={"method": "fulll"})

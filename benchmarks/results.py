@@ -1,8 +1,8 @@
 """What recipes lead to: each is run for real in a copy of this workspace, pretrained against scratch.
 
-    make results                                            # every recipe whose data lie in ../shared/data
+    make results                                            # every recipe
     .venv/bin/python benchmarks/results.py topics digits    # these
-    .venv/bin/python benchmarks/results.py --data FOLDER
+    .venv/bin/python benchmarks/results.py --data FOLDER    # where the data sets lie
 
 Prints a line of docs/results.md for each: the metric with its interval, the gain on the same rows, the
 time of all stages together. The same seed, threads, Python and processor give the same digits.

@@ -90,3 +90,13 @@ def test_a_written_override_reads_back_as_given(tmp_path_factory, params_file, s
     params.override(params_file, [f"seed={seed}", f"pretrain.learning_rate={rate!r}", quoted], target)
     loaded = params.load(target)
     assert (loaded.seed, loaded.pretrain.learning_rate, loaded.ingest.source) == (seed, rate, source)
+
+
+def test_writing_an_override_changes_nothing_for_dvc(params_file, tmp_path):
+    """`null` stays `null` in the copy, and dvc.lock is written in the same process as it is in any other."""
+    from dvc.utils.serialize import dumps_yaml
+
+    before = dumps_yaml({"model": {"init": None}})
+    params.override(params_file, ["seed=1", "model.init=null"], tmp_path / "params.yaml")
+    assert "init: null" in (tmp_path / "params.yaml").read_text(encoding="utf-8")
+    assert dumps_yaml({"model": {"init": None}}) == before

@@ -135,9 +135,11 @@ class _Passed:
         fake = FakeTensorMode()
         self.ledger = _Ledger(heap)
         batches = [_without_data(batch, fake) for batch in batches]
+        with torch.device("meta"), no_init_weights():
+            frame = adapters.like(model) if hasattr(model, "peft_config") else None  # peft moves what it has made
         with fake, self.ledger:
             with torch.device(device), no_init_weights():
-                light = adapters.like(model)
+                light = _filled(frame, device) if frame else adapters.like(model)
                 light.tie_weights()  # part of what is left out: to give each weight a value
             heads.prepare(light)
             if params.gradient_checkpointing:
@@ -251,6 +253,20 @@ def _without_data(value: Any, mode: FakeTensorMode) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{each.name: _without_data(getattr(value, each.name), mode) for each in fields(value)})
     return value
+
+
+def _filled(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    """A model made on `meta` with tensors on `device` in place of its own, each once."""
+    made: dict[int, Tensor] = {}
+    for module in model.modules():
+        for values in (module._parameters, module._buffers):
+            for name, old in values.items():
+                if old is not None and id(old) not in made:
+                    new = torch.empty(old.shape, dtype=old.dtype, device=device)
+                    made[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+                if old is not None:
+                    values[name] = made[id(old)]
+    return model
 
 
 def _step(optimizers: list[torch.optim.Optimizer]) -> None:

@@ -14,7 +14,7 @@ from pretune.models import build
 from pretune.objectives.base import Given
 from pretune.objectives.classification import Classification
 from pretune.objectives.masked_lm import MaskedLM
-from pretune.training import cost, feed, loop, optimizer, parallel
+from pretune.training import cost, feed, fit, loop, optimizer, parallel
 
 CPU = torch.device("cpu")
 LABELS = ["kitchen", "sea"]
@@ -169,3 +169,33 @@ def test_memory_is_what_the_operating_system_then_says(tmp_path, params_file, ro
     )  # fmt: skip
     estimated, happened = map(float, done.stdout.split())
     assert estimated == pytest.approx(happened, rel=0.3)
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "ia3", "head", "top"])
+def test_what_an_adaptation_saves_is_foreseen(words, tiny, params, method):
+    """Frozen weights have no state to keep; but for DoRA, which computes norms of whole matrices, memory falls too."""
+    from pretune.adaptation import methods
+
+    texts = [{"text": f"about {'salt ' * (row % 9)}", "label": LABELS[row % 2]} for row in range(40)]
+    objective = Classification(texts, Given(words, 16, 0, None, LABELS))
+    costs = []
+    for chosen, settings in (("full", {}), (method, {"layers": 1} if method == "top" else {})):
+        model = build.new(Classification, tiny("bert"), LABELS)
+        methods.choose(chosen, settings).apply(model, frozenset(methods.head(model)))
+        before = {name: each.detach().clone() for name, each in model.named_parameters()}
+        costs.append(cost.estimate(model, objective, params.finetune, seed=0, device=torch.device("cpu")))
+        assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
+    assert costs[1].snapshot < costs[0].snapshot
+    assert method == "dora" or costs[1].memory < costs[0].memory
+    assert costs[1].flops > 0
+
+
+def test_an_adapted_model_with_fewer_layers_can_be_priced(words, tiny):
+    """What a refusal asks: adapters are where the layers that are left are."""
+    from pretune.adaptation import methods
+
+    model = build.new(Classification, tiny("bert"), LABELS)
+    methods.choose("lora", {"r": 2}).apply(model, frozenset(methods.head(model)))
+    smaller = fit._with_layers(model, 1)
+    assert methods.trained(smaller) < methods.trained(model)
+    assert {name for name, _ in smaller.named_parameters()} < {name for name, _ in model.named_parameters()}

@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+TWO := --numprocesses 2 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: run test test-fast check format setup lock bench-overhead bench-train bench-plan bench-predict clean help
@@ -11,10 +12,10 @@ run: $(READY) ## set up, then run the pipeline: data, pretraining, finetuning, e
 	@$(BIN)/pretune run
 
 test: $(READY) ## set up, then pass all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(TWO)
 
 test-fast: $(READY) ## the tests that take seconds
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest $(TWO) -m "not slow"
 
 check: $(READY) ## format, lint, types, import directions
 	@$(BIN)/ruff format --check .

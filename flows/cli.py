@@ -50,6 +50,7 @@ def run(
         typer.Option("--set", metavar="KEY=VALUE", help="Another value for this run; params.yaml stays as it is."),
     ] = None,
     no_prefect: Annotated[bool, typer.Option("--no-prefect", help="The same stages, without a flow run.")] = False,
+    promoted: Annotated[bool, typer.Option("--promote", help="Then have the gate decide about the model.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run what is stale: the stages named, and what they need."""
@@ -58,7 +59,8 @@ def run(
     home = _workspace(stages or [])
     console = _console(stderr=as_json)
     try:
-        summary = _run_pipeline(home, stages or [], overrides or [], console, with_prefect=not no_prefect)
+        asked = {"stages": stages or [], "overrides": overrides or [], "promote": promoted}
+        summary = _run_pipeline(home, asked, console, with_prefect=not no_prefect)
     except KeyboardInterrupt:
         print("stopped; `pretune run` goes on where it stopped", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -68,6 +70,7 @@ def run(
         print(json.dumps(summary))
     else:
         report.show(console, summary, overridden=overrides or [])
+        print(summary["promotion"], end="\n" if summary["promotion"] else "")
 
 
 @app.command(epilog="Example:  pretune plan evaluate --json")
@@ -215,32 +218,33 @@ def _workspace(stages: list[str]) -> Path:
     return root
 
 
-def _run_pipeline(
-    home: Path, stages: list[str], overrides: list[str], console: Console, *, with_prefect: bool
-) -> dict[str, Any]:
+def _run_pipeline(home: Path, asked: dict[str, Any], console: Console, *, with_prefect: bool) -> dict[str, Any]:
     from pretune import params
     from pretune.lineage import state_dir
     from pretune.process import lock
 
-    params.overridden(home / "params.yaml", overrides)  # mistakes are told before Prefect takes its seconds to start
+    params.overridden(
+        home / "params.yaml", asked["overrides"]
+    )  # mistakes are told before Prefect takes its seconds to start
     with lock(state_dir(home) / "locks" / "run.lock", "a pipeline run"):
         pass
     if not with_prefect:
-        return _without_prefect(home, stages, overrides)
+        return _without_prefect(home, **asked)
     from flows import prefect_env
 
     with prefect_env.flow(home) as pipeline:
         if pipeline:
-            return pipeline(stages=stages, overrides=overrides)
+            return pipeline(**asked)
     console.print("warning: the Prefect API does not answer: running the same stages without it", style="yellow")
-    return _without_prefect(home, stages, overrides)
+    return _without_prefect(home, **asked)
 
 
-def _without_prefect(home: Path, stages: list[str], overrides: list[str]) -> dict[str, Any]:
+def _without_prefect(home: Path, stages: list[str], overrides: list[str], *, promote: bool) -> dict[str, Any]:
     from contextlib import ExitStack
 
     from flows import board, report
     from flows.overrides import workspace_copy
+    from flows.promote import decide, told
     from flows.runner import PipelineRun, run_plain
 
     with ExitStack() as stack:
@@ -249,7 +253,8 @@ def _without_prefect(home: Path, stages: list[str], overrides: list[str]) -> dic
         with pipeline_run:
             run_plain(pipeline_run)
             results = pipeline_run.results()
-        return report.summary(pipeline_run, results)
+        verdict = told(decide(home, pipeline_run.record.id)) if promote else ""
+        return report.summary(pipeline_run, results) | {"promotion": verdict}
 
 
 def _complain(error: PretuneError) -> None:

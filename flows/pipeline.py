@@ -7,6 +7,7 @@ see prefect.yaml.
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
@@ -20,6 +21,7 @@ from prefect.tasks import Task
 
 from flows import board, report
 from flows.overrides import workspace_copy
+from flows.promote import decide, told
 from flows.runner import NotReachedError, Outcome, PipelineRun, raise_failures
 from pretune.lineage import find_root
 
@@ -31,10 +33,13 @@ from pretune.lineage import find_root
     log_prints=True,
     validate_parameters=True,
 )
-def pipeline(stages: list[str] | None = None, overrides: list[str] | None = None) -> dict[str, Any]:
+def pipeline(
+    stages: list[str] | None = None, overrides: list[str] | None = None, *, promote: bool = False
+) -> dict[str, Any]:
     """Bring `stages` (default: all) and what they need up to date.
 
-    `overrides` holds `section.key=value` entries; they apply to this run only.
+    `overrides` holds `section.key=value` entries; they apply to this run only. `promote` has the gate decide
+    about the model that came out.
     """
     home = find_root()
     with ExitStack() as stack:
@@ -52,7 +57,16 @@ def pipeline(stages: list[str] | None = None, overrides: list[str] | None = None
             card = run.root / "reports" / "data" / "card.md"
             if card.is_file():
                 create_markdown_artifact(card.read_text(encoding="utf-8"), key="pretune-data-card")
-        return report.summary(run, results)
+        verdict = _promote(home, run.record.id) if promote else ""
+        return report.summary(run, results) | {"promotion": verdict}
+
+
+@task(name="promote", cache_policy=NO_CACHE, persist_result=False)
+def _promote(home: Path, run: str) -> str:
+    """The gate's verdict, which is an artifact too."""
+    verdict = told(decide(home, run))
+    create_markdown_artifact(f"```\n{verdict}\n```", key="pretune-promotion")
+    return verdict
 
 
 def _task(run: PipelineRun, name: str) -> Task[[str], Outcome]:

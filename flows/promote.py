@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from pretune.promotion import Verdict
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 
@@ -18,11 +22,23 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Register a model as @challenger, and make it @champion if the gate in params.yaml lets it pass."""
+    from pretune.lineage import find_root
+
+    verdict = decide(find_root(), run)
+    if as_json:
+        print(json.dumps(asdict(verdict) | {"passed": verdict.passed}))
+    else:
+        print(told(verdict))
+    if not verdict.passed:
+        raise typer.Exit(12)
+
+
+def decide(root: Path, run: str | None) -> Verdict:
+    """Promote a run's model (default: the newest) as the workspace's gate says."""
     from pretune import params, promotion
-    from pretune.lineage import Workspace, find_root, state_dir
+    from pretune.lineage import Workspace, state_dir
     from pretune.runs import Evaluation, Runs
 
-    root = find_root()
     settings = params.load(root / "params.yaml")
     workspace = Workspace(root)
 
@@ -30,19 +46,14 @@ def promote(
         made = {md5: path for record in found.stages.values() for path, md5 in record.outputs.items()}
         return [f"the remote lacks {made[md5]}" for md5 in workspace.missing_from_remote(list(made))]
 
-    verdict = promotion.promote(Runs(root, state_dir(root), settings.gate.name), settings, run, missing)
-    if as_json:
-        print(json.dumps(asdict(verdict) | {"passed": verdict.passed}))
-    else:
-        print("\n".join(map(str, verdict.checks)))
-        former = f" (before: version {verdict.former})" if verdict.former not in {None, verdict.version} else ""
-        print(
-            f"version {verdict.version} of {verdict.name} is @champion now{former}"
-            if verdict.passed
-            else f"version {verdict.version} of {verdict.name} is @challenger; the champion stays"
-        )
-    if not verdict.passed:
-        raise typer.Exit(12)
+    return promotion.promote(Runs(root, state_dir(root), settings.gate.name), settings, run, missing)
+
+
+def told(verdict: Verdict) -> str:
+    """Every point of the gate, and what follows."""
+    former = f" (before: version {verdict.former})" if verdict.former not in {None, verdict.version} else ""
+    end = f"is @champion now{former}" if verdict.passed else "is @challenger; the champion stays"
+    return "\n".join([*map(str, verdict.checks), f"version {verdict.version} of {verdict.name} {end}"])
 
 
 def rollback(as_json: Json = False) -> None:

@@ -152,7 +152,10 @@ def _bring_inputs(runs: Runs, tree: Path, stages: list[Record]) -> None:
         for maker in makers.values()
     }
     if lock:
-        (tree / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": lock}), encoding="utf-8")  # JSON is YAML
+        yaml = YAML()
+        yaml.default_flow_style = False  # DVC edits the file in place, line by line
+        with (tree / "dvc.lock").open("w", encoding="utf-8") as file:
+            yaml.dump({"schema": "2.0", "stages": lock}, file)
         Workspace(tree).checkout(list(lock))
     problems = []
     for path, md5 in wanted.items():

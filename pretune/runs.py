@@ -114,9 +114,10 @@ class Runs:
         return Evaluation(found[-1].run_id, found[-1], self._back(found[-1]))
 
     def run(self, name: str) -> Record | None:
-        """The run of this id (SHORT characters suffice), or that made the model of this id."""
+        """The run of this id (SHORT characters suffice) or journal, or that made the model of this id."""
         for record in self.records:
-            if len(name) >= SHORT and any(each.startswith(name) for each in (record.run_id, *record.models)):
+            ids = (record.run_id, record.tags.get("pretune.id", ""), *record.models)
+            if len(name) >= SHORT and any(each.startswith(name) for each in ids):
                 return record
         return None
 

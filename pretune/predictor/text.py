@@ -16,6 +16,7 @@ from . import inputs
 from .inputs import OFFLINE
 
 ROWS = 32  # per forward pass
+PADDED = 1.125  # longest over shortest of the rows that are asked together
 CONTINUATION = 32  # tokens
 Row = dict[str, Any]
 
@@ -72,16 +73,25 @@ class Text:
         return torch.cat(parts)[torch.argsort(torch.tensor(order))]
 
     def size(self, row: Row) -> int:
-        """What tells roughly how long a row is: characters."""
-        return sum(len(str(row.get(name, ""))) for name in ("text", "pair"))
+        """How long a row is: tokens, cut as in training."""
+        limit = {"truncation": True, "max_length": self.facts["length"]}
+        return len(self.tokenizer(str(row["text"]), row.get("pair"), **limit)["input_ids"])
 
     def _together(self, rows: Sequence[Row]) -> Iterator[list[int]]:
-        """The places of rows of similar length; those with a pair apart from those without."""
-        order = sorted(range(len(rows)), key=lambda place: self.size(rows[place]))
-        for pair in (False, True):
-            chosen = [place for place in order if ("pair" in rows[place]) == pair]
-            for start in range(0, len(chosen), ROWS):
-                yield chosen[start : start + ROWS]
+        """The places of rows of about the same length; those with a pair apart from those without."""
+        if len(rows) == 1:
+            yield [0]
+            return
+        sizes = [("pair" in row, self.size(row)) for row in rows]
+        batch: list[int] = []
+        for place in sorted(range(len(rows)), key=sizes.__getitem__):
+            (pair, size), (first_pair, first) = sizes[place], sizes[batch[0] if batch else place]
+            if len(batch) == ROWS or pair != first_pair or size > PADDED * first + 2:
+                yield batch
+                batch = []
+            batch.append(place)
+        if batch:
+            yield batch
 
 
 class Class(Text):

@@ -85,6 +85,7 @@ def carry_out(stage: Stage, job: Job, *, out: str) -> None:
             **({"train_loss": state.records[-1].loss} if state.records else {}),
             "epochs": state.step * job.params.batch_size / len(job.objective),
             "parameters": model.num_parameters(),
+            "flops": cost.flops * state.step,
             "trained_parameters": trained,
             "trained_share": trained / model.num_parameters(),
             "skipped_steps": state.skipped,

@@ -31,8 +31,8 @@ def test_two_runs_are_compared_row_by_row(copy):
 def test_a_model_is_promoted_asked_and_rolled_back(copy):
     """The gate decides about @champion; whatever it says, @challenger answers; there is nothing to roll back to."""
     copy.set(gate__baselines=False)
-    verdict = copy.report("promote")
-    assert verdict["passed"], verdict
+    summary = copy.report("run", "--promote")
+    assert "is @champion now" in summary["promotion"], summary
     (copy.root / "rows.csv").write_text('id,text\n7,"the wave, the tide"\n', encoding="utf-8")
     answer = copy.pretune("predict", "@champion", "rows.csv", "--keep", "id").strip().splitlines()[-1]
     labels = json.loads((copy.root / "data/prepared/labelled/labels.json").read_text(encoding="utf-8"))
@@ -80,5 +80,7 @@ def test_mlflow_serves_the_model(copy):
         served = json.loads(response.read())["predictions"]
     said = copy.pretune("predict", "models/finetuned", "--text", "the wave and the tide", "--text", "a hill")
     expected = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    server.terminate()
+    server.communicate(timeout=60)
     assert [row["label"] for row in served] == [row["label"] for row in expected]
     assert [row["score"] for row in served] == pytest.approx([row["score"] for row in expected], abs=1e-5)

@@ -6,7 +6,7 @@ READY := .venv/ready
 TWO := --numprocesses 2 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test test-fast check format setup lock bench-overhead bench-train bench-plan bench-predict bench-data clean help
+.PHONY: run test test-fast check format setup lock bench-overhead bench-train bench-plan bench-predict bench-data results clean help
 
 run: $(READY) ## set up, then run the pipeline: data, pretraining, finetuning, evaluation
 	@$(BIN)/pretune run
@@ -54,6 +54,9 @@ bench-plan: $(READY) ## what `pretune plan` says beside what then happens
 
 bench-predict: $(READY) ## speed of prediction beside transformers.pipeline
 	@$(BIN)/python benchmarks/predict.py
+
+results: $(READY) ## what each recipe leads to, pretrained against scratch (docs/results.md); about an hour
+	@$(BIN)/python benchmarks/results.py
 
 bench-data: $(READY) ## speed and memory of the data stages, beside tokenizers and datasets
 	@$(BIN)/python benchmarks/data.py

@@ -70,6 +70,8 @@ class Mapping:
             return self._given(values, theirs)
         found = [value for name in theirs if (value := self._given(values, name)) is not None]
         if ours in {"x", "y"}:
+            if ours == "y" and not found:
+                return None  # nothing is known of this row: it can still be pretrained on
             if len(found) < len(theirs):
                 raise BadRowError(f"{ours}: a number is missing", f"{len(found)} instead of {len(theirs)}")
             return found

@@ -125,9 +125,18 @@ def _sentence(row: Row) -> str:
 
 def _texts(train: list[Row], test: list[Row], found: Texts) -> dict[str, Predictions]:
     """What was written for the training row that is most like each test row."""
-    vectorizer = _vectorizer(map(inputs.text, train))
-    nearest = _likest(vectorizer, [inputs.text(row) for row in test], [inputs.text(row) for row in train])
-    return {"nearest": Texts(found.targets, [train[place]["target"] for place in nearest])}
+    known = [_exchange(row) for row in train]
+    vectorizer = _vectorizer([asked for asked, _ in known])
+    nearest = _likest(vectorizer, [_exchange(row)[0] for row in test], [asked for asked, _ in known])
+    return {"nearest": Texts(found.targets, [known[place][1] for place in nearest])}
+
+
+def _exchange(row: Row) -> tuple[str, str]:
+    """What is asked, and what is to be written; of a conversation its last answer."""
+    if "messages" not in row:
+        return inputs.text(row), row["target"]
+    last = max((n for n, each in enumerate(row["messages"]) if each["role"] == "assistant"), default=0)
+    return "\n".join(each["content"] for each in row["messages"][:last]), row["messages"][last]["content"]
 
 
 def _likest(vectorizer: Any, asked: list[str], known: list[str], at_once: int = 500) -> list[int]:

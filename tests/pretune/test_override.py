@@ -102,3 +102,13 @@ def test_settings_of_what_is_chosen_may_be_added(files, assignment):
     assert params.override(path, [assignment], target) == {dotted: (None, float(value))}
     section, name, key = dotted.split(".")
     assert getattr(getattr(params.load(target), section), name)[key] == float(value)
+
+
+def test_writing_an_override_changes_nothing_for_dvc(params_file, tmp_path):
+    """`null` stays `null` in the copy, and dvc.lock is written in the same process as it is in any other."""
+    from dvc.utils.serialize import dumps_yaml
+
+    before = dumps_yaml({"model": {"init": None}})
+    params.override(params_file, ["seed=1", "model.init=null"], tmp_path / "params.yaml")
+    assert "init: null" in (tmp_path / "params.yaml").read_text(encoding="utf-8")
+    assert dumps_yaml({"model": {"init": None}}) == before

@@ -340,7 +340,7 @@ def write_config(root: Path, config: ConfigParser, settings: dict[str, dict[str,
         if not config.has_section(section):
             config.add_section(section)
         config[section].update(values)
-    partial = root / ".dvc" / "config.local.partial"
+    partial = root / ".dvc" / f"config.local.{os.getpid()}.partial"  # stages that start together all do this
     with partial.open("w", encoding="utf-8") as file:
         config.write(file)
     os.replace(partial, root / ".dvc" / "config.local")

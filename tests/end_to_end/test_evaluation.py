@@ -70,17 +70,19 @@ def test_mlflow_serves_the_model(copy):
             return True
         return False
 
-    copy.wait(answers, "the server", beside=server)
-    asked = {"dataframe_records": [{"text": "the wave and the tide"}, {"text": "a hill"}]}
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/invocations",
-        json.dumps(asked).encode(), {"Content-Type": "application/json"},
-    )  # fmt: skip
-    with urllib.request.urlopen(request, timeout=60) as response:
-        served = json.loads(response.read())["predictions"]
-    said = copy.pretune("predict", "models/finetuned", "--text", "the wave and the tide", "--text", "a hill")
-    expected = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
-    server.terminate()
-    server.communicate(timeout=60)
+    try:
+        copy.wait(answers, "the server", beside=server)
+        asked = {"dataframe_records": [{"text": "the wave and the tide"}, {"text": "a hill"}]}
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/invocations",
+            json.dumps(asked).encode(), {"Content-Type": "application/json"},
+        )  # fmt: skip
+        with urllib.request.urlopen(request, timeout=60) as response:
+            served = json.loads(response.read())["predictions"]
+        said = copy.pretune("predict", "models/finetuned", "--text", "the wave and the tide", "--text", "a hill")
+        expected = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    finally:
+        server.terminate()
+        server.communicate(timeout=60)
     assert [row["label"] for row in served] == [row["label"] for row in expected]
     assert [row["score"] for row in served] == pytest.approx([row["score"] for row in expected], abs=1e-5)

@@ -135,11 +135,7 @@ def output(command: list[str], workspace: Path) -> str:
 
 def environment() -> dict[str, str]:
     """That of a run."""
-    return os.environ | {
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "GOMP_SPINCOUNT": "5000",
-    }
+    return os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
 
 
 if __name__ == "__main__":

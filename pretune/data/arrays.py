@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from pretune.data.corpus import drawn
 from pretune.errors import DataError
 
 
@@ -40,13 +41,7 @@ class Samples:
         """The rows to train on, and `validation_rows` drawn to be kept out of training; None for none."""
         if not validation_rows:
             return self, None
-        if validation_rows >= len(self):
-            raise DataError(
-                f"the corpus has {len(self)} rows, and pretrain.validation_rows keeps {validation_rows} out",
-                "add rows, or lower pretrain.validation_rows in params.yaml",
-            )
-        drawn = self._chosen[np.random.default_rng(seed).permutation(len(self))]
-        kept, held_out = np.sort(drawn[validation_rows:]), np.sort(drawn[:validation_rows])
+        kept, held_out = drawn(self._chosen, validation_rows, seed, ("rows", "rows"))
         return Samples(self._array, kept), Samples(self._array, held_out)
 
 
@@ -65,4 +60,5 @@ class Columns:
 
     def save_pretrained(self, folder: Path) -> None:
         """Write columns.json."""
-        (folder / self.FILE).write_text(json.dumps({"x": self.x, "y": self.y}, indent=1) + "\n", encoding="utf-8")
+        content = json.dumps({"x": self.x, "y": self.y}, indent=1, ensure_ascii=False)
+        (folder / self.FILE).write_text(content + "\n", encoding="utf-8")

@@ -147,13 +147,7 @@ class Sequences:
         """The rows to train on, and `validation_rows` drawn to be kept out of training; None for none."""
         if not validation_rows:
             return self, None
-        if validation_rows >= len(self):
-            raise DataError(
-                f"the corpus has {len(self)} sequences, and pretrain.validation_rows keeps {validation_rows} out",
-                "add documents, or lower pretrain.validation_rows in params.yaml",
-            )
-        drawn = self._chosen[np.random.default_rng(seed).permutation(len(self))]
-        parts = np.sort(drawn[validation_rows:]), np.sort(drawn[:validation_rows])
+        parts = drawn(self._chosen, validation_rows, seed, ("sequences", "documents"))
         training, validation = (Sequences(self._folder, self.length, self._padding, part) for part in parts)
         return training, validation
 
@@ -184,6 +178,22 @@ class Sequences:
         shard = 0 if len(self._shards) == 1 else int(np.searchsorted(self._offsets, start, side="right")) - 1
         first = start - self._offsets[shard]
         return np.asarray(self._shards[shard][first : first + length])
+
+
+def drawn(
+    chosen: npt.NDArray[np.int64], validation_rows: int, seed: int, words: tuple[str, str]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """`chosen` divided into those to train on and `validation_rows` kept out of training, each in their order.
+
+    `words` are what the rows are and what they are made of. DataError where none would be left.
+    """
+    if validation_rows >= len(chosen):
+        raise DataError(
+            f"the corpus has {len(chosen)} {words[0]}, and pretrain.validation_rows keeps {validation_rows} out",
+            f"add {words[1]}, or lower pretrain.validation_rows in params.yaml",
+        )
+    order = chosen[np.random.default_rng(seed).permutation(len(chosen))]
+    return np.sort(order[validation_rows:]), np.sort(order[:validation_rows])
 
 
 def fit(

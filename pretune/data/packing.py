@@ -6,13 +6,14 @@ only. Attention, the one part that looks across tokens, is told where each seque
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from pretune.data.batch import Movable
 
 NARROWEST, ROUNDED = 16, 8  # tokens, sequences: see _buckets
 
@@ -32,7 +33,7 @@ class Bucket:
 
 
 @dataclass(frozen=True)
-class Packed:
+class Packed(Movable):
     """Token ids and positions (tokens,) int64, and where each sequence begins, for attention.
 
     bounds: (sequences + 1,) int32, the cumulative lengths.
@@ -58,19 +59,6 @@ class Packed:
     def lengths(self) -> Tensor:
         """Tokens of each sequence: (sequences,) int64."""
         return self.bounds.diff().long()
-
-    def to(self, device: torch.device) -> Packed:
-        """The same on another device."""
-
-        def move(tensor: Tensor | None) -> Any:
-            return None if tensor is None else tensor.to(device, non_blocking=True)
-
-        if device.type == "cpu":
-            return self
-        buckets = tuple(replace(b, index=move(b.index), padding=move(b.padding)) for b in self.buckets)
-        names = ("input_ids", "position_ids", "bounds", "places", "token_type_ids")
-        moved = {name: move(getattr(self, name)) for name in names}
-        return replace(self, buckets=buckets, **moved)
 
 
 def pack(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pretune.data import pixels, rows, splits, tokenizer
+from pretune.data import arrays, pixels, rows, splits, tokenizer
 from pretune.data.corpus import Shards
 from pretune.data.declared import declared
 from pretune.data.division import Division
@@ -84,12 +84,12 @@ def write_corpus(stage: Stage, division: Division, names: dict[str, list[str]]) 
         inputs.mkdir(parents=True)
         size, channels = params.image.size, params.image.channels
         found = pixels.write(corpus, division.rows_of("corpus"), len(division.corpus), size=size, channels=channels)
-        pixels.write_processor(inputs, size, found)
+        found.save_pretrained(inputs)
         return {"images": len(division.corpus)}
     if "x" in first:
         inputs.mkdir(parents=True)
         np.save(corpus / "x.npy", np.array([row["x"] for row in division.rows_of("corpus")], dtype=np.float64))
-        (inputs / "columns.json").write_text(json.dumps(names, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        arrays.Columns(**names).save_pretrained(inputs)
         return {"columns": len(first["x"])}
     words = _tokenizer(stage, params, division)
     words.save_pretrained(inputs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from pretune.data.batch import Movable
 from pretune.data.padding import pad
 from pretune.models.projection import projected_cross_entropy
 
@@ -18,7 +19,7 @@ FAMILIES = ("bart", "marian", "mbart", "mt5", "pegasus", "t5")
 
 
 @dataclass(frozen=True)
-class Seq2SeqBatch:
+class Seq2SeqBatch(Movable):
     """Rows to read and rows to write, padded.
 
     input_ids: (rows, longest) int64; attention: (rows, 1, 1, longest) bool, True where a token is real.
@@ -36,11 +37,6 @@ class Seq2SeqBatch:
     def count(self) -> int:
         """Predictions that the loss is summed over."""
         return len(self.positions)
-
-    def to(self, device: torch.device) -> Seq2SeqBatch:
-        """The same on another device."""
-        names = ("input_ids", "attention", "written", "positions")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
 
 
 def batch(

@@ -125,9 +125,8 @@ class Finetuning(Kind):
 
     columns: ClassVar[tuple[str, ...]]
 
-    @classmethod
     @abstractmethod
-    def of(cls, rows: Sequence[Row], given: Given) -> Self:
+    def __init__(self, rows: Sequence[Row], given: Given) -> None:
         """The objective on these rows."""
 
     @abstractmethod

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from pretune.data.rows import Row
 from pretune.objectives.predictions import Classes
-from pretune.objectives.texts import Texts, label_names
+from pretune.objectives.texts import Texts, class_scores, label_names
 from pretune.predictor import text
 
 
@@ -33,10 +33,7 @@ class Classification(Texts):
 
     def scores(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """See Texts."""
-        return {
-            "loss": nn.functional.cross_entropy(logits, targets, reduction="sum"),
-            "accuracy": (logits.argmax(dim=-1) == targets).sum(),
-        }
+        return class_scores(logits, targets)
 
     def predict(self, model: PreTrainedModel) -> Classes:
         """See Finetuning."""

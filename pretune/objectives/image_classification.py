@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
+from pretune.data.batch import Movable
 from pretune.data.rows import Row
 from pretune.objectives.base import Finetuning, Given
 from pretune.objectives.image_inputs import OfImages, decode
 from pretune.objectives.predictions import Classes
-from pretune.objectives.texts import label_names
+from pretune.objectives.texts import class_scores, label_names
 from pretune.predictor.images import ImageClass
 
 
 @dataclass(frozen=True)
-class ImageBatch:
+class ImageBatch(Movable):
     """pixel_values: (images, channels, size, size) float32; targets: (images,) int64."""
 
     pixel_values: Tensor
@@ -38,10 +38,6 @@ class ImageBatch:
         """Images that are read."""
         return len(self.targets)
 
-    def to(self, device: torch.device) -> ImageBatch:
-        """The same on another device."""
-        return ImageBatch(*(each.to(device, non_blocking=True) for each in (self.pixel_values, self.targets)))
-
 
 class ImageClassification(OfImages, Finetuning):
     """Batches and loss; images are kept as bytes, and become numbers in their batch."""
@@ -55,11 +51,6 @@ class ImageClassification(OfImages, Finetuning):
         self.given = given
         self.pixels = decode(rows, given.inputs)
         self.targets = np.array([given.labels.index(row["label"]) for row in rows])
-
-    @classmethod
-    def of(cls, rows: Sequence[Row], given: Given) -> Self:
-        """See Finetuning."""
-        return cls(rows, given)
 
     @classmethod
     def head(cls, labels: list[str]) -> dict[str, Any]:
@@ -81,10 +72,7 @@ class ImageClassification(OfImages, Finetuning):
     def score(self, model: PreTrainedModel, batch: ImageBatch) -> dict[str, Tensor]:
         """Sums over the images, for validation."""
         logits = model(pixel_values=batch.pixel_values).logits.float()
-        return {
-            "loss": functional.cross_entropy(logits, batch.targets, reduction="sum"),
-            "accuracy": (logits.argmax(dim=-1) == batch.targets).sum(),
-        }
+        return class_scores(logits, batch.targets)
 
     def predict(self, model: PreTrainedModel) -> Classes:
         """See Finetuning."""

@@ -14,7 +14,7 @@ from PIL import Image
 from pretune.data.rows import Row
 from pretune.errors import DataError
 from pretune.objectives.base import Given, Kind
-from pretune.predictor.images import Pipeline
+from pretune.predictor.pixels import Pipeline
 
 
 class OfImages(Kind):

@@ -6,28 +6,27 @@ A tokenizer without a template of its own is given a plain one; it is saved with
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from jinja2 import TemplateError
 from pydantic import Field
-from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pretune.data.packing import pack
 from pretune.data.rows import Row
 from pretune.errors import DataError, ParamsError
-from pretune.models import heads
 from pretune.objectives.base import Finetuning, Given
-from pretune.objectives.causal_lm import CausalBatch, CausalLM
+from pretune.objectives.causal_lm import CausalLM
 from pretune.objectives.predictions import Texts
+from pretune.objectives.tokens import OfTokens, TokenBatch
 from pretune.predictor import chat
 from pretune.settings import Section
 
 
-class Instruction(Finetuning):
+class Instruction(OfTokens, Finetuning):
     """Each token of an answer is predicted from all that precedes it; the rest is read only."""
 
     auto = AutoModelForCausalLM
@@ -57,11 +56,6 @@ class Instruction(Finetuning):
             )
 
     @classmethod
-    def of(cls, rows: Sequence[Row], given: Given) -> Self:
-        """See Finetuning."""
-        return cls(rows, given)
-
-    @classmethod
     def families(cls) -> list[str]:
         """Decoders."""
         return CausalLM.families()
@@ -79,21 +73,13 @@ class Instruction(Finetuning):
     def __len__(self) -> int:
         return len(self.texts)
 
-    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> CausalBatch:  # noqa: ARG002 - nothing is drawn
+    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> TokenBatch:  # noqa: ARG002 - nothing is drawn
         """These rows; a position is followed by a token of an answer."""
         ids = np.concatenate([self.texts[sample] for sample in samples])
         lengths = np.array([len(self.texts[sample]) for sample in samples])
         answered = np.concatenate([self.answered[sample] for sample in samples])
         targets = np.flatnonzero(answered)
-        return CausalBatch(pack(ids, lengths), torch.from_numpy(targets - 1), torch.from_numpy(ids[targets]))
-
-    def loss(self, model: PreTrainedModel, batch: CausalBatch) -> Tensor:
-        """Sum of the cross entropies in nats over the tokens of the answers."""
-        return heads.token_loss(model, batch.packed, batch.positions, batch.targets)
-
-    def score(self, model: PreTrainedModel, batch: CausalBatch) -> dict[str, Tensor]:
-        """Sums over the tokens of the answers, for validation."""
-        return {"loss": self.loss(model, batch)}
+        return TokenBatch(pack(ids, lengths), torch.from_numpy(targets - 1), torch.from_numpy(ids[targets]))
 
     def predict(self, model: PreTrainedModel) -> Texts:
         """The last answer of each conversation, beside what the model says there."""

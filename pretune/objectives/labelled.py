@@ -49,4 +49,4 @@ def predictions(stage: Stage, folder: Path, part: str) -> Predictions:
     kind = objective(stage, build.model_type(folder))
     told = given(stage, kind, kind.inputs(folder))
     model, _ = build.load(kind, folder)
-    return kind.of(rows(stage, kind, part), told).predict(model.eval())
+    return kind(rows(stage, kind, part), told).predict(model.eval())

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from pretune.data.packing import pack
 from pretune.data.padding import pad
 from pretune.data.rows import Row
-from pretune.models import heads
 from pretune.objectives.base import Finetuning, Given
-from pretune.objectives.causal_lm import CausalBatch, CausalLM
+from pretune.objectives.causal_lm import CausalLM, foretold
 from pretune.objectives.predictions import Likelihoods
+from pretune.objectives.tokens import OfTokens, TokenBatch
 
 ROWS = 32  # per forward pass of `predict`
 
 
-class LanguageModelling(Finetuning):
+class LanguageModelling(OfTokens, Finetuning):
     """Batches and loss. A longer text is learnt in pieces of `given.length` tokens.
 
     A piece begins with the token that the one before it ended with: each token but a text's first is foretold once.
@@ -44,11 +41,6 @@ class LanguageModelling(Finetuning):
         ]
 
     @classmethod
-    def of(cls, rows: Sequence[Row], given: Given) -> Self:
-        """See Finetuning."""
-        return cls(rows, given)
-
-    @classmethod
     def families(cls) -> list[str]:
         """Decoders."""
         return CausalLM.families()
@@ -56,22 +48,10 @@ class LanguageModelling(Finetuning):
     def __len__(self) -> int:
         return len(self.pieces)
 
-    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> CausalBatch:  # noqa: ARG002 - nothing is drawn
+    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> TokenBatch:  # noqa: ARG002 - nothing is drawn
         """These pieces; every token but the first of each is predicted from those before it."""
         chosen = [self.pieces[sample][1] for sample in samples]
-        ids, lengths = np.concatenate(chosen), np.array([len(each) for each in chosen])
-        last = np.zeros(len(ids), dtype=bool)
-        last[np.cumsum(lengths) - 1] = True
-        positions = np.flatnonzero(~last)
-        return CausalBatch(pack(ids, lengths), torch.from_numpy(positions), torch.from_numpy(ids[positions + 1]))
-
-    def loss(self, model: PreTrainedModel, batch: CausalBatch) -> Tensor:
-        """Sum of the cross entropies in nats over the predicted tokens."""
-        return heads.token_loss(model, batch.packed, batch.positions, batch.targets)
-
-    def score(self, model: PreTrainedModel, batch: CausalBatch) -> dict[str, Tensor]:
-        """Sums over the predicted tokens, for validation."""
-        return {"loss": self.loss(model, batch)}
+        return foretold(np.concatenate(chosen), np.array([len(each) for each in chosen]))
 
     def predict(self, model: PreTrainedModel) -> Likelihoods:
         """See Finetuning."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -61,11 +61,6 @@ class LinearRegression(Finetuning):
     def example(cls, given: Given) -> Row:
         """See Kind."""
         return Reconstruction.example(given)
-
-    @classmethod
-    def of(cls, rows: Sequence[Row], given: Given) -> Self:
-        """See Finetuning."""
-        return cls(rows, given)
 
     def __len__(self) -> int:
         return len(self.rows)

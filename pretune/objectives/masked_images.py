@@ -6,7 +6,7 @@ The same number of squares is hidden in every image, and only their pixels are c
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -19,18 +19,19 @@ from torch.nn import functional
 from transformers import AutoModelForMaskedImageModeling, PreTrainedModel
 
 from pretune.data.arrays import Samples
+from pretune.data.batch import Movable
 from pretune.data.chance import uniform
 from pretune.errors import ParamsError
 from pretune.objectives.base import Given, Pretraining
 from pretune.objectives.image_inputs import OfImages
-from pretune.predictor.images import Pipeline
+from pretune.predictor.pixels import Pipeline
 from pretune.settings import Section
 
 WHERE = 1  # what a number is drawn for
 
 
 @dataclass(frozen=True)
-class MaskedImageBatch:
+class MaskedImageBatch(Movable):
     """pixel_values: (images, channels, size, size) float32. hidden: (images, squares) bool.
 
     positions: (hidden,) int64 into the squares of all images, one after the other.
@@ -49,11 +50,6 @@ class MaskedImageBatch:
     def tokens(self) -> int:
         """Squares that are read."""
         return self.hidden.numel()
-
-    def to(self, device: torch.device) -> MaskedImageBatch:
-        """The same on another device."""
-        names = ("pixel_values", "hidden", "positions")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
 
 
 class MaskedImages(OfImages, Pretraining):

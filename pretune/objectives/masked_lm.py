@@ -6,22 +6,21 @@ the vocabulary, the largest part of a small model, is computed at those position
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import Field
-from torch import Tensor
-from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 
 from pretune.data.chance import uniform
 from pretune.data.corpus import Sequences
-from pretune.data.packing import Packed, pack
+from pretune.data.packing import pack
 from pretune.data.rows import Row
-from pretune.models import build, heads
+from pretune.models import build
 from pretune.objectives.base import Given, Pretraining
+from pretune.objectives.tokens import OfTokens, TokenBatch
 from pretune.settings import Section
 
 KEPT, RANDOM = 0.1, 0.1  # of the hidden tokens: shown as they are, replaced by a random one
@@ -29,34 +28,7 @@ SPACES = ("Ġ", "Ċ", "ĉ", "▁")  # how byte-level BPE writes space, newline a
 WHERE, HOW, WHICH = 1, 2, 3  # what a number is drawn for
 
 
-@dataclass(frozen=True)
-class MaskedBatch:
-    """positions: (hidden,) int64 into the packed tokens; targets: (hidden,) int64."""
-
-    packed: Packed
-    positions: Tensor
-    targets: Tensor
-
-    @property
-    def count(self) -> int:
-        """Predictions that the loss is summed over."""
-        return len(self.targets)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that are read."""
-        return len(self.packed.input_ids)
-
-    def to(self, device: torch.device) -> MaskedBatch:
-        """The same on another device."""
-        return MaskedBatch(
-            self.packed.to(device),
-            self.positions.to(device, non_blocking=True),
-            self.targets.to(device, non_blocking=True),
-        )
-
-
-class MaskedLM(Pretraining):
+class MaskedLM(OfTokens, Pretraining):
     """Batches and loss; what is hidden in a sample is a pure function of (seed, epoch, sample)."""
 
     auto = AutoModelForMaskedLM
@@ -109,7 +81,7 @@ class MaskedLM(Pretraining):
     def __len__(self) -> int:
         return len(self.corpus)
 
-    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> MaskedBatch:
+    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> TokenBatch:
         """These rows of the corpus, each in its epoch, with a part of their tokens hidden."""
         ids, lengths, real = self.corpus.rows(samples)
         draw = uniform((self.seed, WHERE), epochs, samples, self.corpus.length)
@@ -126,7 +98,7 @@ class MaskedLM(Pretraining):
         shown = np.where(how < KEPT, targets, np.where(how < KEPT + RANDOM, random, self.mask_id))
         positions, targets = positions[hidden], targets[hidden]
         ids[positions] = shown[hidden]
-        return MaskedBatch(pack(ids, lengths), torch.from_numpy(positions), torch.from_numpy(targets))
+        return TokenBatch(pack(ids, lengths), torch.from_numpy(positions), torch.from_numpy(targets))
 
     def _whole(
         self, draw: npt.NDArray[np.float64], ids: npt.NDArray[np.int64], real: npt.NDArray[np.bool_]
@@ -146,14 +118,6 @@ class MaskedLM(Pretraining):
         cut = words[:, self.hidden, None] if self.hidden < ids.shape[1] else np.full((len(ids), 1), -1)
         chosen = (inside != cut) | (words[:, :1] == cut)
         return order[:, : self.hidden], chosen
-
-    def loss(self, model: PreTrainedModel, batch: MaskedBatch) -> Tensor:
-        """Sum of the cross entropies in nats over the hidden tokens."""
-        return heads.token_loss(model, batch.packed, batch.positions, batch.targets)
-
-    def score(self, model: PreTrainedModel, batch: MaskedBatch) -> dict[str, Tensor]:
-        """Sums over the hidden tokens, for validation."""
-        return {"loss": self.loss(model, batch)}
 
 
 def word_beginnings(tokenizer: PreTrainedTokenizerBase) -> npt.NDArray[np.bool_]:

@@ -7,8 +7,7 @@ answer has the first token as its target (Devlin et al. 2019).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,35 +22,14 @@ from transformers import (
     PreTrainedModel,
 )
 
-from pretune.data.packing import Packed, pack
+from pretune.data.packing import pack
 from pretune.data.rows import Row
 from pretune.models import build, heads
 from pretune.objectives.base import Finetuning, Given
 from pretune.objectives.predictions import Answers
+from pretune.objectives.texts import LabelledBatch
 from pretune.predictor.answers import Answered, windows
 from pretune.settings import Section
-
-
-@dataclass(frozen=True)
-class SpanBatch:
-    """Windows one after the other; targets: (windows, 2) int64, the first and the last token within each."""
-
-    packed: Packed
-    targets: Tensor
-
-    @property
-    def count(self) -> int:
-        """Windows that the loss is summed over."""
-        return len(self.targets)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that are read."""
-        return len(self.packed.input_ids)
-
-    def to(self, device: torch.device) -> SpanBatch:
-        """The same on another device."""
-        return SpanBatch(self.packed.to(device), self.targets.to(device, non_blocking=True))
 
 
 class QuestionAnswering(Finetuning):
@@ -76,11 +54,6 @@ class QuestionAnswering(Finetuning):
         self.targets = np.array([each.place(*spans[each.row]) for each in self.windows])
 
     @classmethod
-    def of(cls, rows: Sequence[Row], given: Given) -> Self:
-        """See Finetuning."""
-        return cls(rows, given)
-
-    @classmethod
     def families(cls) -> list[str]:
         """Encoders: a decoder has not read the rest of the context when it comes to the answer."""
         encoders = build.families(AutoModelForMaskedLM) - build.families(AutoModelForSeq2SeqLM)
@@ -100,18 +73,18 @@ class QuestionAnswering(Finetuning):
     def __len__(self) -> int:
         return len(self.windows)
 
-    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> SpanBatch:  # noqa: ARG002 - nothing is drawn
+    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> LabelledBatch:  # noqa: ARG002 - nothing is drawn
         """These windows, without padding."""
         chosen = [self.windows[sample] for sample in samples]
         ids, types = (np.concatenate([getattr(each, name) for each in chosen]) for name in ("ids", "types"))
         packed = pack(ids, np.array([len(each.ids) for each in chosen]), types if types.any() else None)
-        return SpanBatch(packed, torch.from_numpy(self.targets[samples]))
+        return LabelledBatch(packed, torch.from_numpy(self.targets[samples]))
 
-    def loss(self, model: PreTrainedModel, batch: SpanBatch) -> Tensor:
+    def loss(self, model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
         """Sum over the windows of the mean of the cross entropies (nats) of first and last token."""
         return self.score(model, batch)["loss"]
 
-    def score(self, model: PreTrainedModel, batch: SpanBatch) -> dict[str, Tensor]:
+    def score(self, model: PreTrainedModel, batch: LabelledBatch) -> dict[str, Tensor]:
         """Sums over the windows, for validation; accurate is one whose both ends are."""
         logits = heads.spans(model, batch.packed)  # (windows, longest, 2)
         return {

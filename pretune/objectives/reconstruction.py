@@ -13,11 +13,12 @@ from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
 
 from pretune.data.arrays import Columns, Samples
+from pretune.data.batch import Movable
 from pretune.objectives.base import Given, Pretraining
 
 
 @dataclass(frozen=True)
-class NumberBatch:
+class NumberBatch(Movable):
     """x: (rows, inputs) float32; y: (rows, outputs) float32."""
 
     x: Tensor
@@ -32,10 +33,6 @@ class NumberBatch:
     def tokens(self) -> int:
         """Numbers that are read."""
         return self.x.numel()
-
-    def to(self, device: torch.device) -> NumberBatch:
-        """The same on another device."""
-        return NumberBatch(self.x.to(device, non_blocking=True), self.y.to(device, non_blocking=True))
 
 
 def number_batch(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> NumberBatch:

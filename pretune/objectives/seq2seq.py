@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,11 +41,6 @@ class Seq2Seq(Finetuning):
             text_target=[row["target"] for row in rows], truncation=True, max_length=settings.target_length
         )
         self.sources, self.targets = ([np.array(ids) for ids in each["input_ids"]] for each in (sources, targets))
-
-    @classmethod
-    def of(cls, rows: Sequence[Row], given: Given) -> Self:
-        """See Finetuning."""
-        return cls(rows, given)
 
     @classmethod
     def families(cls) -> list[str]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from pretune.data.batch import Movable
 from pretune.data.packing import Packed, pack
 from pretune.data.rows import Row
 from pretune.errors import DataError
@@ -21,25 +22,21 @@ from pretune.objectives.base import Finetuning, Given
 
 
 @dataclass(frozen=True)
-class LabelledBatch:
-    """Texts one after the other; targets: (texts,) int64, or (texts, numbers) float32."""
+class LabelledBatch(Movable):
+    """Sequences one after the other; targets: (sequences,) int64, or (sequences, numbers) int64 or float32."""
 
     packed: Packed
     targets: Tensor
 
     @property
     def count(self) -> int:
-        """Texts that the loss is summed over."""
+        """Sequences that the loss is summed over."""
         return len(self.targets)
 
     @property
     def tokens(self) -> int:
         """Tokens that are read."""
         return len(self.packed.input_ids)
-
-    def to(self, device: torch.device) -> LabelledBatch:
-        """The same on another device."""
-        return LabelledBatch(self.packed.to(device), self.targets.to(device, non_blocking=True))
 
 
 class Texts(Finetuning):
@@ -51,11 +48,6 @@ class Texts(Finetuning):
         self.rows, self.given = rows, given
         self.texts, self.types = encode(rows, given)
         self.targets = self.wanted(rows)
-
-    @classmethod
-    def of(cls, rows: Sequence[Row], given: Given) -> Self:
-        """See Finetuning."""
-        return cls(rows, given)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -94,6 +86,17 @@ def encode(rows: Sequence[Row], given: Given) -> tuple[list[npt.NDArray[np.int64
     encoded = given.inputs(texts, pairs, truncation=True, max_length=given.length)
     ids, types = ([np.array(each) for each in encoded.get(name, [])] for name in ("input_ids", "token_type_ids"))
     return ids, types if any(each.any() for each in types) else None
+
+
+def class_scores(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Sums over the rows: cross entropy in nats, and how often the likeliest of the classes is right.
+
+    logits: (rows, classes), targets: (rows,) int64.
+    """
+    return {
+        "loss": functional.cross_entropy(logits, targets, reduction="sum"),
+        "accuracy": (logits.argmax(dim=-1) == targets).sum(),
+    }
 
 
 def label_names(labels: Sequence[str]) -> dict[str, Any]:

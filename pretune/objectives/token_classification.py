@@ -3,50 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForTokenClassification, PreTrainedModel
 
-from pretune.data.packing import Packed, pack
+from pretune.data.packing import pack
 from pretune.data.rows import Row
 from pretune.errors import DataError
 from pretune.models import heads
 from pretune.objectives.base import Finetuning, Given
 from pretune.objectives.predictions import Tags
-from pretune.objectives.texts import label_names
+from pretune.objectives.texts import class_scores, label_names
+from pretune.objectives.tokens import TokenBatch
 from pretune.predictor import words
-
-
-@dataclass(frozen=True)
-class TaggedBatch:
-    """Texts one after the other; positions: (words,) int64, the first token of each; targets: (words,) int64."""
-
-    packed: Packed
-    positions: Tensor
-    targets: Tensor
-
-    @property
-    def count(self) -> int:
-        """Words that the loss is summed over."""
-        return len(self.targets)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that are read."""
-        return len(self.packed.input_ids)
-
-    def to(self, device: torch.device) -> TaggedBatch:
-        """The same on another device."""
-        return TaggedBatch(
-            self.packed.to(device),
-            self.positions.to(device, non_blocking=True),
-            self.targets.to(device, non_blocking=True),
-        )
 
 
 class TokenClassification(Finetuning):
@@ -72,11 +45,6 @@ class TokenClassification(Finetuning):
             self.targets.append(np.array(tags, dtype=np.int64))
 
     @classmethod
-    def of(cls, rows: Sequence[Row], given: Given) -> Self:
-        """See Finetuning."""
-        return cls(rows, given)
-
-    @classmethod
     def head(cls, labels: list[str]) -> dict[str, Any]:
         """See Kind."""
         return label_names(labels)
@@ -89,7 +57,7 @@ class TokenClassification(Finetuning):
     def __len__(self) -> int:
         return len(self.texts)
 
-    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> TaggedBatch:  # noqa: ARG002 - nothing is drawn
+    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> TokenBatch:  # noqa: ARG002 - nothing is drawn
         """These rows, without padding."""
         texts = [self.texts[sample] for sample in samples]
         lengths = np.array([len(text) for text in texts])
@@ -97,19 +65,16 @@ class TokenClassification(Finetuning):
         positions = np.concatenate([self.places[sample] + start for sample, start in zip(samples, starts, strict=True)])
         targets = np.concatenate([self.targets[sample] for sample in samples])
         packed = pack(np.concatenate(texts), lengths)
-        return TaggedBatch(packed, torch.from_numpy(positions), torch.from_numpy(targets))
+        return TokenBatch(packed, torch.from_numpy(positions), torch.from_numpy(targets))
 
-    def loss(self, model: PreTrainedModel, batch: TaggedBatch) -> Tensor:
+    def loss(self, model: PreTrainedModel, batch: TokenBatch) -> Tensor:
         """The sum over the words."""
         return self.score(model, batch)["loss"]
 
-    def score(self, model: PreTrainedModel, batch: TaggedBatch) -> dict[str, Tensor]:
+    def score(self, model: PreTrainedModel, batch: TokenBatch) -> dict[str, Tensor]:
         """Sums over the words, for validation."""
         logits = heads.tag(model, batch.packed)[batch.positions]
-        return {
-            "loss": nn.functional.cross_entropy(logits, batch.targets, reduction="sum"),
-            "accuracy": (logits.argmax(dim=-1) == batch.targets).sum(),
-        }
+        return class_scores(logits, batch.targets)
 
     def predict(self, model: PreTrainedModel) -> Tags:
         """See Finetuning."""

@@ -108,12 +108,15 @@ class Class(Text):
         """See Text."""
         if not rows:
             return []
-        scores, best = self.probabilities(rows).max(dim=-1)
-        labels = self.facts["labels"]
-        return [
-            {"label": labels[index], "score": score}
-            for index, score in zip(best.tolist(), scores.tolist(), strict=True)
-        ]
+        return likeliest(self.probabilities(rows), self.facts["labels"])
+
+
+def likeliest(probabilities: Tensor, labels: Sequence[str]) -> list[Row]:
+    """The label that each of (rows, classes) says, with its probability."""
+    scores, best = probabilities.max(dim=-1)
+    return [
+        {"label": labels[index], "score": score} for index, score in zip(best.tolist(), scores.tolist(), strict=True)
+    ]
 
 
 class Binary(Text):

@@ -12,7 +12,7 @@ import platform
 import sys
 import time
 import weakref
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -25,6 +25,7 @@ from torch.utils.flop_counter import flop_registry
 from transformers.initialization import no_init_weights
 
 from pretune.adaptation import adapters
+from pretune.data.batch import mapped
 from pretune.models import heads
 from pretune.training import device as devices
 from pretune.training import feed, optimizer
@@ -134,7 +135,7 @@ class _Passed:
         size = heap.size() if heap else 0
         fake = FakeTensorMode()
         self.ledger = _Ledger(heap)
-        batches = [_without_data(batch, fake) for batch in batches]
+        batches = [mapped(batch, fake.from_tensor) for batch in batches]
         with torch.device("meta"), no_init_weights():
             frame = adapters.like(model) if hasattr(model, "peft_config") else None  # peft moves what it has made
         with fake, self.ledger:
@@ -242,17 +243,6 @@ class _Heap:
     def size(self) -> int:
         """See Blocks: mallinfo2's `arena`."""
         return int(self._libc.mallinfo2().field_0)
-
-
-def _without_data(value: Any, mode: FakeTensorMode) -> Any:
-    """A batch of the same shapes."""
-    if isinstance(value, Tensor):
-        return mode.from_tensor(value)
-    if isinstance(value, tuple):
-        return tuple(_without_data(each, mode) for each in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{each.name: _without_data(getattr(value, each.name), mode) for each in fields(value)})
-    return value
 
 
 def _filled(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:

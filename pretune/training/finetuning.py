@@ -20,8 +20,8 @@ def job(
 ) -> Job:
     """`model` on the labelled rows, as the section `finetune` says; `adaptation` is applied to it already."""
     params = stage.params.finetune
-    learnt = kind.of(labelled.rows(stage, kind, "train"), told)
-    watched = kind.of(labelled.rows(stage, kind, "validation"), told) if params.evaluate_every else None
+    learnt = kind(labelled.rows(stage, kind, "train"), told)
+    watched = kind(labelled.rows(stage, kind, "validation"), told) if params.evaluate_every else None
     steps = -(-params.epochs * len(learnt) // params.batch_size)
     opens = adaptation.opens(model, len(learnt) / params.batch_size) if adaptation else {}
     return Job(model, told.inputs, learnt, watched, params, steps, kind.facts(told), kind.example(told), opens)

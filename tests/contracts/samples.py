@@ -23,7 +23,7 @@ from pretune.objectives import finetuning, pretraining
 from pretune.objectives.base import Given
 from pretune.objectives.image_inputs import OfImages, decode
 from pretune.params import ModelParams, TrainingParams
-from pretune.predictor.images import Pipeline
+from pretune.predictor.pixels import Pipeline
 from pretune.training import checkpoint, device, loop, parallel
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -139,7 +139,7 @@ def objective(name, words, folder):
     kind, told = objectives()[name], given(name, words)
     if name in finetuning.OBJECTIVES:
         rows = [{column: COLUMNS[column][n] for column in kind.columns} for n in range(len(TEXTS))]
-        return kind.of(rows, told)
+        return kind(rows, told)
     if not folder.exists():
         folder.mkdir(parents=True)
         corpus.write(folder, [words(text)["input_ids"] for text in TEXTS])

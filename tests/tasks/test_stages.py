@@ -21,39 +21,8 @@ from tasks.scratch import prepare as prepare_scratch
 from tasks.scratch import scratch
 
 
-class Bench:
-    """What a stage function uses of Stage, in one folder: outputs are written in place."""
-
-    def __init__(self, folder, params):
-        self.folder, self.params, self.name = folder, params, ""
-        self.run, self.recorded, self.models, self.texts = self, {}, [], {}
-
-    def dep(self, path):
-        return self.folder / path
-
-    def out(self, path):
-        (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
-        return self.folder / path
-
-    @property
-    def checkpoints(self):
-        return self.folder / "checkpoints" / self.name
-
-    def metrics(self, values, step=0):
-        self.recorded |= values
-
-    def model(self, path, examples):
-        self.models.append((path, examples))
-
-    def text(self, name, content):
-        self.texts[name] = content
-
-    def reporter(self, steps):
-        return lambda record: None
-
-
 @pytest.fixture
-def bench(tmp_path, params):
+def bench(tmp_path, params, make_bench):
     """A bench with the smallest settings, and sixty labelled rows in rows.csv."""
     shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     small = {"batch_size": 8, "sequence_length": 16, "precision": "fp32", "evaluate_every": 5}
@@ -84,7 +53,7 @@ def bench(tmp_path, params):
     kinds = {"sea": "waves salt harbour tide", "kitchen": "flour oven butter spoon"}
     rows = [f"{label},{n} is about {text}" for n in range(30) for label, text in kinds.items()]
     (tmp_path / "rows.csv").write_text("\n".join(["label,text", *rows, rows[0]]) + "\n", encoding="utf-8")
-    return Bench(tmp_path, settings)
+    return make_bench(tmp_path, settings)
 
 
 def do(bench, *functions):
@@ -197,9 +166,9 @@ def test_epochs_are_told_in_steps(bench):
 
 
 @pytest.mark.slow
-def test_the_stages_write_the_same_bytes_twice(bench, tmp_path_factory):
+def test_the_stages_write_the_same_bytes_twice(bench, tmp_path_factory, make_bench):
     """Outputs are a function of the inputs: no times, no paths."""
-    again = Bench(tmp_path_factory.mktemp("again"), bench.params)
+    again = make_bench(tmp_path_factory.mktemp("again"), bench.params)
     (again.folder / "rows.csv").write_bytes((bench.folder / "rows.csv").read_bytes())
     for each in (bench, again):
         do(each, ingest, prepare, pretrain, finetune, scratch, evaluate)

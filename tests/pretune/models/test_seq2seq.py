@@ -71,11 +71,11 @@ def test_a_batch_can_be_priced_without_data(model):
     """The loss asks no tensor for its values."""
     from torch._subclasses import FakeTensorMode
 
-    from pretune.training.cost import _without_data
+    from pretune.data.batch import mapped
 
     sources, targets = rows()
     batch = seq2seq.batch(sources, targets, padding=PAD)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    batch = _without_data(batch, mode)
+    batch = mapped(batch, mode.from_tensor)
     with mode:
         assert seq2seq.token_loss(model, batch).shape == ()

@@ -14,7 +14,7 @@ from pretune.errors import DataError
 from pretune.models import build
 from pretune.objectives.base import Given
 from pretune.objectives.image_classification import ImageClassification
-from pretune.predictor.images import Pipeline
+from pretune.predictor.pixels import Pipeline
 
 LABELS = ["dark", "light"]
 
@@ -42,7 +42,7 @@ def told():
 
 def test_a_batch_holds_the_images_asked_for_with_their_labels():
     """In the order asked for, normalised."""
-    task = ImageClassification.of(rows(), told())
+    task = ImageClassification(rows(), told())
     batch = task.batch(np.zeros(3, dtype=int), np.array([5, 0, 3]))
     assert batch.targets.tolist() == [1, 0, 1]
     assert batch.pixel_values.shape == (3, 1, 8, 8)
@@ -54,7 +54,7 @@ def test_what_is_predicted_is_what_the_model_says(deterministic):
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     config = AutoConfig.for_model("vit", patch_size=4, **ImageClassification.shape(told().inputs), **shape)
     model = build.new(ImageClassification, config, LABELS).eval()
-    task = ImageClassification.of(rows(40), told())
+    task = ImageClassification(rows(40), told())
     batch = task.batch(np.zeros(40, dtype=int), np.arange(40))
     with torch.no_grad():
         theirs = model(pixel_values=batch.pixel_values, labels=batch.targets)
@@ -69,4 +69,4 @@ def test_what_is_predicted_is_what_the_model_says(deterministic):
 def test_a_row_without_an_image_is_named():
     """The error says where it came from."""
     with pytest.raises(DataError, match="made:9: the image cannot be read"):
-        ImageClassification.of([*rows(2), {"image": b"hello", "label": "dark", "origin": "made:9"}], told())
+        ImageClassification([*rows(2), {"image": b"hello", "label": "dark", "origin": "made:9"}], told())

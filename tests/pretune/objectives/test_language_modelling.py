@@ -17,7 +17,7 @@ TEXTS = ["number 7 is about salt", "butter " * 30, "x", "waves are salt; flour o
 @pytest.fixture
 def objective(words):
     """Texts of which one is longer than what is read at once."""
-    return LanguageModelling.of([{"text": text} for text in TEXTS], Given(words, 16, 0, None))
+    return LanguageModelling([{"text": text} for text in TEXTS], Given(words, 16, 0, None))
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def test_finetuning_reaches_the_closed_form(deterministic, tmp_path, outputs):
     x, y = data(outputs)
     labels = [f"y{number}" for number in range(outputs)]
     given = Given(Columns(NAMES, labels), 8, 0, None, labels)
-    objective = LinearRegression.of([{"x": a, "y": b} for a, b in zip(x.tolist(), y.tolist(), strict=True)], given)
+    objective = LinearRegression([{"x": a, "y": b} for a, b in zip(x.tolist(), y.tolist(), strict=True)], given)
     pretrained = trained(new(Reconstruction), Reconstruction(Samples(x)))
     build.save(pretrained, given.inputs, tmp_path / "pretrained", Reconstruction.facts(given))
     loaded, fresh = build.load(LinearRegression, tmp_path / "pretrained", labels)
@@ -98,4 +98,4 @@ def test_a_row_with_a_number_too_few_is_named():
     given = Given(Columns(NAMES, ["y"]), 8, 0, None, ["y"])
     rows = [{"x": [1.0, 2.0, 3.0], "y": [1.0]}, {"x": [1.0, 2.0], "y": [1.0], "origin": "mine.csv:3"}]
     with pytest.raises(DataError, match=r"mine\.csv:3: x does not hold 3 numbers \(height, width, weight\)"):
-        LinearRegression.of(rows, given)
+        LinearRegression(rows, given)

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForMaskedImageModeling
 from pretune.data.arrays import Samples
 from pretune.errors import ParamsError
 from pretune.objectives.masked_images import MaskedImages
-from pretune.predictor.images import Pipeline
+from pretune.predictor.pixels import Pipeline
 
 SIZE, PATCH = 16, 4
 

@@ -29,7 +29,7 @@ def rows(count=6):
 def objective(words, found=None):
     """With windows that overlap."""
     settings = QuestionAnswering.Settings(overlap=6, longest=8, best=3)
-    return QuestionAnswering.of(rows() if found is None else found, Given(words, LENGTH, 0, settings, []))
+    return QuestionAnswering(rows() if found is None else found, Given(words, LENGTH, 0, settings, []))
 
 
 def batch(task, samples):

@@ -30,7 +30,7 @@ def rows(count=7):
 def objective(words, beams=1, target_length=8):
     """Settings as in params.yaml."""
     settings = Seq2Seq.Settings(target_length=target_length, beams=beams)
-    return Seq2Seq.of(rows(), Given(words, 12, 0, settings, []))
+    return Seq2Seq(rows(), Given(words, 12, 0, settings, []))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretune.predictor.images import Pipeline
+from pretune.predictor.pixels import Pipeline
 
 
 def png(array):

@@ -34,37 +34,6 @@ SMALL = [
 ]  # fmt: skip
 
 
-class Workplace:
-    """What a stage function uses of Stage, in one folder: outputs are written in place."""
-
-    def __init__(self, folder, chosen):
-        self.folder, self.params, self.name, self.models = folder, chosen, "", {}
-        self.run = self
-
-    def dep(self, path):
-        return self.folder / path
-
-    def out(self, path):
-        (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
-        return self.folder / path
-
-    @property
-    def checkpoints(self):
-        return self.folder / "checkpoints" / self.name
-
-    def metrics(self, values, step=0):
-        pass
-
-    def text(self, name, content):
-        pass
-
-    def model(self, path, examples):
-        self.models[path] = examples
-
-    def reporter(self, steps):
-        return lambda record: None
-
-
 def cut(source, target):
     """Copy a part of a file: its first images, or lines from all of it."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +83,7 @@ def bring(folder, recipe):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_leads_from_its_data_to_a_model_that_answers_from_mlflow(name, tracked, monkeypatch):
+def test_a_recipe_leads_from_its_data_to_a_model_that_answers_from_mlflow(name, tracked, monkeypatch, make_bench):
     """Every stage runs; the report has an interval for every model; MLflow's model answers."""
     import mlflow.pyfunc
 
@@ -123,22 +92,23 @@ def test_a_recipe_leads_from_its_data_to_a_model_that_answers_from_mlflow(name, 
     document, _ = params.overridden(recipe.path, SMALL + ["pretrain.steps=0"] * (name == "sentiment-bert-base"))
     for limit in {"target_length", "reply_tokens"} & document["finetune"]["settings"].keys():
         document["finetune"]["settings"][limit] = 4
-    place = Workplace(tracked.root, params.validate(document))
+    place = make_bench(tracked.root, params.validate(document))
     for stage in (ingest, prepare, pretrain, finetune, scratch, evaluate):
         place.name = stage.__name__
         stage(place)
     result = json.loads((tracked.root / "reports/metrics.json").read_text(encoding="utf-8"))
     assert {"finetuned", "scratch"} <= result.keys()
-    assert set(place.models) == {"models/pretrained", "models/finetuned", "models/scratch"}
+    models = dict(place.models)
+    assert set(models) == {"models/pretrained", "models/finetuned", "models/scratch"}
 
     run = tracked.stage("finetune", "key")
-    run.model("finetuned", tracked.root / "models/finetuned", "0123.dir", place.models["models/finetuned"])
+    run.model("finetuned", tracked.root / "models/finetuned", "0123.dir", models["models/finetuned"])
     run.end("FINISHED")
     tracked.send()
     (output,) = tracked.sent()["finetune"].outputs.model_outputs
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tracked.root / 'mlflow.db'}")
     loaded = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
-    answers = loaded.predict(pd.DataFrame(place.models["models/finetuned"]))
+    answers = loaded.predict(pd.DataFrame(models["models/finetuned"]))
     assert len(answers) == 1
     assert not answers.isna().to_numpy().any()
 

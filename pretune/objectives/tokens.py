@@ -1,0 +1,44 @@
+"""What the objectives share that predict tokens of packed sequences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from pretune.data.batch import Movable
+from pretune.data.packing import Packed
+from pretune.models import heads
+from pretune.objectives.base import Kind
+
+
+@dataclass(frozen=True)
+class TokenBatch(Movable):
+    """Sequences one after the other; at `positions` (predictions,) int64 of them, `targets` (predictions,) int64."""
+
+    packed: Packed
+    positions: Tensor
+    targets: Tensor
+
+    @property
+    def count(self) -> int:
+        """Predictions that the loss is summed over."""
+        return len(self.targets)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are read."""
+        return len(self.packed.input_ids)
+
+
+class OfTokens(Kind):
+    """A kind whose loss is that of the vocabulary's logits at the positions of a TokenBatch."""
+
+    def loss(self, model: PreTrainedModel, batch: TokenBatch) -> Tensor:
+        """Sum of the cross entropies in nats over the predicted tokens."""
+        return heads.token_loss(model, batch.packed, batch.positions, batch.targets)
+
+    def score(self, model: PreTrainedModel, batch: TokenBatch) -> dict[str, Tensor]:
+        """Sums over the predicted tokens, for validation."""
+        return {"loss": self.loss(model, batch)}

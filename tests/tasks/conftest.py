@@ -1,0 +1,42 @@
+"""Stage functions without DVC and MLflow: what they use of Stage, in a folder of the test's own."""
+
+from __future__ import annotations
+
+import pytest
+
+
+class Bench:
+    """What a stage function uses of Stage, in one folder: outputs are written in place."""
+
+    def __init__(self, folder, params):
+        self.folder, self.params, self.name = folder, params, ""
+        self.run, self.recorded, self.models, self.texts = self, {}, [], {}
+
+    def dep(self, path):
+        return self.folder / path
+
+    def out(self, path):
+        (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        return self.folder / path
+
+    @property
+    def checkpoints(self):
+        return self.folder / "checkpoints" / self.name
+
+    def metrics(self, values, step=0):
+        self.recorded |= values
+
+    def model(self, path, examples):
+        self.models.append((path, examples))
+
+    def text(self, name, content):
+        self.texts[name] = content
+
+    def reporter(self, steps):
+        return lambda record: None
+
+
+@pytest.fixture
+def make_bench():
+    """The class: a test may need several."""
+    return Bench

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pretune.models import layers
+from pretune.training.muon import Muon
 
 if TYPE_CHECKING:
     from pretune.params import TrainingParams
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
 def build(model: nn.Module, params: TrainingParams) -> list[torch.optim.Optimizer]:
     """AdamW for everything, or Muon for every matrix that is no embedding and AdamW for the rest.
 
-    Muon (Jordan et al. 2024) takes its update to AdamW's size (`match_rms_adamw`), so one
-    learning rate serves both. Norms, biases and embeddings are not decayed. Each group's `scale`
-    multiplies the learning rate: `layer_decay` to the power of the layers above (Clark et al. 2020).
+    Muon's updates have the size of AdamW's, so one learning rate serves both. Norms, biases and
+    embeddings are not decayed. Each group's `scale` multiplies the learning rate: `layer_decay` to the
+    power of the layers above (Clark et al. 2020).
     """
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     most, heights = layers.count(model), layers.heights(model)
@@ -33,7 +34,7 @@ def build(model: nn.Module, params: TrainingParams) -> list[torch.optim.Optimize
     rate = params.learning_rate
     found_optimizers: list[torch.optim.Optimizer] = []
     if muon:
-        found_optimizers.append(torch.optim.Muon(muon, lr=rate, adjust_lr_fn="match_rms_adamw"))
+        found_optimizers.append(Muon(muon, lr=rate))
     if adamw:
         found_optimizers.append(torch.optim.AdamW(adamw, lr=rate, betas=(0.9, 0.98), fused=True))
     return found_optimizers

@@ -1,8 +1,9 @@
 """Speed and memory of the data stages: `make bench-data`, or `python benchmarks/data.py --megabytes 20 100`.
 
-Speed: text to token shards, beside the bare `tokenizers.encode_batch` and `datasets.map` (batched, two
-processes), the same tokenizer and text, in turn. Memory: the peak of `ingest` and of `prepare`, each in a
-process of its own, for inputs of growing size. Texts are sentences of pydocs in random order.
+Speed: the whole stage `prepare`, and its step from text to token shards, beside the bare
+`tokenizers.encode_batch` and `datasets.map` (batched, two processes), the same tokenizer and text, in
+turn. Memory: the peak of `ingest` and of `prepare`, each in a process of its own, for inputs of growing
+size. Texts are sentences of pydocs in random order.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = 2000  # characters
+SENTENCE = 150  # characters at most: no two documents share a passage that decontamination would find
 ROUNDS = 3
 TEXT = 10  # megabytes that speed is measured on
 
@@ -45,7 +48,7 @@ def documents(path: Path, megabytes: int) -> None:
     from pretune.data import pydocs
 
     draw = random.Random(0)  # noqa: S311 - the same texts each time
-    sentences = [part for row in pydocs.collect() for part in row["text"].split(". ") if len(part) > 20]
+    sentences = [part[:SENTENCE] for row in pydocs.collect() for part in row["text"].split(". ") if len(part) > 20]
     written, last = 0, ""
     with path.open("w", encoding="utf-8") as file:
         while written < megabytes * 1_000_000:
@@ -68,9 +71,11 @@ def speed(folder: Path) -> None:
     from pretune.data import tokenizer
     from pretune.data.corpus import Shards
 
-    documents(folder / "speed.jsonl", TEXT)
-    texts = [json.loads(line)["text"] for line in (folder / "speed.jsonl").read_text(encoding="utf-8").splitlines()]
+    documents(folder / "made.jsonl", TEXT)
+    texts = [json.loads(line)["text"] for line in (folder / "made.jsonl").read_text(encoding="utf-8").splitlines()]
     words = tokenizer.train(texts[:1000], 4096, 512)
+    words.save_pretrained(folder / "tokenizer")
+    stage("ingest", folder)
     backend, size = words.backend_tokenizer, sum(len(text.encode()) for text in texts) / 1e6
     datasets.disable_progress_bars()
     datasets.disable_caching()
@@ -89,25 +94,27 @@ def speed(folder: Path) -> None:
             lambda rows: {"ids": words(rows["text"])["input_ids"]}, batched=True, num_proc=2, remove_columns="text"
         )
 
-    ways = {"pretune (to shards on disk)": ours, "tokenizers.encode_batch": bare, "datasets.map, 2 processes": mapped}
-    rates: dict[str, list[float]] = {name: [] for name in ways}
+    ways = {"shards": ours, "tokenizers.encode_batch": bare, "datasets.map, 2 processes": mapped}
+    rates: dict[str, list[float]] = {name: [] for name in [*ways, "prepare"]}
     for number in range(ROUNDS):
         for name, way in ways.items():
             began = time.perf_counter()
             way(number)
             rates[name].append(size / (time.perf_counter() - began))
-    print(f"\ntext to tokens, {size:.0f} MB, {ROUNDS} rounds in turn, MB/s")
-    first = rates["pretune (to shards on disk)"]
+        rates["prepare"].append(size / stage("prepare", folder)["seconds"])
+    print(f"\ntext to tokens, {size:.0f} MB, {ROUNDS} rounds in turn, MB/s; in times the speed of each peer")
     for name, found in rates.items():
-        ratios = [one / other for one, other in zip(first, found, strict=True)]
-        print(f"  {name:<30} {statistics.median(found):6.2f}   pretune is {_range(ratios)} times as fast")
+        print(f"  {name:<26} {statistics.median(found):6.2f}", end="")
+        for peer in list(ways)[1:] if name not in list(ways)[1:] else []:
+            print(f"   {_range([one / other for one, other in zip(found, rates[peer], strict=True)])} {peer}", end="")
+        print()
 
 
 def sketching(folder: Path) -> None:
     """Sketch the same texts, in batches of two sizes in turn."""
     from pretune.data.cleaning import minhash
 
-    texts = [json.loads(line)["text"] for line in (folder / "speed.jsonl").read_text(encoding="utf-8").splitlines()]
+    texts = [json.loads(line)["text"] for line in (folder / "made.jsonl").read_text(encoding="utf-8").splitlines()]
     size = sum(len(text.encode()) for text in texts) / 1e6
     found: dict[int, list[float]] = {2**16: [], 2**19: []}
     for _ in range(ROUNDS):
@@ -132,12 +139,18 @@ def memory(folder: Path, sizes: list[int]) -> None:
         workspace = folder / f"{megabytes}"
         workspace.mkdir()
         documents(workspace / "made.jsonl", megabytes)
-        for stage in ("ingest", "prepare"):
-            command = [sys.executable, __file__, "--stage", stage, str(workspace)]
-            found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        for name in ("ingest", "prepare"):
+            found = stage(name, workspace)
             rate = megabytes / found["seconds"]
             speed_of = f"{found['seconds']:7.1f} s  {rate:5.1f} MB/s"
-            print(f"  {stage:<8} {megabytes:5} MB  {speed_of}  peak {found['peak']:5.0f} MB", flush=True)
+            print(f"  {name:<8} {megabytes:5} MB  {speed_of}  peak {found['peak']:5.0f} MB", flush=True)
+
+
+def stage(name: str, workspace: Path) -> dict[str, float]:
+    """Run a stage in a process of its own on `made.jsonl`: its seconds, start-up aside, and its peak in MB."""
+    command = [sys.executable, __file__, "--stage", name, str(workspace)]
+    found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return found
 
 
 def _measure(name: str, workspace: str) -> None:
@@ -148,7 +161,8 @@ def _measure(name: str, workspace: str) -> None:
 
     folder = Path(workspace)
     found = params.load(ROOT / "params.yaml")
-    held_out = {"test_rows": 500, "validation_rows": 100, "train_rows": 300, "vocabulary_size": 4096}
+    given = {"tokenizer": "tokenizer"} if (folder / "tokenizer").exists() else {}  # else one is learnt
+    held_out = given | {"test_rows": 500, "validation_rows": 100, "train_rows": 300, "vocabulary_size": 4096}
     settings = found.model_copy(
         update={
             "ingest": found.ingest.model_copy(update={"source": "made.jsonl"}),
@@ -161,12 +175,15 @@ def _measure(name: str, workspace: str) -> None:
         return folder / path
 
     nothing: Any = lambda *_: None  # noqa: E731
-    stage: Any = SimpleNamespace(
+    shutil.rmtree(folder / "data/prepared", ignore_errors=True)
+    shutil.rmtree(folder / "reports", ignore_errors=True)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    worked: Any = SimpleNamespace(
         params=settings, dep=lambda path: folder / path, out=out, checkpoints=folder / "checkpoints",
         run=SimpleNamespace(metrics=nothing, text=nothing),
     )  # fmt: skip
     began = time.perf_counter()
-    {"ingest": ingest, "prepare": prepare}[name](stage)
+    {"ingest": ingest, "prepare": prepare}[name](worked)
     seconds = time.perf_counter() - began
     status = Path("/proc/self/status").read_text(encoding="utf-8")  # not getrusage: that knows the parent's peak too
     peak = int(status.split("VmHWM:")[1].split()[0]) / 1000

@@ -14,7 +14,7 @@ from pretune.data.rows import Row, texts
 
 Flags = npt.NDArray[np.bool_]
 BATCH = 2**16  # characters that are looked at together
-BLOOM = 2**22  # bits that most runs are dismissed by
+BLOOM = 32  # places for each hash in the table that most other runs are dismissed by
 
 
 class Twins:
@@ -69,8 +69,8 @@ class Passages:
         found = [plain(text) for row in rows for text in texts(row)]
         self._short = {text for text in found if len(text) < length}
         self._hashes = np.unique(shingles([text for text in found if len(text) >= length], length)[0])
-        self._bloom = np.zeros(BLOOM, dtype=bool)
-        self._bloom[self._hashes % np.uint64(BLOOM)] = True
+        self._bloom = np.zeros(1 << (BLOOM * len(self._hashes)).bit_length(), dtype=bool)
+        self._bloom[self._places(self._hashes)] = True
 
     def shared(self, rows: Sequence[Row]) -> Flags:
         """Which rows hold such a passage: (rows,)."""
@@ -93,8 +93,11 @@ class Passages:
         if not batch or not len(self._hashes):
             return
         hashes, owner = shingles([text for _, text in batch], self._length)
-        maybe = np.flatnonzero(self._bloom[hashes % np.uint64(BLOOM)])
+        maybe = np.flatnonzero(self._bloom[self._places(hashes)])
         place = np.minimum(np.searchsorted(self._hashes, hashes[maybe]), len(self._hashes) - 1)
         hit = maybe[self._hashes[place] == hashes[maybe]]
         numbers = np.array([number for number, _ in batch])
         flags[numbers[owner[hit]]] = True
+
+    def _places(self, hashes: Hashes) -> Hashes:
+        return hashes & np.uint64(len(self._bloom) - 1)

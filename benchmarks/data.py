@@ -69,7 +69,7 @@ def speed(folder: Path) -> None:
     import datasets
 
     from pretune.data import tokenizer
-    from pretune.data.corpus import Shards
+    from pretune.data.shards import Shards
 
     documents(folder / "made.jsonl", TEXT)
     texts = [json.loads(line)["text"] for line in (folder / "made.jsonl").read_text(encoding="utf-8").splitlines()]

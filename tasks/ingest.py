@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from pretune.data import pydocs
+from pretune.data import pydocs, workers
 from pretune.data.declared import declared
 from pretune.data.snapshot import Snapshot, shown
 from pretune.data.sources import read
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def ingest(stage: Stage) -> None:
     """Write `data/raw`: the rows of `ingest.source`, cleaned, each once, and what was left out and why."""
+    workers.join()
     params = stage.params.ingest
     origin = pydocs.version() if params.source == "pydocs" else shown(params.source)
     folder = stage.out("data/raw")

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
-from pretune.data import card, labels, prepared
+from pretune.data import card, labels, prepared, workers
 from pretune.data.division import Division
 from pretune.data.splits import SIDES
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def prepare(stage: Stage) -> None:
     """Turn the snapshot into what training reads: labelled rows, a corpus, an input pipeline; and a data card."""
+    workers.join()
     params, raw = stage.params.prepare, stage.dep("data/raw")
     about, counts = (json.loads((raw / name).read_text(encoding="utf-8")) for name in ("source.json", "counts.json"))
     division = Division(raw / "rows.parquet", params, stage.params.seed)

@@ -3,108 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from pretune.errors import DataError
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-SHARD = 2**24  # tokens after which a shard ends with the batch that is at hand
-BATCH = 2**19  # characters that are tokenized at once
+Tokens = npt.NDArray[np.uint16 | np.uint32]
 
 
 def write(folder: Path, documents: Sequence[Sequence[int]]) -> None:
     """Write documents of token ids as one shard. Raises DataError where there is not one token."""
     arrays = [np.asarray(document, dtype=np.int64) for document in documents]
     if not sum(map(len, arrays)):
-        raise _nothing()
+        raise nothing()
     kind = np.uint16 if max(int(each.max()) for each in arrays if len(each)) < 2**16 else np.uint32
-    _save(folder, 0, [each.astype(kind) for each in arrays])
+    save(folder, 0, np.concatenate(arrays).astype(kind), np.cumsum([len(each) for each in arrays], dtype=np.int64))
 
 
-class Shards:
-    """Writes texts as `tokens-N.npy` (tokens,) uint16 or uint32 and `ends-N.npy` (documents,) int64.
-
-    `ends` says where each document stops.
-
-    Where shards end is a function of the texts: neither the number of threads nor how often it was
-    stopped has a say. What is finished stays: begun again, it goes on after the last finished shard.
-    """
-
-    def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-        self._folder, self._backend = folder, tokenizer.backend_tokenizer
-        self._kind = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
-        self._end = _missing_end(tokenizer)
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def write(self, texts: Iterable[str]) -> int:
-        """Write all and return the number of tokens. Raises DataError where there is not one."""
-        finished = sorted(self._folder.glob("ends-*.npy"))
-        ends = [np.load(path) for path in finished]
-        total, number = sum(int(each[-1]) for each in ends), len(ends)
-        remaining = islice(texts, sum(map(len, ends)), None)
-        shard: list[npt.NDArray[np.uint16 | np.uint32]] = []
-        size = 0
-        for batch in self._encoded(_batches(remaining)):
-            shard += batch
-            size += sum(map(len, batch))
-            if size >= SHARD:
-                _save(self._folder, number, shard)
-                total, number, shard, size = total + size, number + 1, [], 0
-        if size:
-            _save(self._folder, number, shard)
-        if not total + size:
-            raise _nothing()
-        return total + size
-
-    def _encoded(self, batches: Iterator[list[str]]) -> Iterator[list[npt.NDArray[np.uint16 | np.uint32]]]:
-        """The tokens of each batch; the next one is tokenized while this one is made an array."""
-        with ThreadPoolExecutor(1) as ahead:
-            pending = None
-            for batch in batches:
-                following = ahead.submit(self._backend.encode_batch_fast, batch)
-                if pending:
-                    yield self._arrays(pending.result())
-                pending = following
-            if pending:
-                yield self._arrays(pending.result())
-
-    def _arrays(self, encodings: Iterable[object]) -> list[npt.NDArray[np.uint16 | np.uint32]]:
-        return [np.array([*encoding.ids, *self._end], dtype=self._kind) for encoding in encodings]  # type: ignore[attr-defined]
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    size = 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
-        if size >= BATCH:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _missing_end(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """The token that ends a document, where the tokenizer has one and does not write it itself."""
-    end = tokenizer.eos_token_id
-    written = tokenizer.backend_tokenizer.encode("a").ids[-1:]
-    return [] if end is None or written in ([end], [tokenizer.sep_token_id]) else [int(end)]
-
-
-def _save(folder: Path, number: int, documents: Sequence[npt.NDArray[np.uint16 | np.uint32]]) -> None:
-    """A shard is there when its `ends` are: they come last."""
-    ends = np.cumsum([len(document) for document in documents], dtype=np.int64)
-    for name, array in (("tokens", np.concatenate(documents)), ("ends", ends)):
+def save(folder: Path, number: int, tokens: Tokens, ends: npt.NDArray[np.int64]) -> None:
+    """Write shard `number`. It is there when its `ends` are: they come last."""
+    for name, array in (("tokens", tokens), ("ends", ends)):
         partial = folder / f"{name}.partial"
         with partial.open("wb") as file:
             np.save(file, array)
@@ -113,7 +34,8 @@ def _save(folder: Path, number: int, documents: Sequence[npt.NDArray[np.uint16 |
         os.replace(partial, folder / f"{name}-{number:05d}.npy")
 
 
-def _nothing() -> DataError:
+def nothing() -> DataError:
+    """The error where there is not one token."""
     return DataError("the documents hold no tokens", "add rows to ingest.source, then: pretune run")
 
 
@@ -173,7 +95,7 @@ class Sequences:
                 lengths.append(self.length - place)
         return tokens.reshape(-1), np.array(lengths), real.reshape(-1)
 
-    def _piece(self, start: int, length: int) -> npt.NDArray[np.uint16 | np.uint32]:
+    def _piece(self, start: int, length: int) -> Tokens:
         """Tokens of one document, all in one shard."""
         shard = 0 if len(self._shards) == 1 else int(np.searchsorted(self._offsets, start, side="right")) - 1
         first = start - self._offsets[shard]

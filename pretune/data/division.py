@@ -5,10 +5,9 @@ Three passes over the rows, none of which holds their text but that of validatio
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,7 @@ from pretune.data import rows
 from pretune.data.leaks import Passages, Twins
 from pretune.data.rows import Row, texts
 from pretune.data.splits import TEST, TRAIN, VALIDATION, Sides
+from pretune.data.workers import chunked, in_order
 
 if TYPE_CHECKING:
     from pretune.data.settings import PrepareParams
@@ -93,15 +93,11 @@ class Division:
             among = among & ~shared
         return np.flatnonzero(among)
 
-    def _flagged(self, among: Flags, find: Any) -> Flags:
+    def _flagged(self, among: Flags, find: Callable[[list[Row]], Flags]) -> Flags:
         """`find` on those rows only, a chunk at a time: (rows,)."""
         flags = np.zeros(len(among), dtype=bool)
-        numbers = np.flatnonzero(among)
-        start = 0
-        found = self._rows(numbers)
-        while chunk := list(islice(found, rows.CHUNK)):
-            flags[numbers[start : start + len(chunk)]] = find(chunk)
-            start += len(chunk)
+        found = list(in_order(find, chunked(self._rows(np.flatnonzero(among)))))
+        flags[among] = np.concatenate(found) if found else []
         return flags
 
     def _count(self, kind: str, flags: Flags) -> None:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pretune.data import arrays, pixels, rows, splits, tokenizer
-from pretune.data.corpus import Shards
 from pretune.data.declared import declared
 from pretune.data.division import Division
 from pretune.data.rows import Row
+from pretune.data.shards import Shards
 from pretune.errors import DataError
 
 if TYPE_CHECKING:

@@ -11,20 +11,22 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from itertools import islice
+from functools import partial
+from itertools import tee
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pretune.data import rows
-from pretune.data.cleaning.duplicates import Duplicates, text_of
+from pretune.data.cleaning.duplicates import Duplicates, fingerprints, text_of
 from pretune.data.cleaning.text import Cleaner
 from pretune.data.columns import SUPERVISION, BadRowError, Mapping
 from pretune.data.rows import Row
 from pretune.data.sources.record import Record
+from pretune.data.workers import chunked, in_order
 from pretune.errors import DataError
 
 if TYPE_CHECKING:
-    from pretune.data.settings import IngestParams
+    from pretune.data.settings import CleanParams, IngestParams
 
 Records = Iterable[tuple[str | None, Record]]
 SHOWN = 10  # bad rows in a message
@@ -36,10 +38,11 @@ class Snapshot:
 
     def __init__(self, folder: Path, params: IngestParams) -> None:
         self._folder, self._params = folder, params
-        self._mapping, self._cleaner = Mapping(params), Cleaner(params.clean)
+        self._mapping = Mapping(params)
         self._work = folder / "work"
         self._work.mkdir(parents=True)
         self._reasons: Counter[str] = Counter()
+        self._scrubbed = dict.fromkeys(params.clean.scrub, 0)
         self._first: list[str] = []
         self._read = 0
         self.names: dict[str, list[str]] = {}
@@ -52,7 +55,8 @@ class Snapshot:
         found = Duplicates(self._work, near=near)
         quarantine_file = self._folder / "quarantine.jsonl"
         with closing(found), quarantine_file.open("w", encoding="utf-8", newline="\n") as quarantine:
-            kept = rows.write(every, self._noted(self._rows(records, quarantine), found))
+            fit = self._rows(records, found, quarantine)
+            kept = rows.write(every, fit if clean.duplicates == "keep" else self._noted(fit))
         self._judge()
         if not kept:
             raise DataError(f"ingest.source: {shown(self._params.source)} holds no rows", "add rows, then: pretune run")
@@ -63,34 +67,47 @@ class Snapshot:
         result = {
             "read": self._read, "quarantined": self._reasons.total(), "reasons": dict(sorted(self._reasons.items())),
             **{name: counts[name] for name in ("exact", "near", "conflicting", "rows", "labelled", "characters")},
-            "scrubbed": self._cleaner.scrubbed,
+            "scrubbed": self._scrubbed,
         }  # fmt: skip
         _dump(self._folder / "counts.json", result)
         return result
 
-    def _rows(self, records: Records, quarantine: Any) -> Iterator[Row]:
-        """The rows that are fit to be kept; the others go to quarantine with their reason."""
-        for split, record in records:
-            self._read += 1
-            try:
-                row = self._cleaner(self._mapping.row(record))
-                self._same_size(row)
-            except BadRowError as error:
-                self._reasons[error.reason] += 1
-                if len(self._first) < SHOWN:
-                    self._first.append(f"{record.origin}: {error}")
-                excerpt = json.dumps(record.values, ensure_ascii=True, default=repr)[:EXCERPT]
-                line = {"origin": record.origin, "reason": str(error), "excerpt": excerpt}
-                quarantine.write(json.dumps(line, ensure_ascii=True) + "\n")
-                continue
-            for column in {"x", "y"} & row.keys():
-                self.names.setdefault(column, self._mapping.names(column, len(row[column])))
-            yield row | ({"split": split} if split else {})
+    def _rows(self, records: Records, found: Duplicates, quarantine: Any) -> Iterator[Row]:
+        """The rows that are fit to be kept, their fingerprints noted; the others go to quarantine with their reason."""
+        read, sent = tee(chunked((record, self._mapped(split, record)) for split, record in records))
+        tidied = in_order(partial(tidy, self._params.clean), ([row for _, row in chunk] for chunk in sent))
+        for chunk, tidy_chunk in zip(read, tidied, strict=True):
+            if tidy_chunk.prints:
+                found.add(tidy_chunk.prints)
+            for kind, count in tidy_chunk.scrubbed.items():
+                self._scrubbed[kind] += count
+            for (record, _), row in zip(chunk, tidy_chunk.rows, strict=True):
+                if isinstance(row, BadRowError):
+                    self._put_aside(record, row, quarantine)
+                else:
+                    yield row
 
-    def _same_size(self, row: Row) -> None:
-        for column, names in self.names.items():
-            if len(row.get(column, names)) != len(names):
-                raise BadRowError(f"{column}: not as many numbers as before", f"{len(row[column])}, not {len(names)}")
+    def _mapped(self, split: str | None, record: Record) -> Row | BadRowError:
+        """The row of a record, or why there is none."""
+        self._read += 1
+        try:
+            row = self._mapping.row(record)
+            for column in {"x", "y"} & row.keys():
+                names = self.names.setdefault(column, self._mapping.names(column, len(row[column])))
+                if len(row[column]) != len(names):
+                    counts = f"{len(row[column])}, not {len(names)}"
+                    raise BadRowError(f"{column}: not as many numbers as before", counts)
+        except BadRowError as error:
+            return error
+        return row | ({"split": split} if split else {})
+
+    def _put_aside(self, record: Record, error: BadRowError, quarantine: Any) -> None:
+        self._reasons[error.reason] += 1
+        if len(self._first) < SHOWN:
+            self._first.append(f"{record.origin}: {error}")
+        excerpt = json.dumps(record.values, ensure_ascii=True, default=repr)[:EXCERPT]
+        line = {"origin": record.origin, "reason": str(error), "excerpt": excerpt}
+        quarantine.write(json.dumps(line, ensure_ascii=True) + "\n")
 
     def _judge(self) -> None:
         """Stop where more rows are bad than `max_bad_rows` allows."""
@@ -109,16 +126,12 @@ class Snapshot:
             "mend them, or raise ingest.clean.max_bad_rows to put them aside, then: pretune run",
         )
 
-    def _noted(self, found: Iterator[Row], duplicates: Duplicates) -> Iterator[Row]:
-        """The same rows, their fingerprints and origins noted."""
-        if self._params.clean.duplicates == "keep":
-            yield from found
-            return
+    def _noted(self, found: Iterator[Row]) -> Iterator[Row]:
+        """The same rows, their origins noted."""
         with (self._work / "origins").open("w", encoding="utf-8") as origins:
-            while chunk := list(islice(found, rows.CHUNK)):
-                duplicates.add(chunk)
-                origins.writelines(json.dumps([row["origin"], row.get("label")]) + "\n" for row in chunk)
-                yield from chunk
+            for row in found:
+                origins.write(json.dumps([row["origin"], row.get("label")]) + "\n")
+                yield row
 
     def _distinct(self, every: Path, found: Duplicates, log: Any, counts: Counter[str]) -> Iterator[Row]:
         """The rows that repeat none; the others are logged with the one that they repeat."""
@@ -138,6 +151,30 @@ class Snapshot:
                 labelled = any(name in row for name in SUPERVISION)
                 counts.update(rows=1, labelled=labelled, characters=len(text_of(row)))
                 yield row
+
+
+class Tidied(NamedTuple):
+    """Rows as they are to be kept, or why not; fingerprints of those to be kept; how much was scrubbed, by kind."""
+
+    rows: list[Row | BadRowError]
+    prints: dict[str, bytes]
+    scrubbed: dict[str, int]
+
+
+def tidy(params: CleanParams, found: list[Row | BadRowError]) -> Tidied:
+    """Clean rows and take their fingerprints: a function of the rows alone. Those that are bad stay so."""
+    cleaner = Cleaner(params)
+    tidied = [row if isinstance(row, BadRowError) else _cleaned(cleaner, row) for row in found]
+    fit = [row for row in tidied if not isinstance(row, BadRowError)]
+    prints = {} if params.duplicates == "keep" else fingerprints(fit, near=params.duplicates == "near")
+    return Tidied(tidied, prints, cleaner.scrubbed)
+
+
+def _cleaned(cleaner: Cleaner, row: Row) -> Row | BadRowError:
+    try:
+        return cleaner(row)
+    except BadRowError as error:
+        return error
 
 
 def _lines(path: Path, wanted: set[int]) -> Iterator[tuple[int, list[str]]]:

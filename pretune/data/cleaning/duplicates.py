@@ -26,6 +26,7 @@ Integers = npt.NDArray[np.int64]
 KEY = 16  # bytes of a content hash
 PART = 2**20  # fingerprints that are sorted at once
 PAIRS = 2**14  # pairs that are compared at once
+BANDS = [f"band{number}" for number in range(minhash.BANDS)]
 NOT_CONTENT = {"label", "labels", "score", "tags", "answers", "y", "split", "group", "origin"}
 
 
@@ -47,32 +48,35 @@ def precedence(row: Row) -> int:
     return 2 if any(name in row for name in SUPERVISION) else 3
 
 
+def fingerprints(rows: Sequence[Row], *, near: bool) -> dict[str, bytes]:
+    """What rows are compared by, each kind by the file that it goes to; `near`: also what nearly the same texts share."""
+    found = {"keys": b"".join(map(content_key, rows)), "order": bytes(map(precedence, rows))}
+    if near:
+        texts = [text_of(row) for row in rows]
+        sketches, bands = minhash.sketches(texts)
+        found |= {"texts": bytes(bool(text) for text in texts), "sketches": sketches.tobytes()}
+        found |= {name: np.ascontiguousarray(bands[:, number]).tobytes() for number, name in enumerate(BANDS)}
+    return found
+
+
 class Duplicates:
-    """Finds rows to leave out: `add` all in their order, then `find`. Files lie in `folder`."""
+    """Finds rows to leave out: `add` the fingerprints of all in their order, then `find`. Files lie in `folder`."""
 
     def __init__(self, folder: Path, *, near: float | None) -> None:
         self._folder, self._near, self.count = folder, near, 0
-        names = ["keys", "order", "texts", *(["sketches"] if near else [])]
-        self._bands = [f"band{number}" for number in range(minhash.BANDS)] if near else []
         self._stack = ExitStack()
-        self._files = {name: self._stack.enter_context((folder / name).open("wb")) for name in names + self._bands}
+        names = fingerprints([], near=bool(near))
+        self._files = {name: self._stack.enter_context((folder / name).open("wb")) for name in names}
 
     def close(self) -> None:
         """All are added."""
         self._stack.close()
 
-    def add(self, rows: Sequence[Row]) -> None:
+    def add(self, prints: dict[str, bytes]) -> None:
         """Note the fingerprints of further rows."""
-        self.count += len(rows)
-        self._files["keys"].write(b"".join(map(content_key, rows)))
-        self._files["order"].write(bytes(map(precedence, rows)))
-        if self._near:
-            texts = [text_of(row) for row in rows]
-            self._files["texts"].write(bytes(bool(text) for text in texts))
-            sketch, bands = minhash.sketches(texts)
-            self._files["sketches"].write(sketch.tobytes())
-            for number, name in enumerate(self._bands):
-                self._files[name].write(np.ascontiguousarray(bands[:, number]).tobytes())
+        self.count += len(prints["order"])
+        for name, content in prints.items():
+            self._files[name].write(content)
 
     def find(self) -> tuple[Integers, Integers]:
         """For each row the row that it repeats exactly, and the one that it nearly repeats; -1 for none: (rows,)."""
@@ -97,7 +101,7 @@ class Duplicates:
     def _similar(self, rank: Integers, wanted: npt.NDArray[np.bool_]) -> Integers:
         """Pairs (later, earlier) of rows that share a band and are similar: (pairs, 2)."""
         candidates = np.empty((0, 2), np.int64)
-        for name in self._bands:
+        for name in BANDS:
             for rows, hashes in _parts(self._folder / name, np.dtype(np.uint64), self.count):
                 chosen = np.flatnonzero(wanted[rows])
                 order = chosen[np.lexsort((rank[rows[chosen]], hashes[chosen]))]

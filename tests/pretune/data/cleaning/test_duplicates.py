@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pretune.data.cleaning import duplicates, minhash
-from pretune.data.cleaning.duplicates import Duplicates
+from pretune.data.cleaning.duplicates import Duplicates, fingerprints
 from pretune.data.cleaning.shingles import plain, shingles
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -90,7 +90,7 @@ def found(folder, rows, *, near=0.8, chunk=7):
     folder.mkdir(exist_ok=True)
     search = Duplicates(folder, near=near)
     for start in range(0, len(rows), chunk):
-        search.add(rows[start : start + chunk])
+        search.add(fingerprints(rows[start : start + chunk], near=bool(near)))
     exact, similar = search.find()
     return exact.tolist(), similar.tolist()
 

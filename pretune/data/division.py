@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pretune.data import rows
-from pretune.data.leaks import Passages, Twins
+from pretune.data.leaks import KINDS, Leaks
 from pretune.data.rows import Row, texts
 from pretune.data.splits import TEST, TRAIN, VALIDATION, Sides
 from pretune.data.workers import chunked, in_order
@@ -38,15 +38,19 @@ class Division:
         self.leaks: dict[str, int] = {}
         self.test = sides.chosen(TEST, params.test_rows)
         test_rows = list(self._rows(self.test))
-        seen = self._seen(sides.side == VALIDATION, sides.group, self.test, test_rows, params.similarity)
+        leaks = Leaks(test_rows, params.similarity, 0)
+        seen, _ = self._seen(sides.side == VALIDATION, sides.group, self.test, test_rows, leaks)
         self.validation = sides.chosen(VALIDATION, params.validation_rows, without=seen)
         held_out = test_rows + list(self._rows(self.validation))
         kept = np.concatenate([self.test, self.validation])
         others = np.ones(len(sides.side), dtype=bool)
         others[kept] = False
-        seen = self._seen(others, sides.group, kept, held_out, params.similarity)
+        leaks = Leaks(held_out, params.similarity, params.decontaminate)
+        seen, passage = self._seen(others, sides.group, kept, held_out, leaks)
         self.train = sides.chosen(TRAIN, params.train_rows, without=seen)
-        self.corpus = self._corpus(others & ~seen, held_out, params.decontaminate)
+        if params.decontaminate and held_out:
+            self._count("passage", passage)
+        self.corpus = np.flatnonzero(others & ~seen & ~passage)
 
     def rows_of(self, part: str) -> Iterator[Row]:
         """The rows of train, validation, test or corpus, in the order of the snapshot."""
@@ -70,34 +74,25 @@ class Division:
                     return
 
     def _seen(
-        self, among: Flags, group: npt.NDArray[np.uint64], kept: Numbers, held_out: list[Row], similarity: float
-    ) -> Flags:
-        """Which rows say the same as one that is held out, or nearly, or belong to its group: (rows,)."""
-        seen = np.zeros_like(among)
+        self, among: Flags, group: npt.NDArray[np.uint64], kept: Numbers, held_out: list[Row], leaks: Leaks
+    ) -> tuple[Flags, Flags]:
+        """Which rows repeat one that is held out, or belong to its group; and which others share a passage: (rows,)."""
         if not held_out:
-            return seen
-        twins = Twins(held_out, similarity)
-        for kind in ("exact", "near") if similarity < 1 else ("exact",):
-            found = self._flagged(among & ~seen, getattr(twins, kind))
+            return np.zeros_like(among), np.zeros_like(among)
+        exact, near, passage = self._flagged(among, leaks)
+        near &= ~exact
+        same_group = among & ~exact & ~near & np.isin(group, group[kept])
+        for kind, found in (("exact", exact), ("near", near), ("group", same_group)):
             self._count(kind, found)
-            seen |= found
-        found = among & ~seen & np.isin(group, group[kept])
-        self._count("group", found)
-        return seen | found
-
-    def _corpus(self, among: Flags, held_out: list[Row], length: int) -> Numbers:
-        """Of these rows those that share no passage with one that is held out."""
-        if length and held_out:
-            shared = self._flagged(among, Passages(held_out, length).shared)
-            self._count("passage", shared)
-            among = among & ~shared
-        return np.flatnonzero(among)
+        seen = exact | near | same_group
+        return seen, passage & ~seen
 
     def _flagged(self, among: Flags, find: Callable[[list[Row]], Flags]) -> Flags:
-        """`find` on those rows only, a chunk at a time: (rows,)."""
-        flags = np.zeros(len(among), dtype=bool)
+        """`find` on those rows only, a chunk at a time: (kinds, rows)."""
+        flags = np.zeros((len(KINDS), len(among)), dtype=bool)
         found = list(in_order(find, chunked(self._rows(np.flatnonzero(among)))))
-        flags[among] = np.concatenate(found) if found else []
+        if found:
+            flags[:, among] = np.concatenate(found, axis=1)
         return flags
 
     def _count(self, kind: str, flags: Flags) -> None:

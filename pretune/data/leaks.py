@@ -17,6 +17,22 @@ BATCH = 2**16  # characters that are looked at together
 BLOOM = 32  # places for each hash in the table that most other runs are dismissed by
 
 
+KINDS = ("exact", "near", "passage")
+
+
+class Leaks:
+    """Tells of rows what they give away of those that are held out: `similarity` and `length` as in Twins, Passages."""
+
+    def __init__(self, held_out: Sequence[Row], similarity: float, length: int) -> None:
+        self._twins = Twins(held_out, similarity)
+        self._passages = Passages(held_out, length) if length else None
+
+    def __call__(self, rows: Sequence[Row]) -> Flags:
+        """For each of KINDS which rows do: (kinds, rows)."""
+        passages = self._passages.shared(rows) if self._passages else np.zeros(len(rows), dtype=bool)
+        return np.stack([self._twins.exact(rows), self._twins.near(rows), passages])
+
+
 class Twins:
     """Finds rows that repeat one of `rows`: the same content, nearly the same text."""
 
@@ -35,7 +51,7 @@ class Twins:
         """Which rows say nearly the same: (rows,)."""
         found = [text_of(row) for row in rows]
         near = np.zeros(len(rows), dtype=bool)
-        if not len(self._sketches) or not len(rows):
+        if self._similarity >= 1 or not len(self._sketches) or not len(rows):
             return near
         sketches, bands = minhash.sketches(found)
         pairs = {

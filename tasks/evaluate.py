@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pretune.data import rows
 from pretune.evaluation import attribution, baselines, curves, inputs, metrics, mistakes, page, samples, speed, stored
@@ -56,8 +57,9 @@ def evaluate(stage: Stage) -> None:
 
     kept = stored.dumps(stored.Stored([inputs.key(row) for row in test], said))
     texts = {f"{name}.csv": stored.as_csv(table) for name, table in {**tables, "slices": slices}.items()}
-    for name, shown in {"mistakes.json": worst, **({"samples.json": written} if written else {})}.items():
-        texts[name] = json.dumps([asdict(each) for each in shown], ensure_ascii=False, indent=1) + "\n"
+    texts["mistakes.json"] = as_json(worst)
+    if written:
+        texts["samples.json"] = as_json(written)
     out = stage.out("reports/evaluation")
     out.mkdir(parents=True)
     for name, content in (texts | {"predictions.json": kept}).items():
@@ -68,3 +70,8 @@ def evaluate(stage: Stage) -> None:
     stage.run.text("report.html", report(took={name: stage.took(path, name) for name, path in paths.items()}))
     stage.run.metrics(result)
     stage.run.metrics(speed.measured(model, test) | {"model_megabytes": speed.megabytes(stage.dep("models/finetuned"))})
+
+
+def as_json(found: Sequence[Any]) -> str:
+    """A list of dataclasses, to be read by people too."""
+    return json.dumps([asdict(each) for each in found], ensure_ascii=False, indent=1) + "\n"

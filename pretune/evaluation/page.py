@@ -242,8 +242,8 @@ def _mistakes(
     return marked + table(["asked", "right", "said", ""], body) if body else ""
 
 
-def _shown(row: Row, explained: Sequence[Piece] | Cells | None) -> str:
-    """What was asked, as one sees it."""
+def _shown(row: Row, explained: Sequence[Any] | None) -> str:
+    """What was asked, as one sees it; with the cells of an image or the pieces of a text marked."""
     if "image" in row:
         address = f"data:image/png;base64,{base64.b64encode(row['image']).decode()}"
         return f'<img alt="" src="{address}">' + (f" {svg.marked(address, explained)}" if explained else "")

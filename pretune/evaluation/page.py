@@ -82,7 +82,7 @@ def render(
         _section("What training took", _compute(training, took)),
         _section("Where it is right", _plots(_figures(tables))),
         _section("Slices", _slices(slices, headline)),
-        _section("What it writes", _samples(samples, rows)),
+        _section("What it writes", _samples(samples)),
         _section("The worst mistakes", _mistakes(mistakes, rows, explained)),
     ]
     return document("Pretune: evaluation", "\n".join(part for part in parts if part))
@@ -222,11 +222,8 @@ def _slices(slices: Sequence[Point], headline: str) -> str:
     return table(["rows with", "number", escape(headline)], body, numbers=(1, 2)) if body else ""
 
 
-def _samples(samples: Sequence[Sample], rows: Sequence[Row]) -> str:
-    body = [
-        [_text(each.asked) if each.asked else _shown(rows[each.row], None), _text(each.wanted), _text(each.said)]
-        for each in samples
-    ]
+def _samples(samples: Sequence[Sample]) -> str:
+    body = [[_text(each.asked), _text(each.wanted), _text(each.said)] for each in samples]
     note = "<p>Rows spread evenly over the test; of each place the likeliest token.</p>"
     return note + table(["asked", "what stands there", "what the model writes"], body) if body else ""
 
@@ -251,7 +248,7 @@ def _shown(row: Row, explained: Sequence[Any] | None) -> str:
         return f"<pre>{''.join(map(_piece, explained))}</pre>"
     if "x" in row:
         return escape(", ".join(f"{each:.4g}" for each in row["x"]))
-    return _text(inputs.text(row))
+    return _text(inputs.asked(row))
 
 
 def _text(text: str) -> str:

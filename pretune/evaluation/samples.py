@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pretune.data.rows import Row
+from pretune.evaluation import inputs
 from pretune.objectives.predictions import Likelihoods, Predictions, Texts
 from pretune.predictor.text import CONTINUATION
 
@@ -15,7 +16,7 @@ SAMPLES = 6  # rows, spread evenly over all
 
 @dataclass(frozen=True)
 class Sample:
-    """row: its number; asked: the beginning of its text, empty where the whole row was asked; wanted: what is right."""
+    """row: its number; asked: its text, or the beginning; wanted: what stands there."""
 
     row: int
     asked: str
@@ -27,7 +28,7 @@ def samples(found: Predictions, answers: Any, rows: Sequence[Row]) -> list[Sampl
     """Of a model that writes: its answers, or how it goes on. None of others. Likeliest tokens, so always the same."""
     places = sorted({round(number * (len(rows) - 1) / max(1, SAMPLES - 1)) for number in range(SAMPLES)})
     if isinstance(found, Texts):
-        return [Sample(place, "", found.targets[place], found.predicted[place]) for place in places]
+        return [Sample(n, inputs.asked(rows[n]), found.targets[n], found.predicted[n]) for n in places]
     if isinstance(found, Likelihoods):
         return list(_continued(answers, rows, places))
     return []

@@ -92,14 +92,13 @@ def test_attributions_and_images_are_shown(forms):
 
 
 def test_what_a_model_writes_stands_beside_what_is_right(forms):
-    """Of a beginning, or of a whole row; escaped like all texts. Of a model that writes nothing there is no section."""
+    """Escaped like all texts. Of a model that writes nothing there is no section."""
     found = forms["likelihoods"]()
     assert "What it writes" not in rendered(found, rows())
-    shown = [Sample(3, "To be,", " or not <b>", " and to be"), Sample(4, "", "das Schiff", "ein Schiff")]
+    shown = [Sample(3, "To be,", " or not <b>", " and to be")]
     text = rendered(found, rows(), samples=shown)
     written = text[text.index("What it writes") : text.index("The worst mistakes")]
-    for part in ("To be,", "or not &lt;b&gt;", "and to be", "das Schiff", "a &lt;b&gt;ship&lt;/b&gt; &amp; a tide 4"):
-        assert part in written
+    assert [part in written for part in ("To be,", "or not &lt;b&gt;", "and to be", "<b>")] == [True, True, True, False]
 
 
 def test_what_training_took_is_told_as_far_as_it_is_known(forms):

@@ -33,10 +33,19 @@ def test_texts_that_were_written_are_shown_as_they_are(forms):
     found = forms["texts"]()
     shown = samples.samples(found, None, ROWS * 6)
     assert [each.row for each in shown] == [0, 11, 21, 32, 42, 53]
-    assert all(each.asked == "" for each in shown)
+    assert [each.asked for each in shown] == [(ROWS * 6)[each.row]["text"] for each in shown]
     assert [(each.wanted, each.said) for each in shown] == [
         (found.targets[each.row], found.predicted[each.row]) for each in shown
     ]
+
+
+def test_a_conversation_is_asked_up_to_its_last_answer(forms):
+    """That answer stands beside what the model says, not before it."""
+    said = [("system", "be kind"), ("user", "salt?"), ("assistant", "yes"), ("user", "oven?"), ("assistant", "no")]
+    row = {"messages": [{"role": role, "content": content} for role, content in said]}
+    assert {each.asked for each in samples.samples(forms["texts"](), None, [row] * 60)} == {
+        "be kind\nsalt?\nyes\noven?"
+    }
 
 
 @pytest.mark.parametrize("length", [8, 40, 64])

@@ -44,7 +44,8 @@ class _Meter:
 
     def __init__(self, processes: int, delay: float) -> None:
         self.reads, self._over = threading.Event(), threading.Event()
-        self._began, self._tracker = time.perf_counter(), None
+        self._began = time.perf_counter()
+        self._tracker: Any = None
         threading.Thread(target=self._start, args=(processes, delay), name="energy", daemon=True).start()
 
     def _start(self, processes: int, delay: float) -> None:

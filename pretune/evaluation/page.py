@@ -52,7 +52,8 @@ svg{max-width:100%;height:auto;font:11px system-ui,sans-serif}svg text{fill:curr
 figure.any{max-width:100%}.legend{list-style:none;padding:0;margin:0;font-size:12px}
 .legend li{display:inline-block;margin-right:1em}
 .legend i{display:inline-block;width:.8em;height:.8em;margin-right:.35em}pre{white-space:pre-wrap;margin:0;font:inherit}
-mark{color:inherit;border-radius:2px}img{min-width:56px;max-width:112px}img,svg.seen{image-rendering:pixelated}.lead{font-size:1.15rem}
+mark{color:inherit;border-radius:2px}.lead{font-size:1.15rem}
+img{min-width:56px;max-width:112px}img,svg.seen{image-rendering:pixelated}
 """
 
 

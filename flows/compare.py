@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 PAGE = "reports/compare.html"
 COSTS = {  # metrics of training stages
     "seconds": "seconds",
+    "device_hours": "device hours",
     "flops": "FLOPs",
     "energy_kwh": "kWh",
+    "co2_kg": "kg of CO₂",
     "parameters": "parameters",
     "system/process_memory_usage_megabytes": "MB of memory",
 }

@@ -35,12 +35,17 @@ def from_text(value: Any) -> Any:
 
 
 class Run:
-    """The record of one pipeline run or one stage run, while it happens; several threads may write."""
+    """The record of one pipeline run or one stage run, while it happens; several threads may write.
+
+    latest: each metric as it was last told; outputs: {path: md5}.
+    """
 
     def __init__(self, state: Path, name: str, *, parent: str | None = None, tags: Mapping[str, str]) -> None:
         self.id = f"{time.time_ns()}-{uuid.uuid4().hex[:8]}"
         folder(state).mkdir(parents=True, exist_ok=True)
         self.path = folder(state) / f"{self.id}.jsonl"
+        self.latest: dict[str, float] = {}
+        self.outputs: dict[str, str] = {}
         self._writing = threading.Lock()
         partial = self.path.with_suffix(".partial")  # locked and begun before a Sender can see it
         self._file = partial.open("w", encoding="utf-8")
@@ -58,8 +63,9 @@ class Run:
 
     def metrics(self, values: Mapping[str, Any], step: int = 0) -> None:
         """Numbers; nested ones get dotted names, an estimate's `value` the name of the estimate."""
-        flat = {key.removesuffix(".value"): value for key, value in flatten(values).items()}
-        self._write("metrics", values={key: float(value) for key, value in flat.items()}, step=step)
+        flat = {key.removesuffix(".value"): float(value) for key, value in flatten(values).items()}
+        self.latest |= flat
+        self._write("metrics", values=flat, step=step)
 
     def input(self, path: str, md5: str) -> None:
         """A data set that is read, with DVC's hash."""
@@ -67,6 +73,7 @@ class Run:
 
     def output(self, path: str, md5: str) -> None:
         """A path that was written, with DVC's hash."""
+        self.outputs[path] = md5
         self._write("tags", values={f"dvc.out.{path}": md5})
 
     def model(self, name: str, path: Path, md5: str, examples: list[dict[str, Any]]) -> None:

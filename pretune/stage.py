@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -56,6 +57,16 @@ class Stage:
         if not found.exists():
             raise DataError(f"{path} is missing", f"pretune run {self.name}   (makes what it needs)")
         return found
+
+    def took(self, path: str, stage: str) -> dict[str, float]:
+        """The metrics of the run of `stage` that made the input `path`; none where that was not the last one here.
+
+        They vary: for this stage's run, never for an output.
+        """
+        file = state_dir(self._root) / "stages" / f"{stage}.json"
+        facts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        made = facts.get("outputs", {}).get(path)
+        return dict(facts["metrics"]) if made == self._entry["deps"][path] else {}
 
     def out(self, path: str) -> Path:
         """Where to write a declared output: a temporary sibling, renamed when the stage succeeds."""

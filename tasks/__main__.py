@@ -27,15 +27,15 @@ except ModuleNotFoundError:
 import importlib
 import json
 import time
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretune import launch, provenance, worker
+from pretune import energy, launch, provenance, worker
 from pretune.errors import GraphError, PretuneError, TerminatedError
 from pretune.journal import Run
-from pretune.lineage import Workspace, find_root, state_dir
-from pretune.params import advice, load
+from pretune.lineage import Node, Workspace, find_root, state_dir
+from pretune.params import Params, advice, load
 from pretune.process import lock, terminating
 from pretune.progress import MARK, PIPE, for_stage
 from pretune.stage import Stage
@@ -99,10 +99,11 @@ def run_stage(root: Path, name: str) -> None:
                 stage = Stage(root, node, entry, params=params, run=run, progress=progress)
                 stage.log_inputs()
                 try:
-                    if launch.wanted(node, params):
-                        launch.lead(launch.Crew(root, state, node, entry, params), stage, progress)
-                    else:
-                        function(name)(stage)
+                    with metered(run, node, params):
+                        if launch.wanted(node, params):
+                            launch.lead(launch.Crew(root, state, node, entry, params), stage, progress)
+                        else:
+                            function(name)(stage)
                     stage.publish()
                 finally:
                     stage.discard()
@@ -135,13 +136,19 @@ def recorded(root: Path, state: Path, name: str) -> Iterator[Run]:
         raise
     finally:
         run.end(status)
-        remember(state, name, parent=parent, run=run.id, status=status, seconds=round(time.monotonic() - began, 1))
+        facts = {"seconds": round(time.monotonic() - began, 1), "outputs": run.outputs, "metrics": run.latest}
+        remember(state, name, parent=parent, run=run.id, status=status, **facts)
         if sender and (warning := sender.close([run])):
             print(f"warning: {warning}", file=sys.stderr)
 
 
+def metered(run: Run, node: Node, params: Params) -> AbstractContextManager[None]:
+    """Meanwhile, measure the energy of a stage that trains."""
+    return energy.measured(run.metrics, params.launch.processes) if "launch" in node.params else nullcontext()
+
+
 def remember(state: Path, name: str, **facts: object) -> None:
-    """Leave how the stage last went: the flow reads it, and `pretune plan` its time."""
+    """Leave how the stage last went: the flow reads it, `pretune plan` its time, the report what training took."""
     path = state / "stages" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from pretune.data import rows
-from pretune.data.rows import Row
-from pretune.evaluation import attribution, baselines, curves, inputs, metrics, mistakes, page, speed, stored
-from pretune.evaluation.attribution import Piece
+from pretune.evaluation import attribution, baselines, curves, inputs, metrics, mistakes, page, samples, speed, stored
 from pretune.evaluation.intervals import Bootstrap
 from pretune.objectives import labelled
 from pretune.objectives.predictions import Predictions
@@ -40,33 +40,38 @@ def evaluate(stage: Stage) -> None:
     tables = curves.tables(said["finetuned"])
     worst = mistakes.worst(said["finetuned"], params.mistakes)
     model = Predictor(str(stage.dep("models/finetuned"))).answers
-    report = page.render(
+    explained = {each.row: attribution.explained(model, test[each.row]) for each in worst[: params.attributions]}
+    written = samples.samples(said["finetuned"], model, test)
+    paths = {name: f"reports/curves/{name}.csv" for name in CURVES}
+    report = partial(
+        page.render,
         result,
         rows=test,
         slices=slices,
         tables=tables,
         mistakes=worst,
-        pieces=pieces(model, test, [each.row for each in worst[: params.attributions]]),
-        training={name: stored.read_csv(stage.dep(f"reports/curves/{name}.csv")) for name in CURVES},
+        explained={row: each for row, each in explained.items() if each},
+        samples=written,
+        training={name: stored.read_csv(stage.dep(path)) for name, path in paths.items()},
     )
 
     kept = stored.dumps(stored.Stored([inputs.key(row) for row in test], said))
     texts = {f"{name}.csv": stored.as_csv(table) for name, table in {**tables, "slices": slices}.items()}
-    texts["mistakes.json"] = json.dumps([asdict(each) for each in worst], ensure_ascii=False, indent=1) + "\n"
-    written = stage.out("reports/evaluation")
-    written.mkdir(parents=True)
+    texts["mistakes.json"] = as_json(worst)
+    if written:
+        texts["samples.json"] = as_json(written)
+    out = stage.out("reports/evaluation")
+    out.mkdir(parents=True)
     for name, content in (texts | {"predictions.json": kept}).items():
-        (written / name).write_text(content, encoding="utf-8")
+        (out / name).write_text(content, encoding="utf-8")
         stage.run.text(f"evaluation/{name}", content)
-    stage.out("reports/report.html").write_text(report, encoding="utf-8")
+    stage.out("reports/report.html").write_text(report(took={}), encoding="utf-8")
     stage.out("reports/metrics.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    stage.run.text("report.html", report)
+    stage.run.text("report.html", report(took={name: stage.took(path, name) for name, path in paths.items()}))
     stage.run.metrics(result)
     stage.run.metrics(speed.measured(model, test) | {"model_megabytes": speed.megabytes(stage.dep("models/finetuned"))})
 
 
-def pieces(model: object, test: list[Row], places: list[int]) -> dict[int, list[Piece]]:
-    """What in the texts of these rows spoke for the answer, where one text is told apart from others."""
-    if not attribution.explains(model):
-        return {}
-    return {place: attribution.pieces(model, test[place]["text"]) for place in places if "pair" not in test[place]}
+def as_json(found: Sequence[Any]) -> str:
+    """A list of dataclasses, to be read by people too."""
+    return json.dumps([asdict(each) for each in found], ensure_ascii=False, indent=1) + "\n"

@@ -1,14 +1,19 @@
-"""Which parts of a text spoke for an answer: integrated gradients (Sundararajan et al. 2017) over its tokens."""
+"""Which parts of a text or image spoke for an answer: integrated gradients (Sundararajan et al. 2017)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-STEPS = 32  # on the way from nothing to the text
+from pretune.data.rows import Row
+
+STEPS = 32  # on the way from nothing to what was asked
+CELLS = 32  # of a side of an image, at most
 
 
 @dataclass(frozen=True)
@@ -19,9 +24,19 @@ class Piece:
     weight: float
 
 
-def explains(answers: Any) -> bool:
-    """Whether it gives a class to a text, by way of embeddings of tokens."""
-    return "label" in answers.gives and "text" in answers.reads
+Cells = list[list[float]]  # rows of squares of an image; weights as those of pieces
+
+
+def explained(answers: Any, row: Row) -> list[Piece] | Cells | None:
+    """What in a row spoke for the class that `answers` (a predictor's) gives to it; None where that cannot be told.
+
+    It can of a class given to one text, by way of embeddings of tokens, or to an image.
+    """
+    if "label" in answers.gives and "image" in answers.reads:
+        return cells(answers, row["image"])
+    if "label" in answers.gives and "text" in answers.reads and "pair" not in row:
+        return pieces(answers, row["text"])
+    return None
 
 
 def pieces(answers: Any, text: str) -> list[Piece]:
@@ -44,11 +59,44 @@ def pieces(answers: Any, text: str) -> list[Piece]:
     found = gradients.attribute(
         ids, nothing, target=target, additional_forward_args=(mask,), n_steps=STEPS, internal_batch_size=STEPS
     )
-    weights = found.sum(dim=-1)[0].masked_fill(special[0], 0.0)
-    weights = weights / weights.abs().max().clamp(min=1e-12)
+    weights = _relative(found.sum(dim=-1)[0].masked_fill(special[0], 0.0))
     limit = {"truncation": True, "max_length": ids.shape[1]}
     spans = tokenizer(text, return_offsets_mapping=True, **limit)["offset_mapping"]
     return _spread(text, spans, weights.tolist())
+
+
+def cells(answers: Any, image: bytes) -> Cells:
+    """What each cell of an image said for the class that `answers` gives to it, on the way from black.
+
+    A cell is a pixel as the model sees it, or a square of them where there are more than CELLS a side.
+    """
+    from captum.attr import IntegratedGradients
+
+    def values(pixels: np.ndarray[Any, Any]) -> Tensor:
+        return torch.from_numpy(answers.pipeline.values(pixels)).to(answers.model.device)
+
+    def said(given: Tensor) -> Tensor:
+        logits: Tensor = answers.model(pixel_values=given).logits
+        return logits
+
+    pixels = answers.pipeline.pixels(image)[None]
+    given, black = values(pixels), values(np.zeros_like(pixels))
+    with torch.no_grad():
+        target = int(said(given).argmax())
+    found = (
+        IntegratedGradients(said)
+        .attribute(given, black, target=target, n_steps=STEPS, internal_batch_size=STEPS)
+        .sum(dim=1)
+    )
+    side = -(-found.shape[-1] // CELLS)
+    sums = functional.avg_pool2d(found, side, ceil_mode=True, divisor_override=1)[0]
+    weights: Cells = _relative(sums).tolist()
+    return weights
+
+
+def _relative(weights: Tensor) -> Tensor:
+    """To the strongest of them."""
+    return weights / weights.abs().max().clamp(min=1e-12)
 
 
 def _spread(text: str, spans: list[tuple[int, int]], weights: list[float]) -> list[Piece]:

@@ -27,6 +27,13 @@ def text(row: Row) -> str:
     return "\n".join(parts)
 
 
+def asked(row: Row) -> str:
+    """The same without the answer that a conversation ends with."""
+    turns = row.get("messages", ())
+    last = max((n for n, turn in enumerate(turns) if turn["role"] == "assistant"), default=len(turns))
+    return text(row | {"messages": turns[:last]})
+
+
 def key(row: Row) -> str:
     """A name for what is asked, the same in every data set that has this row: 16 hexadecimal digits."""
     asked = {name: value for name, value in row.items() if name not in ANSWERS}

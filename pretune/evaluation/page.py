@@ -10,9 +10,10 @@ from typing import Any
 
 from pretune.data.rows import Row
 from pretune.evaluation import inputs, svg
-from pretune.evaluation.attribution import Piece
+from pretune.evaluation.attribution import Cells, Piece
 from pretune.evaluation.curves import Point
 from pretune.evaluation.mistakes import Mistake
+from pretune.evaluation.samples import Sample
 
 NAMES = {
     "finetuned": "finetuned from the pretrained model",
@@ -25,8 +26,22 @@ NAMES = {
     "nearest": "baseline: the nearest training row or sentence",
     "unigram": "baseline: frequencies of bytes",
 }
+TOOK = {  # metrics of a training run
+    "seconds": "seconds",
+    "device_hours": "device hours",
+    "energy_kwh": "kWh",
+    "co2_kg": "kg of CO₂",
+}
 LONG = 400  # characters of a text that are shown
 MATRIX = 30  # classes that a confusion matrix can show
+ELSEWHERE = (
+    "<p>Time and energy differ from run to run: they are in the copy of this page that MLflow has, "
+    "and <code>pretune compare RUN</code> tells them.</p>"
+)
+ESTIMATED = (
+    "<p>Device hours are those of all processes that trained. Energy is an estimate by codecarbon; CO₂ is that of the "
+    "country named by CODECARBON_COUNTRY_ISO_CODE, else of the world's mean.</p>"
+)
 STYLE = """
 :root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem}h2{margin-top:2.2rem;font-size:1.2rem;border-bottom:1px solid #8884}table{border-collapse:collapse}
@@ -37,7 +52,8 @@ svg{max-width:100%;height:auto;font:11px system-ui,sans-serif}svg text{fill:curr
 figure.any{max-width:100%}.legend{list-style:none;padding:0;margin:0;font-size:12px}
 .legend li{display:inline-block;margin-right:1em}
 .legend i{display:inline-block;width:.8em;height:.8em;margin-right:.35em}pre{white-space:pre-wrap;margin:0;font:inherit}
-mark{color:inherit;border-radius:2px}img{image-rendering:pixelated;min-width:56px}.lead{font-size:1.15rem}
+mark{color:inherit;border-radius:2px}.lead{font-size:1.15rem}
+img{min-width:56px;max-width:112px}img,svg.seen{image-rendering:pixelated}
 """
 
 
@@ -48,10 +64,15 @@ def render(
     slices: Sequence[Point],
     tables: Mapping[str, Sequence[Point]],
     mistakes: Sequence[Mistake],
-    pieces: Mapping[int, Sequence[Piece]],
+    explained: Mapping[int, Sequence[Piece] | Cells],
+    samples: Sequence[Sample],
     training: Mapping[str, Sequence[Mapping[str, str]]],
+    took: Mapping[str, Mapping[str, float]],
 ) -> str:
-    """The page. rows: of the test; pieces: {row: what in its text spoke for the answer}; training: its curves."""
+    """The page. rows: of the test; explained: {row: what in it spoke for the answer}.
+
+    training: {stage: its curve}; took: {stage: metrics of its run}, none in a page that has to be the same each time.
+    """
     headline = next(iter(result["finetuned"]))
     parts = [
         f"<h1>Evaluation on {result['test_rows']} test rows</h1>",
@@ -59,10 +80,11 @@ def render(
         _section("Models", _models(result)),
         _section("Is it better?", _gains(result, headline)),
         _section("How training went", _plots(_training(training))),
-        _section("What training took", _compute(training)),
+        _section("What training took", _compute(training, took)),
         _section("Where it is right", _plots(_figures(tables))),
         _section("Slices", _slices(slices, headline)),
-        _section("The worst mistakes", _mistakes(mistakes, rows, pieces)),
+        _section("What it writes", _samples(samples)),
+        _section("The worst mistakes", _mistakes(mistakes, rows, explained)),
     ]
     return document("Pretune: evaluation", "\n".join(part for part in parts if part))
 
@@ -90,6 +112,15 @@ def estimate(found: Mapping[str, float] | None) -> str:
     if not found:
         return "-"
     return f"{found['value']:.4g} <small>{found['low']:.4g} to {found['high']:.4g}</small>"
+
+
+def si(number: float) -> str:
+    """Three digits and a prefix for thousands: 5.8 T."""
+    for prefix in ("", "k", "M", "G", "T", "P", "E"):
+        if number < 999.5 or prefix == "E":
+            break
+        number /= 1000
+    return f"{number:.3g} {prefix}".strip()
 
 
 def _lead(result: Mapping[str, Any], headline: str) -> str:
@@ -143,11 +174,19 @@ def _column(rows: Sequence[Mapping[str, str]], name: str) -> list[tuple[float, f
     return [(float(row["step"]), float(row[name])) for row in rows if row.get(name)]
 
 
-def _compute(training: Mapping[str, Sequence[Mapping[str, str]]]) -> str:
-    """Steps alone: hours and energy differ from run to run, and stand in MLflow (`pretune compare`)."""
-    body = [[escape(stage), rows[-1]["step"], rows[-1]["loss"]] for stage, rows in training.items() if rows]
-    note = "<p>Time, device and energy differ from run to run: <code>pretune compare RUN</code> tells those of one.</p>"
-    return table(["stage", "steps", "last loss"], body, numbers=(1, 2)) + note if body else ""
+def _compute(training: Mapping[str, Sequence[Mapping[str, str]]], took: Mapping[str, Mapping[str, float]]) -> str:
+    """Steps and FLOPs; what differs from run to run stands beside them where it is known."""
+    words = {name: word for name, word in TOOK.items() if any(name in each for each in took.values())}
+    body = [
+        [
+            escape(stage), rows[-1]["step"], rows[-1]["loss"], si(float(rows[-1]["flops"])),
+            *(f"{took[stage][name]:.3g}" if name in took.get(stage, ()) else "-" for name in words),
+        ]
+        for stage, rows in training.items()
+        if rows
+    ]  # fmt: skip
+    head = ["stage", "steps", "last loss", "FLOPs", *words.values()]
+    return table(head, body, numbers=range(1, len(head))) + (ESTIMATED if words else ELSEWHERE) if body else ""
 
 
 def _figures(tables: Mapping[str, Sequence[Point]]) -> Iterable[str]:
@@ -184,25 +223,36 @@ def _slices(slices: Sequence[Point], headline: str) -> str:
     return table(["rows with", "number", escape(headline)], body, numbers=(1, 2)) if body else ""
 
 
-def _mistakes(mistakes: Sequence[Mistake], rows: Sequence[Row], pieces: Mapping[int, Sequence[Piece]]) -> str:
+def _samples(samples: Sequence[Sample]) -> str:
+    body = [[_text(each.asked), _text(each.wanted), _text(each.said)] for each in samples]
+    note = "<p>Rows spread evenly over the test; of each place the likeliest token.</p>"
+    return note + table(["asked", "what stands there", "what the model writes"], body) if body else ""
+
+
+def _mistakes(
+    mistakes: Sequence[Mistake], rows: Sequence[Row], explained: Mapping[int, Sequence[Piece] | Cells]
+) -> str:
     body = [
-        [_shown(rows[each.row], pieces.get(each.row)), escape(each.wanted), escape(each.said), escape(each.by)]
+        [_shown(rows[each.row], explained.get(each.row)), escape(each.wanted), escape(each.said), escape(each.by)]
         for each in mistakes
     ]
-    marked = "<p>Marked is what spoke for the answer given (blue) and against it (red).</p>" if pieces else ""
+    marked = "<p>Marked is what spoke for the answer given (blue) and against it (red).</p>" if explained else ""
     return marked + table(["asked", "right", "said", ""], body) if body else ""
 
 
-def _shown(row: Row, pieces: Sequence[Piece] | None) -> str:
-    """What was asked, as one sees it."""
+def _shown(row: Row, explained: Sequence[Any] | None) -> str:
+    """What was asked, as one sees it; with the cells of an image or the pieces of a text marked."""
     if "image" in row:
-        data = base64.b64encode(row["image"]).decode()
-        return f'<img alt="" src="data:image/png;base64,{data}">'
-    if pieces:
-        return f"<pre>{''.join(map(_piece, pieces))}</pre>"
+        address = f"data:image/png;base64,{base64.b64encode(row['image']).decode()}"
+        return f'<img alt="" src="{address}">' + (f" {svg.marked(address, explained)}" if explained else "")
+    if explained:
+        return f"<pre>{''.join(map(_piece, explained))}</pre>"
     if "x" in row:
         return escape(", ".join(f"{each:.4g}" for each in row["x"]))
-    text = inputs.text(row)
+    return _text(inputs.asked(row))
+
+
+def _text(text: str) -> str:
     return f"<pre>{escape(text[:LONG] + ('…' if len(text) > LONG else ''))}</pre>"
 
 

@@ -13,6 +13,8 @@ COLOURS = ("#2563a8", "#c2452d", "#2f8554", "#8a5aa8", "#b07d12", "#3b8ea0", "#a
 CELL = 26  # pixels of a cell
 DIGITS = 4
 LONG = 14  # characters of a name that are shown
+PICTURE = 112  # pixels of a side of an image
+FAINT = 0.05  # a weight that is not worth a mark
 
 
 def lines(
@@ -80,6 +82,20 @@ def shades(names: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
             if number:
                 parts.append(f'<text x="{x + CELL / 2 - 0.5}" y="{y + 17}" text-anchor="middle">{number}</text>')
     return _figure(parts, left + size + 40, top + size + 8)
+
+
+def marked(image: str, weights: Sequence[Sequence[float]]) -> str:
+    """The image at an address under its cells; `weights`, from -1 to 1, are for (blue) or against (red) something."""
+    cells = [
+        f'<rect x="{x}" y="{y}" width="1" height="1" fill="{COLOURS[weight < 0]}" fill-opacity="{abs(weight):.2f}"/>'
+        for y, row in enumerate(weights)
+        for x, weight in enumerate(row)
+        if abs(weight) >= FAINT
+    ]
+    wide, high = len(weights[0]), len(weights)
+    under = f'<image href="{image}" width="{wide}" height="{high}" preserveAspectRatio="none"/>'
+    size = f'width="{PICTURE}" height="{PICTURE}"'
+    return f'<svg class="seen" viewBox="0 0 {wide} {high}" {size} role="img">{under}{"".join(cells)}</svg>'
 
 
 class _Axis:

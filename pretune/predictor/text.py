@@ -195,14 +195,22 @@ class Continued(Text):
 
     def answer(self, rows: Sequence[Row]) -> list[Row]:
         """See Text."""
-        return [{"text": self._continue(str(row["text"]))} for row in rows]
+        texts = [str(row["text"]) for row in rows]
+        return [{"text": self._written(asked, new)} for asked, new in map(self._continue, texts)]
 
-    def _continue(self, text: str) -> str:
+    def continuation(self, text: str) -> str:
+        """What most likely follows a text, without the text."""
+        return self._written([], self._continue(text)[1])
+
+    def _continue(self, text: str) -> tuple[list[int], list[int]]:
+        """The tokens of a text, and those that follow."""
         ids = self.tokenizer(text)["input_ids"]
         if len(ids) > 1 and ids[-1] == self.tokenizer.sep_token_id:
             ids = ids[:-1]  # it would say that the text ends here
-        room = self.facts["length"] - 1
-        asked = torch.tensor([ids[-room:]], device=self.model.device)
+        asked = torch.tensor([ids[-(self.facts["length"] - 1) :]], device=self.model.device)
         more = min(CONTINUATION, self.facts["length"] - asked.shape[1])
         found = self.model.generate(asked, attention_mask=torch.ones_like(asked), max_new_tokens=more, do_sample=False)
-        return str(self.tokenizer.decode(found[0], skip_special_tokens=True))
+        return asked[0].tolist(), found[0, asked.shape[1] :].tolist()
+
+    def _written(self, asked: list[int], new: list[int]) -> str:
+        return str(self.tokenizer.decode(asked + new, skip_special_tokens=True))

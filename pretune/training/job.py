@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,7 @@ class Job:
 def carry_out(stage: Stage, job: Job, *, out: str) -> None:
     """Train, or go on where a former attempt was stopped; leave the model in `out` and its curve beside."""
     trained = sum(each.numel() for each in job.model.parameters() if each.requires_grad)
+    began = time.monotonic()
     with (
         vitals.sampled(stage.run.metrics),
         parallel.joined() as world,
@@ -76,7 +78,8 @@ def carry_out(stage: Stage, job: Job, *, out: str) -> None:
         )
         if world.rank:
             return
-    curve.write(stage.out(f"reports/curves/{stage.name}.csv"), state)
+    hours = (time.monotonic() - began) / 3600
+    curve.write(stage.out(f"reports/curves/{stage.name}.csv"), state, cost.flops)
     own = adapters.weights(model)
     build.save(adapters.merge(model), job.inputs, stage.out(out), job.facts)
     adapters.save(own, stage.out(out) / "adapter")
@@ -86,6 +89,7 @@ def carry_out(stage: Stage, job: Job, *, out: str) -> None:
             "epochs": state.step * job.params.batch_size / len(job.objective),
             "parameters": model.num_parameters(),
             "flops": cost.flops * state.step,
+            "device_hours": hours * world.size,
             "trained_parameters": trained,
             "trained_share": trained / model.num_parameters(),
             "skipped_steps": state.skipped,

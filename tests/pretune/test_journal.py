@@ -54,6 +54,16 @@ def test_nested_metrics_get_dotted_names(tmp_path):
     run.end("FINISHED")
 
 
+def test_what_was_told_last_is_at_hand(tmp_path):
+    """Each metric's newest value and every output, without reading the journal."""
+    run = Run(tmp_path, "finetune", tags={})
+    run.metrics({"loss": 2.0, "accuracy": {"value": 0.5}}, 10)
+    run.metrics({"loss": 1.0}, 20)
+    run.output("models/x", "def.dir")
+    assert (run.latest, run.outputs) == ({"loss": 1.0, "accuracy": 0.5}, {"models/x": "def.dir"})
+    run.end("FINISHED")
+
+
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=6), st.integers(0, 5))
 def test_reading_on_from_an_offset_loses_nothing(tmp_path_factory, texts, first):
     """Read in two parts, at any point, the events are those of one reading; any text survives."""

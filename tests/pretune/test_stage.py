@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from pretune import journal, params
@@ -181,6 +183,17 @@ def test_inputs_and_outputs_are_recorded_with_dvcs_hashes(begin, done):
     tags = {key: value for event in events(stage, "tags") for key, value in event["values"].items()}
     assert tags["dvc.out.raw.txt"] == locked["raw.txt"]
     assert tags["pretune.stage_key"] == stage.key == stage_key(Workspace(done).entry("ingest"))
+
+
+def test_what_making_an_input_took_is_known_while_it_is_the_last(begin, done):
+    """The metrics of the run that made these bytes; nothing of a run that made others, or where none is remembered."""
+    assert begin().took("raw.txt", "ingest") == {}
+    file = state_dir(done) / "stages" / "ingest.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    made = Workspace(done).entry("prepare")["deps"]["raw.txt"]
+    for md5, expected in ((made, {"seconds": 3.0}), ("0" * 32, {})):
+        file.write_text(json.dumps({"outputs": {"raw.txt": md5}, "metrics": {"seconds": 3.0}}), encoding="utf-8")
+        assert begin().took("raw.txt", "ingest") == expected
 
 
 def test_a_model_is_recorded_with_its_published_place(begin, done):

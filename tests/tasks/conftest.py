@@ -10,7 +10,7 @@ class Bench:
 
     def __init__(self, folder, params):
         self.folder, self.params, self.name = folder, params, ""
-        self.run, self.recorded, self.models, self.texts = self, {}, [], {}
+        self.run, self.recorded, self.models, self.texts, self.known = self, {}, [], {}, {}
 
     def dep(self, path):
         return self.folder / path
@@ -18,6 +18,9 @@ class Bench:
     def out(self, path):
         (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
         return self.folder / path
+
+    def took(self, path, stage):
+        return self.known.get(stage, {})
 
     @property
     def checkpoints(self):

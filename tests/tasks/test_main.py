@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import nullcontext
 
 import pytest
 
@@ -91,11 +92,12 @@ def test_a_mistake_goes_to_the_flow_as_a_message(tmp_path, capsys):
      (TerminatedError("x"), "KILLED")],
 )  # fmt: skip
 def test_the_record_ends_as_the_stage_did(project, child, error, status):
-    """Finished, failed or killed; the time and the status are remembered for the next plan."""
+    """Finished, failed or killed; status, time, metrics and outputs are remembered for the next plan and the report."""
     state = project / ".pretune"
     if error is None:
         with tasks.recorded(project, state, "prepare") as run:
-            pass
+            run.metrics({"rows": 3})
+            run.output("prepared.txt", "0123")
     else:
         with pytest.raises(type(error)), tasks.recorded(project, state, "prepare") as run:
             raise error
@@ -104,6 +106,21 @@ def test_the_record_ends_as_the_stage_did(project, child, error, status):
     facts = json.loads((state / "stages" / "prepare.json").read_text(encoding="utf-8"))
     assert (facts["status"], facts["parent"], facts["run"]) == (status, "the-parent", run.id)
     assert facts["seconds"] >= 0
+    if error is None:
+        assert facts["outputs"] == {"prepared.txt": "0123"}
+        assert facts["metrics"].keys() == {"rows", "seconds"}
+
+
+def test_energy_is_measured_of_stages_that_train(project, params, monkeypatch):
+    """Of those that dvc.yaml gives `launch`: on as many cards as there are processes."""
+    asked = []
+    monkeypatch.setattr(tasks.energy, "measured", lambda _, processes: asked.append(processes) or nullcontext())
+    launch = params.launch.model_copy(update={"processes": 3})
+    for node in Workspace(project).nodes.values():
+        with tasks.metered(None, node, params.model_copy(update={"launch": launch})):
+            pass
+    assert asked == [3] * sum("launch" in node.params for node in Workspace(project).nodes.values())
+    assert asked
 
 
 def test_a_dirty_workspace_leaves_its_patch_on_the_run(project, child):

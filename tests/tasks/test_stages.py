@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +118,13 @@ def test_the_stages_lead_to_a_result_that_says_who_is_better(bench):
     written = {path.name: path.read_text(encoding="utf-8") for path in (bench.folder / "reports/evaluation").iterdir()}
     assert {"confusion.csv", "roc.csv", "precision_recall.csv", "reliability.csv", "slices.csv"} < set(written)
     assert {name.removeprefix("evaluation/"): text for name, text in bench.texts.items() if "/" in name} == written
-    assert bench.texts["report.html"] == (bench.folder / "reports/report.html").read_text(encoding="utf-8")
+    report = (bench.folder / "reports/report.html").read_text(encoding="utf-8")
+    assert bench.texts["report.html"] == report
+    shutil.rmtree(bench.folder / "reports/evaluation")
+    bench.known = {"pretrain": {"seconds": 71.0, "energy_kwh": 0.0123}, "scratch": {"seconds": 11.0}}
+    do(bench, evaluate)
+    assert (bench.folder / "reports/report.html").read_text(encoding="utf-8") == report
+    assert bench.texts["report.html"].count("0.0123") == 1
     assert 0 < bench.recorded["latency_p50"] <= bench.recorded["latency_p99"]
     assert bench.recorded["model_megabytes"] > 0
     assert [path for path, _ in bench.models] == ["models/pretrained", "models/finetuned", "models/scratch"]
@@ -127,7 +134,13 @@ def test_the_stages_lead_to_a_result_that_says_who_is_better(bench):
         ("scratch", ["loss", "accuracy"]),
     ):
         head, *rows = (bench.folder / "reports/curves" / f"{name}.csv").read_text(encoding="utf-8").splitlines()
-        assert head.split(",") == ["step", "loss", "learning_rate", *[f"validation_{metric}" for metric in validated]]
+        assert head.split(",") == [
+            "step",
+            "loss",
+            "learning_rate",
+            "flops",
+            *[f"validation_{metric}" for metric in validated],
+        ]
         assert [int(row.split(",")[0]) for row in rows] == sorted({int(row.split(",")[0]) for row in rows})
 
 

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import io
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from transformers import ViTConfig, ViTForImageClassification
 
 from pretune.evaluation import attribution
 from pretune.models import build
 from pretune.objectives.base import Given
 from pretune.objectives.classification import Classification
+from pretune.predictor.images import ImageClass
+from pretune.predictor.pixels import Pipeline
 from pretune.predictor.text import Class
 
 TEXT = "waves and salt in the harbour"
@@ -70,7 +77,61 @@ def test_the_word_that_decides_is_found(model, words):
     assert [piece.text.strip() for piece in found if abs(piece.weight) > 1e-6] == ["salt"]
 
 
-def test_only_classes_of_texts_are_explained(model):
-    """Not what fills in words."""
-    assert attribution.explains(model)
-    assert not attribution.explains(type("Filled", (), {"gives": {"text": "string"}, "reads": {"text": "string"}}))
+def test_only_classes_of_single_texts_and_images_are_explained(model):
+    """Not one of a pair, and not what fills in words."""
+    assert attribution.explained(model, {"text": TEXT}) == attribution.pieces(model, TEXT)
+    assert attribution.explained(model, {"text": TEXT, "pair": TEXT}) is None
+    filled = type("Filled", (), {"gives": {"text": "string"}, "reads": {"text": "string"}})
+    assert attribution.explained(filled, {"text": TEXT}) is None
+
+
+def png(array):
+    """The bytes of a PNG file with these pixels."""
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    return file.getvalue()
+
+
+class OnePixel(torch.nn.Module):
+    """Logits that follow from one pixel: the brighter, the less of the first class."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, row, column):
+        super().__init__()
+        self.row, self.column = row, column
+
+    def forward(self, pixel_values):
+        light = pixel_values[:, :, self.row, self.column].mean(dim=1)
+        return type("Output", (), {"logits": torch.stack([-light, light + 0.5 * pixel_values[:, 0, 0, 0]], dim=1)})
+
+
+@pytest.mark.parametrize(("size", "channels", "cells"), [(8, 1, 8), (8, 3, 8), (64, 3, 32), (70, 1, 24)])
+def test_the_pixel_that_decides_is_found(size, channels, cells):
+    """All the weight is in its cell; a cell is a pixel, or a square of them where there are too many."""
+    answers = ImageClass(OnePixel(5, 2), Pipeline(size, [0.5] * channels, [0.25] * channels), {})
+    shape = (size, size, 3) if channels == 3 else (size, size)
+    pixels = np.random.default_rng(0).integers(100, 200, shape, dtype=np.uint8)
+    pixels[0, 0] = 0  # black says nothing
+    found = np.array(attribution.explained(answers, {"image": png(pixels)}))
+    assert found.shape == (cells, cells)
+    side = -(-size // cells)
+    assert found[5 // side, 2 // side] == pytest.approx(1.0)
+    assert np.abs(found).sum() == pytest.approx(1.0)
+
+
+def test_a_black_image_has_nothing_to_mark():
+    """The way from black to it has no length: no cell weighs anything, and none is not a number."""
+    answers = ImageClass(OnePixel(1, 1), Pipeline(4, [0.0], [1.0]), {})
+    assert attribution.cells(answers, png(np.zeros((4, 4), dtype=np.uint8))) == [[0.0] * 4] * 4
+
+
+def test_a_vision_transformer_is_explained_the_same_way_each_time(deterministic):
+    """The smallest ViT: weights from -1 to 1 for every pixel, the same twice."""
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = ViTConfig(image_size=8, patch_size=4, num_channels=1, num_labels=3, **shape)
+    answers = ImageClass(ViTForImageClassification(config).eval(), Pipeline(8, [0.5], [0.5]), {})
+    image = png(np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8))
+    found = attribution.cells(answers, image)
+    assert np.abs(found).max() == pytest.approx(1.0)
+    assert found == attribution.cells(answers, image)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 import subprocess
+from html import unescape
 
 import numpy as np
 import pytest
@@ -12,18 +14,29 @@ from PIL import Image
 from pretune.evaluation import curves, metrics, mistakes, page, svg
 from pretune.evaluation.attribution import Piece
 from pretune.evaluation.intervals import Bootstrap
+from pretune.evaluation.samples import Sample
 
 FORMS = ["classes", "two_classes", "many_labels", "numbers", "tags", "texts", "answers", "likelihoods"]
 CURVE = [
-    {"step": str(step), "loss": str(3 / step), "learning_rate": "0.001", "validation_loss": "2.5" if step % 2 else ""}
+    {
+        "step": str(step), "loss": str(3 / step), "learning_rate": "0.001", "flops": str(step * 1_230_000_000),
+        "validation_loss": "2.5" if step % 2 else "",
+    }
     for step in range(1, 6)
-]
+]  # fmt: skip
 BROWSER = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
 
 
-def rendered(found, rows, pieces=None):
+def png(size=4):
+    """The bytes of a grey PNG file."""
+    file = io.BytesIO()
+    Image.new("L", (size, size), 90).save(file, format="png")
+    return file.getvalue()
+
+
+def rendered(found, rows, explained=None, *, samples=(), took=None):
     """The page of a model beside itself."""
     bootstrap = Bootstrap(metrics.count(found), 100, 0.9, 0)
     result = metrics.measured({"finetuned": found, "scratch": found, "majority": found}, bootstrap)
@@ -33,8 +46,10 @@ def rendered(found, rows, pieces=None):
         slices=metrics.sliced(found, {"label <a>": np.arange(60) < 30}, bootstrap),
         tables=curves.tables(found),
         mistakes=mistakes.worst(found, 5),
-        pieces=pieces or {},
+        explained=explained or {},
+        samples=samples,
         training={"pretrain": CURVE, "finetune": CURVE},
+        took=took or {},
     )
 
 
@@ -67,9 +82,45 @@ def test_attributions_and_images_are_shown(forms):
     worst = mistakes.worst(found, 5)[0].row
     text = rendered(found, rows(), {worst: [Piece("salt", 1.0), Piece(" and ", 0.0), Piece("oven", -0.5)]})
     assert '<mark style="background:rgba(43,99,168,0.60)" title="+1.00">salt</mark> and <mark' in text
-    file = io.BytesIO()
-    Image.new("L", (4, 4)).save(file, format="png")
-    assert 'src="data:image/png;base64,' in rendered(found, [{"image": file.getvalue()}] * 60)
+    plain = rendered(found, [{"image": png()}] * 60)
+    assert 'src="data:image/png;base64,' in plain
+    marked = rendered(found, [{"image": png()}] * 60, {worst: [[0.0, 1.0], [-0.5, 0.01]]})
+    assert marked.count("<svg") == plain.count("<svg") + 1
+    assert '<rect x="1" y="0" width="1" height="1" fill="#2563a8" fill-opacity="1.00"/>' in marked
+    assert '<rect x="0" y="1" width="1" height="1" fill="#c2452d" fill-opacity="0.50"/>' in marked
+    assert 'x="1" y="1" width="1"' not in marked
+
+
+def test_what_a_model_writes_stands_beside_what_is_right(forms):
+    """Escaped like all texts. Of a model that writes nothing there is no section."""
+    found = forms["likelihoods"]()
+    assert "What it writes" not in rendered(found, rows())
+    shown = [Sample(3, "To be,", " or not <b>", " and to be")]
+    text = rendered(found, rows(), samples=shown)
+    written = text[text.index("What it writes") : text.index("The worst mistakes")]
+    assert [part in written for part in ("To be,", "or not &lt;b&gt;", "and to be", "<b>")] == [True, True, True, False]
+
+
+def test_what_training_took_is_told_as_far_as_it_is_known(forms):
+    """Steps and FLOPs always; time, device hours and energy of the stages whose run is known."""
+    found = forms["classes"]()
+    text = rendered(found, rows())
+    assert "6.15 G" in text
+    assert "device hours</th>" not in text
+    took = {"pretrain": {"seconds": 71.5, "energy_kwh": 0.00123, "loss": 4.0}, "finetune": {}}
+    text = rendered(found, rows(), took=took)
+    assert [word for word in page.TOOK.values() if f"<th>{word}</th>" in text] == ["seconds", "kWh"]
+    assert '<td class="n">71.5</td><td class="n">0.00123</td>' in text
+    assert text.count('<td class="n">-</td><td class="n">-</td>') == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0"), (7, "7"), (999, "999"), (1000, "1 k"), (5795100000000, "5.8 T"), (1e24, "1e+06 E"), (999_999, "1 M")],
+)
+def test_large_numbers_have_prefixes(number, text):
+    """Three digits, and never a thousand of what has a prefix of its own."""
+    assert page.si(number) == text
 
 
 def test_a_plot_of_nothing_is_nothing():
@@ -82,13 +133,22 @@ def test_a_plot_of_nothing_is_nothing():
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome here to open the report in (apt install chromium)")
 def test_the_report_opens_in_a_browser(forms, tmp_path):
-    """Without a network and without a complaint: the page is there, its plots have a size, nothing overflows."""
+    """Without a network and without a complaint: plots and marks have a size, images load, nothing overflows."""
     probe = (
-        "<script>document.body.dataset.seen=JSON.stringify({plots:[...document.querySelectorAll('svg')].every("
-        "e=>e.getBoundingClientRect().width>100),wide:document.documentElement.scrollWidth>innerWidth})</script>"
+        "<script>addEventListener('load',()=>{const seen=q=>[...document.querySelectorAll(q)];"
+        "document.body.dataset.seen=JSON.stringify({plots:seen('svg').every(e=>e.getBoundingClientRect().width>100),"
+        "images:seen('img').length>0&&seen('img').every(e=>e.complete&&e.naturalWidth===8),"
+        "marks:seen('svg.seen rect').every(e=>e.getBoundingClientRect().width>1),"
+        "wide:document.documentElement.scrollWidth>innerWidth})})</script>"
     )
+    found = forms["classes"]()
+    cells = [[(row - column) / 8 for column in range(8)] for row in range(8)]
+    shown = [Sample(3, "To be, " * 40, "or not to be", "and " * 32)]
+    took = {"pretrain": dict.fromkeys(page.TOOK, 0.01)}
+    where = {each.row: cells for each in mistakes.worst(found, 2)}
+    text = rendered(found, [{"image": png(8)}] * 60, where, samples=shown, took=took)
     file = tmp_path / "report.html"
-    file.write_text(rendered(forms["classes"](), rows()).replace("</body>", probe + "</body>"), encoding="utf-8")
+    file.write_text(text.replace("</body>", probe + "</body>"), encoding="utf-8")
     done = subprocess.run(
         [
             BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
@@ -99,5 +159,6 @@ def test_the_report_opens_in_a_browser(forms, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "CONSOLE" not in done.stderr
-    assert "{&quot;plots&quot;:true,&quot;wide&quot;:false}" in done.stdout
+    (seen,) = re.findall('data-seen="([^"]*)"', done.stdout)
+    assert json.loads(unescape(seen)) == {"plots": True, "images": True, "marks": True, "wide": False}
     assert "Evaluation on 60 test rows" in done.stdout

@@ -196,7 +196,7 @@ def _where(source: Path | str) -> dict[str, Any]:
 
 def _absent(source: Path | str, error: OSError) -> DataError:
     """Why a checkpoint, or the part of it that is read, is not there."""
-    reason = str(error).splitlines()[0]
+    reason = str(error).splitlines()[0].partition(". ")[0]  # what follows tells of other options and of branches
     if isinstance(source, Path):
         return DataError(f"{source}: {reason}", "only weights in safetensors are read: pickled ones can run code")
     if os.environ.get(DOWNLOAD) != "1":

@@ -233,8 +233,8 @@ class Learner:
                 (part * world.size).backward()  # DDP and FSDP2 take the mean over processes
             loss += part.detach()
         world.add(loss)
-        for each in self._closed:
-            each.grad = None
+        for closed in self._closed:
+            closed.grad = None
         parameters = list(self._trained.values())
         norm = nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm

@@ -174,9 +174,10 @@ def test_finetuning_goes_on_to_the_same_bits_and_answers_as_in_training(name, fa
     assert not fresh
     assert_alike(objective.predict(loaded.eval()), before)
     predictor = Predictor(str(path))
-    table = pd.DataFrame(
-        {column: samples.COLUMNS[column] for column in kind.columns if column in predictor.answers.reads}
-    )
+    asked = samples.COLUMNS | {
+        "messages": [each[:-1] for each in samples.COLUMNS["messages"]]
+    }  # the last is the answer
+    table = pd.DataFrame({column: asked[column] for column in kind.columns if column in predictor.answers.reads})
     assert_answers(predictor.predict(table), before)
 
 

@@ -114,10 +114,10 @@ def test_logits_of_packed_pairs_are_those_that_answers_are_made_of(words, family
 def test_a_roberta_as_published_is_told_by_separators_alone(words):
     """Two of them between the texts, and no types, of which it has one."""
     backend = Tokenizer.from_str(words.backend_tokenizer.to_str())
-    words = type(words)(tokenizer_object=backend, model_max_length=64, **words.special_tokens_map)
     backend.post_processor = processors.RobertaProcessing(
         ("[SEP]", words.sep_token_id), ("[CLS]", words.cls_token_id), trim_offsets=True, add_prefix_space=False
     )
+    words = type(words)(tokenizer_object=backend, model_max_length=64, **words.special_tokens_map)
     task = objective("classification", words, range(8))
     ids = task.texts[0].tolist()
     assert any(pair == (words.sep_token_id,) * 2 for pair in pairwise(ids))

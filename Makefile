@@ -6,7 +6,7 @@ READY := .venv/ready
 TWO := --numprocesses 2 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test test-fast check format setup lock bench-overhead bench-train bench-plan bench-predict bench-data results clean help
+.PHONY: run test test-fast check format setup lock bench-overhead bench-train bench-plan bench-predict bench-data bench-adaptations results clean help
 
 run: $(READY) ## set up, then run the pipeline: data, pretraining, finetuning, evaluation
 	@$(BIN)/pretune run
@@ -60,6 +60,9 @@ results: $(READY) ## what each recipe leads to, pretrained against scratch (docs
 
 bench-data: $(READY) ## speed and memory of the data stages, beside tokenizers and datasets
 	@$(BIN)/python benchmarks/data.py
+
+bench-adaptations: $(READY) ## what each adaptation costs and leads to, from one pretrained model; half an hour
+	@$(BIN)/python benchmarks/adaptations.py
 
 clean: ## remove what the pipeline made (not the records of it, nor DVC's cache)
 	@rm -rf data/raw data/prepared models reports

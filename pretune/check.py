@@ -6,12 +6,13 @@ The answers need transformers and peft, which take seconds to load: a process of
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pretune.errors import ParamsError
 from pretune.params import load
@@ -59,7 +60,44 @@ def problems(params: Params) -> list[str]:
     found = build.problems(params.model)
     found += choice.problems(pretraining.OBJECTIVES, "pretrain", params.pretrain, params.model.type)
     found += choice.problems(finetuning.OBJECTIVES, "finetune", params.finetune, params.model.type)
-    return found + methods.problems(params.adaptation.method, params.adaptation.settings)
+    found += methods.problems(params.adaptation.method, params.adaptation.settings)
+    return found or unsuited(params)
+
+
+def unsuited(params: Params) -> list[str]:
+    """Why the adaptation finds nothing to train in the model, if so; asked of one without data.
+
+    A checkpoint may have another shape than `model.config` says: with `model.init` nothing is asked.
+    """
+    import torch
+    from transformers.initialization import no_init_weights
+
+    from pretune.adaptation import adapters, methods
+    from pretune.objectives import finetuning, pretraining
+
+    if params.model.init is not None:
+        return []
+    method, settings = params.adaptation.method, params.adaptation.settings
+    with torch.device("meta"), no_init_weights():
+        before = _frame(pretraining.OBJECTIVES[params.pretrain.objective], params)
+        after = _frame(finetuning.OBJECTIVES[params.finetune.objective], params)
+    names, known = (frozenset(name for name, _ in each.named_parameters()) for each in (after, before))
+    try:
+        if method in methods.METHODS:
+            methods.choose(method, settings).apply(after, names - known)
+        else:  # some of peft's look at the weights when they are put in
+            adapters.config_of(method, settings, after)
+    except ParamsError as error:
+        return error.problems
+    return []
+
+
+def _frame(kind: Any, params: Params) -> Any:
+    """A model of the family with the head of the objective, for two labels."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model(params.model.type, **copy.deepcopy(params.model.config))
+    return kind.auto.from_config(type(config).from_dict(config.to_dict() | kind.head(["one", "other"])))
 
 
 if __name__ == "__main__":

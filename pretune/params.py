@@ -156,8 +156,6 @@ class Params(Section):
                 )
             if section.optimizer == "muon" and self.launch.strategy == "fsdp":
                 problems.append(f"{name}.optimizer muon needs whole matrices: launch.strategy ddp, or adamw")
-        if self.adaptation.method == "gradual" and self.launch.processes * self.launch.nodes > 1:
-            problems.append("adaptation.method gradual trains in one process: launch.processes 1")
         if self.pretrain.evaluate_every and not self.pretrain.validation_rows:
             problems.append("pretrain.evaluate_every needs pretrain.validation_rows")
         if self.finetune.evaluate_every and self.prepare.validation_rows == 0:

@@ -136,12 +136,12 @@ def configuration(source: Path | str) -> PreTrainedConfig:
     try:
         found: PreTrainedConfig = AutoConfig.from_pretrained(**_where(source), trust_remote_code=False)
     except OSError as error:
-        raise DataError(
-            f"model.init: {source} is not on this machine: {str(error).splitlines()[0]}",
-            f"{DOWNLOAD}=1 pretune run   (fetches it), or name a folder",
-        ) from None
+        raise _absent(source, error) from None
     if "auto_map" in found.to_dict():
         raise DataError(f"{source} asks to run code (`auto_map`), which is never done", "use another model")
+    pinned = PINNED.fullmatch(source) if isinstance(source, str) else None
+    if pinned and found._commit_hash != pinned["revision"]:
+        raise DataError(f"model.init: {source} is not what was fetched, but {found._commit_hash}", "ask its hub why")
     return found
 
 
@@ -166,9 +166,11 @@ def load(
     found = config or configuration(source)
     if labels is not None:
         found = type(found).from_dict(found.to_dict() | kind.head(list(labels)))
-    model, info = kind.auto.from_pretrained(
-        **_where(source), config=found, output_loading_info=True, ignore_mismatched_sizes=labels is not None, **LOADING
-    )
+    options = LOADING | {"output_loading_info": True, "ignore_mismatched_sizes": labels is not None}
+    try:
+        model, info = kind.auto.from_pretrained(**_where(source), config=found, **options)
+    except OSError as error:
+        raise _absent(source, error) from None
     fresh = {*info["missing_keys"], *(each[0] for each in info["mismatched_keys"])}
     return _model(model), frozenset(fresh)
 
@@ -190,6 +192,20 @@ def _where(source: Path | str) -> dict[str, Any]:
         name, revision = pinned["name"], pinned["revision"]
         return {"pretrained_model_name_or_path": name, "revision": revision, "local_files_only": offline}
     return {"pretrained_model_name_or_path": _safe(Path(source)), "local_files_only": True}
+
+
+def _absent(source: Path | str, error: OSError) -> DataError:
+    """Why a checkpoint, or the part of it that is read, is not there."""
+    reason = str(error).splitlines()[0].partition(". ")[0]  # what follows tells of other options and of branches
+    if isinstance(source, Path):
+        return DataError(f"{source}: {reason}", "only weights in safetensors are read: pickled ones can run code")
+    if os.environ.get(DOWNLOAD) != "1":
+        what = f"model.init: {source} is not on this machine: {reason}"
+        return DataError(what, f"{DOWNLOAD}=1 pretune run   (fetches it), or name a folder")
+    return DataError(
+        f"model.init: {source} cannot be fetched: {reason}",
+        "see that name, commit and network are right, and that there are weights in safetensors; or name a folder",
+    )
 
 
 def _safe(folder: Path) -> Path:

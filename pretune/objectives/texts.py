@@ -83,7 +83,8 @@ def encode(rows: Sequence[Row], given: Given) -> tuple[list[npt.NDArray[np.int64
     if 0 < with_pair < len(rows):
         raise DataError(f"{with_pair} of {len(rows)} rows have a `pair`; all or none must", "mend the data")
     pairs = [row["pair"] for row in rows] if with_pair else None
-    encoded = given.inputs(texts, pairs, truncation=True, max_length=given.length)
+    limit = {"truncation": True, "max_length": given.length}
+    encoded = given.inputs(texts, pairs, return_token_type_ids=with_pair > 0, **limit)
     ids, types = ([np.array(each) for each in encoded.get(name, [])] for name in ("input_ids", "token_type_ids"))
     return ids, types if any(each.any() for each in types) else None
 

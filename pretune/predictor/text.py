@@ -56,7 +56,7 @@ class Text:
         texts = [str(row["text"]) for row in rows]
         pairs = [str(row["pair"]) for row in rows] if rows and "pair" in rows[0] else None
         limit = {"truncation": True, "max_length": self.facts["length"], "padding": True, "return_tensors": "pt"}
-        found = self.tokenizer(texts, pairs, **limit)
+        found = self.tokenizer(texts, pairs, return_token_type_ids=pairs is not None, **limit)
         names = ["input_ids", "attention_mask"]
         if "token_type_ids" in found and getattr(self.model.config, "type_vocab_size", 0) > 1:
             names.append("token_type_ids")

@@ -38,13 +38,15 @@ class Job:
     opens: dict[str, int] = field(default_factory=dict)  # the step from which a parameter learns: adaptation/methods.py
 
     def cost(self, stage: str, seed: int, device: torch.device, *, processes: int = 1, strategy: str = "ddp") -> Cost:
-        """What a step costs; DoesNotFitError, with settings that would, where there is not the memory for it."""
+        """What a step costs; DoesNotFitError, with settings that would, where there is not the memory to take any."""
 
         def price(model: PreTrainedModel, params: TrainingParams) -> Cost:
             return estimate(
                 model, self.objective, params, seed=seed, device=device, processes=processes, strategy=strategy
             )
 
+        if not self.steps:
+            return price(self.model, self.params)
         return fit.checked(price, self.model, self.params, device=device, processes=processes, stage=stage)
 
 

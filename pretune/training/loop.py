@@ -205,7 +205,7 @@ class Learner:
             self._loss.compile()
         self._trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
         self._optimizers = optimizer.build(model, params)
-        self._opens = opens or {}
+        self._opens, self._closed = opens or {}, list[nn.Parameter]()
         if self._opens:  # the state of a checkpoint is then that of all parameters, whichever learn already
             optimizer.materialize(self._optimizers)
         self._tally = torch.zeros(3, dtype=torch.float64, device=world.device)  # loss, steps counted, steps skipped
@@ -215,8 +215,10 @@ class Learner:
 
     def open(self, step: int) -> None:
         """Have those parameters learn whose time has come."""
-        for name, first in self._opens.items():
-            self._trained[name].requires_grad_(first <= step)
+        self._closed = [self._trained[name] for name, first in self._opens.items() if first > step]
+        if self._world.size == 1:  # DDP and FSDP2 count on a gradient of each parameter
+            for name, first in self._opens.items():
+                self._trained[name].requires_grad_(first <= step)
 
     def step(self, batches: list[Batch], rate: float) -> None:
         """One optimizer step on the rows of `batches`, unless loss or gradient is not finite."""
@@ -231,6 +233,8 @@ class Learner:
                 (part * world.size).backward()  # DDP and FSDP2 take the mean over processes
             loss += part.detach()
         world.add(loss)
+        for closed in self._closed:
+            closed.grad = None
         parameters = list(self._trained.values())
         norm = nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm

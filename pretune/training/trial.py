@@ -38,6 +38,8 @@ def timed(job: Job, seed: int, world: World, processes: int, snapshot: int) -> T
     `snapshot` is what a checkpoint takes; runs shorter than a minute write none.
     """
     params = job.params
+    if not job.steps:
+        return Trial(0.0, 0.0, memory.highest(world.device))
     torch.manual_seed(seed)
     learner = loop.Learner(job.model, job.objective, params, world=world, strategy="ddp")
     batches = feed.batches(

@@ -16,7 +16,9 @@ import torch
 from pretune.adaptation import methods
 from pretune.errors import ParamsError
 from pretune.models import heads, layers
-from pretune.objectives import finetuning, pretraining
+from pretune.objectives import choice, finetuning, pretraining
+from pretune.objectives.predictions import Classes, Likelihoods, ManyLabels, Numbers
+from pretune.params import TrainingParams
 
 SPEC = importlib.util.spec_from_file_location("samples", Path(__file__).parent / "samples.py")
 samples = importlib.util.module_from_spec(SPEC)
@@ -51,6 +53,29 @@ def test_every_family_of_ours_learns_something():
     tested = samples.pairs(samples.objectives())
     assert {family for _, family in tested} == set(samples.FAMILIES)
     assert {name for name, _ in tested} == set(samples.objectives())
+
+
+def test_every_adaptation_of_ours_is_tested():
+    """Those of peft are tested one by one in tests/pretune/adaptation, some of them here too."""
+    assert set(methods.METHODS) < set(samples.ADAPTATIONS)
+
+
+@pytest.mark.parametrize("table", [pretraining.OBJECTIVES, finetuning.OBJECTIVES])
+def test_a_family_that_cannot_learn_an_objective_is_refused_with_what_it_can(table):
+    """Every invalid pair: what the model learns instead is named, and models that would learn the objective."""
+    valid = samples.pairs(table)
+    for name, family in [(name, family) for name in table for family in samples.FAMILIES]:
+        asked = TrainingParams(**samples.TRAINING | {"objective": name, "settings": samples.SETTINGS.get(name, {})})
+        found = choice.problems(table, "section", asked, family)
+        if (name, family) in valid:
+            assert found == []
+            continue
+        able = [other for other, each in valid if each == family]
+        assert f"{name} is not for model.type {family}" in found[0]
+        assert (
+            f"that model learns: {', '.join(able)};" if able else "no section objective is for that model"
+        ) in found[0]
+        assert f"{name} is for: " in found[0]
 
 
 @EVERY_PAIR
@@ -149,10 +174,28 @@ def test_finetuning_goes_on_to_the_same_bits_and_answers_as_in_training(name, fa
     assert not fresh
     assert_alike(objective.predict(loaded.eval()), before)
     predictor = Predictor(str(path))
-    table = pd.DataFrame(
-        {column: samples.COLUMNS[column] for column in kind.columns if column in predictor.answers.reads}
-    )
-    assert len(predictor.predict(table)) == len(samples.TEXTS)
+    asked = samples.COLUMNS | {
+        "messages": [each[:-1] for each in samples.COLUMNS["messages"]]
+    }  # the last is the answer
+    table = pd.DataFrame({column: asked[column] for column in kind.columns if column in predictor.answers.reads})
+    assert_answers(predictor.predict(table), before)
+
+
+def assert_answers(answers, found):
+    """What MLflow's model says is what was predicted in training."""
+    assert len(answers) == len(samples.TEXTS)
+    if isinstance(found, Classes):
+        assert list(answers["label"]) == [found.names[each] for each in found.probabilities.argmax(axis=1)]
+        np.testing.assert_allclose(answers["score"], found.probabilities.max(axis=1), rtol=1e-4)
+    elif isinstance(found, ManyLabels):
+        assert list(answers["labels"]) == [
+            [name for name, p in zip(found.names, row, strict=True) if p > 0.5] for row in found.probabilities
+        ]
+    elif isinstance(found, Numbers):
+        said = np.array([np.ravel(each) for each in answers.iloc[:, 0]])
+        np.testing.assert_allclose(said, found.predicted, rtol=1e-4, atol=1e-5)
+    elif not isinstance(found, Likelihoods):  # of a text that goes on there is nothing to compare
+        assert list(answers.iloc[:, 0]) == found.predicted
 
 
 def suits(method, name, family, words, folder):

@@ -58,6 +58,45 @@ def test_an_invalid_pair_names_the_valid_ones(changed, sections, words):
     assert any(words in line for line in check.problems(changed(**sections)))
 
 
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"adaptation": {"method": "top", "settings": {"layers": 3}}}, "3, but the model has 2"),
+        (
+            {
+                "model": {"type": "linear", "config": {}},
+                "pretrain": {"objective": "reconstruction", "settings": {}},
+                "finetune": {"objective": "linear_regression", "select": "last"},
+                "adaptation": {"method": "lora"},
+            },
+            "has no layers to adapt",
+        ),
+        (
+            {
+                "model": {"type": "gpt2", "config": {"n_layer": 1, "n_embd": 16, "n_head": 2}},
+                "pretrain": {"objective": "causal_lm", "settings": {}},
+                "finetune": {"objective": "language_modelling", "select": "last"},
+                "adaptation": {"method": "head"},
+            },
+            "no head of its own",
+        ),
+    ],
+)
+def test_an_adaptation_that_finds_nothing_to_train_is_told_before_pretraining(changed, sections, words):
+    """More layers than there are, or none, or a head that is the embeddings."""
+    (line,) = check.problems(changed(**sections))
+    assert words in line
+
+
+@pytest.mark.parametrize("method", ["full", "head", "top", "gradual", "lora", "dora", "ia3", "oft"])
+def test_an_adaptation_that_suits_the_model_has_no_problem(changed, method):
+    """Nor does one for a model from a checkpoint, whose shape is not known yet."""
+    settings = {"top": {"layers": 1}, "gradual": {"epochs_per_layer": 1}}.get(method, {})
+    assert check.problems(changed(adaptation={"method": method, "settings": settings})) == []
+    chosen = {"adaptation": {"method": "top", "settings": {"layers": 9}}, "model": {"init": "checkpoint"}}
+    assert check.problems(changed(**chosen)) == []
+
+
 @pytest.mark.slow
 def test_a_choice_is_checked_once(project, params_file, params):
     """In a process of its own; what was found good is not asked again, what was not is."""

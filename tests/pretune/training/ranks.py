@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import transformers
 
+from pretune.adaptation import methods
 from pretune.data import corpus
 from pretune.errors import PretuneError
 from pretune.objectives.base import Given
@@ -30,6 +31,7 @@ SHAPE = {
     "sep_token_id": 2,
 }  # fmt: skip
 LABELS = ["a", "b", "c"]  # three: two processes cannot share them evenly
+ADAPTATIONS = {"gradual": {"epochs_per_layer": 1.0}, "lora": {"r": 2}, "dora": {"r": 2}}
 DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "resid_pdrop", "embd_pdrop",
            "attn_pdrop", "embedding_dropout", "mlp_dropout", "classifier_dropout")  # fmt: skip
 
@@ -49,6 +51,7 @@ class Case:
     stop: int = 0  # the last process sends itself SIGTERM in this step
     spoil: int = 0  # the last process has a loss that is not a number in this step
     folder: str = ""  # of checkpoints, below the common one
+    adaptation: str = "full"
 
 
 class Words:
@@ -59,7 +62,7 @@ class Words:
     def __len__(self):
         return WORDS
 
-    def __call__(self, texts, pairs, *, truncation, max_length):
+    def __call__(self, texts, pairs, *, max_length, **_):
         return UserDict(input_ids=[[1, *map(int, text.split()), 2][:max_length] for text in texts])
 
 
@@ -120,6 +123,8 @@ def learn(case, folder, world=None):
     world = world or parallel.alone()
     model, objective, watched = prepare(case, folder)
     objective = Disturbed(objective, case, last=world.rank == world.size - 1)
+    adaptation = methods.choose(case.adaptation, ADAPTATIONS.get(case.adaptation, {}))
+    adaptation.apply(model, frozenset(methods.head(model)))
     params = TrainingParams(
         objective=case.task.split("-")[1], settings={},
         batch_size=ROWS, accumulation=case.accumulation, sequence_length=LENGTH, optimizer=case.optimizer,
@@ -132,6 +137,7 @@ def learn(case, folder, world=None):
         model, state = loop.train(
             model, objective, params, case.steps, seed=SEED, report=lambda _: None, validation=watched,
             checkpoints=checkpoints, world=world, strategy=case.strategy,
+            opens=adaptation.opens(model, len(objective) / ROWS),
         )  # fmt: skip
     except PretuneError as error:
         return {"error": str(error), "exit_code": error.exit_code}

@@ -45,6 +45,13 @@ SHARED = [
     Case(CLASSES, strategy="fsdp"),
     Case(ROBERTA, checkpointing=True),
     Case(ROBERTA, strategy="fsdp", accumulation=2, select="accuracy"),
+    Case(CLASSES, adaptation="lora", accumulation=2),
+    Case(CLASSES, adaptation="lora", strategy="fsdp", select="loss"),
+    Case(CLASSES, adaptation="dora", strategy="fsdp"),
+    Case(ROBERTA, adaptation="head", checkpointing=True),
+    Case(CLASSES, adaptation="head", strategy="fsdp", accumulation=2),
+    Case(CLASSES, adaptation="gradual", accumulation=2),
+    Case(ROBERTA, adaptation="gradual", strategy="fsdp"),
 ]
 STOP = 7  # the step in which SIGTERM arrives
 STOPPED = [
@@ -52,6 +59,8 @@ STOPPED = [
     Case(CLASSES, strategy="fsdp", stop=STOP, folder="fsdp"),
     Case(TIED, strategy="fsdp", stop=STOP, folder="best", select="loss"),
     Case(CAUSAL, optimizer="muon", stop=STOP, folder="dropout", dropout=0.1),
+    Case(CLASSES, adaptation="lora", stop=STOP, folder="lora"),
+    Case(CLASSES, adaptation="gradual", strategy="fsdp", stop=STOP, folder="gradual"),
 ]
 BY_ONE = [
     Case(MASKED, stop=STOP, folder="one-ddp"),
@@ -157,7 +166,7 @@ def rounding(case):
 def name(case):
     """The case as a test's name."""
     shown = [case.task, case.strategy, f"accumulation{case.accumulation}", case.optimizer, case.select]
-    return "-".join([*shown, *(["checkpointing"] if case.checkpointing else [])])
+    return "-".join([*shown, *(["checkpointing"] if case.checkpointing else []), case.adaptation])
 
 
 @pytest.mark.parametrize("case", SHARED, ids=name)

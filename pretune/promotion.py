@@ -17,6 +17,7 @@ from pretune.runs import Evaluation, Runs
 from pretune.tracking import Record
 
 if TYPE_CHECKING:
+    from pretune.objectives.predictions import Predictions
     from pretune.params import Params
 
 FORMER = "pretune.former_champion"  # on a version: which one it replaced
@@ -58,7 +59,7 @@ def promote(runs: Runs, params: Params, name: str | None, missing: Callable[[Eva
         gaps = lineage_gaps(runs, found) + missing(found)
         checks = gate.examine(own.models["finetuned"], found.run.metrics, params.gate, champion=rival, gaps=gaps)
         verdict = Verdict(registry.name, version.version, checks, champion.version if champion else None)
-        _note(runs, found, version, verdict)
+        _note(runs, found, own.models["finetuned"], version, verdict)
         if verdict.passed and champion != version:
             registry.note(version, {FORMER: champion.version if champion else ""})
             registry.give(CHAMPION, version)
@@ -111,9 +112,10 @@ def _compared(runs: Runs, params: Params, champion: Version, name: str, own: Sto
     return compare(both, resamples=settings.resamples, confidence=settings.confidence, seed=params.seed)
 
 
-def _note(runs: Runs, found: Evaluation, version: Version, verdict: Verdict) -> None:
+def _note(runs: Runs, found: Evaluation, said: Predictions, version: Version, verdict: Verdict) -> None:
     """Store the reasons and the model card with the version, and the card with the run too, whole."""
-    text = card.write(found, verdict.checks, slices=runs.artifact(found.run, "evaluation/slices.csv"))
+    slices = runs.artifact(found.run, "evaluation/slices.csv")
+    text = card.write(found, said, verdict.checks, version=version.version, slices=slices)
     passed = str(verdict.passed).lower()
     reasons = "\n".join(map(str, verdict.checks))
     tags = {"gate.passed": passed, "gate.reasons": reasons, "gate.time": _now(), EVALUATION: found.run.run_id}

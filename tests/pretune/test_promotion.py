@@ -33,7 +33,7 @@ def evaluated(tracked):
     """A function that records a model with so many mistakes, and its evaluation; returns the evaluation's run id."""
     from mlflow.entities import LoggedModelOutput
 
-    def record(name, wrong):
+    def record(name, wrong, scratch=""):
         facts = {"git.commit": "c0ffee", "git.dirty": "false"}
         made = tracked.run("finetune", **facts, **{"pretune.status": "executed", "pretune.stage_key": name})
         made.params({"finetune.epochs": wrong, "ingest.source": "mine.csv", "ingest.licence": "CC BY 4.0"})
@@ -44,6 +44,8 @@ def evaluated(tracked):
         run = tracked.run("evaluate", **facts, **{"pretune.status": "executed", "pretune.stage_key": f"e-{name}"})
         run.params({"evaluate.confidence": 0.95})
         run.input("models/finetuned", f"md5-{name}")
+        if scratch:
+            run.input("models/scratch", scratch)
         run.output("reports/metrics.json", f"metrics-{name}")
         rows = [f"row {row}" for row in range(80)]
         run.text("evaluation/predictions.json", stored.dumps(Stored(rows, models)))
@@ -144,6 +146,26 @@ def test_gaps_in_the_lineage_keep_a_model_back(tracked, evaluated, promoted):
     verdict = promoted(missing=["the remote lacks models/finetuned"])
     assert [check.reason for check in verdict.checks if not check.passed] == ["the remote lacks models/finetuned"]
     assert opened(tracked).registry.alias(CHAMPION) is None
+
+
+def test_a_model_of_which_not_all_is_on_record_is_kept_back(tracked, evaluated, promoted):
+    """Data whose maker is not known, a stage without a commit, a patch that leaves a file out: each is told."""
+    facts = {"pretune.status": "executed", "git.commit": "none"}
+    run = tracked.run("prepare", **facts, **{"pretune.stage_key": "p"})
+    run.input("data/raw", "raw")
+    run.output("data/mine.csv", "data-one")
+    run.end("FINISHED")
+    changed = tracked.run("scratch", **facts | {"git.commit": "c0ffee", "git.dirty": "true", "pretune.stage_key": "s"})
+    changed.text("changes.patch", "# left out, larger than 100000 bytes: huge.bin\n")
+    changed.output("models/scratch", "md5-scratch")
+    changed.end("FINISHED")
+    evaluated("one", 8, scratch="md5-scratch")
+    (reason,) = [check.reason for check in promoted().checks if not check.passed]
+    assert reason.split("; ") == [
+        "scratch: uncommitted changes that no patch holds in full",
+        "prepare: no commit",
+        "prepare: who made data/raw is not known",
+    ]
 
 
 def test_two_promotions_at_once_do_not_both_win(tracked, evaluated, promoted):

@@ -51,7 +51,8 @@ def evaluate(stage: Stage) -> None:
     )
 
     kept = stored.dumps(stored.Stored([inputs.key(row) for row in test], said))
-    texts = {f"{name}.csv": stored.as_csv(table) for name, table in {**tables, "slices": slices}.items()}
+    written_tables = {**dict.fromkeys(curves.TABLES, ()), **tables, "slices": slices}
+    texts = {f"{name}.csv": stored.as_csv(table) for name, table in written_tables.items()}
     texts["mistakes.json"] = json.dumps([asdict(each) for each in worst], ensure_ascii=False, indent=1) + "\n"
     written = stage.out("reports/evaluation")
     written.mkdir(parents=True)

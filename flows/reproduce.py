@@ -13,7 +13,10 @@ SHORT = 12  # characters of a hash that are shown
 
 
 def reproduce(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A stage run, or a pipeline run: then all its stages.")],
+    run: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="A stage run; or a pipeline run, @alias or git revision: all its stages."),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
     """Rerun it in a worktree at its commit, compare the outputs: bitwise, within tolerance or different."""

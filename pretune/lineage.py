@@ -178,6 +178,12 @@ class Workspace:
         with _plain_errors():
             return {o.def_path: o.get_hash().value for o in self._stages[name].outs if o.exists}
 
+    def inputs(self, name: str) -> dict[str, str]:
+        """{path: md5} of the data that a stage reads, as far as it is there, computed from the files."""
+        with _plain_errors():
+            files = [d for d in _files(self._stages[name]) if d.exists and not d.def_path.startswith(CODE)]
+            return {d.def_path: d.get_hash().value for d in files}
+
     def locked_outputs(self) -> dict[str, str]:
         """{path: md5} of every output and dependency that dvc.lock records."""
         return {

@@ -17,10 +17,12 @@ from pretune.runs import Evaluation, Runs
 from pretune.tracking import Record
 
 if TYPE_CHECKING:
+    from pretune.objectives.predictions import Predictions
     from pretune.params import Params
 
 FORMER = "pretune.former_champion"  # on a version: which one it replaced
 EVALUATION = "pretune.evaluation"  # on a version: the run that measured it
+MADE = ("data/raw", "data/prepared/", "models/", "reports/")  # what stages make of the user's data
 LEFT_OUT = "# left out"  # in a patch: a file that it does not hold
 
 
@@ -53,14 +55,15 @@ def promote(runs: Runs, params: Params, name: str | None, missing: Callable[[Eva
         version = registry.register(model_id, made.run_id)
         registry.give(CHALLENGER, version)
         champion = registry.alias(CHAMPION)
+        other = champion if champion and champion.version != version.version else None
         own = runs.predictions(found)
-        rival = None if champion is None or champion == version else _compared(runs, params, champion, found.name, own)
+        rival = _compared(runs, params, other, found.name, own) if other else None
         gaps = lineage_gaps(runs, found) + missing(found)
         checks = gate.examine(own.models["finetuned"], found.run.metrics, params.gate, champion=rival, gaps=gaps)
         verdict = Verdict(registry.name, version.version, checks, champion.version if champion else None)
-        _note(runs, found, version, verdict)
-        if verdict.passed and champion != version:
-            registry.note(version, {FORMER: champion.version if champion else ""})
+        _note(runs, found, own.models["finetuned"], version, verdict)
+        if verdict.passed and (other or not champion):
+            registry.note(version, {FORMER: other.version if other else ""})
             registry.give(CHAMPION, version)
     return verdict
 
@@ -75,8 +78,9 @@ def rollback(registry: Registry) -> tuple[str, str]:
                 f"version {champion.version} of {registry.name} replaced none" if champion else "there is no champion"
             )
             raise NotFoundInRecordsError(what, "pretune promote")
+        again = registry.version(former)
         registry.note(champion, {"pretune.rolled_back": _now()})
-        registry.give(CHAMPION, registry.version(former))
+        registry.give(CHAMPION, again)
     return champion.version, former
 
 
@@ -89,9 +93,7 @@ def lineage_gaps(runs: Runs, found: Evaluation) -> list[str]:
             gaps.append(f"{stage}: no commit")
         elif record.tags.get("git.dirty") == "true" and not _is_whole(runs, record):
             gaps.append(f"{stage}: uncommitted changes that no patch holds in full")
-        unknown = [
-            path for path in record.inputs if path.startswith(("models/", "data/prepared/")) and path not in made
-        ]
+        unknown = [path for path in record.inputs if path.startswith(MADE) and path not in made]
         gaps += [f"{stage}: who made {path} is not known" for path in unknown]
     return gaps
 
@@ -111,9 +113,10 @@ def _compared(runs: Runs, params: Params, champion: Version, name: str, own: Sto
     return compare(both, resamples=settings.resamples, confidence=settings.confidence, seed=params.seed)
 
 
-def _note(runs: Runs, found: Evaluation, version: Version, verdict: Verdict) -> None:
+def _note(runs: Runs, found: Evaluation, said: Predictions, version: Version, verdict: Verdict) -> None:
     """Store the reasons and the model card with the version, and the card with the run too, whole."""
-    text = card.write(found, verdict.checks, slices=runs.artifact(found.run, "evaluation/slices.csv"))
+    slices = runs.artifact(found.run, "evaluation/slices.csv")
+    text = card.write(found, said, verdict.checks, version=version.version, slices=slices)
     passed = str(verdict.passed).lower()
     reasons = "\n".join(map(str, verdict.checks))
     tags = {"gate.passed": passed, "gate.reasons": reasons, "gate.time": _now(), EVALUATION: found.run.run_id}

@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,26 +75,37 @@ class Registry:
         """Move an alias."""
         self.client.set_registered_model_alias(self.name, alias, version.version)
 
+    def alone(self) -> AbstractContextManager[None]:
+        """Nobody else promotes meanwhile, on whatever machine. LockedError where somebody does."""
+        return self._holding(f"{self.name}.promotion-under-way")
+
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Nobody else promotes meanwhile, on whatever machine: names in the registry are unique, so one is the lock."""
-        lock = f"{self.name}.promotion-under-way"
-        if (held := self._model(lock)) and time.time() - held.creation_timestamp / 1000 > LEASE:
-            self.client.delete_registered_model(lock)
+    def _holding(self, lock: str) -> Iterator[None]:
+        """Names in the registry are unique, so one is the lock."""
+        held = self._model(lock)
+        if held and time.time() - held.creation_timestamp / 1000 > LEASE:
+            with self._holding(f"{lock}.passed-over"):  # two that find it dead must not both go on
+                self._drop(held)
         try:
-            self.client.create_registered_model(lock, {"holder": f"process {os.getpid()} on {platform.node()}"})
+            made = self.client.create_registered_model(lock, {"holder": _holder()})
         except Exception as error:  # MLflow's; its code says whether it is this
             if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
                 raise
-            holder = held.tags.get("holder", "") if held else "another process"
+            by = self._model(lock)
             raise LockedError(
-                f"{self.name} is being promoted by {holder}",
+                f"{self.name} is being promoted by {by.tags.get('holder', '') if by else 'another process'}",
                 f"wait for it to end (one that was killed is passed over after {LEASE / 60:.0f} minutes)",
             ) from None
         try:
             yield
         finally:
-            self.client.delete_registered_model(lock)
+            self._drop(made)
+
+    def _drop(self, lock: Any) -> None:
+        """Delete a lock, unless it is another one of that name by now."""
+        now = self._model(lock.name)
+        if now and (now.creation_timestamp, now.tags) == (lock.creation_timestamp, lock.tags):
+            self.client.delete_registered_model(lock.name)
 
     def _model(self, name: str) -> Any:
         found = self.client.search_registered_models(f"name = '{name}'", max_results=1)
@@ -107,3 +118,7 @@ class Registry:
         except Exception as error:
             raise NotFoundInRecordsError(f"{self.name} has no version {version}", "pretune promote") from error
         return Version(str(found.version), found.run_id, found.tags.get(MODEL, ""), dict(found.tags))
+
+
+def _holder() -> str:
+    return f"process {os.getpid()} on {platform.node()}"

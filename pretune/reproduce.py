@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import ast
 import csv
-import hashlib
 import json
 import os
 import shutil
@@ -53,15 +53,19 @@ class Reproduction:
 
 
 def reproduce(runs: Runs, name: str, say: Callable[[str], None]) -> Reproduction:
-    """Rerun a stage run, or every stage of a pipeline run, in a worktree; the verdict is stored on the run."""
-    asked = runs.run(name)
-    if asked is None:
-        asked = runs.evaluation(name).run
-    stages = _stages(runs, asked)
+    """Rerun a stage run, all stages of a pipeline run, or all that led to an alias or a git revision, in a worktree.
+
+    The verdict is stored on the run: that of the evaluation for an alias or a revision.
+    """
+    asked, stages = _asked(runs, name)
     outputs: list[Output] = []
     notes: list[str] = []
     near = True
-    with _worktree(runs, stages) as tree:
+    with _worktree(runs, runs.executed(asked)) as tree:
+        nodes = Workspace(tree).nodes
+        stages.sort(key=lambda record: list(nodes).index(record.name))
+        declared = {param for record in stages for param in nodes[record.name].params}
+        restore_params(tree / "params.yaml", {k: v for record in stages for k, v in record.params.items()}, declared)
         _bring_inputs(runs, tree, stages)
         for record in stages:
             say(f"{record.name} …")
@@ -70,7 +74,7 @@ def reproduce(runs: Runs, name: str, say: Callable[[str], None]) -> Reproduction
             found = [Output(record.name, path, md5, now.get(path, "")) for path, md5 in sorted(record.outputs.items())]
             outputs += found
             if any(each.md5 != each.again for each in found):
-                close, note = _nearness(tree, record)
+                close, note = nearness(tree, record)
                 near = near and close
                 notes.append(note)
     same = all(each.md5 == each.again for each in outputs)
@@ -80,34 +84,33 @@ def reproduce(runs: Runs, name: str, say: Callable[[str], None]) -> Reproduction
     return Reproduction(verdict, outputs, notes)
 
 
-def _stages(runs: Runs, asked: Record) -> list[Record]:
-    """The runs that executed what is asked for, in the order of the pipeline."""
+def _asked(runs: Runs, name: str) -> tuple[Record, list[Record]]:
+    """The run that gets the verdict, and those that executed what is to be made again."""
+    asked = runs.run(name)
+    if asked is None:
+        found = runs.evaluation(name)
+        return found.run, list(found.stages.values())
     if asked.name == "pipeline":
-        children = [each for each in runs.records if each.parent == asked.run_id]
-        order = list(Workspace(runs.root).nodes)
-        found = sorted(map(runs.executed, children), key=lambda each: order.index(each.name))
+        stages = [runs.executed(each) for each in runs.records if each.parent == asked.run_id]
     else:
-        found = [runs.executed(asked)]
-    if not found or any(not each.outputs for each in found):
+        stages = [runs.executed(asked)]
+    if not stages or any(not each.outputs for each in stages):
         raise NotFoundInRecordsError(f"run {asked.run_id} ({asked.name}) has no outputs on record", "pretune run")
-    return found
+    return asked, stages
 
 
 @contextmanager
-def _worktree(runs: Runs, stages: list[Record]) -> Iterator[Path]:
-    """The files at the run's commit with its changes and parameters, beside DVC's cache of this workspace."""
-    last = stages[-1]
-    commit = last.tags.get("git.commit", "none")
+def _worktree(runs: Runs, run: Record) -> Iterator[Path]:
+    """The files at the run's commit with its changes, beside DVC's cache of this workspace."""
+    commit = run.tags.get("git.commit", "none")
     with tempfile.TemporaryDirectory(prefix="pretune-reproduce-") as folder:
         tree = Path(folder) / "worktree"
         _git(runs.root, "worktree", "add", "--detach", str(tree), commit)
         try:
-            if last.tags.get("git.dirty") == "true":
+            if run.tags.get("git.dirty") == "true":
                 patch = Path(folder) / "changes.patch"
-                patch.write_text(runs.artifact(last, "changes.patch"), encoding="utf-8")
-                _git(tree, "apply", str(patch))
-            recorded = {key: value for record in stages for key, value in record.params.items()}
-            _set_params(tree / "params.yaml", recorded)
+                patch.write_text(runs.artifact(run, "changes.patch"), encoding="utf-8")
+                _git(tree, "apply", "--allow-empty", str(patch))  # empty where every new file is left out of it
             cache = lineage.cache_dir(runs.root)
             lineage.write_config(tree, ConfigParser(interpolation=None), {"cache": {"dir": str(cache)}})
             yield tree
@@ -121,26 +124,38 @@ def _git(root: Path, *arguments: str) -> None:
         raise WorkspaceError(f"git {arguments[0]}: {done.stderr.strip().splitlines()[-1]}", "git status")
 
 
-def _set_params(path: Path, recorded: dict[str, str]) -> None:
-    """Write the recorded values where those of the commit differ (a run with --set)."""
+def restore_params(path: Path, recorded: dict[str, str], declared: set[str]) -> None:
+    """Make the params that the stages declare what is on record (a run with --set); else leave the file alone."""
     yaml = YAML()
     yaml.preserve_quotes = True
     document = yaml.load(path)
     known = flatten(document)
-    changed = {key: value for key, value in recorded.items() if key in known and str(known[key]) != value}
-    for dotted, value in changed.items():
-        *sections, key = dotted.split(".")
+    gone = [key for key in known if key not in recorded and any(f"{key}.".startswith(f"{top}.") for top in declared)]
+    changed = {key: value for key, value in recorded.items() if key not in known or str(known[key]) != value}
+    for dotted in [*gone, *changed]:
+        *parents, key = dotted.split(".")
         node = document
-        for section in sections:
-            node = node[section]
-        node[key] = YAML(typ="safe", pure=True).load(value)
-    if changed:
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        if dotted in changed:
+            node[key] = _value(changed[dotted])
+        else:
+            del node[key]
+    if gone or changed:
         with path.open("w", encoding="utf-8") as file:
             yaml.dump(document, file)
 
 
+def _value(recorded: str) -> Any:
+    """What a record's text was before `str` made it one."""
+    try:
+        return ast.literal_eval(recorded)
+    except (ValueError, SyntaxError):
+        return recorded
+
+
 def _bring_inputs(runs: Runs, tree: Path, stages: list[Record]) -> None:
-    """What the stages read and none of them makes: from DVC's cache, or a file of the user's that is as it was."""
+    """What the stages read and none of them makes: from DVC's cache, or files of the user's that are as they were."""
     made = {path for record in stages for path in record.outputs}
     wanted = {path: md5 for record in stages for path, md5 in record.inputs.items() if path not in made}
     makers = {path: maker for path, md5 in wanted.items() if (maker := runs.maker(path, md5))}
@@ -157,21 +172,19 @@ def _bring_inputs(runs: Runs, tree: Path, stages: list[Record]) -> None:
         with (tree / "dvc.lock").open("w", encoding="utf-8") as file:
             yaml.dump({"schema": "2.0", "stages": lock}, file)
         Workspace(tree).checkout(list(lock))
-    problems = []
-    for path, md5 in wanted.items():
+    for path in wanted:
         source, target = runs.root / path, tree / path
-        if not target.exists() and source.is_file() and _md5(source) == md5:
+        if source.exists() and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target)
-        if not target.exists():
-            problems.append(f"{path} with md5 {md5} is neither in DVC's cache nor in the workspace")
+            (shutil.copytree if source.is_dir() else shutil.copy2)(source, target)
+    there = {path: md5 for record in stages for path, md5 in Workspace(tree).inputs(record.name).items()}
+    problems = [
+        f"{path} with md5 {md5} is neither at the commit, in DVC's cache nor in the workspace"
+        for path, md5 in wanted.items()
+        if there.get(path) != md5
+    ]
     if problems:
         raise NotFoundInRecordsError(problems, "dvc pull   (where a remote holds it)")
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _run(tree: Path, stage: str) -> None:
@@ -185,7 +198,7 @@ def _run(tree: Path, stage: str) -> None:
         raise StageFailedError([f"{stage} failed in the worktree:", *lines], "pretune trace RUN")
 
 
-def _nearness(tree: Path, record: Record) -> tuple[bool, str]:
+def nearness(tree: Path, record: Record) -> tuple[bool, str]:
     """Whether what differs is within tolerance: a training loss by LOSS, metrics by their recorded intervals."""
     curve = tree / "reports" / "curves" / f"{record.name}.csv"
     if curve.is_file() and "train_loss" in record.metrics:

@@ -41,7 +41,7 @@ def evaluate(stage: Stage) -> None:
     worst = mistakes.worst(said["finetuned"], params.mistakes)
     model = Predictor(str(stage.dep("models/finetuned"))).answers
     explained = {each.row: attribution.explained(model, test[each.row]) for each in worst[: params.attributions]}
-    written = samples.samples(said["finetuned"], model, test)
+    shown = samples.samples(said["finetuned"], model, test)
     paths = {name: f"reports/curves/{name}.csv" for name in CURVES}
     report = partial(
         page.render,
@@ -51,15 +51,16 @@ def evaluate(stage: Stage) -> None:
         tables=tables,
         mistakes=worst,
         explained={row: each for row, each in explained.items() if each},
-        samples=written,
+        samples=shown,
         training={name: stored.read_csv(stage.dep(path)) for name, path in paths.items()},
     )
 
     kept = stored.dumps(stored.Stored([inputs.key(row) for row in test], said))
-    texts = {f"{name}.csv": stored.as_csv(table) for name, table in {**tables, "slices": slices}.items()}
+    written_tables = {**dict.fromkeys(curves.TABLES, ()), **tables, "slices": slices}
+    texts = {f"{name}.csv": stored.as_csv(table) for name, table in written_tables.items()}
     texts["mistakes.json"] = as_json(worst)
-    if written:
-        texts["samples.json"] = as_json(written)
+    if shown:
+        texts["samples.json"] = as_json(shown)
     out = stage.out("reports/evaluation")
     out.mkdir(parents=True)
     for name, content in (texts | {"predictions.json": kept}).items():

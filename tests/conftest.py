@@ -19,6 +19,9 @@ from pretune.journal import Run
 ROOT = Path(__file__).parent.parent
 PARAMS = Path(__file__).parent / "params.yaml"
 OURS = ("MLFLOW_", "PRETUNE_", "DVC_")
+BROWSER = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
 
 # Two busy cores make single examples slow: no deadline; the same examples on every machine.
 settings.register_profile(
@@ -269,3 +272,33 @@ def tracked(tmp_path, empty_database):
     root.mkdir()
     shutil.copy(empty_database, root / "mlflow.db")
     return Tracked(root)
+
+
+@dataclass
+class Page:
+    """What a browser made of an address: the document when all was loaded, and the lines of its console."""
+
+    dom: str
+    console: list[str]
+
+
+@pytest.fixture
+def browse(tmp_path):
+    """A function that opens an address in a real browser, which reaches this machine only; skips without one."""
+    if BROWSER is None:
+        pytest.skip("no Chromium or Chrome here to open a page in (apt install chromium)")
+
+    def load(url):
+        done = subprocess.run(
+            [
+                BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+                "--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+                f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--window-size=1200,900",
+                "--virtual-time-budget=20000", "--dump-dom", url,
+            ],
+            capture_output=True, text=True, check=False, timeout=240,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return Page(done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line])
+
+    return load

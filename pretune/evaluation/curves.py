@@ -12,6 +12,8 @@ from pretune.evaluation.of_classes import BINS, bins
 from pretune.objectives.predictions import Classes, ManyLabels, Numbers, Predictions
 
 Point = dict[str, float | int | str]
+# All that dvc.yaml draws. Those that a form has not are written too, empty: DVC complains of a file that is missing.
+TABLES = ("confusion", "reliability", "roc", "precision_recall", "scatter")
 POINTS = 200  # of a curve
 CURVES = 8  # classes that have one: the commonest
 

@@ -38,7 +38,11 @@ def examine(
     champion: Comparison | None,
     gaps: list[str],
 ) -> list[Check]:
-    """All points. measured: metrics of the evaluation's run; champion: compared with it; gaps: in the lineage."""
+    """All points.
+
+    measured: metrics of the evaluation's run; champion: compared with it, None where it is no other model; gaps: in
+    the lineage.
+    """
     known = metrics.metrics(said)
     checks = [_threshold(known, measured, name, bound) for name, bound in gate.thresholds.items()]
     checks += _baselines(measured) if gate.baselines else []
@@ -74,7 +78,7 @@ def _baselines(measured: Mapping[str, float]) -> Iterator[Check]:
 def _champion(compared: Comparison | None, headline: str, margin: float) -> Check:
     what = "better than the champion"
     if compared is None:
-        return Check(what, passed=True, reason="there is none yet")
+        return Check(what, passed=True, reason="there is no other")
     if not compared.rows:
         return Check(what, passed=False, reason=f"not comparable: {compared.reason}")
     gain = next(iter(compared.gains.values()))[headline]

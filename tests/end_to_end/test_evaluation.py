@@ -54,6 +54,37 @@ def test_a_stage_is_reproduced_to_the_bit(copy):
     assert len(copy.git("worktree", "list").splitlines()) == 1
 
 
+def test_a_pipeline_run_is_reproduced_to_the_bit(copy):
+    """All its stages from the raw data on: with uncommitted changes, a new file, a value given for that run only."""
+    with (copy.root / "tasks" / "finetune.py").open("a", encoding="utf-8") as file:
+        file.write("# changed\n")
+    (copy.root / "notes.md").write_text("not committed\n", encoding="utf-8")
+    outcomes = copy.plain_run("--set", "evaluate.slices=[label]")
+    assert {outcomes[stage] for stage in ("finetune", "evaluate")} == {"ran"}
+    assert {outcomes[stage] for stage in ("ingest", "prepare", "pretrain", "scratch")} == {"skipped"}
+    run = copy.parents()[-1].info.run_id
+    copy.git("checkout", "--quiet", "tasks/finetune.py")
+    found = copy.report("reproduce", run)
+    assert found["verdict"] == "bitwise", found
+    assert {each["path"] for each in found["outputs"]} == {out for stage in copy.stages() for out in copy.outs(stage)}
+    client, _ = copy.client()
+    assert client.get_run(run).data.tags["pretune.reproduced.verdict"] == "bitwise"
+    assert len(copy.git("worktree", "list").splitlines()) == 1
+
+
+def test_a_stage_that_comes_out_otherwise_is_called_different(copy):
+    """Other bytes and a loss that is not near: exit code 12, the loss then and now, the verdict on the run."""
+    client, _ = copy.client()
+    run = copy.children(copy.parents()[0])["finetune"]
+    loss = run.data.metrics["train_loss"]
+    client.set_tag(run.info.run_id, "dvc.out.models/finetuned", "0" * 32 + ".dir")  # as if it had been made elsewhere
+    client.log_metric(run.info.run_id, "train_loss", 2 * loss)
+    printed = copy.pretune("reproduce", run.info.run_id, code=12)
+    assert "DIFFERS  finetune  models/finetuned" in printed
+    assert f"finetune: loss {2 * loss:.6g} then, {loss:.6g} now" in printed
+    assert client.get_run(run.info.run_id).data.tags["pretune.reproduced.verdict"] == "different"
+
+
 def test_mlflow_serves_the_model(copy):
     """`mlflow models serve` answers over HTTP as `pretune predict` does."""
     (model,) = copy.children(copy.parents()[0])["finetune"].outputs.model_outputs

@@ -39,3 +39,22 @@ def test_both_servers_answer_on_this_machine_and_end_with_the_command(copy):
     assert "Traceback" not in printed
     copy.wait_for_end()
     assert not address.exists()
+
+
+def test_two_pipeline_runs_stand_side_by_side_in_the_browser(copy, browse):
+    """MLflow's comparison page shows both runs, the setting that differs and what came out, without a complaint."""
+    copy.plain_run("--set", "evaluate.resamples=250")
+    first, second = copy.parents()
+    (mlflow, prefect) = free_ports(2)
+    ui = copy.start("-m", "flows.cli", "ui", "--mlflow-port", str(mlflow), "--prefect-port", str(prefect))
+    copy.wait((copy.state / "prefect-api-url").exists, "both servers", beside=ui)
+    runs = f'["{first.info.run_id}","{second.info.run_id}"]'
+    experiments = f'["{first.info.experiment_id}"]'
+    page = browse(f"http://127.0.0.1:{mlflow}/#/compare-runs?runs={runs}&experiments={experiments}")
+    ui.send_signal(signal.SIGINT)
+    ui.communicate()
+    accuracy = first.data.metrics["finetuned.accuracy"]
+    for part in (first.info.run_id, second.info.run_id, "evaluate.resamples", "100", "250", "finetuned.accuracy"):
+        assert f">{part}<" in page.dom, part
+    assert str(accuracy) in page.dom
+    assert page.console == []

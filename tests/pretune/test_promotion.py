@@ -33,16 +33,19 @@ def evaluated(tracked):
     """A function that records a model with so many mistakes, and its evaluation; returns the evaluation's run id."""
     from mlflow.entities import LoggedModelOutput
 
-    def record(name, wrong):
+    def record(name, wrong, scratch=""):
         facts = {"git.commit": "c0ffee", "git.dirty": "false"}
         made = tracked.run("finetune", **facts, **{"pretune.status": "executed", "pretune.stage_key": name})
-        made.params({"finetune.epochs": wrong})
+        made.params({"finetune.epochs": wrong, "ingest.source": "mine.csv", "ingest.licence": "CC BY 4.0"})
         made.input("data/mine.csv", f"data-{name}")
         made.output("models/finetuned", f"md5-{name}")
         made.end("FINISHED")
         models = {"finetuned": said(wrong), "scratch": said(40), "majority": said(40)}
         run = tracked.run("evaluate", **facts, **{"pretune.status": "executed", "pretune.stage_key": f"e-{name}"})
+        run.params({"evaluate.confidence": 0.95})
         run.input("models/finetuned", f"md5-{name}")
+        if scratch:
+            run.input("models/scratch", scratch)
         run.output("reports/metrics.json", f"metrics-{name}")
         rows = [f"row {row}" for row in range(80)]
         run.text("evaluation/predictions.json", stored.dumps(Stored(rows, models)))
@@ -93,14 +96,20 @@ def test_a_model_is_promoted_and_the_reasons_are_kept(tracked, evaluated, promot
     assert "passed  better than scratch" in version.tags["gate.reasons"]
     card = tracked.client.get_model_version(NAME, version.version).description
     for part in (
-        "Intended use",
-        "data-one",
-        "accuracy",
-        "label yes",
-        f"pretune reproduce {run}",
+        "classification on data from `mine.csv`",
+        "Licence: CC BY 4.0",
+        "| data/mine.csv | data-one |",
+        "On 80 test rows; `low` and `high` bound the interval of confidence 0.95.",
+        "| accuracy | 0.9 |",
+        "| scratch | +0.4 |",
+        "- rows with label yes: accuracy 0.5 (0.4 to 0.6)",
+        "- passed  better than scratch",
         "git checkout c0ffee",
+        f"pretune reproduce @{version.version}",
+        "| label yes | 40 | 0.5 | 0.4 | 0.6 |",
+        "| finetune.epochs | 8 |",
     ):
-        assert part in card
+        assert part in card, part
     assert opened(tracked).artifact(opened(tracked).run(run), "model-card.md") == card
 
 
@@ -139,6 +148,26 @@ def test_gaps_in_the_lineage_keep_a_model_back(tracked, evaluated, promoted):
     assert opened(tracked).registry.alias(CHAMPION) is None
 
 
+def test_a_model_of_which_not_all_is_on_record_is_kept_back(tracked, evaluated, promoted):
+    """Data whose maker is not known, a stage without a commit, a patch that leaves a file out: each is told."""
+    facts = {"pretune.status": "executed", "git.commit": "none"}
+    run = tracked.run("prepare", **facts, **{"pretune.stage_key": "p"})
+    run.input("data/raw", "raw")
+    run.output("data/mine.csv", "data-one")
+    run.end("FINISHED")
+    changed = tracked.run("scratch", **facts | {"git.commit": "c0ffee", "git.dirty": "true", "pretune.stage_key": "s"})
+    changed.text("changes.patch", "# left out, larger than 100000 bytes: huge.bin\n")
+    changed.output("models/scratch", "md5-scratch")
+    changed.end("FINISHED")
+    evaluated("one", 8, scratch="md5-scratch")
+    (reason,) = [check.reason for check in promoted().checks if not check.passed]
+    assert reason.split("; ") == [
+        "scratch: uncommitted changes that no patch holds in full",
+        "prepare: no commit",
+        "prepare: who made data/raw is not known",
+    ]
+
+
 def test_two_promotions_at_once_do_not_both_win(tracked, evaluated, promoted):
     """Of two equal models one becomes champion; the other finds the door locked, or an equal champion."""
     runs = [evaluated(name, 8) for name in ("one", "two")]
@@ -173,6 +202,33 @@ def test_nobody_promotes_while_another_does(tracked, evaluated, promoted, monkey
     assert promoted().passed
 
 
+def test_what_looked_dead_is_not_taken_from_another_who_passed_it_over_first(tracked, monkeypatch):
+    """Two find the same dead promotion: the slower one is locked out, and the other's lock stays."""
+    name = f"{NAME}.promotion-under-way"
+    tracked.client.create_registered_model(name, {"holder": "one that was killed"})
+    quick, slow = opened(tracked).registry, opened(tracked).registry
+    seen = [slow._model(name)]  # the slow one looks, and then the quick one is through
+    look = slow._model
+    monkeypatch.setattr(slow, "_model", lambda asked: seen.pop() if seen else look(asked))
+    killed = seen[0].creation_timestamp / 1000
+    monkeypatch.setattr("pretune.registry.time.time", lambda: killed + 601)
+    with quick.alone():
+        own = quick._model(name)
+        with pytest.raises(LockedError, match=r"by process \d+ on "), slow.alone():
+            pass
+        assert quick._model(name).creation_timestamp == own.creation_timestamp
+    assert tracked.client.search_registered_models(f"name LIKE '{NAME}.%'") == []
+
+
+def test_a_promotion_that_was_passed_over_does_not_unlock_for_the_one_that_did(tracked):
+    """Its end leaves a lock that is another's by now."""
+    registry, name = opened(tracked).registry, f"{NAME}.promotion-under-way"
+    with registry.alone():
+        tracked.client.delete_registered_model(name)
+        tracked.client.create_registered_model(name, {"holder": "the next"})
+    assert registry._model(name).tags == {"holder": "the next"}
+
+
 def test_an_evaluation_is_found_by_every_name_that_leads_to_it(tracked, evaluated, promoted, project):
     """Its run, the run or model that it measured, an alias, a git revision whose dvc.lock has its result."""
     import subprocess
@@ -190,7 +246,7 @@ def test_an_evaluation_is_found_by_every_name_that_leads_to_it(tracked, evaluate
     for name in (run, run[:8], made, model, "@champion", "@1", "HEAD"):
         assert runs.evaluation(name).run.run_id == run, name
     assert runs.model("@champion") == runs.model(made) == runs.model(run) == model
-    assert runs.evaluation(run).params == {"finetune.epochs": "8"}
+    assert runs.evaluation(run).params["finetune.epochs"] == "8"
     for name in ("HEAD~1", "@nobody", "nothing-of-that-name", "--output=x"):
         with pytest.raises(NotFoundInRecordsError):
             runs.evaluation(name)

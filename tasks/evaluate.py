@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING
 
 from pretune.data import rows
 from pretune.data.rows import Row
-from pretune.evaluation import attribution, baselines, curves, inputs, metrics, mistakes, page, speed, stored
+from pretune.evaluation import (
+    attribution,
+    baselines,
+    curves,
+    inputs,
+    label_efficiency,
+    metrics,
+    mistakes,
+    page,
+    speed,
+    stored,
+)
 from pretune.evaluation.attribution import Piece
 from pretune.evaluation.intervals import Bootstrap
 from pretune.objectives import labelled
@@ -31,13 +42,16 @@ def evaluate(stage: Stage) -> None:
     said: dict[str, Predictions] = {
         name: labelled.predictions(stage, stage.dep(f"models/{name}"), "test") for name in MODELS
     }
+    fewer = label_efficiency.read(stage.dep("reports/label_efficiency"), said)
     said |= baselines.baselines(train, test, said["finetuned"])
 
     params = stage.params.evaluate
     bootstrap = Bootstrap(len(test), params.resamples, params.confidence, stage.params.seed)
     result = metrics.measured(said, bootstrap) | {"confidence": params.confidence, "train_rows": len(train)}
+    if fewer:
+        result["label_efficiency"] = label_efficiency.measured(fewer, bootstrap)
     slices = metrics.sliced(said["finetuned"], inputs.slices(test, params.slices), bootstrap)
-    tables = curves.tables(said["finetuned"])
+    tables = curves.tables(said["finetuned"]) | label_efficiency.tables(result)
     worst = mistakes.worst(said["finetuned"], params.mistakes)
     model = Predictor(str(stage.dep("models/finetuned"))).answers
     report = page.render(

@@ -59,10 +59,11 @@ def copy_project(target: Path) -> Path:
 
 
 def critical_path(workspace: Path) -> float:
-    """Seconds of stage work that nothing can run beside: pretraining and scratch share the time."""
+    """Seconds of stage work that nothing can run beside: branches share the time."""
     state = workspace / ".pretune" / "stages"
     seconds = {path.stem: json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in state.glob("*.json")}
-    branches = max(seconds["pretrain"] + seconds["finetune"], seconds["scratch"])
+    pretrained = seconds["pretrain"] + max(seconds["finetune"], seconds["label_efficiency"])
+    branches = max(pretrained, seconds["scratch"])
     return float(seconds["ingest"] + seconds["prepare"] + branches + seconds["evaluate"])
 
 

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from pretune.errors import PretuneError
+from pretune.launch import trains
 from pretune.lineage import Decision, Node, Workspace
+from pretune.params import load
 
 Estimate = dict[str, Any]
 HEADINGS = ("stage", "parameters", "FLOPs a step", "FLOPs in all", "memory at most", "time")
@@ -24,9 +26,9 @@ HEADINGS = ("stage", "parameters", "FLOPs a step", "FLOPs in all", "memory at mo
 
 def estimates(root: Path, decisions: list[Decision], say: Callable[[str], None]) -> dict[str, Estimate]:
     """What each training stage that will run costs, or why that cannot be said: {"unknown": reason}."""
-    nodes, found = Workspace(root).nodes, {}
+    nodes, params, found = Workspace(root).nodes, load(root / "params.yaml"), {}
     actions = {decision.stage: decision.action for decision in decisions}
-    for name in [name for name, action in actions.items() if action == "run" and _trains(nodes[name])]:
+    for name in [name for name, action in actions.items() if action == "run" and trains(nodes[name], params)]:
         node = nodes[name]
         before = [up for up in node.upstream if actions.get(up, "skip") != "skip"]
         missing = [path for path in node.data if not (root / path).exists()]
@@ -48,11 +50,6 @@ def rows(found: dict[str, Estimate]) -> list[tuple[str, ...]]:
 def unknown(found: dict[str, Estimate]) -> list[str]:
     """A line for each that is not."""
     return [f"{name}: no estimate, {each['unknown']}" for name, each in found.items() if "unknown" in each]
-
-
-def _trains(node: Node) -> bool:
-    """Stages that train read how many processes are to do it."""
-    return "launch" in node.params
 
 
 def _ask(root: Path, name: str) -> Estimate:
@@ -95,8 +92,6 @@ def answer(name: str) -> Estimate:
     """Build the job of a stage, cost it, and take some steps of it."""
     began = time.perf_counter()
     import importlib
-
-    from pretune.params import load
 
     root = Path.cwd()
     view = View(root, Workspace(root).node(name), load(root / "params.yaml"))

@@ -93,7 +93,7 @@ def inputs(values: Mapping[str, Any]) -> dict[str, list[str]]:
         found["prepare"] = [values["prepare"]["tokenizer"]]
     first = values["model"]["init"]
     if first is not None and not HUB.fullmatch(first):
-        found |= {"pretrain": [first], "scratch": [first]}
+        found |= {"pretrain": [first], "scratch": [first], "label_efficiency": [first]}
     return found
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pretune.evaluation.label_efficiency import saving
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -51,6 +53,12 @@ def gain(results: dict[str, Any]) -> str:
     return f"pretraining brought {value:+.{digits}f} {unit} ({low:+.{digits}f} to {high:+.{digits}f}, same rows)"
 
 
+def labels(results: dict[str, Any]) -> str:
+    """How many labels pretraining saves, where that was measured."""
+    found = results.get("label_efficiency")
+    return saving(found) if found else ""
+
+
 def summary(run: PipelineRun, results: dict[str, Any]) -> dict[str, Any]:
     """What `pretune run --json` prints."""
     return {
@@ -66,7 +74,7 @@ def markdown(results: dict[str, Any], outcomes: list[Outcome]) -> str:
     names = heads(results)
     lines = ["| " + " | ".join(["model", *names[:1], "interval", *names[1:]]) + " |", "|---" * (len(names) + 2) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows(results)]
-    lines += ["", gain(results), "", "| stage | outcome | seconds |", "|---|---|---|"]
+    lines += ["", *filter(None, [gain(results), labels(results)]), "", "| stage | outcome | seconds |", "|---|---|---|"]
     lines += [f"| {o.stage} | {o.how} | {o.seconds:.0f} |" for o in outcomes]
     return "\n".join(lines)
 
@@ -86,7 +94,8 @@ def show(console: Console, summary: dict[str, Any], *, overridden: list[str]) ->
         for row in found:
             table.add_row(*row)
         console.print(table)
-        console.print(gain(results), highlight=False)
+        for line in filter(None, [gain(results), labels(results)]):
+            console.print(line, highlight=False)
     console.print("\nwhere to look next:", highlight=False)
     for command, what in _next(overridden):
         console.print(f"  {command:<34} {what}", highlight=False, markup=False, soft_wrap=True)

@@ -20,7 +20,7 @@ from pretune.params import load
 if TYPE_CHECKING:
     from pretune.params import Params
 
-STAGES = {"pretrain", "finetune", "scratch"}
+STAGES = {"pretrain", "finetune", "scratch", "label_efficiency"}
 NEXT = "edit params.yaml (docs/models.md lists what goes with what), then run again"
 
 

@@ -38,7 +38,12 @@ Message = dict[str, Any]
 
 def wanted(node: Node, params: Params) -> bool:
     """Whether a stage is one for several processes, and several are asked for."""
-    return "launch" in node.params and params.launch.processes * params.launch.nodes > 1
+    return trains(node, params) and params.launch.processes * params.launch.nodes > 1
+
+
+def trains(node: Node, params: Params) -> bool:
+    """Stages that train read how many processes are to do it; `label_efficiency` trains where there are shares."""
+    return "launch" in node.params and (node.name != "label_efficiency" or bool(params.label_efficiency.partial))
 
 
 def node_rank(params: Params) -> int:

@@ -107,6 +107,17 @@ class LaunchParams(Section):
     strategy: Literal["ddp", "fsdp"]
 
 
+class LabelEfficiencyParams(Section):
+    """On which shares of the labelled rows both models are trained besides."""
+
+    shares: list[Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]]
+
+    @property
+    def partial(self) -> list[float]:
+        """Those that ask for a training: all rows are what `finetune` and `scratch` learn from."""
+        return sorted({share for share in self.shares if share < 1})
+
+
 class EvaluateParams(Section):
     """`confidence` of the intervals, from `resamples` bootstrap draws."""
 
@@ -141,6 +152,7 @@ class Params(Section):
     finetune: FinetuneParams
     adaptation: AdaptationParams
     launch: LaunchParams
+    label_efficiency: LabelEfficiencyParams
     evaluate: EvaluateParams
     gate: GateParams
 
@@ -160,6 +172,12 @@ class Params(Section):
             problems.append("pretrain.evaluate_every needs pretrain.validation_rows")
         if self.finetune.evaluate_every and self.prepare.validation_rows == 0:
             problems.append("finetune.evaluate_every needs prepare.validation_rows")
+        most = self.prepare.train_rows
+        problems += [
+            f"label_efficiency.shares: {share:g} of prepare.train_rows {most} is no row"
+            for share in self.label_efficiency.partial
+            if most is not None and round(share * most) == 0
+        ]
         if problems:
             raise ValueError("; ".join(problems))
         return self

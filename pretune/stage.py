@@ -91,18 +91,23 @@ class Stage:
         key = stage_key(self._entry | {"params": params})
         return state_dir(self._root) / "checkpoints" / key
 
-    def reporter(self, steps: int) -> Callable[[Record | Validation], None]:
-        """A callback for the training loop: to the progress bar and to the run's metrics."""
+    def reporter(self, steps: int, *, before: int = 0, name: str = "") -> Callable[[Record | Validation], None]:
+        """A callback for the training loop: to the progress bar and to the run's metrics.
+
+        A stage that trains several models gives each a `name`, and tells what of all `steps` came before it.
+        """
+        prefix, told = (f"{name}.", f"{name}  ") if name else ("", "")
 
         def report(found: Record | Validation) -> None:
             values = asdict(found)
             step = values.pop("step")
             if "metrics" in values:
-                self.run.metrics({f"validation_{name}": value for name, value in values["metrics"].items()}, step)
+                validated = {f"{prefix}validation_{key}": value for key, value in values["metrics"].items()}
+                self.run.metrics(validated, step)
                 return
-            known = {name: value for name, value in values.items() if value is not None}
-            self._progress.update(step, steps, _note(known))
-            self.run.metrics(known, step)
+            known = {key: value for key, value in values.items() if value is not None}
+            self._progress.update(before + step, steps, told + _note(known))
+            self.run.metrics({f"{prefix}{key}": value for key, value in known.items()}, step)
 
         return report
 

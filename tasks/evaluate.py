@@ -9,7 +9,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pretune.data import rows
-from pretune.evaluation import attribution, baselines, curves, inputs, metrics, mistakes, page, samples, speed, stored
+from pretune.evaluation import (
+    attribution,
+    baselines,
+    curves,
+    inputs,
+    label_efficiency,
+    metrics,
+    mistakes,
+    page,
+    samples,
+    speed,
+    stored,
+)
 from pretune.evaluation.intervals import Bootstrap
 from pretune.objectives import labelled
 from pretune.objectives.predictions import Predictions
@@ -31,13 +43,16 @@ def evaluate(stage: Stage) -> None:
     said: dict[str, Predictions] = {
         name: labelled.predictions(stage, stage.dep(f"models/{name}"), "test") for name in MODELS
     }
+    fewer = label_efficiency.read(stage.dep("reports/label_efficiency"), said)
     said |= baselines.baselines(train, test, said["finetuned"])
 
     params = stage.params.evaluate
     bootstrap = Bootstrap(len(test), params.resamples, params.confidence, stage.params.seed)
     result = metrics.measured(said, bootstrap) | {"confidence": params.confidence, "train_rows": len(train)}
+    if fewer:
+        result["label_efficiency"] = label_efficiency.measured(fewer, bootstrap)
     slices = metrics.sliced(said["finetuned"], inputs.slices(test, params.slices), bootstrap)
-    tables = curves.tables(said["finetuned"])
+    tables = curves.tables(said["finetuned"]) | label_efficiency.tables(result)
     worst = mistakes.worst(said["finetuned"], params.mistakes)
     model = Predictor(str(stage.dep("models/finetuned"))).answers
     explained = {each.row: attribution.explained(model, test[each.row]) for each in worst[: params.attributions]}

@@ -8,7 +8,7 @@ as are its due, chosen by hash too.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,7 +63,7 @@ class Sides:
         for row in rows:
             group = group_of(row)
             groups.append(_number(b"%d side " % seed + group))
-            ranks.append(_number(b"%d rank " % seed + content_key(row)))
+            ranks.append(_rank(row, seed))
             name = class_of(row)
             strata.append(-1 if name is None else self.classes.setdefault(name, len(self.classes)))
             given.append(GIVEN.get(row.get("split", ""), -1))
@@ -81,14 +81,28 @@ class Sides:
         Webster's method: the k-th row of a class of n comes at (k - 1/2) / n. More rows are these and others.
         """
         rows = np.flatnonzero((self.side == side) if without is None else (self.side == side) & ~without)
-        rows = rows[np.argsort(self.rank[rows], kind="stable")]
-        strata = self.stratum[rows]
-        turn = np.empty(len(rows))
-        for stratum in np.unique(strata):
-            members = np.flatnonzero(strata == stratum)
-            turn[members] = (np.arange(len(members)) + 0.5) / len(members)
-        rows = rows[np.argsort(turn, kind="stable")]
+        rows = rows[_in_turn(self.rank[rows], self.stratum[rows])]
         return np.sort(rows if most is None else rows[:most])
+
+
+def part(rows: Sequence[Row], share: float, seed: int) -> list[Row]:
+    """A share of the rows, in order, each class having its due; what is in a smaller share is in a larger one too."""
+    ranks = np.array([_rank(row, seed) for row in rows], np.uint64)
+    classes: dict[str | None, int] = {}
+    strata = np.array([classes.setdefault(class_of(row), len(classes)) for row in rows], np.int64)
+    chosen = np.sort(_in_turn(ranks, strata)[: round(share * len(rows))])
+    return [rows[place] for place in chosen]
+
+
+def _in_turn(rank: Hashes, stratum: Codes) -> Codes:
+    """The places of rows by their turn: of each stratum in the order of their ranks, any first ones in proportion."""
+    order = np.argsort(rank, kind="stable")
+    strata = stratum[order]
+    turn = np.empty(len(order))
+    for each in np.unique(strata):
+        members = np.flatnonzero(strata == each)
+        turn[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return order[np.argsort(turn, kind="stable")]
 
 
 def _sides(group: Hashes, given: Codes, params: PrepareParams) -> Codes:
@@ -110,6 +124,10 @@ def ordered(names: Iterable[str]) -> list[str]:
     """Labels in the order of their numbers: as numbers where all are, else as words."""
     found = sorted(set(names))
     return sorted(found, key=int) if all(map(_is_whole, found)) else found
+
+
+def _rank(row: Row, seed: int) -> int:
+    return _number(b"%d rank " % seed + content_key(row))
 
 
 def _number(content: bytes) -> int:

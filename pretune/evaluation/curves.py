@@ -13,7 +13,7 @@ from pretune.objectives.predictions import Classes, ManyLabels, Numbers, Predict
 
 Point = dict[str, float | int | str]
 # All that dvc.yaml draws. Those that a form has not are written too, empty: DVC complains of a file that is missing.
-TABLES = ("confusion", "reliability", "roc", "precision_recall", "scatter")
+TABLES = ("confusion", "reliability", "roc", "precision_recall", "scatter", "label_efficiency")
 POINTS = 200  # of a curve
 CURVES = 8  # classes that have one: the commonest
 

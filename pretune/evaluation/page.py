@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 
 from pretune.data.rows import Row
-from pretune.evaluation import inputs, svg
+from pretune.evaluation import inputs, label_efficiency, svg
 from pretune.evaluation.attribution import Cells, Piece
 from pretune.evaluation.curves import Point
 from pretune.evaluation.mistakes import Mistake
@@ -79,6 +79,7 @@ def render(
         f'<p class="lead">{escape(_lead(result, headline))}</p>',
         _section("Models", _models(result)),
         _section("Is it better?", _gains(result, headline)),
+        _section("How many labels it takes", _labels(result, headline)),
         _section("How training went", _plots(_training(training))),
         _section("What training took", _compute(training, took)),
         _section("Where it is right", _plots(_figures(tables))),
@@ -150,6 +151,34 @@ def _gains(result: Mapping[str, Any], headline: str) -> str:
         "<p>By how much the finetuned model is better, compared row by row (paired bootstrap); above 0 is better.</p>"
     )
     return note + table(["than", f"in {escape(headline)}", "p"], body, numbers=(1, 2))
+
+
+def _labels(result: Mapping[str, Any], headline: str) -> str:
+    found = result.get("label_efficiency", {})
+    if not found:
+        return ""
+    lines = {
+        NAMES[name]: [(each["rows"], each[name]) for each in found.values() if each.get(name)]
+        for name in label_efficiency.MODELS
+    }
+    body = [
+        [
+            f"{100 * float(share):.4g} %",
+            *(str(each[key]) for key in ("rows", "labels") if key == "rows" or each[key]),
+            *(estimate(each.get(name)) for name in (*label_efficiency.MODELS, *label_efficiency.COMPARED)),
+        ]
+        for share, each in found.items()
+    ]
+    labels = ["labels among them"] if next(iter(found.values()))["labels"] else []
+    heads = ["share", "labelled rows", *labels, "finetuned", "from scratch", "gain", "gain over scratch on all"]
+    note = (
+        "<p>Each model took the same number of steps, on rows that are among those of every larger share. "
+        "The intervals tell how much other test rows would change; other labelled rows, or another seed, "
+        "change more than that where rows are few.</p>"
+    )
+    plot = _figure(headline, svg.intervals(lines, x="labelled rows", y=headline))
+    told = f"<p>{escape(label_efficiency.saving(found))}</p>"
+    return told + _plots([plot]) + table(heads, body, numbers=range(len(heads))) + note
 
 
 def _figure(title: str, content: str, *, wide: bool = False) -> str:

@@ -11,6 +11,7 @@ WIDTH, HEIGHT = 400, 260  # pixels
 LEFT, RIGHT, TOP, BOTTOM = 52, 66, 12, 40  # margins
 COLOURS = ("#2563a8", "#c2452d", "#2f8554", "#8a5aa8", "#b07d12", "#3b8ea0", "#a33f6f", "#62656b")
 CELL = 26  # pixels of a cell
+ASIDE, EDGE, APART = 6, 12, 28  # pixels between intervals, from the ends of an axis to its values, between its marks
 DIGITS = 4
 LONG = 14  # characters of a name that are shown
 PICTURE = 112  # pixels of a side of an image
@@ -58,6 +59,30 @@ def points(found: Points, *, x: str, y: str) -> str:
     dots = [_dot(bottom(a), side(b), COLOURS[0], f"{_short(a)}, {_short(b)}") for a, b in found]
     parts = [_frame(), *bottom.below(x), *side.beside(y), _path(ends, bottom, side, "#999", dashes="2 3"), *dots]
     return _figure(parts, WIDTH, HEIGHT)
+
+
+def intervals(series: Mapping[str, Sequence[tuple[float, Mapping[str, float]]]], *, x: str, y: str) -> str:
+    """Lines by name through points that have an interval (value, low, high), over an axis of equal ratios."""
+    given = [each for found in series.values() for each in found]
+    if not given:
+        return ""
+    bottom = _Ratios([place for place, _ in given], LEFT, WIDTH - RIGHT)
+    ends = [end for _, found in given for end in found.values() if math.isfinite(end)]
+    side = _Axis(ends, HEIGHT - BOTTOM, TOP)
+    parts = [_frame(), *bottom.below(x), *side.beside(y)]
+    legend = []
+    for number, (name, found) in enumerate(series.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        shift = ASIDE * (number - (len(series) - 1) / 2)  # so that no interval hides another
+        for place, each in found:
+            if math.isfinite(each["low"]) and math.isfinite(each["high"]):
+                at, top = bottom(place) + shift, side(each["high"])
+                bar = f"M{at:.1f} {top:.1f}V{side(each['low']):.1f}"
+                parts.append(f'<path d="{bar}" stroke="{colour}" stroke-width="4" stroke-opacity=".35"/>')
+            parts.append(_dot(bottom(place) + shift, side(each["value"]), colour, f"{name}: {_short(each['value'])}"))
+        parts.append(_path([(place, each["value"]) for place, each in found], bottom, side, colour, title=name))
+        legend.append((name, colour))
+    return _figure(parts, WIDTH, HEIGHT) + _legend(legend)
 
 
 def shades(names: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
@@ -136,6 +161,23 @@ class _Axis:
         height = (self.start + self.end) / 2
         turned = f'transform="translate({middle},{height}) rotate(-90)" text-anchor="middle"'
         return [*marks, f"<text {turned}>{escape(name)}</text>"]
+
+
+class _Ratios(_Axis):
+    """Equal ratios are equally far apart; marked are the values themselves, where there is room."""
+
+    def __init__(self, values: Sequence[float], start: float, end: float) -> None:
+        low, high = min(values), max(values)
+        self._logs = math.log(low), max(math.log(high), math.log(low) + 1e-9)
+        self.start, self.end = start + EDGE, end - EDGE
+        self.ticks: list[float] = []
+        for value in sorted(set(values), reverse=True):
+            if not self.ticks or self(self.ticks[-1]) - self(value) > APART:
+                self.ticks.append(value)
+
+    def __call__(self, value: float) -> float:
+        low, high = self._logs
+        return self.start + (math.log(value) - low) / (high - low) * (self.end - self.start)
 
 
 def _frame() -> str:

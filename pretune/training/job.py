@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +22,8 @@ from pretune.training.cost import Cost, estimate, peak_flops
 if TYPE_CHECKING:
     from pretune.params import TrainingParams
     from pretune.stage import Stage
-    from pretune.training.loop import Objective
+    from pretune.training.loop import Objective, Record, State, Validation
+    from pretune.training.parallel import World
 
 
 @dataclass(frozen=True)
@@ -50,34 +53,50 @@ class Job:
         return fit.checked(price, self.model, self.params, device=device, processes=processes, stage=stage)
 
 
-def carry_out(stage: Stage, job: Job, *, out: str) -> None:
-    """Train, or go on where a former attempt was stopped; leave the model in `out` and its curve beside."""
-    trained = sum(each.numel() for each in job.model.parameters() if each.requires_grad)
-    began = time.monotonic()
-    with (
-        vitals.sampled(stage.run.metrics),
-        parallel.joined() as world,
-        closing(Checkpoints(stage.checkpoints, world)) as checkpoints,
-    ):
+@contextmanager
+def begun(stage: Stage) -> Iterator[World]:
+    """The processes that train, which agree on their inputs; meanwhile the machine is watched."""
+    with vitals.sampled(stage.run.metrics), parallel.joined() as world:
         if world.size > 1 and not world.agree(int(stage.key[:15], 16)):
             raise DataError("the machines differ in params.yaml, code or data", "bring them to the same state")
-        strategy = stage.params.launch.strategy
-        cost = job.cost(stage.name, stage.params.seed, world.device, processes=world.size, strategy=strategy)
-        reach = world.size * peak_flops(world.device, job.params.precision)
-        model, state = loop.train(
+        yield world
+
+
+def cost_of(stage: Stage, job: Job, world: World) -> Cost:
+    """See Job.cost; to be asked before anything is trained, for the heap keeps what training has used."""
+    strategy = stage.params.launch.strategy
+    return job.cost(stage.name, stage.params.seed, world.device, processes=world.size, strategy=strategy)
+
+
+def train(
+    stage: Stage, job: Job, cost: Cost, world: World, *, folder: Path, report: Callable[[Record | Validation], None]
+) -> tuple[PreTrainedModel, State]:
+    """Train, or go on from the checkpoints in `folder`; see loop.train."""
+    reach = world.size * peak_flops(world.device, job.params.precision)
+    with closing(Checkpoints(folder, world)) as checkpoints:
+        return loop.train(
             job.model,
             job.objective,
             job.params,
             job.steps,
             seed=stage.params.seed,
-            report=stage.reporter(job.steps),
+            report=report,
             validation=job.validation,
             checkpoints=checkpoints,
             world=world,
-            strategy=strategy,
+            strategy=stage.params.launch.strategy,
             opens=job.opens,
             effort=cost.flops / cost.tokens / reach,
         )
+
+
+def carry_out(stage: Stage, job: Job, *, out: str) -> None:
+    """Train, or go on where a former attempt was stopped; leave the model in `out` and its curve beside."""
+    trained = sum(each.numel() for each in job.model.parameters() if each.requires_grad)
+    began = time.monotonic()
+    with begun(stage) as world:
+        cost = cost_of(stage, job, world)
+        model, state = train(stage, job, cost, world, folder=stage.checkpoints, report=stage.reporter(job.steps))
         if world.rank:
             return
     hours = (time.monotonic() - began) / 3600

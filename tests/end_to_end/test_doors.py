@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 pytestmark = pytest.mark.slow
-STAGES = {"ingest", "prepare", "pretrain", "finetune", "scratch", "evaluate"}
+STAGES = {"ingest", "prepare", "pretrain", "finetune", "scratch", "label_efficiency", "evaluate"}
 
 
 def test_flow_leaves_dvc_status_clean(finished):
@@ -40,7 +40,7 @@ def test_preset_mlflow_run_id_corrupts_nothing(door, copy):
     records = {run.info.run_id: run for run in copy.records()}
     assert {key: records[key].to_dictionary() for key in before} == before
     new = [run for key, run in records.items() if key not in before]
-    assert len(new) == (7 if door == "flow" else 1)
+    assert len(new) == (8 if door == "flow" else 1)
     evaluate = next(run for run in new if run.info.run_name == "evaluate")
     assert evaluate.data.params["evaluate.resamples"] == "101"
     assert evaluate.data.tags.get("mlflow.parentRunId") != victim

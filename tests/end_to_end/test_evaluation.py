@@ -117,3 +117,21 @@ def test_mlflow_serves_the_model(copy):
         server.communicate(timeout=60)
     assert [row["label"] for row in served] == [row["label"] for row in expected]
     assert [row["score"] for row in served] == pytest.approx([row["score"] for row in expected], abs=1e-5)
+
+
+def test_label_efficiency_is_one_setting(copy):
+    """With a share, its stage and evaluate run, all else is fresh; MLflow and the summary have what was found."""
+    others = dict.fromkeys(set(copy.stages()) - {"label_efficiency", "evaluate"}, "skipped")
+    copy.set(label_efficiency__shares=[0.5, 1])
+    summary = copy.report("run", "--no-prefect")
+    ran = {"label_efficiency": "ran", "evaluate": "ran"}
+    assert {stage: facts["outcome"] for stage, facts in summary["stages"].items()} == others | ran
+    found = summary["results"]["label_efficiency"]
+    assert [entry["rows"] for entry in found.values()] == [15, 30]
+    children = copy.children(copy.parents()[-1])
+    known = children["evaluate"].data.metrics
+    assert known["label_efficiency.0.5.finetuned"] == found["0.5"]["finetuned"]["value"]
+    assert {"label_efficiency.0.5.gain.low", "label_efficiency.1.over_all"} <= known.keys()
+    assert {"finetuned on 0.5.loss", "scratch on 0.5.loss"} <= children["label_efficiency"].data.metrics.keys()
+    assert not list((copy.state / "checkpoints").iterdir())
+    assert copy.dvc_is_clean()

@@ -56,7 +56,7 @@ def test_children_carry_where_they_come_from(finished, children):
         assert tags["git.dirty"] == "false"
         assert {"version.torch", "version.dvc", "version.python", "host.processor", "host.cores"} <= set(tags)
         assert tags["prefect.flow_run_id"] == parent.data.tags["prefect.flow_run_id"] != ""
-    assert len({run.data.tags["pretune.stage_key"] for run in children.values()}) == 6
+    assert len({run.data.tags["pretune.stage_key"] for run in children.values()}) == 7
 
 
 def test_training_stages_have_metrics_over_steps(finished, children):

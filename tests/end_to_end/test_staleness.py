@@ -94,4 +94,4 @@ def test_changed_document_reaches_the_models(copy):
     after = copy.locked()
     assert after["ingest"]["outs"] != before["ingest"]["outs"]
     stale = {d["stage"] for d in copy.report("plan", "--quick") if d["action"] == "run"}
-    assert stale == {"pretrain", "finetune", "scratch", "evaluate"}
+    assert stale == {"pretrain", "finetune", "scratch", "label_efficiency", "evaluate"}

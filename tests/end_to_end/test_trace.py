@@ -74,7 +74,7 @@ def test_reports_parse_and_find_nothing_wrong(finished):
     assert [f for f in findings if f["state"] != "ok"] == []
     assert {"params.yaml", "dvc.yaml", "tracking", "locks", "stale runs", "disk"} <= {f["what"] for f in findings}
     assert "nothing changed" in finished.pretune("why", "evaluate")
-    assert "0 of 6 stages to run" in finished.pretune("plan")
+    assert "0 of 7 stages to run" in finished.pretune("plan")
 
 
 def test_doctor_finds_and_mends(copy):

@@ -8,6 +8,7 @@ import pytest
 
 from flows import estimates
 from pretune.lineage import Decision, Node
+from pretune.params import override
 
 KNOWN = {
     "parameters": 873216,
@@ -34,9 +35,10 @@ def asked(monkeypatch):
 
 
 @pytest.fixture
-def graph(monkeypatch, tmp_path):
+def graph(monkeypatch, tmp_path, params_file):
     """Prepare → pretrain → finetune, the last two of which train; what prepare makes is there."""
     (tmp_path / "prepared").mkdir()
+    shutil.copy(params_file, tmp_path / "params.yaml")
 
     def node(name, deps, outs, upstream, params):
         return Node(name, "", deps, params, outs, upstream, {})
@@ -45,6 +47,7 @@ def graph(monkeypatch, tmp_path):
         "prepare": node("prepare", [], ["prepared"], [], ["prepare"]),
         "pretrain": node("pretrain", ["prepared"], ["pretrained"], ["prepare"], ["pretrain", "launch"]),
         "finetune": node("finetune", ["pretrained"], ["finetuned"], ["pretrain"], ["finetune", "launch"]),
+        "label_efficiency": node("label_efficiency", ["prepared"], ["fewer"], ["prepare"], ["finetune", "launch"]),
     }
     monkeypatch.setattr(estimates, "Workspace", lambda _: type("", (), {"nodes": nodes}))
     return tmp_path
@@ -80,6 +83,17 @@ def test_inputs_that_will_change_or_are_not_there_are_a_reason(graph, asked):
     found, _ = estimated(graph, prepare="skip", pretrain="run")
     assert found["pretrain"] == {"unknown": "prepared is missing"}
     assert asked == []
+
+
+def test_label_efficiency_is_tried_out_where_there_are_shares(graph, asked):
+    """Without shares it trains nothing, and nothing is said of it; share 1 asks for no training either."""
+    for shares in ("[]", "[1]"):
+        override(graph / "params.yaml", [f"label_efficiency.shares={shares}"], graph / "params.yaml")
+        assert estimated(graph, prepare="skip", label_efficiency="run") == ({}, [])
+    override(graph / "params.yaml", ["label_efficiency.shares=[0.5, 1]"], graph / "params.yaml")
+    found, _ = estimated(graph, prepare="skip", label_efficiency="run")
+    assert found == {"label_efficiency": KNOWN}
+    assert asked == ["label_efficiency"]
 
 
 def test_numbers_are_told_in_short():

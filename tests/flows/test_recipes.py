@@ -47,11 +47,13 @@ def test_dvc_yaml_lists_what_the_recipe_reads_and_nothing_else_changes(workspace
     """The data under ingest, a checkpoint under every stage that reads it; without them, the file is as it was."""
     recipes.init(workspace, "digits")
     plain = (workspace / "dvc.yaml").read_text(encoding="utf-8")
-    usual = {stage: deps(workspace, stage) for stage in ("ingest", "prepare", "pretrain", "scratch")}
+    usual = {
+        stage: deps(workspace, stage) for stage in ("ingest", "prepare", "pretrain", "scratch", "label_efficiency")
+    }
     recipes.init(workspace, "sentiment-bert-base")
     files = [f"data/sets/sst2/{name}.tsv" for name in ("train", "dev", "test")]
     assert deps(workspace, "ingest") == files + usual["ingest"]
-    for stage in ("prepare", "pretrain", "scratch"):
+    for stage in ("prepare", "pretrain", "scratch", "label_efficiency"):
         assert deps(workspace, stage) == ["checkpoints/bert-base-uncased", *usual[stage]]
     recipes.init(workspace, "digits")
     assert (workspace / "dvc.yaml").read_text(encoding="utf-8") == plain

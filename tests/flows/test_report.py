@@ -64,6 +64,28 @@ def test_what_is_no_share_is_not_told_in_points():
     assert report.heads(results) == ["rmse", "mae"]
 
 
+def fewer(low, value):
+    """A share, with the gain over the model from scratch on all labels."""
+    return {"rows": 75, "over_all": {"value": value, "low": low, "high": 0.2}}
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "expected"),
+    [
+        ((-0.2, -0.1), (0.01, 0.05), "From 25 % of the labels (75 rows) the pretrained model is surely better than"),
+        ((-0.1, 0.01), (-0.1, 0.02), "From 5 % of the labels (75 rows) the pretrained model is about as good as"),
+        ((-0.2, -0.1), (-0.1, -0.01), "On none of these shares is the pretrained model as good as"),
+    ],
+)
+def test_how_many_labels_pretraining_saves_is_told(small, large, expected):
+    """The smallest share on which the pretrained model is surely as good; the whole stands for itself."""
+    found = {"0.05": fewer(*small), "0.25": fewer(*large), "1": fewer(0.1, 0.2) | {"rows": 300}}
+    results = RESULTS | {"label_efficiency": found}
+    assert f"{expected} the model from scratch on all 300." in report.labels(results)
+    assert report.labels(results) in shown(results).replace("\n", " ")
+    assert report.labels(RESULTS) == ""
+
+
 def test_no_evaluation_has_no_gain():
     """A run of early stages says nothing about models."""
     assert report.gain({}) == ""

@@ -40,6 +40,21 @@ def test_all_problems_are_listed_at_once(check):
     assert sorted(line.split(":")[0] for line in found) == ["evaluate.resamples", "pretrain.steps", "seed"]
 
 
+@pytest.mark.parametrize("share", ["0", "-0.1", "1.5", "five", ".nan"])
+def test_a_share_of_labels_is_above_0_and_at_most_1(check, share):
+    """Its place in the list is told; what is given twice counts once, and all rows ask for no training."""
+    (line,) = check(("shares: [] ", f"shares: [0.5, {share}] "))
+    assert line.startswith("label_efficiency.shares.1: ")
+    section = module.LabelEfficiencyParams(shares=[0.5, 1, 0.05, 0.5])
+    assert section.partial == [0.05, 0.5]
+
+
+def test_a_share_without_a_row_is_refused_before_any_stage(check):
+    """Where `prepare.train_rows` says how many there can be at most."""
+    (line,) = check(("shares: [] ", "shares: [0.001, 0.01] "))
+    assert line == "params.yaml: label_efficiency.shares: 0.001 of prepare.train_rows 300 is no row"
+
+
 def test_an_unknown_key_names_the_nearest(check):
     """A misspelt key is refused with a suggestion; the key that is now missing is listed too."""
     found = check(("warmup: 0.1 ", "warm_up: 0.1 "))

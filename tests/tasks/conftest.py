@@ -10,7 +10,8 @@ class Bench:
 
     def __init__(self, folder, params):
         self.folder, self.params, self.name = folder, params, ""
-        self.run, self.recorded, self.models, self.texts, self.known = self, {}, [], {}, {}
+        self.run, self.recorded, self.models, self.texts = self, {}, [], {}
+        self.known, self.reported = {}, []
 
     def dep(self, path):
         return self.folder / path
@@ -35,7 +36,8 @@ class Bench:
     def text(self, name, content):
         self.texts[name] = content
 
-    def reporter(self, steps):
+    def reporter(self, steps, *, before=0, name=""):
+        self.reported.append((name, before, steps))
         return lambda record: None
 
 

@@ -16,6 +16,7 @@ from pretune import params
 from tasks.evaluate import evaluate
 from tasks.finetune import finetune
 from tasks.ingest import ingest
+from tasks.label_efficiency import label_efficiency
 from tasks.prepare import prepare
 from tasks.pretrain import pretrain
 from tasks.scratch import scratch
@@ -23,6 +24,7 @@ from tasks.scratch import scratch
 ROOT = Path(__file__).parent.parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 RECIPES = {recipe.name: recipe for recipe in every(ROOT)}
+FEWER = ("digits", "linear", "questions", "translation")  # whose label efficiency is measured too
 KEPT = 160  # lines, rows or images of each file
 SMALL = [
     "threads=1", "prepare.vocabulary_size=3000", "prepare.train_rows=30", "prepare.validation_rows=4",
@@ -90,10 +92,11 @@ def test_a_recipe_leads_from_its_data_to_a_model_that_answers_from_mlflow(name, 
     recipe = RECIPES[name]
     bring(tracked.root, recipe)
     document, _ = params.overridden(recipe.path, SMALL + ["pretrain.steps=0"] * (name == "sentiment-bert-base"))
+    document["label_efficiency"]["shares"] = [0.5] * (name in FEWER)
     for limit in {"target_length", "reply_tokens"} & document["finetune"]["settings"].keys():
         document["finetune"]["settings"][limit] = 4
     place = make_bench(tracked.root, params.validate(document))
-    for stage in (ingest, prepare, pretrain, finetune, scratch, evaluate):
+    for stage in (ingest, prepare, pretrain, finetune, scratch, label_efficiency, evaluate):
         place.name = stage.__name__
         stage(place)
     result = json.loads((tracked.root / "reports/metrics.json").read_text(encoding="utf-8"))

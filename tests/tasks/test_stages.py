@@ -15,6 +15,8 @@ from pretune.evaluation import stored
 from tasks.evaluate import evaluate
 from tasks.finetune import finetune
 from tasks.ingest import ingest
+from tasks.label_efficiency import label_efficiency
+from tasks.label_efficiency import prepare as prepare_label_efficiency
 from tasks.prepare import prepare
 from tasks.pretrain import prepare as prepare_pretrain
 from tasks.pretrain import pretrain
@@ -103,7 +105,7 @@ def test_prepare_keeps_every_token_and_splits_the_labelled_rows(bench):
 @pytest.mark.slow
 def test_the_stages_lead_to_a_result_that_says_who_is_better(bench):
     """From the table to reports/metrics.json: easy kinds are learnt, every model has its interval."""
-    do(bench, ingest, prepare, pretrain, finetune, scratch, evaluate)
+    do(bench, ingest, prepare, pretrain, finetune, scratch, label_efficiency, evaluate)
     result = json.loads((bench.folder / "reports/metrics.json").read_text(encoding="utf-8"))
     assert (result["test_rows"], result["train_rows"]) == (16, 30)
     assert result["finetuned"]["accuracy"]["value"] > 0.9
@@ -184,7 +186,7 @@ def test_the_stages_write_the_same_bytes_twice(bench, tmp_path_factory, make_ben
     again = make_bench(tmp_path_factory.mktemp("again"), bench.params)
     (again.folder / "rows.csv").write_bytes((bench.folder / "rows.csv").read_bytes())
     for each in (bench, again):
-        do(each, ingest, prepare, pretrain, finetune, scratch, evaluate)
+        do(each, ingest, prepare, pretrain, finetune, scratch, label_efficiency, evaluate)
     written = [contents(each.folder) for each in (bench, again)]
     assert written[0].keys() == written[1].keys()
     assert [name for name in written[0] if written[0][name] != written[1][name]] == []
@@ -216,3 +218,89 @@ def test_finetuning_with_adapters_leaves_a_merged_model_and_the_adapters(bench):
     assert not [name for name in model.state_dict() if "lora" in name]
     assert 0 < bench.recorded["trained_parameters"] < bench.recorded["parameters"]
     assert bench.recorded["parameters"] == model.num_parameters()
+
+
+def with_shares(bench, *shares):
+    """The bench, to measure label efficiency on these."""
+    section = bench.params.label_efficiency.model_copy(update={"shares": list(shares)})
+    bench.params = bench.params.model_copy(update={"label_efficiency": section})
+    return bench
+
+
+@pytest.mark.slow
+def test_label_efficiency_is_measured_on_shares_of_the_rows(bench):
+    """Both models on each share, all with as many steps; a share of all rows gives what finetune and scratch gave.
+
+    The result has an interval for each model and share and two gains; all rows stand at the end, trained once.
+    """
+    do(with_shares(bench, 1, 0.999, 0.2), ingest, prepare, pretrain, finetune, scratch)
+    bench.reported.clear()
+    do(bench, label_efficiency, evaluate)
+    names = [f"{model} on {share}" for share in (0.2, 0.999) for model in ("finetuned", "scratch")]
+    assert bench.reported == [(name, 23 * number, 23 * 4) for number, name in enumerate(names)]
+
+    folder = bench.folder / "reports"
+    found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    assert list(found["label_efficiency"]) == ["0.2", "0.999", "1"]
+    assert [each["rows"] for each in found["label_efficiency"].values()] == [6, 30, 30]
+    for each in found["label_efficiency"].values():
+        assert each["labels"] == 2
+        for key in ("finetuned", "scratch", "gain", "over_all"):
+            assert each[key]["low"] <= each[key]["value"] <= each[key]["high"]
+    whole = found["label_efficiency"]["1"]
+    assert whole["finetuned"] == found["finetuned"]["accuracy"]
+    assert whole["gain"] == whole["over_all"] == found["gain"]["scratch"]
+
+    alike = stored.loads((folder / "label_efficiency/0.999.json").read_text(encoding="utf-8"))
+    usual = stored.loads((folder / "evaluation/predictions.json").read_text(encoding="utf-8"))
+    assert alike.rows == usual.rows
+    for name in ("finetuned", "scratch"):
+        assert (alike.models[name].probabilities == usual.models[name].probabilities).all()
+    table = stored.read_csv(folder / "evaluation/label_efficiency.csv")
+    assert [row["finetuned"] for row in table] == [
+        str(each["finetuned"]["value"]) for each in found["label_efficiency"].values()
+    ]
+    assert "How many labels it takes" in (folder / "report.html").read_text(encoding="utf-8")
+    assert bench.recorded["label_efficiency"] == found["label_efficiency"]
+
+
+@pytest.mark.slow
+def test_label_efficiency_goes_on_after_a_stop_without_training_again(bench):
+    """What has been asked of the test rows is kept until the stage ends; the result has the same bytes."""
+    do(with_shares(bench, 0.2, 0.5), ingest, prepare, pretrain, label_efficiency)
+    before = contents(bench.folder / "reports" / "label_efficiency")
+    shutil.rmtree(bench.folder / "reports" / "label_efficiency")
+    (bench.checkpoints / "scratch on 0.2.json").unlink()
+    bench.reported.clear()
+    do(bench, label_efficiency)
+    assert [name for name, _, _ in bench.reported] == ["scratch on 0.2"]
+    assert contents(bench.folder / "reports" / "label_efficiency") == before
+    assert {path.suffix for path in bench.checkpoints.iterdir()} == {".json"}
+
+
+def test_without_shares_label_efficiency_trains_nothing(bench):
+    """It needs neither models nor rows, and leaves an empty table; all rows are no share to train on."""
+    for shares in ((), (1,)):
+        do(with_shares(bench, *shares), label_efficiency)
+        assert contents(bench.folder / "reports") == {"label_efficiency/shares.csv": b""}
+        assert bench.reported == []
+        shutil.rmtree(bench.folder / "reports")
+
+
+def test_a_share_with_nothing_to_learn_is_refused_before_anything_is_trained(bench):
+    """One row has one label only; the message says how many rows and labels each such share has, and what to do."""
+    do(with_shares(bench, 0.03, 0.5), ingest, prepare)
+    with pytest.raises(DataError, match=r"0\.03 of 30 training rows are 1, with 1 of 2 labels") as caught:
+        do(bench, label_efficiency)
+    assert len(caught.value.problems) == 1
+    assert "raise the share" in caught.value.next_step
+    assert bench.reported == []
+
+
+@pytest.mark.slow
+def test_the_cost_of_label_efficiency_is_that_of_all_trainings(bench):
+    """Two models on each share below 1, each for as many steps as finetuning takes."""
+    do(with_shares(bench, 0.2, 0.5, 1), ingest, prepare, pretrain)
+    job = prepare_label_efficiency(bench)
+    assert job.steps == 2 * 2 * 23
+    assert job.validation is None

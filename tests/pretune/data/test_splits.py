@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretune.data.splits import CORPUS, NONE, TEST, TRAIN, VALIDATION, Sides, labels_of, ordered
+from pretune.data.splits import CORPUS, NONE, TEST, TRAIN, VALIDATION, Sides, labels_of, ordered, part
 
 TEXTS = st.lists(st.text(max_size=8), min_size=1, max_size=60, unique=True)
 SHARES = {"validation_share": 0.2, "test_share": 0.3}
@@ -98,6 +99,24 @@ def test_each_class_has_its_due(prepare_params, labels, most):
     counts = Counter(labels[number] for number in chosen)
     for label, count in Counter(labels).items():
         assert abs(counts[label] - count * len(chosen) / len(rows)) < 1.5
+
+
+@given(st.lists(st.sampled_from("aaabbc"), min_size=1, max_size=80), st.randoms(), st.integers(0, 9))
+def test_a_share_of_rows_is_stratified_and_within_every_larger_one(labels, random, seed):
+    """Each class has its due within one, whatever the order; a share has so many rows, in order, and 1 has all."""
+    rows = [{"text": str(n), "label": label} for n, label in enumerate(labels)]
+    parts = [part(rows, share, seed) for share in (0.1, 0.25, 0.6, 1.0)]
+    assert [len(each) for each in parts] == [round(share * len(rows)) for share in (0.1, 0.25, 0.6, 1.0)]
+    assert parts[-1] == rows
+    numbers = [[int(row["text"]) for row in each] for each in parts]
+    assert numbers == [sorted(each) for each in numbers]
+    assert all(set(small) <= set(large) for small, large in pairwise(numbers))
+    for chosen in parts:
+        counts = Counter(row["label"] for row in chosen)
+        for label, count in Counter(labels).items():
+            assert abs(counts[label] - count * len(chosen) / len(rows)) < 1.5
+    mixed = part(random.sample(rows, len(rows)), 0.25, seed)
+    assert {row["text"] for row in mixed} == {row["text"] for row in parts[1]}
 
 
 def test_rows_that_are_left_out_are_replaced(prepare_params):

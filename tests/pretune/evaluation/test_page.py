@@ -31,12 +31,12 @@ def png(size=4):
     return file.getvalue()
 
 
-def rendered(found, rows, explained=None, *, samples=(), took=None):
-    """The page of a model beside itself."""
+def rendered(found, rows, explained=None, *, samples=(), took=None, more=None):
+    """The page of a model beside itself; `more` of what was measured."""
     bootstrap = Bootstrap(metrics.count(found), 100, 0.9, 0)
     result = metrics.measured({"finetuned": found, "scratch": found, "majority": found}, bootstrap)
     return page.render(
-        result | {"confidence": 0.9, "train_rows": 5},
+        result | {"confidence": 0.9, "train_rows": 5} | (more or {}),
         rows=rows,
         slices=metrics.sliced(found, {"label <a>": np.arange(60) < 30}, bootstrap),
         tables=curves.tables(found),
@@ -125,6 +125,40 @@ def test_a_plot_of_nothing_is_nothing():
     assert "nan" not in svg.lines({"a": [(0.0, float("nan")), (1.0, 2.0), (2.0, 2.0)]}, x="x", y="y")
 
 
+def shares(**changed):
+    """What label efficiency says of two shares and of all rows."""
+    near = {"value": 0.5, "low": 0.4, "high": 0.6}
+    entry = {"labels": 3, "finetuned": near, "scratch": near, "gain": near, "over_all": near} | changed
+    return {share: {"rows": rows} | entry for share, rows in (("0.05", 15), ("0.25", 75), ("1", 300))}
+
+
+def test_label_efficiency_has_a_section_where_it_was_measured(forms):
+    """A plot with an interval for each model and share, a row for each share, and the answer in a sentence."""
+    found = forms["classes"]()
+    assert "How many labels" not in rendered(found, rows())
+    text = rendered(found, rows(), more={"label_efficiency": shares()})
+    section = text.split("How many labels it takes")[1].split("</section>")[0]
+    assert section.count('stroke-opacity=".35"') == section.count("<circle") == 6
+    assert section.count("<tr>") == 4
+    assert ">15</text>" in section
+    assert '<td class="n">5 %</td>' in section
+    assert "From 5 % of the labels (15 rows) the pretrained model is surely better" in section
+    without = rendered(found, rows(), more={"label_efficiency": shares(labels=0, scratch={})})
+    assert "labels among them" in section
+    assert "labels among them" not in without
+
+
+def test_intervals_stand_at_equal_ratios():
+    """3, 30 and 300 are equally far apart; marks that would touch are left out; nothing gives nothing."""
+    near = {"value": 0.5, "low": 0.4, "high": 0.6}
+    text = svg.intervals({"a": [(n, near) for n in (3, 30, 290, 300)]}, x="rows", y="accuracy")
+    places = {label: float(x) for x, label in re.findall(r'<text x="([\d.]+)"[^>]*>(\d+)</text>', text)}
+    assert set(places) == {"3", "30", "300"}
+    assert places["300"] - places["30"] == pytest.approx(places["30"] - places["3"], abs=0.2)
+    assert svg.intervals({"a": []}, x="x", y="y") == ""
+    assert "nan" not in svg.intervals({"a": [(7, near | {"low": float("nan")})]}, x="x", y="y")
+
+
 @pytest.mark.slow
 def test_the_report_opens_in_a_browser(forms, tmp_path, browse):
     """Without a network and without a complaint: plots and marks have a size, images load, nothing overflows."""
@@ -140,7 +174,8 @@ def test_the_report_opens_in_a_browser(forms, tmp_path, browse):
     shown = [Sample(3, "To be, " * 40, "or not to be", "and " * 32)]
     took = {"pretrain": dict.fromkeys(page.TOOK, 0.01)}
     where = {each.row: cells for each in mistakes.worst(found, 2)}
-    text = rendered(found, [{"image": png(8)}] * 60, where, samples=shown, took=took)
+    more = {"label_efficiency": shares()}
+    text = rendered(found, [{"image": png(8)}] * 60, where, samples=shown, took=took, more=more)
     file = tmp_path / "report.html"
     file.write_text(text.replace("</body>", probe + "</body>"), encoding="utf-8")
     seen = browse(file.as_uri())

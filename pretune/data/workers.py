@@ -1,4 +1,4 @@
-"""Work on many chunks at once, with results in order: in threads here, or on the Ray cluster that PRETUNE_CLUSTER names.
+"""Work on many chunks at once, results in order: in threads here, or on the Ray cluster that PRETUNE_CLUSTER names.
 
 What is done to a chunk depends on that chunk alone. So results are the same wherever, beside whatever and
 however often it is done: a chunk whose process or machine is lost is done again.
@@ -50,10 +50,10 @@ def in_order(work: Callable[[Chunk], Result], chunks: Iterable[Chunk]) -> Iterat
             yield pending.popleft()()
 
 
-def chunked(items: Iterable[Chunk], size: int = CHUNK) -> Iterator[list[Chunk]]:
-    """The items in lists of `size`, the last one shorter."""
+def chunked(items: Iterable[Chunk]) -> Iterator[list[Chunk]]:
+    """The items in lists of CHUNK, the last one shorter."""
     remaining = iter(items)
-    while chunk := list(islice(remaining, size)):
+    while chunk := list(islice(remaining, CHUNK)):
         yield chunk
 
 
@@ -132,7 +132,7 @@ _works: dict[str, Callable[[Any], Any]] = {}  # in a process of the cluster: the
 
 
 def _done(sent: list[Any], expected: str, chunk: Any) -> Any:
-    """Do a piece of work, in a process of the cluster. `sent`: where the work lies, in a list so that it stays there."""
+    """Do a piece of work, in a process of the cluster. `sent` says where the work lies; in a list it stays there."""
     if _same() != expected:
         raise WorkspaceError(
             f"{socket.gethostname()}, a machine of the cluster, has {_same()}; here there is {expected}",

@@ -96,7 +96,7 @@ def write_rows(folder):
     """Rows of which some are bad, some alike, some with an address in them."""
     kinds = {
         "sea": "the waves and the salt of harbour {0}.",
-        "kitchen": "flour and butter for oven {0}, then spoon {1}.",
+        "kitchen": "flour and butter for oven {0} then spoon {1}.",
     }
     lines = [
         f"{label},Number {n} from n{n}@example.org is about {text.format(n * n, n % 7)}"

@@ -19,7 +19,7 @@ from tasks.prepare import prepare
 
 pytestmark = pytest.mark.slow
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_AUTH_MODE": "disabled"}
+SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
 TRIES = 3  # Ray gives a node's helpers 15 seconds to start, which they can miss on a busy machine
 TEXTS = [f"text {number} is about salt and {'butter ' * (number % 9)}" for number in range(60)]
 
@@ -42,7 +42,7 @@ def nodes():
     """A local cluster of two nodes."""
     before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="ray") as folder:  # a short path: sockets lie in it
-        os.environ |= QUIET | {"RAY_TMPDIR": folder}
+        os.environ |= SETTINGS | {"RAY_TMPDIR": folder}
         os.makedirs(os.path.join(folder, "ray"))  # noqa: PTH103, PTH118 - where Ray notes the address for `auto`
         import ray
         from ray.cluster_utils import Cluster

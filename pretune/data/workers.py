@@ -97,10 +97,10 @@ def _connect(ray: Any, address: str) -> None:
     try:
         _reach(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (OSError, RuntimeError, ValueError, ImportError) as error:  # Ray has no class of its own for it
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # Ray has no class of its own for it
+        reason = [*str(error).strip().splitlines(), type(error).__name__][0]
         raise WorkspaceError(
-            f"{CLUSTER}: no Ray cluster answers at {address} ({reason})",
+            f"{CLUSTER}: the Ray cluster {address} cannot be joined ({reason})",
             f"ray start --head, on this machine, and {CLUSTER}=auto   (or: unset {CLUSTER})",
         ) from None
     finally:

@@ -3,13 +3,15 @@
 Speed: the whole stage `prepare`, and its step from text to token shards, beside the bare
 `tokenizers.encode_batch` and `datasets.map` (batched, two processes), the same tokenizer and text, in
 turn. Memory: the peak of `ingest` and of `prepare`, each in a process of its own, for inputs of growing
-size. Texts are sentences of pydocs in random order.
+size. Texts are sentences of pydocs in random order. Last the share of processor time that goes into work
+which a cluster can take over: all else bounds what one can bring.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import shutil
 import statistics
@@ -17,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,13 +30,14 @@ DOCUMENT = 2000  # characters
 SENTENCE = 150  # characters at most: no two documents share a passage that decontamination would find
 ROUNDS = 3
 TEXT = 10  # megabytes that speed is measured on
+ROWS = 20_000  # that memory is measured on
 
 
 def main() -> None:
     """Print two tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, nargs="+", default=[20, 100], help="inputs that memory is measured on")
-    parser.add_argument("--stage", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--stage", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.stage:
         _measure(*arguments.stage)
@@ -40,6 +45,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         speed(Path(folder))
         sketching(Path(folder))
+        shares(Path(folder))
         memory(Path(folder), arguments.megabytes)
 
 
@@ -134,7 +140,7 @@ def _range(values: list[float]) -> str:
 
 def memory(folder: Path, sizes: list[int]) -> None:
     """Run both stages on inputs of each size, in processes of their own; print seconds, MB/s and the peak."""
-    print("\npeak memory of a stage's process")
+    print("\npeak memory of a stage's process, and the share of its work that a cluster can take over")
     for megabytes in sizes:
         workspace = folder / f"{megabytes}"
         workspace.mkdir()
@@ -144,18 +150,59 @@ def memory(folder: Path, sizes: list[int]) -> None:
             rate = megabytes / found["seconds"]
             speed_of = f"{found['seconds']:7.1f} s  {rate:5.1f} MB/s"
             print(f"  {name:<8} {megabytes:5} MB  {speed_of}  peak {found['peak']:5.0f} MB", flush=True)
+    print(f"  splitting: {row_memory():.0f} bytes a row at its peak")
 
 
-def stage(name: str, workspace: Path) -> dict[str, float]:
+def shares(folder: Path) -> None:
+    """Print which share of each stage's processor time a cluster could take over."""
+    print("\nprocessor time that a cluster can take over")
+    for name in ("ingest", "prepare"):
+        print(f"  {name:<8} {stage(name, folder, 'share')['share']:4.0%}")
+
+
+def stage(name: str, workspace: Path, *more: str) -> dict[str, float]:
     """Run a stage in a process of its own on `made.jsonl`: its seconds, start-up aside, and its peak in MB."""
-    command = [sys.executable, __file__, "--stage", name, str(workspace)]
+    command = [sys.executable, __file__, "--stage", name, str(workspace), *more]
     found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return found
 
 
-def _measure(name: str, workspace: str) -> None:
-    """Run one stage function and print its seconds and the peak of its resident memory in MB."""
+def row_memory() -> float:
+    """Bytes for each row that `prepare` holds at most while it finds out which side each belongs to."""
+    from pretune.data.splits import Sides
+
+    shares: Any = SimpleNamespace(test_share=0.1, validation_share=0.1)
+    tracemalloc.start()
+    Sides(({"text": str(row), "label": "a"} for row in range(ROWS)), shares, 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak / ROWS
+
+
+class Timed(ThreadPoolExecutor):
+    """Threads that note what processor time their work takes."""
+
+    spent: list[float] = []  # noqa: RUF012 - one list for all
+
+    def submit(self, work: Any, /, *arguments: Any, **named: Any) -> Any:
+        """Begin work that is timed."""
+
+        def timed() -> Any:
+            began = time.thread_time()
+            try:
+                return work(*arguments, **named)
+            finally:
+                self.spent.append(time.thread_time() - began)
+
+        return super().submit(timed)
+
+
+def _measure(name: str, workspace: str, share: str = "") -> None:
+    """Run one stage function; print its seconds, the peak of its resident memory in MB, and see `shares`."""
+    import transformers  # noqa: F401 - not while time is taken
+
     from pretune import params
+    from pretune.data import workers
     from tasks.ingest import ingest
     from tasks.prepare import prepare
 
@@ -182,12 +229,15 @@ def _measure(name: str, workspace: str) -> None:
         params=settings, dep=lambda path: folder / path, out=out, checkpoints=folder / "checkpoints",
         run=SimpleNamespace(metrics=nothing, text=nothing),
     )  # fmt: skip
-    began = time.perf_counter()
+    if share:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # so that a thread's time is all of its work
+        workers.ThreadPoolExecutor = Timed  # type: ignore[misc]
+    began, before = time.perf_counter(), time.process_time()
     {"ingest": ingest, "prepare": prepare}[name](worked)
-    seconds = time.perf_counter() - began
+    seconds, part = time.perf_counter() - began, sum(Timed.spent) / (time.process_time() - before)
     status = Path("/proc/self/status").read_text(encoding="utf-8")  # not getrusage: that knows the parent's peak too
     peak = int(status.split("VmHWM:")[1].split()[0]) / 1000
-    print(json.dumps({"seconds": seconds, "peak": peak}))
+    print(json.dumps({"seconds": seconds, "peak": peak, "share": part}))
 
 
 if __name__ == "__main__":

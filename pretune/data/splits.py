@@ -8,6 +8,7 @@ as are its due, chosen by hash too.
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,8 @@ class Sides:
     """
 
     def __init__(self, rows: Iterable[Row], params: PrepareParams, seed: int) -> None:
-        groups, ranks, strata, given, supervised = [], [], [], [], []
+        groups, ranks = array("Q"), array("Q")  # a number in a list takes seven times the memory
+        strata, given, supervised = array("q"), array("q"), array("b")
         self.classes: dict[str, int] = {}
         for row in rows:
             group = group_of(row)

@@ -50,10 +50,10 @@ def in_order(work: Callable[[Chunk], Result], chunks: Iterable[Chunk]) -> Iterat
             yield pending.popleft()()
 
 
-def chunked(items: Iterable[Chunk], size: int = CHUNK) -> Iterator[list[Chunk]]:
-    """The items in lists of `size`, the last one shorter."""
+def chunked(items: Iterable[Chunk]) -> Iterator[list[Chunk]]:
+    """The items in lists of CHUNK, the last one shorter."""
     remaining = iter(items)
-    while chunk := list(islice(remaining, size)):
+    while chunk := list(islice(remaining, CHUNK)):
         yield chunk
 
 
@@ -97,10 +97,10 @@ def _connect(ray: Any, address: str) -> None:
     try:
         _reach(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (OSError, RuntimeError, ValueError, ImportError) as error:  # Ray has no class of its own for it
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # Ray has no class of its own for it
+        reason = [*str(error).strip().splitlines(), type(error).__name__][0]
         raise WorkspaceError(
-            f"{CLUSTER}: no Ray cluster answers at {address} ({reason})",
+            f"{CLUSTER}: the Ray cluster {address} cannot be joined ({reason})",
             f"ray start --head, on this machine, and {CLUSTER}=auto   (or: unset {CLUSTER})",
         ) from None
     finally:
@@ -132,7 +132,7 @@ _works: dict[str, Callable[[Any], Any]] = {}  # in a process of the cluster: the
 
 
 def _done(sent: list[Any], expected: str, chunk: Any) -> Any:
-    """Do a piece of work, in a process of the cluster. `sent` holds where the work lies: in a list it stays there."""
+    """Do a piece of work, in a process of the cluster. `sent` says where the work lies; in a list it stays there."""
     if _same() != expected:
         raise WorkspaceError(
             f"{socket.gethostname()}, a machine of the cluster, has {_same()}; here there is {expected}",

@@ -49,7 +49,7 @@ def precedence(row: Row) -> int:
 
 
 def fingerprints(rows: Sequence[Row], *, near: bool) -> dict[str, bytes]:
-    """What rows are compared by, under the names of the files it goes to; `near`: also what similar texts share."""
+    """What rows are compared by, by the file that it goes to; `near`: also what texts that are alike share."""
     found = {"keys": b"".join(map(content_key, rows)), "order": bytes(map(precedence, rows))}
     if near:
         texts = [text_of(row) for row in rows]

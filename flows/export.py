@@ -21,7 +21,7 @@ class Format(StrEnum):
     torch = "torch"
 
 
-def export(
+def export(  # noqa: PLR0917 - typer hands them over by name
     model: Annotated[str, typer.Argument(help="A folder, a run id, @champion or another alias.")],
     folder: Annotated[Path, typer.Argument(help="Where to write; must not exist.")],
     to: Annotated[Format, typer.Option(help="ONNX, or torch.export's archive.")] = Format.onnx,

@@ -71,7 +71,7 @@ def gather_elements(x: Any, places: Any, *, axis: int = 0) -> Any:
 def gemm(
     x: Any, y: Any, bias: Any = None, *, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0  # noqa: N803 - ONNX's names
 ) -> Any:  # fmt: skip
-    """alpha x y + beta bias."""
+    """The product times alpha, and beta times the bias."""
     found = tf.matmul(x, y, transpose_a=bool(transA), transpose_b=bool(transB))
     found = found if alpha == 1 else alpha * found
     return found if bias is None else found + (bias if beta == 1 else beta * bias)

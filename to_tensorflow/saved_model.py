@@ -31,7 +31,9 @@ def write(path: Path, folder: Path) -> None:
 
     def answer(**inputs: Any) -> dict[str, Any]:
         fixed = {name: tf.constant(array) for name, array in arrays.items() if name not in weights}
-        return _follow(model.graph, fixed | {name: tf.convert_to_tensor(each) for name, each in weights.items()} | inputs)
+        return _follow(
+            model.graph, fixed | {name: tf.convert_to_tensor(each) for name, each in weights.items()} | inputs
+        )
 
     inputs = {each.name: _spec(each) for each in model.graph.input}
     signature = tf.function(answer, autograph=False).get_concrete_function(**inputs)

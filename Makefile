@@ -3,10 +3,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+TF := .venv-tensorflow
 TWO := --numprocesses 2 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test test-fast check format setup lock bench-overhead bench-train bench-plan bench-predict bench-data bench-adaptations results clean help
+.PHONY: run test test-fast test-tensorflow tensorflow check format setup lock bench-overhead bench-train bench-plan bench-predict bench-data bench-adaptations results clean help
 
 run: $(READY) ## set up, then run the pipeline: data, pretraining, finetuning, evaluation
 	@$(BIN)/pretune run
@@ -16,6 +17,17 @@ test: $(READY) ## set up, then pass all tests
 
 test-fast: $(READY) ## the tests that take seconds
 	@$(BIN)/python -m pytest $(TWO) -m "not slow"
+
+test-tensorflow: $(READY) $(TF)/ready ## set up .venv-tensorflow too, then test the way into TensorFlow
+	@$(BIN)/python -m pytest tests/to_tensorflow
+
+tensorflow: $(TF)/ready ## set up .venv-tensorflow, in which an exported model becomes a SavedModel
+
+$(TF)/ready: to_tensorflow/requirements.txt
+	@echo "setting up $(TF) from $< (a few minutes, once)"
+	@test -x $(TF)/bin/python || $(PYTHON) -m venv $(TF)
+	@$(TF)/bin/python -m pip install --quiet --quiet --no-compile --requirement $< || { echo "error: $(TF) was not set up: see above"; echo "next:  make tensorflow   (Linux, Python 3.11 to 3.13, a package index)"; exit 9; }
+	@touch $@
 
 check: $(READY) ## format, lint, types, import directions
 	@$(BIN)/ruff format --check .
@@ -42,6 +54,8 @@ $(READY): requirements.lock pyproject.toml
 lock: $(READY) ## compile requirements.lock anew from pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra onnx --extra checkpoint --extra hub --extra energy --extra cluster --upgrade \
 	    --no-header --no-annotate --no-emit-index-url pyproject.toml --output-file requirements.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade \
+	    --no-header --no-annotate --no-emit-index-url to_tensorflow/requirements.in --output-file to_tensorflow/requirements.txt
 
 bench-overhead: $(READY) ## what everything but stage work costs
 	@$(BIN)/python benchmarks/overhead.py

@@ -21,11 +21,14 @@ class Format(StrEnum):
     torch = "torch"
 
 
-def export(
+def export(  # noqa: PLR0917 - typer hands them over by name
     model: Annotated[str, typer.Argument(help="A folder, a run id, @champion or another alias.")],
     folder: Annotated[Path, typer.Argument(help="Where to write; must not exist.")],
     to: Annotated[Format, typer.Option(help="ONNX, or torch.export's archive.")] = Format.onnx,
     int8: Annotated[bool, typer.Option("--int8", help="Also with weights of 8 bits (ONNX only).")] = False,
+    samples: Annotated[
+        bool, typer.Option("--samples", help="Also the test rows as the model reads them, with what it says.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
     """Write a model as ONNX or torch.export's archive, and compare it with the original on the test rows."""
@@ -37,8 +40,9 @@ def export(
     os.environ |= OFFLINE | NO_BARS
     source = predict.folder(model)
     found = exporting.export(
-        predict.answers(model), _rows(find_root()), folder, to=to.value, int8=int8 and to is Format.onnx, source=source
-    )
+        predict.answers(model), _rows(find_root()), folder, to=to.value, int8=int8 and to is Format.onnx, source=source,
+        samples=samples,
+    )  # fmt: skip
     if as_json:
         print(json.dumps([vars(each) for each in found]))
         return

@@ -19,11 +19,16 @@ from torch import Tensor, nn
 from pretune.errors import DataError, WorkspaceError
 
 Logits = npt.NDArray[np.float32]
+Asked = list[tuple[dict[str, Tensor], Logits]]  # batches, and what the model says about each
 Run = Callable[[dict[str, Tensor]], Logits]
 OPSET = 18
+SAMPLES = "samples.npz"
 BATCH = 16  # rows a forward pass
 TOLERANCE = 1e-3  # of a logit, in fp32
-SIDE_FILES = ("config.json", "pretune.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+SIDE_FILES = (
+    "config.json", "pretune.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "preprocessor_config.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,10 +56,15 @@ class _Logits(nn.Module):
         return found
 
 
-def export(model: Any, rows: list[dict[str, Any]], target: Path, *, to: str, int8: bool, source: Path) -> list[Parity]:
-    """Write `model` (a predictor's class that reads text) into `target`, and compare it on `rows`."""
+def export(
+    model: Any, rows: list[dict[str, Any]], target: Path, *, to: str, int8: bool, source: Path, samples: bool = False
+) -> list[Parity]:
+    """Write `model` (a predictor's class that has `encoded`) into `target`, and compare it on `rows`.
+
+    With `samples` what it was asked and what it said goes along, for comparisons in other runtimes.
+    """
     if not hasattr(model, "encoded"):
-        raise DataError("this kind of model cannot be exported: it is not a single pass over a text", "pretune predict")
+        raise DataError("this kind of model cannot be exported: it is not a single pass over a row", "pretune predict")
     if target.exists():
         raise DataError(f"{target} is there already", f"rm -r {target}   (or name another folder)")
     partial = target.with_name(target.name + ".partial")
@@ -65,10 +75,13 @@ def export(model: Any, rows: list[dict[str, Any]], target: Path, *, to: str, int
         for name in SIDE_FILES:
             if (source / name).is_file():
                 shutil.copy2(source / name, partial / name)
-        found = [_parity(model, rows, path, run) for path, run in files]
+        asked = _asked(model, rows)
+        found = [_parity(model, rows, asked, path, run) for path, run in files]
         if found[0].difference > TOLERANCE:
             raise DataError(f"the exported model differs by {found[0].difference:.2g} in a logit: it is not kept")
         (partial / "parity.json").write_text(json.dumps([vars(each) for each in found], indent=1) + "\n", "utf-8")
+        if samples:
+            _write_samples(asked, partial / SAMPLES)
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -117,25 +130,33 @@ def _as_torch(model: Any, rows: list[dict[str, Any]], folder: Path) -> list[tupl
 
 
 def _example(model: Any, rows: list[dict[str, Any]]) -> tuple[list[str], list[Tensor], tuple[dict[int, Any], ...]]:
-    """Names, tensors and free dimensions of what the model takes: any number of rows, any length."""
+    """Names, tensors and free dimensions of what the model takes: any number of rows, texts of any length."""
     batch = model.encoded(rows[:2] if len(rows) > 1 else rows * 2)
-    longest = int(model.facts["length"])
-    free = {0: torch.export.Dim("rows", min=1, max=4096), 1: torch.export.Dim("length", min=2, max=longest)}
+    free = {0: torch.export.Dim("rows", min=1, max=4096)}
+    if longest := model.facts.get("length"):
+        free[1] = torch.export.Dim("length", min=2, max=int(longest))
     return list(batch), list(batch.values()), tuple(free for _ in batch)
 
 
-def _parity(model: Any, rows: list[dict[str, Any]], path: Path, run: Run) -> Parity:
-    before, after = [], []
+def _asked(model: Any, rows: list[dict[str, Any]]) -> Asked:
+    """The rows in batches, each as long as its longest, with the logits of the model itself."""
     with torch.inference_mode():
-        for start in range(0, len(rows), BATCH):
-            batch = model.encoded(rows[start : start + BATCH])
-            before.append(model.model(**batch).logits.float().numpy())
-            after.append(run(batch))
-    first, second = np.concatenate(before), np.concatenate(after)
+        batches = [model.encoded(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
+        return [(batch, model.model(**batch).logits.float().numpy()) for batch in batches]
+
+
+def _write_samples(asked: Asked, path: Path) -> None:
+    """Arrays named BATCH/INPUT and BATCH/logits."""
+    arrays = {f"{n}/{name}": np.asarray(tensor) for n, (batch, _) in enumerate(asked) for name, tensor in batch.items()}
+    np.savez_compressed(path, **arrays, **{f"{n}/logits": logits for n, (_, logits) in enumerate(asked)})
+
+
+def _parity(model: Any, rows: list[dict[str, Any]], asked: Asked, path: Path, run: Run) -> Parity:
+    first, second = _joined([said for _, said in asked]), _joined([run(batch) for batch, _ in asked])
     best = [each.argmax(axis=-1) for each in (first, second)]
     accuracies: list[float | None] = [None, None]
     labels = model.facts.get("labels") or []
-    if first.ndim == 2 and all(row.get("label") in labels for row in rows):
+    if first.shape == (len(rows), len(labels)) and all(row.get("label") in labels for row in rows):
         right = np.array([labels.index(row["label"]) for row in rows])
         accuracies = [float((each == right).mean()) for each in best]
     return Parity(
@@ -147,3 +168,8 @@ def _parity(model: Any, rows: list[dict[str, Any]], path: Path, run: Run) -> Par
         accuracies[1],
         accuracies[0],
     )
+
+
+def _joined(parts: list[Logits]) -> Logits:
+    """The logits of all batches, which may be of different lengths: (rows or tokens, classes)."""
+    return np.concatenate([each.reshape(-1, each.shape[-1]) for each in parts])

@@ -64,6 +64,11 @@ class ImageClass(Images):
     auto = "AutoModelForImageClassification"
     gives: ClassVar[dict[str, str]] = {"label": "string", "score": "double"}
 
+    def encoded(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """What the model reads: pixel_values (images, channels, size, size) float32."""
+        pixels = np.stack([self.pipeline.pixels(row["image"]) for row in rows])
+        return {"pixel_values": torch.from_numpy(self.pipeline.values(pixels)).to(self.model.device)}
+
     def output(self, values: Tensor) -> Tensor:
         """The probability of each class: (images, classes)."""
         return torch.softmax(self.model(pixel_values=values).logits.float(), dim=-1)

@@ -10,7 +10,10 @@ from pretune.errors import DataError
 from pretune.models import build
 from pretune.objectives.base import Given
 from pretune.objectives.classification import Classification
+from pretune.objectives.image_classification import ImageClassification
+from pretune.params import ModelParams
 from pretune.predictor.model import Predictor
+from pretune.predictor.pixels import Pipeline
 
 pytestmark = [
     pytest.mark.slow,
@@ -59,6 +62,36 @@ def test_an_exported_program_says_the_same(saved, tmp_path):
     source, model = saved("modernbert")
     (found,) = export.export(model, ROWS, tmp_path / "out", to="torch", int8=False, source=source)
     assert found.difference < 1e-4
+
+
+def test_a_model_of_images_says_the_same(tmp_path, deterministic):
+    """Images come in any number; what reads them goes along."""
+    given = Given(Pipeline(8, [0.5], [0.5]), 0, 0, None, ["dark", "light"])
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    chosen = ModelParams(type="vit", init=None, config=shape | {"patch_size": 4, "encoder_stride": 4})
+    config = build.config_for(chosen, ImageClassification.shape(given.inputs))
+    source = tmp_path / "vit"
+    facts = ImageClassification.facts(given)
+    build.save(build.new(ImageClassification, config, given.labels).eval(), given.inputs, source, facts)
+    rows = [ImageClassification.example(given) | {"label": "dark"} for _ in range(3)]
+    answers = Predictor(str(source)).answers
+    (found,) = export.export(answers, rows, tmp_path / "out", to="torch", int8=False, source=source)
+    assert found.difference < 1e-4
+    assert found.accuracy is not None
+    assert (tmp_path / "out" / "preprocessor_config.json").is_file()
+
+
+def test_samples_hold_what_was_asked_and_said(saved, tmp_path):
+    """Batch by batch, each as long as its longest row; without being asked for, no row leaves the workspace."""
+    source, model = saved("bert")
+    export.export(model, ROWS, tmp_path / "out", to="torch", int8=False, source=source, samples=True)
+    with np.load(tmp_path / "out" / "samples.npz") as samples:
+        assert {name.split("/")[0] for name in samples.files} == {"0", "1"}
+        assert np.array_equal(samples["1/input_ids"], model.encoded(ROWS[16:])["input_ids"].numpy())
+        said = np.concatenate([samples["0/logits"], samples["1/logits"]])
+    assert np.abs(said - model.logits(ROWS).numpy()).max() < 1e-4
+    export.export(model, ROWS, tmp_path / "without", to="torch", int8=False, source=source)
+    assert not (tmp_path / "without" / "samples.npz").exists()
 
 
 def test_what_differs_is_not_kept(saved, tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $(READY)
 
 lock: $(READY) ## compile requirements.lock anew from pyproject.toml
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra onnx --extra checkpoint --extra hub --upgrade \
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra onnx --extra checkpoint --extra hub --extra remote --upgrade \
 	    --no-header --no-annotate --no-emit-index-url pyproject.toml --output-file requirements.lock
 
 bench-overhead: $(READY) ## what everything but stage work costs

@@ -133,7 +133,7 @@ class Hub(http.server.SimpleHTTPRequestHandler):
         else:
             self.send_error(404)
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815 - called so by http.server
 
     def answer(self, content):
         whole = len(content)

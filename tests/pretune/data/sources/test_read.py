@@ -284,7 +284,7 @@ def test_an_ending_that_nobody_knows_asks_for_the_format(tmp_path, values):
 @pytest.mark.parametrize("compression", [".gz", ".bz2", ".zst"])
 @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.tsv", "a.jsonl", "a.json", "a.arrow", "b.arrow", "a.parquet"])
 def test_a_compressed_file_that_breaks_off_is_an_error(tmp_path, values, name, compression):
-    """Half a download is not read as if it were whole, wherever it ends: in a row, between two, before the last bytes."""
+    """Half a download is not read as if it were whole, wherever it ends: in a row, between two, near the end."""
     texts = ["".join(map(chr, line)) for line in np.random.default_rng(0).integers(97, 123, (50, 60)).tolist()]
     content = {
         "a.json": json.dumps([{"text": text} for text in texts]), "a.txt": "\n\n".join(texts),

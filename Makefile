@@ -52,7 +52,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $(READY)
 
 lock: $(READY) ## compile requirements.lock anew from pyproject.toml
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra onnx --extra checkpoint --extra hub --extra energy --extra cluster --upgrade \
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra onnx --extra checkpoint --extra hub --extra energy --extra cluster --extra remote --upgrade \
 	    --no-header --no-annotate --no-emit-index-url pyproject.toml --output-file requirements.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade \
 	    --no-header --no-annotate --no-emit-index-url to_tensorflow/requirements.in --output-file to_tensorflow/requirements.txt

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pretune.data import rows
+from pretune.data import languages, rows
 from pretune.data.rows import Row, texts
 
 SCANNED = 2000  # rows of each part that lengths and scripts are told of
+IDENTIFIED = 500  # rows of each part that languages are told of: a second for 2,000
 SAMPLES = 5
 EXCERPT = 120  # characters
 CAME = {
@@ -50,17 +51,28 @@ def write(folder: Path, facts: dict[str, Any]) -> str:
 
 
 def facts_of(part: Iterable[Row]) -> dict[str, Any]:
-    """Lengths and scripts of the first SCANNED rows."""
+    """Lengths and scripts of the first SCANNED rows, languages of the texts of the first IDENTIFIED."""
     lengths: Counter[str] = Counter()
     scripts: Counter[str] = Counter()
-    for _, row in zip(range(SCANNED), part, strict=False):
+    spoken: Counter[str] = Counter()
+    for number, row in zip(range(SCANNED), part, strict=False):
         joined = "\n".join(texts(row))
+        if number < IDENTIFIED:
+            spoken.update(languages.language(text) for text in texts(row) if text)
         if joined:
             lengths[_bin(len(joined))] += 1
             scripts.update(_script(character) for character in joined[:EXCERPT] if character.isalpha())
-    total = max(scripts.total(), 1)
-    known = {script: round(count / total, 3) for script, count in sorted(scripts.items()) if count * 100 >= total}
-    return {"lengths": {name: lengths[name] for name in _bins() if lengths[name]}, "scripts": known}
+    return {
+        "lengths": {name: lengths[name] for name in _bins() if lengths[name]},
+        "scripts": _shares(scripts),
+        "languages": _shares(spoken),
+    }
+
+
+def _shares(counts: Counter[str]) -> dict[str, float]:
+    """The share of each, from one in a hundred on."""
+    total = counts.total()
+    return {name: round(count / total, 3) for name, count in sorted(counts.items()) if count * 100 >= total}
 
 
 def samples(part: Iterable[Row]) -> list[dict[str, str]]:
@@ -107,7 +119,7 @@ def _html(title: str, found: list[Table]) -> str:
 def _tables(facts: dict[str, Any]) -> list[Table]:
     raw, splits = facts["raw"], facts["splits"]
     lengths = {part: split["lengths"] for part, split in splits.items()}
-    scripts = {part: split["scripts"] for part, split in splits.items()}
+    scripts, spoken = ({part: split[kind] for part, split in splits.items()} for kind in ("scripts", "languages"))
     balance = {part: split["labels"] for part, split in splits.items()}
     heads = list(dict.fromkeys(name for row in facts["samples"] for name in row))
     tables = [
@@ -119,6 +131,7 @@ def _tables(facts: dict[str, Any]) -> list[Table]:
         Table("Labels", ["label", *splits], _crossed(balance, sorted(set().union(*balance.values())))),
         Table("Lengths", ["characters, up to", *splits], _crossed(lengths, _bins())),
         Table("Scripts", ["share of letters", *splits], _crossed(scripts, sorted(set().union(*scripts.values())))),
+        Table("Languages", ["share of texts", *splits], _crossed(spoken, sorted(set().union(*spoken.values())))),
         Table("Leaks that were stopped", ["kind", "rows"], _pairs(facts["leaks"])),
         Table("Label problems", ["problem"], [[problem] for problem in facts["problems"]]),
         Table("Labels to look at", SUSPECT, [[str(each[name]) for name in SUSPECT] for each in facts["suspects"]]),

@@ -28,6 +28,7 @@ class CleanParams(Section):
     min_characters: Count
     max_characters: Count
     quality: list[Literal["c4", "gopher", "fineweb"]]
+    languages: list[str]
     scrub: list[Literal["email", "phone", "ip", "key"]]
     duplicates: Literal["keep", "exact", "near"]
     similarity: Similarity

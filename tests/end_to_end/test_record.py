@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import subprocess
 import sys
 
@@ -81,6 +83,18 @@ def test_parent_has_the_headline_metrics_and_all_params(finished):
         assert parent.data.metrics[f"{model}.macro_f1.low"] == result[model]["macro_f1"]["low"]
     assert parent.data.metrics["gain.scratch"] == result["gain"]["scratch"]["value"]
     assert {"seed", "model.config.hidden_size", "pretrain.steps", "finetune.learning_rate"} <= set(parent.data.params)
+
+
+def test_the_data_card_is_an_artifact_in_mlflow_and_in_prefect(finished, children):
+    """The same Markdown that lies in reports/data; Prefect's beside the table of results."""
+    card = (finished.root / "reports" / "data" / "card.md").read_text(encoding="utf-8")
+    client, _ = finished.client()
+    kept = client.download_artifacts(children["prepare"].info.run_id, "data-card.md", str(finished.root.parent))
+    assert (finished.root.parent / kept).read_text(encoding="utf-8") == card
+    with contextlib.closing(sqlite3.connect(finished.state / "prefect.db")) as database:
+        artifacts = dict(database.execute("SELECT key, data FROM artifact WHERE type = 'markdown'").fetchall())
+    assert json.loads(artifacts["pretune-data-card"]) == card
+    assert "finetuned" in json.loads(artifacts["pretune-result"])
 
 
 def test_changed_tree_is_recorded_with_its_patch(copy):

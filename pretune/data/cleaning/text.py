@@ -6,13 +6,16 @@ import re
 import unicodedata
 from typing import TYPE_CHECKING
 
+from pretune.data import languages
 from pretune.data.cleaning import quality, scrub
 from pretune.data.columns import BadRowError
-from pretune.data.rows import Row
+from pretune.data.rows import Row, texts
+from pretune.errors import ParamsError, did_you_mean
 
 if TYPE_CHECKING:
     from pretune.data.settings import CleanParams
 
+EXCERPT = 40  # characters of a text in a reason
 COLUMNS = ("text", "pair", "question", "target")  # single texts; answers count the characters of a context
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")  # tabs, line and page ends are none
 SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -21,10 +24,14 @@ BLANK_LINES = re.compile(r"\n{3,}")
 
 
 class Cleaner:
-    """Cleans rows as `ingest.clean` says; `scrubbed` counts what was replaced, by kind."""
+    """Cleans rows as `ingest.clean` says; `scrubbed` counts what was replaced, by kind.
+
+    Raises ParamsError where it asks for a language that nobody can tell.
+    """
 
     def __init__(self, params: CleanParams) -> None:
         self._params = params
+        _known(params.languages)
         self.scrubbed: dict[str, int] = dict.fromkeys(params.scrub, 0)
 
     def __call__(self, row: Row) -> Row:
@@ -39,6 +46,8 @@ class Cleaner:
             row["messages"] = [turn | {"content": self._formed(turn["content"])} for turn in row["messages"]]
         if "text" in row:
             self._fit(row["text"])
+        if self._params.languages:
+            self._understood(row)
         return row
 
     def _formed(self, text: str) -> str:
@@ -63,6 +72,23 @@ class Cleaner:
         for family in params.quality:
             if reason := quality.FAMILIES[family](text):
                 raise BadRowError(f"quality, {family}", reason)
+
+    def _understood(self, row: Row) -> None:
+        """Each text of the row by itself: a translation is in two languages."""
+        for text in texts(row):
+            found = languages.language(text)
+            if found not in {*self._params.languages, languages.UNSURE}:
+                raise BadRowError(f"language: {found}", text[:EXCERPT])
+
+
+def _known(codes: list[str]) -> None:
+    allowed = languages.known() if codes else []
+    unknown = [code for code in codes if code not in allowed]
+    if unknown:
+        raise ParamsError(
+            [f"ingest.clean.languages: {code!r} is no language{did_you_mean(code, allowed)}" for code in unknown],
+            f"the codes are {' '.join(allowed)}",
+        )
 
 
 def _whole(text: str, column: str) -> None:

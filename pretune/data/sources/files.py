@@ -5,9 +5,11 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import shutil
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -31,19 +33,35 @@ class File:
     @property
     def ending(self) -> str:
         """The ending that tells the format: `.csv` of `a.csv.gz`; `ubyte` counts as one."""
-        path = PurePosixPath(self.name)
-        if path.suffix in COMPRESSED:
-            path = path.with_suffix("")
+        path = PurePosixPath(self.name.removesuffix(self._compression))
         return ".idx" if path.name.endswith("ubyte") else path.suffix.lower()
+
+    @property
+    def _compression(self) -> str:
+        suffix = PurePosixPath(self.name).suffix
+        return suffix if suffix in COMPRESSED else ""
 
     @contextmanager
     def binary(self) -> Iterator[BinaryIO]:
         """The bytes, decompressed. Raises DataError where they break off or cannot be read."""
         try:
-            with self.open_raw() as raw, _decompressed(raw, PurePosixPath(self.name).suffix) as stream:
+            with self.open_raw() as raw, _decompressed(raw, self._compression) as stream:
                 yield stream
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{self.name}: cannot be read ({error})", "fetch or compress the file anew") from None
+
+    @contextmanager
+    def seekable(self) -> Iterator[BinaryIO]:
+        """The same, to move about in: a compressed file is laid out in a temporary one."""
+        with ExitStack() as stack:
+            if self._compression:
+                whole = stack.enter_context(tempfile.TemporaryFile())
+                with self.binary() as stream:
+                    shutil.copyfileobj(stream, whole)
+                whole.seek(0)
+            else:
+                whole = stack.enter_context(self.open_raw())
+            yield whole
 
     @contextmanager
     def text(self, encoding: str, newline: str | None = None) -> Iterator[TextIO]:
@@ -80,19 +98,3 @@ def local(place: str, base: Path) -> list[File]:
     prefix = PurePosixPath(start).name if start.startswith("/") else start  # no output holds an absolute path
     names = [str(PurePosixPath(prefix) / path.relative_to(base).as_posix()) for path in kept]
     return [File(name, partial(path.open, "rb")) for name, path in zip(names, kept, strict=True)]
-
-
-def remote(address: str) -> list[File]:
-    """The files at an address that fsspec knows (`s3://bucket/*.jsonl`, `https://…`), by name."""
-    import fsspec
-
-    try:
-        system, path = fsspec.core.url_to_fs(address)
-        names = sorted(system.glob(path)) if "*" in path else [path]
-    except (ImportError, ValueError) as error:
-        raise DataError(f"ingest.source: {address}: {error}", "pip install 'pretune[remote]'") from None
-    except OSError as error:
-        raise DataError(f"ingest.source: {address} does not answer ({error})", "pretune run   (when it does)") from None
-    if not names:
-        raise DataError(f"ingest.source: nothing at {address}", "mend ingest.source, then: pretune run")
-    return [File(str(name), partial(system.open, name, "rb")) for name in names]

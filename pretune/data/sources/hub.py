@@ -23,12 +23,7 @@ def read(place: str, folder: Path | None) -> list[tuple[str | None, Callable[[],
 
     `folder` is where a local copy lies. Raises DataError for what is not pinned or not there.
     """
-    name, options = _taken_apart(place)
-    if folder is None and not COMMIT.fullmatch(options.get("revision", "")):
-        raise DataError(
-            f"ingest.source: {place}: a data set of the hub needs revision=COMMIT, 40 hexadecimal digits",
-            "copy it from the data set's page under `Files and versions`",
-        )
+    name, options = _taken_apart(place, pinned=folder is None)
     if folder is None:
         os.environ |= {"HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
     try:
@@ -56,12 +51,16 @@ def read(place: str, folder: Path | None) -> list[tuple[str | None, Callable[[],
     ]
 
 
-def _taken_apart(place: str) -> tuple[str, dict[str, str]]:
+def _taken_apart(place: str, *, pinned: bool) -> tuple[str, dict[str, str]]:
     name, _, query = place.removeprefix("hub:").partition("?")
     options = dict(parse_qsl(query))
-    unknown = [f"ingest.source: {place}: {key}{did_you_mean(key, KEYS)}" for key in options if key not in KEYS]
-    if unknown:
-        raise DataError(unknown, f"the keys after `?` are {', '.join(KEYS)}")
+    problems = [f"ingest.source: {place}: {key}{did_you_mean(key, KEYS)}" for key in options if key not in KEYS]
+    steps = [f"the keys after `?` are {', '.join(KEYS)}"] if problems else []
+    if pinned and not COMMIT.fullmatch(options.get("revision", "")):
+        problems.append(f"ingest.source: {place}: a data set of the hub needs revision=COMMIT, 40 hexadecimal digits")
+        steps.append("copy the commit from the data set's page under `Files and versions`")
+    if problems:
+        raise DataError(problems, "; ".join(steps))
     return name, options
 
 
@@ -74,6 +73,11 @@ def _records(name: str, split: str, rows: Any) -> Records:
             classes[column] = feature.names
         if isinstance(feature, datasets.Image):
             rows = rows.cast_column(column, datasets.Image(decode=False))  # bytes: we open images ourselves
-    for number, values in enumerate(rows, start=1):
-        named = {key: names[values[key]] for key, names in classes.items() if (values[key] or 0) >= 0}
-        yield Record(f"{Path(name).name}/{split}:{number}", values | named)
+    try:
+        for number, values in enumerate(rows, start=1):
+            named = {key: names[values[key]] for key, names in classes.items() if (values[key] or 0) >= 0}
+            yield Record(f"{Path(name).name}/{split}:{number}", values | named)
+    except Exception as error:  # of the network, of the file system behind it, of a format
+        raise DataError(
+            f"ingest.source: {name}, {split}: broke off ({type(error).__name__}: {error})", "pretune run   (once more)"
+        ) from None

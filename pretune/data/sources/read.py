@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pretune.data import pydocs
-from pretune.data.sources import columnar, files, grammar, hub, images, sql, tables, text
+from pretune.data.sources import columnar, files, grammar, hub, images, remote, sql, tables, text
 from pretune.data.sources.files import File
 from pretune.data.sources.grammar import Part
 from pretune.data.sources.record import Record, Records
-from pretune.errors import DataError
+from pretune.errors import DataError, PretuneError
 
 if TYPE_CHECKING:
     from pretune.data.settings import IngestParams
 
 Declared = Callable[[str], Path]  # from a path as it is written to where it lies; refuses what dvc.yaml does not list
+MOST = 10  # files that cannot be read in one message
 ENDINGS = {
     ".txt": "blocks", ".md": "blocks", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl",
     ".json": "json", ".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow", ".idx": "idx",
@@ -26,17 +27,45 @@ ENDINGS = {
 
 
 def read(params: IngestParams, declared: Declared) -> Iterator[tuple[str | None, Record]]:
-    """Yield (split, record). Raises DataError for a place that is missing, not allowed or of no known format."""
-    for part in grammar.parts(params.source):
-        if part.aligned:
-            columns = {
-                column: [record for _, record in _place(place, params, declared, aligned=True)]
-                for column, place in part.aligned
-            }
-            yield from ((part.split, record) for record in _side_by_side(part, columns))
-        for place in part.places:
-            for split, records in _place(place, params, declared, aligned=False):
-                yield from ((part.split or split, record) for record in records)
+    """Yield (split, record). Raises DataError for places that are missing, not allowed or of no known format.
+
+    Every place is looked for before the first record, and a file that breaks off does not hide the next:
+    the error tells all of them, MOST at once.
+    """
+    errors: list[PretuneError] = []
+
+    def find(place: str, *, aligned: bool) -> list[tuple[str | None, Records]]:
+        try:
+            return list(_place(place, params, declared, aligned=aligned))
+        except PretuneError as error:
+            errors.append(error)
+            return []
+
+    streams = [stream for part in grammar.parts(params.source) for stream in _streams(part, find)]
+    _raise(errors)
+    for split, records in streams:
+        try:
+            yield from ((split, record) for record in records)
+        except DataError as error:
+            errors.append(error)
+            if len(errors) == MOST:
+                break
+    _raise(errors)
+
+
+def _raise(errors: list[PretuneError]) -> None:
+    """All of them as one, of the first one's kind."""
+    if errors:
+        steps = dict.fromkeys(error.next_step for error in errors if error.next_step)
+        raise type(errors[0])([problem for error in errors for problem in error.problems], "; ".join(steps))
+
+
+def _streams(part: Part, find: Callable[..., list[tuple[str | None, Records]]]) -> list[tuple[str | None, Records]]:
+    """(split, records) of each file or table of a part; of places side by side there is one."""
+    if part.aligned:
+        columns = {column: [records for _, records in find(place, aligned=True)] for column, place in part.aligned}
+        return [(part.split, _side_by_side(part, columns))]
+    return [(part.split or split, records) for place in part.places for split, records in find(place, aligned=False)]
 
 
 def _place(
@@ -56,7 +85,7 @@ def _place(
     elif kind == "sql":
         yield None, sql.read(place, lies)
     else:
-        found = files.remote(place) if lies is None else files.local(place, lies)
+        found = remote.find(place) if lies is None else files.local(place, lies)
         yield from ((None, _records(file, params, aligned=aligned)) for file in found)
 
 

@@ -11,6 +11,7 @@ from pretune.data import card, labels, rows
 def facts(**changes):
     """What `prepare` tells of a small set."""
     split = {"rows": 2, "labels": {"a": 1, "b|c": 1}, "lengths": {"16": 2}, "scripts": {"LATIN": 1.0}}
+    split |= {"languages": {"en": 0.9, "und": 0.1}}
     raw = {"read": 5, "quarantined": 1, "reasons": {"no text": 1}, "exact": 1, "near": 1, "conflicting": 0, "rows": 2}
     return {
         "source": "x.csv", "licence": "CC0", "md5": "0" * 32, "raw": raw | {"scrubbed": {}}, "splits": {"train": split},
@@ -24,7 +25,7 @@ def test_a_card_tells_what_came_in_and_what_was_kept(tmp_path):
     text = card.write(tmp_path / "data", facts())
     assert (tmp_path / "data" / "card.md").read_text(encoding="utf-8") == text
     page = (tmp_path / "data" / "card.html").read_text(encoding="utf-8")
-    for words in ("rows read", "no text", "near duplicates", "CC0", "test has no row of a", "x.csv:2"):
+    for words in ("rows read", "no text", "near duplicates", "CC0", "test has no row of a", "x.csv:2", "und"):
         assert words in text
         assert words in page
     assert json.loads((tmp_path / "data" / "card.json").read_text(encoding="utf-8")) == facts()
@@ -37,10 +38,22 @@ def test_what_rows_hold_cannot_break_out_of_a_card(tmp_path):
     assert "b\\|c" in text
 
 
-def test_lengths_and_scripts_are_those_of_the_texts():
-    """By upper bound; scripts as shares of letters, from one in a hundred on."""
+def test_lengths_scripts_and_languages_are_those_of_the_texts():
+    """By upper bound; scripts as shares of letters, languages as shares of texts, each from one in a hundred on."""
     found = card.facts_of([{"text": "abcd"}, {"text": "商务大床" * 10}, {"x": [1.0]}])
-    assert found == {"lengths": {"16": 1, "64": 1}, "scripts": {"CJK": 0.909, "LATIN": 0.091}}
+    assert found == {
+        "lengths": {"16": 1, "64": 1},
+        "scripts": {"CJK": 0.909, "LATIN": 0.091},
+        "languages": {"und": 1.0},
+    }
+
+
+def test_languages_are_told_of_the_first_rows_alone(monkeypatch):
+    """What it costs does not grow with the data; both sides of a translation count."""
+    monkeypatch.setattr(card, "IDENTIFIED", 1)
+    pair = {"text": "A man is walking his dog in the park.", "target": "Ein Mann geht mit seinem Hund spazieren."}
+    assert card.facts_of([pair, {"text": "Un homme promène son chien."}])["languages"] == {"de": 0.5, "en": 0.5}
+    assert card.facts_of([{"x": [1.0]}])["languages"] == {}
 
 
 def test_a_difference_counts_rows_by_what_they_say(tmp_path):

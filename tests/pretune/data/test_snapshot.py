@@ -15,7 +15,7 @@ from pretune.data import rows
 from pretune.data.settings import Column
 from pretune.data.snapshot import Snapshot
 from pretune.data.sources.record import Record
-from pretune.errors import DataError
+from pretune.errors import DataError, ParamsError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20).filter(str.strip)
 
@@ -226,3 +226,23 @@ def test_a_bad_row_keeps_its_place_and_the_beginning_of_its_content(made):
     assert line["origin"] == "f:1"
     assert re.match(r'^\{"text": "x{100}', line["excerpt"])
     assert len(line["excerpt"]) == 200
+
+
+def test_rows_in_other_languages_are_put_aside_with_the_one_found(made):
+    """Both sides of a translation are judged; what is too short to tell is kept."""
+    english, german = "A man is walking his dog in the park.", "Ein Mann geht mit seinem Hund spazieren."
+    values = [{"text": english}, {"text": german}, {"text": "ok"}, {"text": english, "target": german}]
+    kept, quarantine, _, counts = made(*values, clean={"languages": ["en"]})
+    assert [row["text"] for row in kept] == [english, "ok"]
+    assert [line["origin"] for line in quarantine] == ["f:1", "f:3"]
+    assert counts["reasons"] == {"language: de": 2}
+    kept, quarantine, _, _ = made(*values, clean={"languages": ["de", "en"]})
+    assert (len(kept), quarantine) == (4, [])
+
+
+def test_a_language_that_nobody_can_tell_is_an_error_before_any_row_is_read(made):
+    """All of them at once, with what there is."""
+    with pytest.raises(ParamsError) as caught:
+        made({"text": "x"}, clean={"languages": ["en", "english", "xx"]})
+    assert [problem.split("'")[1] for problem in caught.value.problems] == ["english", "xx"]
+    assert " en " in caught.value.next_step

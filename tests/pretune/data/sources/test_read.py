@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import sqlite3
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -254,12 +255,12 @@ def test_files_behind_fsspec_are_read_like_local_ones(values):
     system.pipe("/bucket/b.jsonl", b'{"text": "two"}\n')
     found = [
         record.values
-        for file in read.files.remote("memory://bucket/*.jsonl*")
+        for file in read.remote.find("memory://bucket/*.jsonl*")
         for record in read.tables.json_lines(file, "utf-8")
     ]
     assert found == [{"text": "one"}, {"text": "two"}]
     with pytest.raises(DataError, match=r"nothing at memory://bucket/\*\.csv"):
-        read.files.remote("memory://bucket/*.csv")
+        read.remote.find("memory://bucket/*.csv")
 
 
 def test_no_such_file_names_the_nearest(tmp_path, values):
@@ -280,13 +281,46 @@ def test_an_ending_that_nobody_knows_asks_for_the_format(tmp_path, values):
     assert "csv" in caught.value.next_step
 
 
-@pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.bz2", "a.txt.zst"])
-def test_a_file_that_breaks_off_is_an_error(tmp_path, values, name):
-    """Half a download is not read as if it were whole."""
-    write(tmp_path / name, np.random.default_rng(0).integers(32, 127, 10_000, np.uint8).tobytes())
-    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-20])
-    with pytest.raises(DataError, match=rf"{name}: cannot be read"):
-        values(name)
+@pytest.mark.parametrize("compression", [".gz", ".bz2", ".zst"])
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.tsv", "a.jsonl", "a.json", "a.arrow", "b.arrow", "a.parquet"])
+def test_a_compressed_file_that_breaks_off_is_an_error(tmp_path, values, name, compression):
+    """Half a download is not read as if it were whole, wherever it ends: in a row, between two, near the end."""
+    texts = ["".join(map(chr, line)) for line in np.random.default_rng(0).integers(97, 123, (50, 60)).tolist()]
+    content = {
+        "a.json": json.dumps([{"text": text} for text in texts]), "a.txt": "\n\n".join(texts),
+        "a.jsonl": "".join(json.dumps({"text": text}) + "\n" for text in texts),
+    }.get(name, "\n".join(["text", *texts]))  # fmt: skip
+    file = tmp_path / (name + compression)
+    write(file, content if file.suffixes[0] not in {".arrow", ".parquet"} else columnar(name, texts))
+    assert len(values(file.name)) == len(texts)
+    whole = file.read_bytes()
+    for kept in (1, len(whole) // 3, len(whole) // 2, len(whole) - 8, len(whole) - 1):
+        file.write_bytes(whole[:kept])
+        with pytest.raises(DataError, match=file.name):
+            values(file.name)
+
+
+def columnar(name, texts):
+    """A table in Arrow's file format, as a stream (`b`) or as Parquet, ten rows a batch."""
+    table, written = pa.table({"text": texts}), io.BytesIO()
+    if name == "a.parquet":
+        pq.write_table(table, written)
+        return written.getvalue()
+    with (pa.ipc.new_stream if name == "b.arrow" else pa.ipc.new_file)(written, table.schema) as file:
+        file.write_table(table, max_chunksize=10)
+    return written.getvalue()
+
+
+@pytest.mark.parametrize("name", ["a.arrow", "b.arrow", "a.parquet"])
+def test_a_table_of_arrow_that_breaks_off_anywhere_is_an_error(tmp_path, values, name):
+    """Between two batches of a stream too, where Arrow itself takes it for whole."""
+    whole = columnar(name, ["x" * 60] * 50)
+    for kept in range(1, len(whole), 8):
+        (tmp_path / name).write_bytes(whole[:kept])
+        with pytest.raises(DataError, match=f"{name}: cannot be read as"):
+            values(name)
+    (tmp_path / name).write_bytes(whole)
+    assert len(values(name)) == 50
 
 
 def test_the_paths_that_dvc_has_to_watch_follow_from_the_source():
@@ -306,3 +340,50 @@ def test_what_is_built_in_is_read_by_its_name(records, monkeypatch):
     assert records("pydocs")[0][1:] == ("json", {"text": "a docstring", "label": "data", "origin": "json"})
     (_, origin, first), *others = records("digits")
     assert (origin, first["image"].shape, len(others)) == ("digits:0", (8, 8), 1796)
+
+
+def test_every_place_that_is_wrong_is_told_at_once(tmp_path, values):
+    """A file, a format, leave to use the network, keys and commit of a data set, a table: before any row is read."""
+    write(tmp_path / "a.xlsx", "x")
+    with sqlite3.connect(tmp_path / "a.db") as database:
+        database.execute("CREATE TABLE reviews (text TEXT)")
+    database.close()
+    source = {
+        "train": ["none.csv", "a.xlsx", "https://example.org/a.csv"],
+        "validation": "hub:./none?splt=x",
+        "test": {"text": "none.en", "target": "none.de"},
+        "corpus": "sqlite:///a.db#review",
+    }
+    with pytest.raises(DataError) as caught:
+        values(source)
+    told = ["none.csv", "a.xlsx", "example.org", "splt", "none.en", "none.de", "no table `review`"]
+    assert len(caught.value.problems) == len(told)
+    assert all(word in problem for word, problem in zip(told, caught.value.problems, strict=True))
+    assert "add network to ingest.allow" in caught.value.next_step
+    with pytest.raises(DataError) as caught:
+        values("hub:glue?splt=x", allow=["network"])
+    assert len(caught.value.problems) == 2
+
+
+def test_every_file_that_cannot_be_read_is_told_at_once(tmp_path, values):
+    """Of whatever format; ten at most."""
+    write(tmp_path / "a.csv", "text\nhello\n")
+    write(tmp_path / "b.parquet", "x")
+    write(tmp_path / "c.json", "{")
+    (tmp_path / "d.txt.gz").write_bytes(b"x")
+    (tmp_path / "e.arrow.gz").write_bytes(b"x")
+    names = ["b.parquet", "c.json", "d.txt.gz", "e.arrow.gz"]
+    with pytest.raises(DataError) as caught:
+        values(["a.csv", *names])
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == names
+    with pytest.raises(DataError) as caught:
+        values(["c.json"] * 12)
+    assert len(caught.value.problems) == 10
+
+
+def test_a_driver_that_is_missing_is_told_by_its_package(values, monkeypatch):
+    """What to install is not called as the module is."""
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(DataError, match="no driver") as caught:
+        values("postgresql://127.0.0.1/db#t", allow=["network"])
+    assert caught.value.next_step == "pip install 'psycopg[binary]'"

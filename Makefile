@@ -3,7 +3,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+DEV := .venv/ready-dev
 TF := .venv-tensorflow
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url
 TWO := --numprocesses 2 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -12,13 +14,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 run: $(READY) ## set up, then run the pipeline: data, pretraining, finetuning, evaluation
 	@$(BIN)/pretune run
 
-test: $(READY) ## set up, then pass all tests
+test: $(DEV) ## set up, then pass all tests
 	@$(BIN)/python -m pytest $(TWO)
 
-test-fast: $(READY) ## the tests that take seconds
+test-fast: $(DEV) ## the tests that take seconds
 	@$(BIN)/python -m pytest $(TWO) -m "not slow"
 
-test-tensorflow: $(READY) $(TF)/ready ## set up .venv-tensorflow too, then test the way into TensorFlow
+test-tensorflow: $(DEV) $(TF)/ready ## set up .venv-tensorflow too, then test the way into TensorFlow
 	@$(BIN)/python -m pytest tests/to_tensorflow
 
 tensorflow: $(TF)/ready ## set up .venv-tensorflow, in which an exported model becomes a SavedModel
@@ -29,53 +31,57 @@ $(TF)/ready: to_tensorflow/requirements.txt
 	@$(TF)/bin/python -m pip install --quiet --quiet --no-compile --requirement $< || { echo "error: $(TF) was not set up: see above"; echo "next:  make tensorflow   (Linux, Python 3.11 to 3.13, a package index)"; exit 9; }
 	@touch $@
 
-check: $(READY) ## format, lint, types, import directions
+check: $(DEV) ## format, lint, types, import directions
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-format: $(READY) ## format the code
+format: $(DEV) ## format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-setup: $(READY) ## set up .venv from requirements.lock
+setup: $(READY) ## set up .venv from requirements.lock, to run the pipeline
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit("error: Python 3.11 to 3.13 is needed, this is %d.%d\nnext:  make $(MAKECMDGOALS) PYTHON=python3.12" % v)'
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "error: this Python cannot make environments"; echo "next:  sudo apt install python3-venv   (or another Python: make $(MAKECMDGOALS) PYTHON=...)"; exit 9; }
-	@echo "setting up .venv from requirements.lock (about 250 packages; a few minutes, once)"
+	@echo "setting up .venv from requirements.lock (about 200 packages; a few minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --quiet --requirement requirements.lock
 	@$(BIN)/python -m pip install --quiet --quiet --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -c 'from pathlib import Path; from pretune.lineage import keep_private; keep_private(Path.cwd())'
 	@touch $(READY)
 
-lock: $(READY) ## compile requirements.lock anew from pyproject.toml
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra onnx --extra checkpoint --extra hub --extra energy --extra cluster --extra remote --upgrade \
-	    --no-header --no-annotate --no-emit-index-url pyproject.toml --output-file requirements.lock
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade \
-	    --no-header --no-annotate --no-emit-index-url to_tensorflow/requirements.in --output-file to_tensorflow/requirements.txt
+$(DEV): requirements-dev.lock $(READY)
+	@echo "adding what tests and benchmarks need from requirements-dev.lock (about 60 packages; a minute or two, once)"
+	@$(BIN)/python -m pip install --quiet --quiet --requirement requirements-dev.lock
+	@touch $(DEV)
 
-bench-overhead: $(READY) ## what everything but stage work costs
+lock: $(DEV) ## compile requirements.lock and requirements-dev.lock anew from pyproject.toml
+	@$(LOCK) --all-extras --upgrade pyproject.toml --output-file requirements-dev.lock
+	@$(LOCK) --extra build --constraint requirements-dev.lock pyproject.toml --output-file requirements.lock
+	@$(LOCK) --upgrade to_tensorflow/requirements.in --output-file to_tensorflow/requirements.txt
+
+bench-overhead: $(DEV) ## what everything but stage work costs
 	@$(BIN)/python benchmarks/overhead.py
 
-bench-train: $(READY) ## speed of training beside the transformers Trainer
+bench-train: $(DEV) ## speed of training beside the transformers Trainer
 	@$(BIN)/python benchmarks/train.py
 
-bench-plan: $(READY) ## what `pretune plan` says beside what then happens
+bench-plan: $(DEV) ## what `pretune plan` says beside what then happens
 	@$(BIN)/python benchmarks/plan.py
 
-bench-predict: $(READY) ## speed of prediction beside transformers.pipeline
+bench-predict: $(DEV) ## speed of prediction beside transformers.pipeline
 	@$(BIN)/python benchmarks/predict.py
 
-results: $(READY) ## what each recipe leads to, pretrained against scratch (docs/results.md); about an hour
+results: $(DEV) ## what each recipe leads to, pretrained against scratch (docs/results.md); about an hour
 	@$(BIN)/python benchmarks/results.py
 
-bench-data: $(READY) ## speed and memory of the data stages, beside tokenizers and datasets
+bench-data: $(DEV) ## speed and memory of the data stages, beside tokenizers and datasets
 	@$(BIN)/python benchmarks/data.py
 
-bench-adaptations: $(READY) ## what each adaptation costs and leads to, from one pretrained model; half an hour
+bench-adaptations: $(DEV) ## what each adaptation costs and leads to, from one pretrained model; half an hour
 	@$(BIN)/python benchmarks/adaptations.py
 
 clean: ## remove what the pipeline made (not the records of it, nor DVC's cache)

@@ -28,11 +28,16 @@ def tracked_files(root):
     return {name: content.decode("utf-8", "replace") for name, content in contents.items() if b"\0" not in content}
 
 
+def requirements(path):
+    """Those of a lock file."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
+
+
 @pytest.fixture(scope="module")
 def locked(root):
-    """The requirements of requirements.lock."""
-    lines = (root / "requirements.lock").read_text(encoding="utf-8").splitlines()
-    return [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
+    """What tests are run with."""
+    return requirements(root / "requirements-dev.lock")
 
 
 @pytest.mark.parametrize("what", FORBIDDEN)
@@ -102,9 +107,22 @@ def test_what_pyproject_asks_for_is_in_the_lock(root, locked):
 
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     pins = {canonicalize_name(r.name): next(iter(r.specifier)).version for r in locked}
-    for line in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
+    for line in [*project["dependencies"], *extras]:
         wanted = Requirement(line)
         assert wanted.specifier.contains(pins[canonicalize_name(wanted.name)], prereleases=True), line
+
+
+def test_the_pipeline_is_run_with_what_was_tested(root, locked):
+    """requirements.lock is part of requirements-dev.lock, at the same versions, and holds all dependencies."""
+    import tomllib
+
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pins = {canonicalize_name(r.name): r.specifier for r in locked}
+    own = {canonicalize_name(r.name): r.specifier for r in requirements(root / "requirements.lock")}
+    assert own.items() <= pins.items()
+    assert {canonicalize_name(Requirement(line).name) for line in project["dependencies"]} <= own.keys()
+    assert len(own) < len(pins) - 20
 
 
 def test_only_one_module_imports_each_tool(root):

@@ -147,8 +147,11 @@ def _asked(model: Any, rows: list[dict[str, Any]]) -> Asked:
 
 def _write_samples(asked: Asked, path: Path) -> None:
     """Arrays named BATCH/INPUT and BATCH/logits."""
-    arrays = {f"{n}/{name}": np.asarray(tensor) for n, (batch, _) in enumerate(asked) for name, tensor in batch.items()}
-    np.savez_compressed(path, **arrays, **{f"{n}/logits": logits for n, (_, logits) in enumerate(asked)})
+    arrays: dict[str, Any] = {}
+    for number, (batch, logits) in enumerate(asked):
+        arrays |= {f"{number}/{name}": np.asarray(tensor) for name, tensor in batch.items()}
+        arrays[f"{number}/logits"] = logits
+    np.savez_compressed(path, **arrays)
 
 
 def _parity(model: Any, rows: list[dict[str, Any]], asked: Asked, path: Path, run: Run) -> Parity:

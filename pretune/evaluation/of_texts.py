@@ -58,15 +58,18 @@ def answers(found: Answers) -> dict[str, Metric]:
     pairs = list(zip(found.targets, found.predicted, strict=True))
     exact = [max((normal(said) == normal(right) for right in rights), default=not said) for rights, said in pairs]
     overlap = [max((shared_words(right, said) for right in rights), default=float(not said)) for rights, said in pairs]
-    return {"exact_match": Metric(sums.mean(exact)), "f1": Metric(sums.mean(overlap))}
+    return {"f1": Metric(sums.mean(overlap)), "exact_match": Metric(sums.mean(exact))}
 
 
 def texts(found: Texts) -> dict[str, Metric]:
-    """BLEU and chrF as sacrebleu takes them; their signatures say how."""
+    """chrF and BLEU as sacrebleu takes them; their signatures say how.
+
+    chrF first: it agrees with people more often (Kocmi et al. 2021), and BLEU is 0 where no answer has four words.
+    """
     same = [said.strip() == right.strip() for right, said in zip(found.targets, found.predicted, strict=True)]
     return {
-        "bleu": _corpus(BLEU(), found),
         "chrf": _corpus(CHRF(), found),
+        "bleu": _corpus(BLEU(), found),
         "exact_match": Metric(sums.mean(same)),
     }
 

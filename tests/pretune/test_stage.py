@@ -232,6 +232,18 @@ def test_what_validation_found_is_reported_beside(begin, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_several_models_of_one_stage_are_told_apart(begin, capsys):
+    """Metrics have the model's name before theirs and its own steps; progress is that of the whole stage."""
+    stage = begin()
+    report = stage.reporter(40, before=20, name="scratch on 0.5")
+    report(Validation(20, {"loss": 2.0}))
+    report(Record(20, 1.5, 0.0, 50.0, 3000.0))
+    validated, trained = events(stage, "metrics")
+    assert validated["values"] == {"scratch on 0.5.validation_loss": 2.0}
+    assert (trained["step"], trained["values"]["scratch on 0.5.loss"]) == (20, 1.5)
+    assert "prepare: 100 %  scratch on 0.5  loss 1.500" in capsys.readouterr().err
+
+
 def edit(path, old, new):
     """Replace a text in a file."""
     text = path.read_text(encoding="utf-8")

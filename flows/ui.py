@@ -65,6 +65,7 @@ def _server(root: Path, tool: str, arguments: list[str], api: str) -> Iterator[s
         "PREFECT_UI_API_URL": api,
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # a page needs none of these eight processes
     }  # fmt: skip
     with (state_dir(root) / "logs" / f"{tool}-ui.log").open("wb") as log:
         server = subprocess.Popen(

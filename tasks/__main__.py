@@ -142,7 +142,7 @@ def recorded(root: Path, state: Path, name: str) -> Iterator[Run]:
             print(f"warning: {warning}", file=sys.stderr)
 
 
-def metered(run: Run, node: Node, params: Params) -> AbstractContextManager[None]:
+def metered(run: Run, node: Node, params: Params) -> AbstractContextManager[object]:
     """Meanwhile, measure the energy of a stage that trains."""
     return energy.measured(run.metrics, params.launch.processes) if "launch" in node.params else nullcontext()
 

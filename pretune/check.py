@@ -81,6 +81,8 @@ def unsuited(params: Params) -> list[str]:
     with torch.device("meta"), no_init_weights():
         before = _frame(pretraining.OBJECTIVES[params.pretrain.objective], params)
         after = _frame(finetuning.OBJECTIVES[params.finetune.objective], params)
+    for each in (before, after):
+        each.tie_weights()  # what no_init_weights leaves out
     names, known = (frozenset(name for name, _ in each.named_parameters()) for each in (after, before))
     try:
         if method in methods.METHODS:

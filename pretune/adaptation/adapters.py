@@ -46,7 +46,10 @@ def refusal(method: str) -> str:
     known = {kind.value.lower() for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
     if method not in known:
         return ""
-    return f" ({REFUSED.get(method, 'peft has it, but it adds no weights that could be merged')})"
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(peft.PeftType(method.upper()))
+    shared = getattr(tuner, "uses_shared_state", False)
+    usual = "its layers share weights that peft keeps beside the model" if shared else "it adds no weights to be merged"
+    return f" (peft has it, but {REFUSED.get(method, usual)})"
 
 
 def problems(method: str, settings: Mapping[str, Any]) -> list[str]:

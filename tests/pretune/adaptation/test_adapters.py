@@ -108,7 +108,8 @@ def test_a_model_made_alike_has_the_same_parts_trained(model):
     ("method", "settings", "words"),
     [
         ("loraa", {}, "did you mean lora?"),
-        ("prompt_tuning", {}, "adds no weights that could be merged"),
+        ("prompt_tuning", {}, "adds no weights to be merged"),
+        ("vera", {}, "its layers share weights"),
         ("adalora", {}, "divided anew"),
         ("lora", {"rank": 3, "lora_alhpa": 1}, "did you mean lora_alpha?"),
         ("dora", {"use_dora": False}, "no setting of dora"),

@@ -34,7 +34,7 @@ def rows(numbers):
                 "text": f"{first} number {n * n}",
                 "pair": f"about {second}",
                 "label": LABELS[both],
-                "labels": LABELS[1:] if both else [],
+                "labels": [LABELS[both]],
                 "score": float(both),
             }
         )

@@ -42,7 +42,7 @@ class Snapshot:
         self._work = folder / "work"
         self._work.mkdir(parents=True)
         self._reasons: Counter[str] = Counter()
-        self._scrubbed: dict[str, int] = {kind: 0 for kind in params.clean.scrub}
+        self._scrubbed: dict[str, int] = dict.fromkeys(params.clean.scrub, 0)
         self._first: list[str] = []
         self._read = 0
         self.names: dict[str, list[str]] = {}

@@ -62,7 +62,7 @@ def answers(found: Answers) -> dict[str, Metric]:
 
 
 def texts(found: Texts) -> dict[str, Metric]:
-    """chrF and BLEU as sacrebleu takes them; their signatures say how.
+    """ChrF and BLEU as sacrebleu takes them; their signatures say how.
 
     chrF first: it agrees with people more often (Kocmi et al. 2021), and BLEU is 0 where no answer has four words.
     """

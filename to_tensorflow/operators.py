@@ -118,16 +118,20 @@ def shape_of(x: Any, *, start: int = 0, end: int | None = None) -> Any:
 
 
 def slices(x: Any, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> Any:
-    """The axes have to be known, where to begin and end need not be."""
+    """The axes have to be known, where to begin and end need not be; the least number there is means: at the start."""
     rank = x.shape.rank
     places = [axis % rank for axis in (range(starts.shape[0]) if axes is None else known(axes))]
     begin, end, stride = [tf.constant(0, tf.int64)] * rank, [tf.constant(0, tf.int64)] * rank, [1] * rank
     for n, axis in enumerate(places):
         begin[axis], end[axis] = tf.cast(starts[n], tf.int64), tf.cast(ends[n], tf.int64)
         stride[axis] = 1 if steps is None else known(steps)[n]
+    fixed = tf.get_static_value(starts)
+    first = [axis for n, axis in enumerate(places) if fixed is not None and fixed[n] == tf.int64.min]
     whole = sum(1 << axis for axis in range(rank) if axis not in places)
-    strides = tf.constant(stride, tf.int64)
-    return tf.strided_slice(x, tf.stack(begin), tf.stack(end), strides, begin_mask=whole, end_mask=whole)
+    return tf.strided_slice(
+        x, tf.stack(begin), tf.stack(end), tf.constant(stride, tf.int64),
+        begin_mask=whole + sum(1 << axis for axis in first), end_mask=whole,
+    )  # fmt: skip
 
 
 def split(x: Any, sizes: Any = None, *, axis: int = 0, num_outputs: int | None = None) -> list[Any]:

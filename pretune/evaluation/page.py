@@ -53,7 +53,7 @@ figure.any{max-width:100%}.legend{list-style:none;padding:0;margin:0;font-size:1
 .legend li{display:inline-block;margin-right:1em}
 .legend i{display:inline-block;width:.8em;height:.8em;margin-right:.35em}pre{white-space:pre-wrap;margin:0;font:inherit}
 mark{color:inherit;border-radius:2px}.lead{font-size:1.15rem}
-img{min-width:56px;max-width:112px}img,svg.seen{image-rendering:pixelated}
+img{min-width:56px;max-width:112px}img,svg.seen{image-rendering:pixelated;vertical-align:top}
 """
 
 

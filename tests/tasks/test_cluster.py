@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import signal
@@ -17,7 +18,11 @@ from pretune.errors import DataError, WorkspaceError
 from tasks.ingest import ingest
 from tasks.prepare import prepare
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # Ray drops processes that it has sent a signal
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
 TRIES = 3  # Ray gives a node's helpers 15 seconds to start, which they can miss on a busy machine
@@ -53,6 +58,7 @@ def nodes():
         yield cluster
         ray.shutdown()
         cluster.shutdown()
+        gc.collect()  # what Ray drops warns here, not in another test
     os.environ.clear()
     os.environ |= before
 

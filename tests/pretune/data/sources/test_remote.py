@@ -126,6 +126,7 @@ def s3(moto, monkeypatch):
     s3fs.S3FileSystem.clear_instance_cache()
 
 
+@pytest.mark.slow
 def test_objects_of_a_bucket_are_read_by_glob(s3, values):
     """In the order of their names, compressed or not; the folder below is not part of the glob."""
     s3.pipe("bucket/b.jsonl.gz", gzip.compress(b'{"text": "b"}\n'))
@@ -136,6 +137,7 @@ def test_objects_of_a_bucket_are_read_by_glob(s3, values):
     assert values("s3://bucket/deeper/c.jsonl.gz") == [{"text": "c"}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["s3://absent/*.csv", "s3://absent/a.csv", "s3://bucket/a.csv", "s3://bucket/x*.csv"])
 @pytest.mark.usefixtures("s3")
 def test_a_bucket_or_an_object_that_is_missing_is_told(values, place):
@@ -145,6 +147,7 @@ def test_a_bucket_or_an_object_that_is_missing_is_told(values, place):
     assert str(caught.value) == f"ingest.source: nothing at {place}"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("s3")
 def test_a_bucket_that_refuses_us_is_told_with_the_variables_to_set(moto, values):
     """Keys that the server does not know."""
@@ -163,6 +166,7 @@ def test_a_bucket_that_refuses_us_is_told_with_the_variables_to_set(moto, values
         authorised_from(b"inf")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("s3")
 def test_a_bucket_without_any_credentials_is_told(monkeypatch, values):
     """The same message as where they are refused."""

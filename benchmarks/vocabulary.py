@@ -1,4 +1,4 @@
-"""What learning a tokenizer costs: `python benchmarks/vocabulary.py`, on 0.6 MB of the data of ../shared/data.
+"""What learning a tokenizer costs: `python benchmarks/vocabulary.py`, on 0.6 MB of the data sets at hand.
 
 Seconds of processor time on one thread for each kind, 4,096 tokens; then what the options of the Unigram
 trainer change, and into how many tokens its texts fall.

@@ -26,7 +26,7 @@ class Sample:
 
 def samples(found: Predictions, answers: Any, rows: Sequence[Row]) -> list[Sample]:
     """Of a model that writes: its answers, or how it goes on. None of others. Likeliest tokens, so always the same."""
-    places = sorted({round(number * (len(rows) - 1) / max(1, SAMPLES - 1)) for number in range(SAMPLES)})
+    places = sorted({round(number * (len(rows) - 1) / (SAMPLES - 1)) for number in range(SAMPLES)} if rows else ())
     if isinstance(found, Texts):
         return [Sample(n, inputs.asked(rows[n]), found.targets[n], found.predicted[n]) for n in places]
     if isinstance(found, Likelihoods):

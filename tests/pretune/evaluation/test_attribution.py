@@ -111,7 +111,7 @@ def test_the_pixel_that_decides_is_found(size, channels, cells):
     """All the weight is in its cell; a cell is a pixel, or a square of them where there are too many."""
     answers = ImageClass(OnePixel(5, 2), Pipeline(size, [0.5] * channels, [0.25] * channels), {})
     shape = (size, size, 3) if channels == 3 else (size, size)
-    pixels = np.random.default_rng(0).integers(100, 200, shape, dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(170, 250, shape, dtype=np.uint8)
     pixels[0, 0] = 0  # black says nothing
     found = np.array(attribution.explained(answers, {"image": png(pixels)}))
     assert found.shape == (cells, cells)

@@ -1,4 +1,4 @@
-"""Which language rows are told to be in: `python benchmarks/languages.py`, on the data sets that --data names.
+"""Which language rows are told to be in: `python benchmarks/languages.py`, on data sets of five languages.
 
 Of each set the first ROWS texts, each by itself, its first 200 characters: the share told as the language
 that they are in, as another one, and as undetermined; and rows per second of processor time. Beside ours

@@ -71,8 +71,8 @@ def evaluate(stage: Stage) -> None:
     )
 
     kept = stored.dumps(stored.Stored([inputs.key(row) for row in test], said))
-    written_tables = {**dict.fromkeys(curves.TABLES, ()), **tables, "slices": slices}
-    texts = {f"{name}.csv": stored.as_csv(table) for name, table in written_tables.items()}
+    texts = {f"{name}.csv": stored.as_csv(tables.get(name, [])) for name in curves.TABLES}
+    texts["slices.csv"] = stored.as_csv(slices)
     texts["mistakes.json"] = as_json(worst)
     if shown:
         texts["samples.json"] = as_json(shown)

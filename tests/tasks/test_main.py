@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 
@@ -117,7 +118,7 @@ def test_energy_is_measured_of_stages_that_train(project, params, monkeypatch):
     monkeypatch.setattr(tasks.energy, "measured", lambda _, processes: asked.append(processes) or nullcontext())
     launch = params.launch.model_copy(update={"processes": 3})
     for node in Workspace(project).nodes.values():
-        with tasks.metered(None, node, params.model_copy(update={"launch": launch})):
+        with tasks.metered(SimpleNamespace(metrics=None), node, params.model_copy(update={"launch": launch})):
             pass
     assert asked == [3] * sum("launch" in node.params for node in Workspace(project).nodes.values())
     assert asked

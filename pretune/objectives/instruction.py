@@ -82,13 +82,13 @@ class Instruction(OfTokens, Finetuning):
         return TokenBatch(pack(ids, lengths), torch.from_numpy(targets - 1), torch.from_numpy(ids[targets]))
 
     def predict(self, model: PreTrainedModel) -> Texts:
-        """The last answer of each conversation, beside what the model says there."""
+        """The last answer of each conversation, beside what the model says there; of one without an answer nothing."""
         asked, targets = [], []
         for row in self.rows:
-            last = max((n for n, each in enumerate(row["messages"]) if each["role"] == "assistant"), default=None)
-            if last:
-                asked.append({"messages": row["messages"][:last]})
-                targets.append(row["messages"][last]["content"])
+            turns = row["messages"]
+            last = max((n for n, each in enumerate(turns) if n and each["role"] == "assistant"), default=len(turns))
+            asked.append({"messages": turns[:last]})
+            targets.append(turns[last]["content"] if last < len(turns) else "")
         found = chat.Reply(model, self.given.inputs, self.facts(self.given))(asked)
         return Texts(targets, [answer["text"] for answer in found])
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from pretune.data import tokenizer
 from pretune.errors import DataError, ParamsError
@@ -55,6 +56,16 @@ def test_a_cut_conversation_keeps_what_fits(own):
     assert "white" in own.decode(cut[answered])
     with pytest.raises(DataError, match="no row has an answer"):
         Instruction([{"messages": TALK}], told(own, length=5))
+
+
+def test_every_conversation_has_a_prediction_beside_it(own):
+    """Also one that nobody has answered: what is wanted there is nothing, and later rows keep their places."""
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", vocab_size=len(own), **shape)).eval()
+    task = Instruction([{"messages": TALK[1:2]}, {"messages": TALK}], told(own))
+    found = task.predict(model)
+    assert found.targets == ["", "yellow"]
+    assert len(found.predicted) == 2
 
 
 def test_a_template_of_ones_own_is_saved_with_the_tokenizer(own, tmp_path):

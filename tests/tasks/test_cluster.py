@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def settings(params, monkeypatch):
     monkeypatch.setattr(shards, "SHARD", 500)
     clean = {"duplicates": "near", "similarity": 0.8, "scrub": ["email"], "quality": ["fineweb"], "max_bad_rows": 9}
     sizes = {"train_rows": 20, "validation_rows": 8, "test_rows": 12, "validation_share": 0.2, "test_share": 0.3}
-    leaks = {"similarity": 0.8, "decontaminate": 15, "vocabulary_size": 420}
+    leaks = {"similarity": 0.8, "decontaminate": 25, "vocabulary_size": 420}
     ingest_params = params.ingest.model_copy(
         update={"source": "rows.csv", "clean": params.ingest.clean.model_copy(update=clean)}
     )
@@ -98,16 +99,54 @@ def settings(params, monkeypatch):
     )
 
 
+WORDS = {
+    "sea": [
+        "wave",
+        "salt",
+        "harbour",
+        "tide",
+        "gull",
+        "net",
+        "anchor",
+        "sail",
+        "rope",
+        "storm",
+        "deck",
+        "fog",
+        "pier",
+        "eel",
+        "mast",
+        "reef",
+    ],
+    "kitchen": [
+        "flour",
+        "butter",
+        "oven",
+        "spoon",
+        "yeast",
+        "sugar",
+        "pan",
+        "lid",
+        "whisk",
+        "crumb",
+        "peel",
+        "stove",
+        "apron",
+        "jar",
+        "dough",
+        "mint",
+    ],
+}
+
+
 def write_rows(folder):
-    """Rows of which some are bad, some alike, some with an address in them."""
-    kinds = {
-        "sea": "the waves and the salt of harbour {0}.",
-        "kitchen": "flour and butter for oven {0} then spoon {1}.",
-    }
+    """Rows of which some are bad, some alike, some share a passage with others, all with an address in them."""
+    draw = random.Random(0)  # noqa: S311 - the same rows each time
     lines = [
-        f"{label},Number {n} from n{n}@example.org is about {text.format(n * n, n % 7)}"
+        f"{label},Number {n} from n{n}@example.org is about {' '.join(draw.choices(words, k=9))}"
+        f"{' and the bell of the old chapel' * (n % 9 == 0)}."
         for n in range(60)
-        for label, text in kinds.items()
+        for label, words in WORDS.items()
     ]
     lines[30:30] = [lines[3], lines[8].replace("Number", "A number"), 'sea,"bad \x01 row."', "kitchen,no end of a line"]
     (folder / "rows.csv").write_text("\n".join(["label,text", *lines]) + "\n", encoding="utf-8")
@@ -147,7 +186,7 @@ def test_a_cluster_makes_the_same_bytes(cluster, run, tmp_path, monkeypatch, tok
     run("here", tokenizer)
     assert signal.getsignal(signal.SIGTERM) == handler
     assert made(tmp_path / "cluster") == made(tmp_path / "here")
-    assert sum("tokens-" in path for path in made(tmp_path / "here")) > 2
+    assert sum("tokens-" in path for path in made(tmp_path / "here")) > 1
 
 
 def test_a_worker_that_is_killed_changes_nothing(cluster, tmp_path):

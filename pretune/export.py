@@ -140,7 +140,7 @@ def _example(model: Any, rows: list[dict[str, Any]]) -> tuple[list[str], list[Te
 
 def _asked(model: Any, rows: list[dict[str, Any]]) -> Asked:
     """The rows in batches, each as long as its longest, with the logits of the model itself."""
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference_mode, whose tensors cannot be exported with
         batches = [model.encoded(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
         return [(batch, model.model(**batch).logits.float().numpy()) for batch in batches]
 

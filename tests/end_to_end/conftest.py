@@ -24,7 +24,7 @@ from ruamel.yaml import YAML
 
 PROJECT = Path(__file__).resolve().parents[2]
 FOREIGN = ("PREFECT_", "MLFLOW_", "PRETUNE_", "DVC_")
-TIMEOUT = 240  # seconds after which a command or a wait counts as hung
+TIMEOUT = 600  # seconds after which a command or a wait counts as hung
 LONG = 150  # steps of pretraining: some seconds
 DOORS = {
     "flow": ["-m", "flows.cli", "run"],

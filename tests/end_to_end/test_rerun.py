@@ -46,7 +46,7 @@ def test_second_run_executes_nothing_and_has_a_full_record(options, copy):
     again = copy.children(parent)
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics == old_parent.data.metrics != {}
-    assert len(copy.records()) == 14
+    assert len(copy.records()) == 16
     assert set(again) == set(first)
     for stage, run in again.items():
         source = first[stage]

@@ -19,6 +19,7 @@ from tasks import scratch as from_scratch
 from tasks.evaluate import evaluate
 from tasks.finetune import finetune
 from tasks.ingest import ingest
+from tasks.label_efficiency import label_efficiency
 from tasks.prepare import prepare
 from tasks.pretrain import pretrain
 from tasks.scratch import scratch
@@ -91,7 +92,8 @@ def test_no_steps_leave_the_weights_as_they_are(started, checkpoint):
         build.load(MaskedLM, bench.folder / each)[0].state_dict() for each in (checkpoint, "models/pretrained")
     )
     assert all(torch.equal(value, after[name]) for name, value in before.items())
-    assert (bench.folder / "reports/curves/pretrain.csv").read_text(encoding="utf-8") == "step,loss,learning_rate\n"
+    curve = (bench.folder / "reports/curves/pretrain.csv").read_text(encoding="utf-8")
+    assert curve == "step,loss,learning_rate,flops\n"
     assert bench.recorded["flops"] == bench.recorded["epochs"] == 0
 
 
@@ -109,7 +111,7 @@ def test_no_steps_are_estimated_to_take_no_time_and_no_more_memory(started, chec
 def test_a_report_without_pretraining_is_whole(started, checkpoint):
     """What came of the checkpoint is set against random weights; no line of pretraining among the curves."""
     bench = started(checkpoint)
-    do(bench, finetune, scratch, evaluate)
+    do(bench, finetune, scratch, label_efficiency, evaluate)
     result = json.loads((bench.folder / "reports/metrics.json").read_text(encoding="utf-8"))
     assert {"finetuned", "scratch"} <= result.keys()
     page = (bench.folder / "reports/report.html").read_text(encoding="utf-8")

@@ -17,6 +17,7 @@ from pretune.evaluation import stored
 from tasks.evaluate import evaluate
 from tasks.finetune import finetune
 from tasks.ingest import ingest
+from tasks.label_efficiency import label_efficiency
 from tasks.prepare import prepare
 from tasks.pretrain import pretrain
 from tasks.scratch import scratch
@@ -44,7 +45,7 @@ def test_pairs_are_learnt_and_answered_from_the_same_two_columns(tracked, params
     (tracked.root / "claims.csv").write_text("\n".join(["claim,evidence,verdict", *claims]), encoding="utf-8")
     document, _ = params.overridden(params_file, SMALL)
     bench = make_bench(tracked.root, params.validate(document))
-    for stage in (ingest, prepare, pretrain, finetune, scratch, evaluate):
+    for stage in (ingest, prepare, pretrain, finetune, scratch, label_efficiency, evaluate):
         bench.name = stage.__name__
         stage(bench)
     test = rows.read(tracked.root / "data/prepared/labelled/test.parquet")

@@ -136,7 +136,7 @@ def configuration(source: Path | str) -> PreTrainedConfig:
     """The configuration of the checkpoint `source`; DataError where there is none, or one that asks to run code."""
     try:
         found: PreTrainedConfig = AutoConfig.from_pretrained(**_where(source), trust_remote_code=False)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a ValueError: a configuration of no known type, or none
         raise _absent(source, error) from None
     if "auto_map" in found.to_dict():
         raise DataError(f"{source} asks to run code (`auto_map`), which is never done", "use another model")
@@ -197,7 +197,7 @@ def _where(source: Path | str) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": _safe(Path(source)), "local_files_only": True}
 
 
-def _absent(source: Path | str, error: OSError) -> DataError:
+def _absent(source: Path | str, error: Exception) -> DataError:
     """Why a checkpoint, or the part of it that is read, is not there."""
     reason = str(error).splitlines()[0].partition(". ")[0]  # what follows tells of other options and of branches
     if isinstance(source, Path):

@@ -42,7 +42,7 @@ print(json.dumps(found))
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Serves `server.folder`/NAME at COMMIT; a name that ends in `moved` says that it is at another one."""
+    """Serves `server.folder`/NAME at COMMIT."""
 
     def do_HEAD(self):
         """What a file is."""
@@ -57,7 +57,7 @@ class Hub(BaseHTTPRequestHandler):
         name, resolve, rest = self.path.lstrip("/").partition("/resolve/")
         revision, _, file = rest.partition("/")
         path = self.server.folder / name / file
-        headers = {"X-Repo-Commit": OTHER if name.endswith("moved") else COMMIT}
+        headers = {"X-Repo-Commit": COMMIT}
         error, content = "", b""
         if not resolve or not (self.server.folder / name).is_dir():
             error = "RepoNotFound"
@@ -85,7 +85,7 @@ def hub(tmp_path, tiny, words):
     """A hub with a small BERT under several names: as it should be, and with what is never taken."""
     folder = tmp_path / "hub"
     build.save(build.new(MaskedLM, tiny("bert")), words, folder / "good/bert", {})
-    for name in ("code", "moved", "pickled", "partial"):
+    for name in ("code", "pickled", "partial"):
         shutil.copytree(folder / "good/bert", folder / "bad" / name)
     config = json.loads((folder / "bad/code/config.json").read_text(encoding="utf-8"))
     (folder / "bad/code/config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "x.X"}}))
@@ -136,7 +136,6 @@ def test_a_checkpoint_is_fetched_once_and_what_cannot_be_taken_is_told(hub, take
         f"nobody/nothing@{COMMIT}": "cannot be fetched",
         f"bad/partial@{COMMIT}": "cannot be fetched",
         f"bad/pickled@{COMMIT}": "model.safetensors",
-        f"bad/moved@{COMMIT}": "of another commit",
         f"bad/code@{COMMIT}": "auto_map",
     }
     assert taken_up(good, download=False)[good][0] == "DataError"

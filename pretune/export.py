@@ -133,8 +133,8 @@ def _example(model: Any, rows: list[dict[str, Any]]) -> tuple[list[str], list[Te
     """Names, tensors and free dimensions of what the model takes: any number of rows, texts of any length."""
     batch = model.encoded(rows[:2] if len(rows) > 1 else rows * 2)
     free = {0: torch.export.Dim("rows", min=1, max=4096)}
-    if longest := model.facts.get("length"):
-        free[1] = torch.export.Dim("length", min=2, max=int(longest))
+    if "input_ids" in batch:
+        free[1] = torch.export.Dim("length", min=2, max=int(model.facts["length"]))
     return list(batch), list(batch.values()), tuple(free for _ in batch)
 
 

@@ -144,7 +144,7 @@ def recorded(root: Path, state: Path, name: str) -> Iterator[Run]:
 
 def metered(run: Run, node: Node, params: Params) -> AbstractContextManager[object]:
     """Meanwhile, measure the energy of a stage that trains."""
-    return energy.measured(run.metrics, params.launch.processes) if "launch" in node.params else nullcontext()
+    return energy.measured(run.metrics, params.launch.processes) if launch.trains(node, params) else nullcontext()
 
 
 def remember(state: Path, name: str, **facts: object) -> None:

@@ -81,3 +81,8 @@ def texts(row: Row) -> list[str]:
     if "messages" in row:
         found.append("\n".join(turn["content"] for turn in row["messages"]))
     return found
+
+
+def last_answer(messages: list[Row]) -> int:
+    """The place of the last answer in a conversation, which follows something; the end where there is none."""
+    return max((n for n, each in enumerate(messages) if n and each["role"] == "assistant"), default=len(messages))

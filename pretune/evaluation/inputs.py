@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from pretune.data.rows import Row
+from pretune.data.rows import Row, last_answer
 
 ANSWERS = {"label", "labels", "score", "tags", "answers", "target", "y", "group", "origin"}  # and what is not asked
 FEWEST = 20  # rows of a slice that says anything
@@ -29,9 +29,8 @@ def text(row: Row) -> str:
 
 def asked(row: Row) -> str:
     """The same without the answer that a conversation ends with."""
-    turns = row.get("messages", ())
-    last = max((n for n, turn in enumerate(turns) if turn["role"] == "assistant"), default=len(turns))
-    return text(row | {"messages": turns[:last]})
+    turns = row.get("messages", [])
+    return text(row | {"messages": turns[: last_answer(turns)]})
 
 
 def key(row: Row) -> str:

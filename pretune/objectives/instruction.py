@@ -16,7 +16,7 @@ from pydantic import Field
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pretune.data.packing import pack
-from pretune.data.rows import Row
+from pretune.data.rows import Row, last_answer
 from pretune.errors import DataError, ParamsError
 from pretune.objectives.base import Finetuning, Given
 from pretune.objectives.causal_lm import CausalLM
@@ -86,7 +86,7 @@ class Instruction(OfTokens, Finetuning):
         asked, targets = [], []
         for row in self.rows:
             turns = row["messages"]
-            last = max((n for n, each in enumerate(turns) if n and each["role"] == "assistant"), default=len(turns))
+            last = last_answer(turns)
             asked.append({"messages": turns[:last]})
             targets.append(turns[last]["content"] if last < len(turns) else "")
         found = chat.Reply(model, self.given.inputs, self.facts(self.given))(asked)

@@ -42,7 +42,7 @@ def main() -> int:
     failed = 0
     for name in names:
         try:
-            print(measured(name, arguments.data), flush=True)
+            print(measured(name, arguments.data.resolve()), flush=True)
         except subprocess.CalledProcessError as error:
             failed += 1
             print(f"| {name} | failed: {error.stderr.strip().splitlines()[-1:]} |", flush=True)

@@ -50,9 +50,11 @@ class LineBoard:
         self._said: dict[str, float] = {}
         self._clocks: dict[str, Clock] = {}
         self._lock = threading.Lock()
+        self._width = 0
 
     def start(self, stages: list[str]) -> None:
         """See Board."""
+        self._width = max(map(len, stages), default=0)
 
     def warn(self, text: str) -> None:
         """See Board."""
@@ -79,7 +81,7 @@ class LineBoard:
 
     def _say(self, stage: str, text: str) -> None:
         with self._lock:
-            print(f"{stage:<10} {text}", file=sys.stderr, flush=True)
+            print(f"{stage:<{self._width}} {text}", file=sys.stderr, flush=True)
 
 
 class BarBoard:
@@ -88,7 +90,7 @@ class BarBoard:
     def __init__(self, console: Console) -> None:
         self._bars = Progress(
             SpinnerColumn(finished_text=" "),
-            TextColumn("{task.description:<10}"),
+            TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from pretune.evaluation.label_efficiency import saving
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from rich.console import Console
 
     from flows.runner import Outcome, PipelineRun
@@ -97,20 +99,25 @@ def show(console: Console, summary: dict[str, Any], *, overridden: list[str]) ->
         for line in filter(None, [gain(results), labels(results)]):
             console.print(line, highlight=False)
     console.print("\nwhere to look next:", highlight=False)
-    for command, what in _next(overridden):
+    for command, what in _next(summary["stages"], overridden):
         console.print(f"  {command:<34} {what}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _next(overridden: list[str]) -> list[tuple[str, str]]:
+def _next(stages: Collection[str], overridden: list[str]) -> list[tuple[str, str]]:
+    """Commands, and what they are for: those about a report or a model where the run made one."""
+    made = {
+        "evaluate": ("reports/report.html", "opens in a browser: curves, slices, mistakes"),
+        "prepare": ("pretune data show", "rows kept and left out, splits, samples of the data"),
+        "finetune": ("pretune trace models/finetuned", "which data, parameters and commit made the model"),
+    }
     keep = (
-        [("edit params.yaml as in --set", "to keep this result: `pretune run` then restores it from the cache")]
+        ("edit params.yaml as in --set", "to keep this result: `pretune run` then restores it from the cache")
         if overridden
-        else [("git add dvc.lock && git commit", "to keep this result: dvc.lock names every input and output")]
+        else ("git add dvc.lock && git commit", "to keep this result: dvc.lock names every input and output")
     )
     return [
-        ("reports/report.html", "opens in a browser: curves, slices, mistakes"),
+        *(made[stage] for stage in made if stage in stages),
         ("pretune ui", "compare runs in MLflow, look at flow runs in Prefect"),
-        ("pretune trace models/finetuned", "which data, parameters and commit made the model"),
         ("pretune run --set seed=1", "the same with another seed, params.yaml untouched"),
-        *keep,
+        keep,
     ]

@@ -31,7 +31,6 @@ from pretune.training import device
 if TYPE_CHECKING:
     from pretune.stage import Stage
 
-MODELS = ("finetuned", "scratch")
 CURVES = ("pretrain", "finetune", "scratch")
 
 
@@ -41,7 +40,7 @@ def evaluate(stage: Stage) -> None:
     folder = stage.dep("data/prepared/labelled")
     train, test = (rows.read(folder / f"{part}.parquet") for part in ("train", "test"))
     said: dict[str, Predictions] = {
-        name: labelled.predictions(stage, stage.dep(f"models/{name}"), "test") for name in MODELS
+        name: labelled.predictions(stage, stage.dep(f"models/{name}"), "test") for name in label_efficiency.MODELS
     }
     fewer = label_efficiency.read(stage.dep("reports/label_efficiency"), said)
     said |= baselines.baselines(train, test, said["finetuned"])

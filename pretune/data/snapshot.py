@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pretune.data import rows
 from pretune.data.cleaning.duplicates import Duplicates, fingerprints, text_of
-from pretune.data.cleaning.text import Cleaner
+from pretune.data.cleaning.text import Cleaner, check_languages
 from pretune.data.columns import SUPERVISION, BadRowError, Mapping
 from pretune.data.rows import Row
 from pretune.data.sources.record import Record
@@ -38,6 +38,7 @@ class Snapshot:
 
     def __init__(self, folder: Path, params: IngestParams) -> None:
         self._folder, self._params = folder, params
+        check_languages(params.clean.languages)
         self._mapping = Mapping(params)
         self._work = folder / "work"
         self._work.mkdir(parents=True)

@@ -27,10 +27,10 @@ RESULTS = {
 }  # fmt: skip
 
 
-def shown(results, *, overridden=()):
+def shown(results, *, overridden=(), stages=()):
     """What the user sees at the end of a run."""
     out = io.StringIO()
-    summary = {"run": "x", "stages": {}, "results": results, "warning": ""}
+    summary = {"run": "x", "stages": dict.fromkeys(stages), "results": results, "warning": ""}
     report.show(Console(file=out, width=120), summary, overridden=list(overridden))
     return out.getvalue()
 
@@ -97,6 +97,21 @@ def test_the_end_shows_the_table_and_where_to_look_next():
     text = shown(RESULTS)
     for part in ("2000 test rows", "300 labelled", "0.712", "95 % interval", "+16.2 points", "pretune ui", "dvc.lock"):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("stages", "told", "untold"),
+    [
+        (["ingest", "prepare"], ["pretune data show"], ["report.html", "pretune trace"]),
+        (["ingest", "prepare", "pretrain", "finetune"], ["pretune data show", "pretune trace"], ["report.html"]),
+        (["evaluate"], ["report.html"], ["pretune data show", "pretune trace"]),
+    ],
+)
+def test_the_end_names_only_what_the_run_made(stages, told, untold):
+    """A report that was not made is not where to look next."""
+    text = shown({}, stages=stages)
+    assert [part for part in told if part not in text] == []
+    assert [part for part in untold if part in text] == []
 
 
 def test_a_run_with_overrides_says_how_to_keep_it():

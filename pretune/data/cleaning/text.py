@@ -24,14 +24,10 @@ BLANK_LINES = re.compile(r"\n{3,}")
 
 
 class Cleaner:
-    """Cleans rows as `ingest.clean` says; `scrubbed` counts what was replaced, by kind.
-
-    Raises ParamsError where it asks for a language that nobody can tell.
-    """
+    """Cleans rows as `ingest.clean` says; `scrubbed` counts what was replaced, by kind."""
 
     def __init__(self, params: CleanParams) -> None:
         self._params = params
-        _known(params.languages)
         self.scrubbed: dict[str, int] = dict.fromkeys(params.scrub, 0)
 
     def __call__(self, row: Row) -> Row:
@@ -81,7 +77,8 @@ class Cleaner:
                 raise BadRowError(f"language: {found}", text[:EXCERPT])
 
 
-def _known(codes: list[str]) -> None:
+def check_languages(codes: list[str]) -> None:
+    """Raise ParamsError where `ingest.clean.languages` holds one that nobody can tell."""
     allowed = languages.known() if codes else []
     unknown = [code for code in codes if code not in allowed]
     if unknown:

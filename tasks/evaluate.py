@@ -69,22 +69,25 @@ def evaluate(stage: Stage) -> None:
         training={name: stored.read_csv(stage.dep(path)) for name, path in paths.items()},
     )
 
-    kept = stored.dumps(stored.Stored([inputs.key(row) for row in test], said))
     texts = {f"{name}.csv": stored.as_csv(tables.get(name, [])) for name in curves.TABLES}
-    texts["slices.csv"] = stored.as_csv(slices)
-    texts["mistakes.json"] = as_json(worst)
-    if shown:
-        texts["samples.json"] = as_json(shown)
-    out = stage.out("reports/evaluation")
-    out.mkdir(parents=True)
-    for name, content in (texts | {"predictions.json": kept}).items():
-        (out / name).write_text(content, encoding="utf-8")
-        stage.run.text(f"evaluation/{name}", content)
+    texts |= {"slices.csv": stored.as_csv(slices), "mistakes.json": as_json(worst)}
+    texts |= {"samples.json": as_json(shown)} if shown else {}
+    texts["predictions.json"] = stored.dumps(stored.Stored([inputs.key(row) for row in test], said))
+    _write(stage, texts)
     stage.out("reports/report.html").write_text(report(took={}), encoding="utf-8")
     stage.out("reports/metrics.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     stage.run.text("report.html", report(took={name: stage.took(path, name) for name, path in paths.items()}))
     stage.run.metrics(result)
     stage.run.metrics(speed.measured(model, test) | {"model_megabytes": speed.megabytes(stage.dep("models/finetuned"))})
+
+
+def _write(stage: Stage, texts: dict[str, str]) -> None:
+    """Leave the files of `reports/evaluation`, in MLflow too."""
+    out = stage.out("reports/evaluation")
+    out.mkdir(parents=True)
+    for name, content in texts.items():
+        (out / name).write_text(content, encoding="utf-8")
+        stage.run.text(f"evaluation/{name}", content)
 
 
 def as_json(found: Sequence[Any]) -> str:

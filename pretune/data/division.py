@@ -37,11 +37,11 @@ class Division:
         sides = Sides(rows.iterate(snapshot), params, seed)
         self.leaks: dict[str, int] = {}
         self.test = sides.chosen(TEST, params.test_rows)
-        test_rows = list(self._rows(self.test))
+        test_rows = list(rows.iterate(snapshot, self.test))
         leaks = Leaks(test_rows, params.similarity, 0)
         seen, _ = self._seen(sides.side == VALIDATION, sides.group, self.test, test_rows, leaks)
         self.validation = sides.chosen(VALIDATION, params.validation_rows, without=seen)
-        held_out = test_rows + list(self._rows(self.validation))
+        held_out = test_rows + list(rows.iterate(snapshot, self.validation))
         kept = np.concatenate([self.test, self.validation])
         others = np.ones(len(sides.side), dtype=bool)
         others[kept] = False
@@ -54,24 +54,12 @@ class Division:
 
     def rows_of(self, part: str) -> Iterator[Row]:
         """The rows of train, validation, test or corpus, in the order of the snapshot."""
-        return self._rows(getattr(self, part))
+        return rows.iterate(self._path, getattr(self, part))
 
     def some(self, part: str, most: int) -> Iterator[Row]:
         """At most so many of them, spread evenly."""
         numbers = getattr(self, part)
-        return self._rows(numbers[:: -(-len(numbers) // most) or 1])
-
-    def _rows(self, numbers: Numbers) -> Iterator[Row]:
-        wanted = iter(numbers.tolist())
-        following = next(wanted, None)
-        if following is None:
-            return
-        for number, row in enumerate(rows.iterate(self._path)):
-            if number == following:
-                yield row
-                following = next(wanted, None)
-                if following is None:
-                    return
+        return rows.iterate(self._path, numbers[:: -(-len(numbers) // most) or 1])
 
     def _seen(
         self, among: Flags, group: npt.NDArray[np.uint64], kept: Numbers, held_out: list[Row], leaks: Leaks
@@ -90,7 +78,7 @@ class Division:
     def _flagged(self, among: Flags, find: Callable[[list[Row]], Flags]) -> Flags:
         """`find` on those rows only, a chunk at a time: (kinds, rows)."""
         flags = np.zeros((len(KINDS), len(among)), dtype=bool)
-        found = list(in_order(find, chunked(self._rows(np.flatnonzero(among)))))
+        found = list(in_order(find, chunked(rows.iterate(self._path, np.flatnonzero(among)))))
         if found:
             flags[:, among] = np.concatenate(found, axis=1)
         return flags

@@ -11,6 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -54,13 +56,20 @@ def write(path: Path, rows: Iterable[Row]) -> int:
     return number
 
 
-def iterate(path: Path) -> Iterator[Row]:
-    """The rows one after the other."""
+def iterate(path: Path, numbers: npt.NDArray[np.int64] | None = None) -> Iterator[Row]:
+    """The rows one after the other: all, or those of these numbers, which ascend. No others are decoded."""
     with pq.ParquetFile(path) as file:
         filled = file.metadata.metadata[FILLED.encode()].decode().split()
-        for batch in file.iter_batches(CHUNK, columns=filled or ["origin"]):
-            for row in batch.to_pylist():
-                yield {name: value for name, value in row.items() if value is not None}
+        end = 0
+        for group in range(file.num_row_groups):
+            begin, end = end, end + file.metadata.row_group(group).num_rows
+            wanted = np.arange(begin, end)
+            if numbers is not None:
+                wanted = numbers[slice(*np.searchsorted(numbers, [begin, end]))]
+            if len(wanted):
+                found = file.read_row_group(group, columns=filled or ["origin"])
+                for row in (found if len(wanted) == len(found) else found.take(wanted - begin)).to_pylist():
+                    yield {name: value for name, value in row.items() if value is not None}
 
 
 def read(path: Path) -> list[Row]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,3 +45,14 @@ def test_rows_are_read_a_chunk_at_a_time(folder, monkeypatch):
     many = [{"text": str(number)} for number in range(50)]
     rows.write(folder / "c.parquet", many)
     assert list(rows.iterate(folder / "c.parquet")) == many
+
+
+@given(st.sets(st.integers(0, 49)))
+def test_chosen_rows_are_those_of_their_numbers(folder, monkeypatch, numbers):
+    """None, one, whole chunks, all: in their order, wherever chunks end."""
+    monkeypatch.setattr(rows, "CHUNK", 7)
+    many = [{"text": str(number)} for number in range(50)]
+    rows.write(folder / "d.parquet", many)
+    chosen = sorted(numbers)
+    found = rows.iterate(folder / "d.parquet", np.array(chosen, dtype=np.int64))
+    assert list(found) == [many[number] for number in chosen]

@@ -140,7 +140,7 @@ def _range(values: list[float]) -> str:
 
 def memory(folder: Path, sizes: list[int]) -> None:
     """Run both stages on inputs of each size, in processes of their own; print seconds, MB/s and the peak."""
-    print("\npeak memory of a stage's process, and the share of its work that a cluster can take over")
+    print("\npeak memory of a stage's process")
     for megabytes in sizes:
         workspace = folder / f"{megabytes}"
         workspace.mkdir()

@@ -9,12 +9,11 @@ import numpy.typing as npt
 
 from pretune.data.cleaning import minhash
 from pretune.data.cleaning.duplicates import content_key, text_of
-from pretune.data.cleaning.shingles import Hashes, plain, shingles
+from pretune.data.cleaning.shingles import Hashes, Runs, plain, shingles
 from pretune.data.rows import Row, texts
 
 Flags = npt.NDArray[np.bool_]
 BATCH = 2**16  # characters that are looked at together
-BLOOM = 32  # places for each hash in the table that most other runs are dismissed by
 
 
 KINDS = ("exact", "near", "passage")
@@ -78,15 +77,20 @@ def _matches(ours: Hashes, theirs: Hashes, order: npt.NDArray[np.int64]) -> list
 
 
 class Passages:
-    """Finds rows that share `length` characters in a row with one of `rows`, or hold one that is shorter."""
+    """Finds rows that share `length` characters in a row with one of `rows`, or hold one that is shorter.
+
+    Of a row only every `step`-th window of characters is looked up: who shares a passage shares one of
+    these, for window + step - 1 = length. Where one does, what is around it is looked at.
+    """
 
     def __init__(self, rows: Sequence[Row], length: int) -> None:
         self._length = length
+        self._step = length // 4 + 1
+        self._window = length - self._step + 1
         found = [plain(text) for row in rows for text in texts(row)]
         self._short = {text for text in found if len(text) < length}
-        self._hashes = np.unique(shingles([text for text in found if len(text) >= length], length)[0])
-        self._bloom = np.zeros(1 << (BLOOM * len(self._hashes)).bit_length(), dtype=bool)
-        self._bloom[self._places(self._hashes)] = True
+        long = [text for text in found if len(text) >= length]
+        self._windows, self._hashes = (np.sort(shingles(long, size)[0]) for size in (self._window, length))
 
     def shared(self, rows: Sequence[Row]) -> Flags:
         """Which rows hold such a passage: (rows,)."""
@@ -108,12 +112,19 @@ class Passages:
     def _mark(self, batch: list[tuple[int, str]], flags: Flags) -> None:
         if not batch or not len(self._hashes):
             return
-        hashes, owner = shingles([text for _, text in batch], self._length)
-        maybe = np.flatnonzero(self._bloom[self._places(hashes)])
-        place = np.minimum(np.searchsorted(self._hashes, hashes[maybe]), len(self._hashes) - 1)
-        hit = maybe[self._hashes[place] == hashes[maybe]]
-        numbers = np.array([number for number, _ in batch])
-        flags[numbers[owner[hit]]] = True
+        runs = Runs([text for _, text in batch])
+        places = [np.arange(start, end, self._step) for start, end in zip(runs.starts, runs.ends, strict=True)]
+        windows, owner = np.concatenate(places), np.repeat(np.arange(len(batch)), [len(each) for each in places])
+        inside = windows + self._window <= runs.ends[owner]
+        windows, owner = windows[inside], owner[inside]
+        hit = _among(runs.at(windows, self._window), self._windows)
+        around = windows[hit][:, None] - np.arange(self._step)  # where a passage begins that holds the window
+        owner = np.broadcast_to(owner[hit][:, None], around.shape)
+        inside = (around >= runs.starts[owner]) & (around + self._length <= runs.ends[owner])
+        owner = owner[inside][_among(runs.at(around[inside], self._length), self._hashes)]
+        flags[[batch[place][0] for place in np.unique(owner)]] = True
 
-    def _places(self, hashes: Hashes) -> Hashes:
-        return hashes & np.uint64(len(self._bloom) - 1)
+
+def _among(hashes: Hashes, wanted: Hashes) -> Flags:
+    """Which of the hashes are wanted; those are sorted."""
+    return np.asarray(wanted[np.minimum(np.searchsorted(wanted, hashes), len(wanted) - 1)] == hashes)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 Hashes = npt.NDArray[np.uint64]
+Numbers = npt.NDArray[np.int64]
 LONGEST = 2**20  # characters of a text that are looked at
 _FACTOR = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2**64
 _INVERSE = pow(_FACTOR, -1, 2**64)
@@ -19,25 +20,45 @@ def plain(text: str) -> str:
     return " ".join(text[:LONGEST].lower().split())
 
 
-def shingles(texts: Sequence[str], length: int) -> tuple[Hashes, npt.NDArray[np.int64]]:
+class Runs:
+    """Plain texts one after the other, and the hash of any run of characters in them.
+
+    A rolling polynomial (Karp and Rabin 1987) over all texts at once, then mixed. Text n begins at
+    starts[n] and ends before ends[n]: (texts,) int64.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        codes = [np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32) for text in texts]
+        sizes = np.array([len(each) for each in codes])
+        self.ends = np.cumsum(sizes)
+        self.starts = self.ends - sizes
+        joined = np.concatenate(codes).astype(np.uint64)
+        powers, self._inverses = (
+            _powers(base, 1 << len(joined).bit_length())[: len(joined)] for base in (_FACTOR, _INVERSE)
+        )
+        self._sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum((joined + np.uint64(1)) * powers)])
+
+    def all(self, length: int) -> tuple[Hashes, Numbers]:
+        """Of every run of this length, and which text it belongs to: (runs,) each."""
+        count = len(self._inverses) - length + 1
+        runs = (self._sums[length:] - self._sums[:count]) * self._inverses[:count]
+        owner = np.repeat(np.arange(len(self.ends)), self.ends - self.starts)[:count]
+        within = np.arange(count) + length <= self.ends[owner]
+        return mixed(runs[within]), owner[within]
+
+    def at(self, begins: Numbers, length: int) -> Hashes:
+        """Of the runs of this length that begin there: (begins,)."""
+        return mixed((self._sums[begins + length] - self._sums[begins]) * self._inverses[begins])
+
+
+def shingles(texts: Sequence[str], length: int) -> tuple[Hashes, Numbers]:
     """A hash of every `length` characters in a row of each plain text, and which text each belongs to.
 
-    A shorter text counts as one run, filled up with spaces. A rolling polynomial (Karp and Rabin 1987)
-    over all texts at once, then mixed: (runs,) uint64 and (runs,) int64.
+    A shorter text counts as one run, filled up with spaces: (runs,) uint64 and (runs,) int64.
     """
-    codes = [np.frombuffer(text.ljust(length).encode("utf-32-le", "surrogatepass"), np.uint32) for text in texts]
-    if not codes:
+    if not texts:
         return np.empty(0, np.uint64), np.empty(0, np.int64)
-    sizes = np.array([len(each) for each in codes])
-    joined = np.concatenate(codes).astype(np.uint64)
-    powers, inverses = (_powers(base, 1 << len(joined).bit_length())[: len(joined)] for base in (_FACTOR, _INVERSE))
-    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum((joined + np.uint64(1)) * powers)])
-    count = len(joined) - length + 1
-    runs = (sums[length:] - sums[:count]) * inverses[:count]
-    ends = np.cumsum(sizes)
-    owner = np.repeat(np.arange(len(texts)), sizes)[:count]
-    within = np.arange(count) + length <= ends[owner]
-    return mixed(runs[within]), owner[within]
+    return Runs([text.ljust(length) for text in texts]).all(length)
 
 
 @lru_cache(maxsize=4)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from functools import partial
-from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -75,14 +74,19 @@ class Snapshot:
 
     def _rows(self, records: Records, found: Duplicates, quarantine: Any) -> Iterator[Row]:
         """The rows that are fit to be kept, their fingerprints noted; the others go to quarantine with their reason."""
-        read, sent = tee(chunked((record, self._mapped(split, record)) for split, record in records))
-        tidied = in_order(partial(tidy, self._params.clean), ([row for _, row in chunk] for chunk in sent))
-        for chunk, tidy_chunk in zip(read, tidied, strict=True):
+        waiting: deque[list[tuple[Record, Row | BadRowError]]] = deque()  # chunks that are being tidied
+
+        def sent() -> Iterator[list[Row | BadRowError]]:
+            for chunk in chunked((record, self._mapped(split, record)) for split, record in records):
+                waiting.append(chunk)
+                yield [row for _, row in chunk]
+
+        for tidy_chunk in in_order(partial(tidy, self._params.clean), sent()):
             if tidy_chunk.prints:
                 found.add(tidy_chunk.prints)
             for kind, count in tidy_chunk.scrubbed.items():
                 self._scrubbed[kind] += count
-            for (record, _), row in zip(chunk, tidy_chunk.rows, strict=True):
+            for (record, _), row in zip(waiting.popleft(), tidy_chunk.rows, strict=True):
                 if isinstance(row, BadRowError):
                     self._put_aside(record, row, quarantine)
                 else:

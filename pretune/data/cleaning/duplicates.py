@@ -24,7 +24,7 @@ from pretune.data.rows import Row
 
 Integers = npt.NDArray[np.int64]
 KEY = 16  # bytes of a content hash
-PART = 2**20  # fingerprints that are sorted at once
+PART = 2**18  # fingerprints that are sorted at once
 PAIRS = 2**14  # pairs that are compared at once
 BANDS = [f"band{number}" for number in range(minhash.BANDS)]
 NOT_CONTENT = {"label", "labels", "score", "tags", "answers", "y", "split", "group", "origin"}

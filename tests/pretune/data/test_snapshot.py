@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import weakref
 from typing import get_args
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pretune.data import rows
+from pretune.data import rows, workers
 from pretune.data.settings import Column
 from pretune.data.snapshot import Snapshot
 from pretune.data.sources.record import Record
@@ -246,3 +247,21 @@ def test_a_language_that_nobody_can_tell_is_an_error_before_any_row_is_read(made
         made({"text": "x"}, clean={"languages": ["en", "english", "xx"]})
     assert [problem.split("'")[1] for problem in caught.value.problems] == ["english", "xx"]
     assert " en " in caught.value.next_step
+
+
+def test_records_are_let_go_once_they_are_dealt_with(tmp_path, monkeypatch, ingest_params):
+    """However many there are, a few chunks of them are held at once."""
+    monkeypatch.setattr(workers, "CHUNK", 16)
+    monkeypatch.setattr(rows, "CHUNK", 16)
+    held, gone, most = [], [], [0]
+
+    def records():
+        for number in range(2000):
+            record = Record(f"f:{number}", {"text": f"text {number}"})
+            held.append(weakref.ref(record, gone.append))
+            most[0] = max(most[0], len(held) - len(gone))
+            yield None, record
+            del record
+
+    Snapshot(tmp_path / "raw", ingest_params()).write(records())
+    assert 0 < most[0] <= 16 * 8

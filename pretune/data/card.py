@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,7 @@ def _bin(length: int) -> str:
     return next((str(bound) for bound in BOUNDS if length <= bound), "more")
 
 
+@cache
 def _script(character: str) -> str:
     """The script as the first word of a character's name in Unicode: LATIN, CJK, CYRILLIC."""
     return unicodedata.name(character, "UNKNOWN").split()[0].split("-")[0]

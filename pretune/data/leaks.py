@@ -113,10 +113,9 @@ class Passages:
         if not batch or not len(self._hashes):
             return
         runs = Runs([text for _, text in batch])
-        places = [np.arange(start, end, self._step) for start, end in zip(runs.starts, runs.ends, strict=True)]
+        last = runs.ends - self._window  # where the last window begins: texts are longer than one
+        places = [np.arange(first, end + 1, self._step) for first, end in zip(runs.starts, last, strict=True)]
         windows, owner = np.concatenate(places), np.repeat(np.arange(len(batch)), [len(each) for each in places])
-        inside = windows + self._window <= runs.ends[owner]
-        windows, owner = windows[inside], owner[inside]
         hit = _among(runs.at(windows, self._window), self._windows)
         around = windows[hit][:, None] - np.arange(self._step)  # where a passage begins that holds the window
         owner = np.broadcast_to(owner[hit][:, None], around.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -21,12 +22,18 @@ BATCH = 2**19  # characters that are tokenized at once
 
 
 class Encoder:
-    """From texts to their tokens, each text with the marks that the tokenizer gives it and one that ends it."""
+    """From texts to all their tokens, each text with the marks that the tokenizer gives it and one that ends it.
+
+    A length to cut or fill up to, which tokenizer.json may name and every call of the tokenizer may set, is not kept to.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self._backend = tokenizer.backend_tokenizer
+        self._backend = copy.deepcopy(tokenizer.backend_tokenizer)
+        self._backend.no_truncation()
+        self._backend.no_padding()
         self._kind = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
-        self._end = _missing_end(tokenizer)
+        written = self._backend.encode("a").ids[-1:]
+        self._end = _missing_end(tokenizer, written)
 
     def __call__(self, texts: list[str]) -> tuple[Tokens, npt.NDArray[np.int64]]:
         """All tokens one after the other, (tokens,) uint16 or uint32, and how many each text has: (texts,)."""
@@ -85,8 +92,7 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _missing_end(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """The token that ends a document, where the tokenizer has one and does not write it itself."""
+def _missing_end(tokenizer: PreTrainedTokenizerFast, written: list[int]) -> list[int]:
+    """The token that ends a document, where the tokenizer has one and does not write it itself as the last one."""
     end = tokenizer.eos_token_id
-    written = tokenizer.backend_tokenizer.encode("a").ids[-1:]
     return [] if end is None or written in ([end], [tokenizer.sep_token_id]) else [int(end)]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -84,6 +86,24 @@ def test_a_tokenizer_that_does_not_end_texts_has_them_ended(tmp_path, words, sma
     plain.backend_tokenizer.post_processor = processors.ByteLevel()
     shards.Shards(tmp_path, plain).write(["flour", "oven"])
     assert (np.load(tmp_path / "tokens-00000.npy") == plain.eos_token_id).sum() == 2
+
+
+@pytest.mark.parametrize("told", ["in its file", "in a call"])
+def test_texts_are_whole_whatever_length_the_tokenizer_was_told(tmp_path, words, small_shards, told):
+    """Pretrained ones come with a length to cut and fill up to; each call sets it anew."""
+    own = copy.deepcopy(words)
+    if told == "in its file":
+        own.backend_tokenizer.enable_truncation(4)
+        own.backend_tokenizer.enable_padding(length=64)
+        own.save_pretrained(tmp_path / "tokenizer")
+        own = type(words).from_pretrained(tmp_path / "tokenizer")
+    else:
+        own(TEXTS, truncation=True, max_length=4, padding="max_length")
+    assert shards.Shards(tmp_path / "told", own).write(iter(TEXTS)) == sum(map(len, words(TEXTS)["input_ids"]))
+    shards.Shards(tmp_path / "plain", words).write(iter(TEXTS))
+    assert contents(tmp_path / "told") == contents(tmp_path / "plain")
+    if told == "in a call":
+        assert own.backend_tokenizer.truncation["max_length"] == 4, "it is the caller's, and stays as it was"
 
 
 def test_texts_without_tokens_are_an_error(tmp_path, words):

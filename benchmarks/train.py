@@ -13,6 +13,11 @@ here in the same minutes. Useful, per step, forward and backward: 6 * parameters
 the layers * tokens + 12 * layers * hidden * length * tokens for attention + 6 * parameters of the
 head's transform and of the projection to the vocabulary * masked positions, the only ones that
 have to be projected. Run it on an idle machine.
+
+The cases whose names begin with `gpu` need a GPU and are left out where there is none: decoders of
+the shape of Llama on rows of random tokens, each row one document. Their roof is the data sheet's
+dense bf16 peak; of attention only what a decoder may see counts as useful (6 instead of 12 above).
+Memory is that of the card.
 """
 
 from __future__ import annotations
@@ -40,10 +45,12 @@ DATA = ROOT.parent / "shared" / "data"
 VOCABULARY, LAYERS, ROWS, LENGTH, MASKED = 30_522, 4, 32, 128, 0.15
 OURS, PRODUCT = "ours", "bf16 matrix product"
 BEST = {"bf16": True, "optim": "adamw_torch_fused", "torch_compile": True}
+EAGER = BEST | {"torch_compile": False}
 EXAMPLES = """examples:
   python benchmarks/train.py --only classifier
   python benchmarks/train.py --only masked --only causal --dropout 0
   python benchmarks/train.py --only quality
+  python benchmarks/train.py --only gpu --only gpu-large
 """
 
 
@@ -51,9 +58,10 @@ EXAMPLES = """examples:
 class Task:
     """What the contenders of a case train: `kind` is masked, causal or classifier."""
 
-    kind: str
+    kind: str  # or decoder: causal, of the shape of Llama
     hidden: int = 256
     layers: int = LAYERS
+    rows: int = ROWS  # of a step
     vocabulary: int = VOCABULARY
     length: int = LENGTH
     dropout: float = 0.1
@@ -87,6 +95,11 @@ class Measured:
     speeds: list[float] = field(default_factory=list)
     memory: float = 0.0  # MiB
 
+    def add(self, found: dict[str, float]) -> None:
+        """A round is over."""
+        self.speeds.append(found["amount"] / found["seconds"])
+        self.memory = max(self.memory, found["memory"])
+
     @property
     def median(self) -> float:
         """The speed that counts."""
@@ -112,7 +125,7 @@ CASES = {
         {
             OURS: {},
             "Trainer, compiled": BEST | {"train_sampling_strategy": "group_by_length"},
-            "Trainer, not compiled": BEST | {"train_sampling_strategy": "group_by_length", "torch_compile": False},
+            "Trainer, not compiled": EAGER | {"train_sampling_strategy": "group_by_length"},
         },
         (Goal(("Trainer, compiled", "Trainer, not compiled"), 1.3),),
         data="sst2",
@@ -122,6 +135,22 @@ CASES = {
         Task("masked", hidden=512),
         {OURS: {}, PRODUCT: {}},
         share=0.35,
+    ),
+    "gpu": Case(
+        "decoder of 0.3B parameters, 16 x 2048, one GPU",
+        Task("decoder", hidden=1024, layers=16, vocabulary=32_000, length=2048, rows=16),
+        {OURS: {}, "ours, compiled": {"compile": True}, "Trainer, compiled": BEST, "Trainer, not compiled": EAGER},
+        (Goal(("Trainer, compiled", "Trainer, not compiled"), 1.0),),
+        share=0.35,
+        data="numbers",
+    ),
+    "gpu-large": Case(
+        "decoder of 1.3B parameters, 8 x 2048, one GPU",
+        Task("decoder", hidden=2048, layers=22, vocabulary=32_000, length=2048, rows=8),
+        {OURS: {}, "ours, compiled": {"compile": True}, "Trainer, compiled": BEST, "Trainer, not compiled": EAGER},
+        (Goal(("Trainer, compiled", "Trainer, not compiled"), 1.0),),
+        share=0.45,
+        data="numbers",
     ),
     "quality": Case(
         "masked LM after equal steps, held-out loss",
@@ -160,8 +189,14 @@ def run(name: str, case: Case, task: Task, rounds: int) -> None:
     if case.data == "sst2" and not (DATA / "sst2").is_dir():
         print(f"  skipped: no folder {DATA / 'sst2'}")
         return
+    if name.startswith("gpu") and not on_gpu():
+        print("  skipped: no GPU")
+        return
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         print(f"  data: {prepare(Path(folder), task, case.data)}", flush=True)
+        if name.startswith("gpu"):
+            show_gpu(name, case, task, Path(folder), rounds)
+            return
         workers = {each: stack.enter_context(Worker(name, each, task, Path(folder))) for each in case.contenders}
         if name == "quality":
             show_quality({each: worker.round()["loss"] for each, worker in workers.items()}, task)
@@ -171,8 +206,7 @@ def run(name: str, case: Case, task: Task, rounds: int) -> None:
             for each, worker in workers.items():
                 found = worker.round()
                 if number:
-                    measured[each].speeds.append(found["amount"] / found["seconds"])
-                    measured[each].memory = max(measured[each].memory, found["memory"])
+                    measured[each].add(found)
         if case.share:
             show_share(measured, case.share, task)
         else:
@@ -186,7 +220,8 @@ def show_speed(measured: dict[str, Measured], goals: tuple[Goal, ...]) -> None:
         print(f"  {name:<26}{found.median:10,.0f}{max(found.speeds):10,.0f}{found.memory:21,.0f}")
     for goal in goals:
         fastest = max(goal.peers, key=lambda name: measured[name].median)
-        verdict(f"ours / {fastest}", measured[OURS].median / measured[fastest].median, goal.factor, "x")
+        best = max((name for name in measured if name.startswith(OURS)), key=lambda name: measured[name].median)
+        verdict(f"{best} / {fastest}", measured[best].median / measured[fastest].median, goal.factor, "x")
 
 
 def show_share(measured: dict[str, Measured], target: float, task: Task) -> None:
@@ -197,6 +232,25 @@ def show_share(measured: dict[str, Measured], target: float, task: Task) -> None
     print(f"  {OURS:<26}{statistics.median(flops) / 1e9:10,.0f}{max(flops) / 1e9:10,.0f}{ours.memory:20,.0f}")
     print(f"  {PRODUCT:<26}{measured[PRODUCT].median / 1e9:10,.0f}{roof / 1e9:10,.0f}")
     verdict("ours / best matrix product", statistics.median(flops) / roof * 100, target * 100, " %")
+
+
+def show_gpu(name: str, case: Case, task: Task, folder: Path, rounds: int) -> None:
+    """One contender after the other, each with the card to itself; useful FLOPs by the data sheet's dense bf16 peak."""
+    import torch
+
+    from pretune.training import device
+    from pretune.training.cost import peak_flops
+
+    peak = peak_flops(device.choose(), "bf16")
+    print(f"  {torch.cuda.get_device_name()}: {peak / 1e12:.0f} TFLOP/s in bf16 by its data sheet", flush=True)
+    measured = {each: Measured() for each in case.contenders}
+    for each, found in measured.items():
+        with Worker(name, each, task, folder) as worker:
+            worker.round()
+            for _ in range(rounds):
+                found.add(worker.round())
+        verdict(f"{each} / peak", found.median * flops_per_token(task) / peak * 100, case.share * 100, " %")
+    show_speed(measured, case.goals)
 
 
 def show_quality(losses: dict[str, float], task: Task) -> None:
@@ -220,10 +274,26 @@ def verdict(what: str, found: float, target: float, unit: str, *, at_most: bool 
 
 def flops_per_token(task: Task) -> float:
     """Useful work of a masked LM's step by its tokens: the formula is at the top."""
-    hidden, masked = task.hidden, max(1, round(MASKED * task.length)) / task.length
+    hidden = task.hidden
+    if task.kind == "decoder":
+        layers = task.layers * (4 * hidden**2 + 3 * hidden * wide(hidden))
+        return 6.0 * (layers + hidden * task.vocabulary) + 6.0 * task.layers * hidden * task.length
+    masked = max(1, round(MASKED * task.length)) / task.length
     layers = task.layers * (4 * hidden**2 + 2 * hidden * 4 * hidden)
     head = hidden**2 + hidden * task.vocabulary
     return 6.0 * (layers + head * masked) + 12.0 * task.layers * hidden * task.length
+
+
+def wide(hidden: int) -> int:
+    """The width of the inner layer of Llama: 8/3 of the hidden size, a multiple of 256."""
+    return -(-8 * hidden // (3 * 256)) * 256
+
+
+def on_gpu() -> bool:
+    """Whether there is a GPU."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def prepare(folder: Path, task: Task, data: str) -> str:
@@ -234,6 +304,12 @@ def prepare(folder: Path, task: Task, data: str) -> str:
         lines = (DATA / "sst2" / "train.tsv").read_text(encoding="utf-8").splitlines()
         texts = [line.split("\t")[0] for line in lines]
         what = "sentences of SST-2, each as long as it is"
+    elif data == "numbers":
+        words = tokenizer.train(["0 1 2 3 4 5 6 7 8 9"], 300, task.length)
+        words.save_pretrained(folder / "tokenizer")
+        random = np.random.default_rng(0)
+        corpus.write(folder, list(random.integers(len(words), task.vocabulary, (1000, task.length))))
+        return f"1,000 rows of {task.length} random tokens of {task.vocabulary:,}"
     elif (DATA / "wikitext-2").is_dir():
         text = "".join((DATA / "wikitext-2" / f"{part}.txt").read_text(encoding="utf-8") for part in ("valid", "test"))
         texts = re.split(r"\n(?= = [^=\n]+ = \n)", text)
@@ -254,7 +330,11 @@ class Worker:
 
     def __init__(self, case: str, contender: str, task: Task, folder: Path) -> None:
         self._contender, self._errors = contender, tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in __exit__
-        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)}
+        environment = {
+            **os.environ,
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        }
         settings = json.dumps({"case": case, "task": vars(task)})
         self._process = subprocess.Popen(
             [sys.executable, __file__, "--worker", contender, settings, str(folder)],
@@ -294,6 +374,8 @@ class Rounds:
 
     def done(self, amount: float) -> None:
         """A round is over in which `amount` was done: tokens, or FLOPs."""
+        if "torch" in sys.modules and on_gpu():
+            sys.modules["torch"].cuda.synchronize()
         seconds = time.perf_counter() - self._began
         self.answer(amount=amount, seconds=seconds, memory=peak())
         if self._first:
@@ -313,7 +395,11 @@ class Rounds:
 
 
 def peak() -> float:
-    """The most memory that this process has held, in MiB."""
+    """The most memory that this process has held, in MiB: on a GPU, of its card."""
+    if on_gpu():
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20
     with contextlib.suppress(OSError):
         found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))
         if found:
@@ -331,8 +417,8 @@ def work(contender: str, settings: str, folder: str) -> None:
         quality(contender, case.contenders[contender], task, Path(folder), rounds)
     elif contender == PRODUCT:
         product(task, rounds)
-    elif contender == OURS:
-        ours(task, Path(folder), rounds)
+    elif contender.startswith(OURS):
+        ours(case.contenders[contender], task, Path(folder), rounds)
     else:
         peer(case.contenders[contender], task, Path(folder), rounds)
 
@@ -353,7 +439,7 @@ def product(task: Task, rounds: Rounds) -> None:
         rounds.done(2 * size**3 / min(seconds) * (time.perf_counter() - rounds._began))
 
 
-def ours(task: Task, folder: Path, rounds: Rounds) -> None:
+def ours(options: dict[str, Any], task: Task, folder: Path, rounds: Rounds) -> None:
     """Train as a stage does; a round is over with every `task.steps` steps."""
     from pretune.training import device, loop
     from pretune.training.loop import Record, Validation
@@ -369,7 +455,7 @@ def ours(task: Task, folder: Path, rounds: Rounds) -> None:
             tokens.clear()
 
     assert task.steps % loop.LOG_EVERY == 0
-    loop.train(model_of(task), objective_of(task, folder), params_of(task), 1_000_000, seed=0, report=report)
+    loop.train(model_of(task), objective_of(task, folder), params_of(task, **options), 1_000_000, seed=0, report=report)
 
 
 def peer(options: dict[str, Any], task: Task, folder: Path, rounds: Rounds) -> None:
@@ -396,20 +482,21 @@ def peer(options: dict[str, Any], task: Task, folder: Path, rounds: Rounds) -> N
     rows, collator = rows_of(task, folder)
     Counts(
         model_of(task),
-        arguments(folder, max_steps=1_000_000, **options),
+        arguments(folder, task.rows, max_steps=1_000_000, **options),
         train_dataset=rows,
         data_collator=collator,
         callbacks=[Halts()],
     ).train()
 
 
-def arguments(folder: Path, **options: Any) -> Any:
+def arguments(folder: Path, rows: int = ROWS, **options: Any) -> Any:
     """The Trainer's settings: its own defaults, but for what only writes or prints."""
     from transformers import TrainingArguments
 
     quiet = {"report_to": "none", "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
-    size = {"per_device_train_batch_size": ROWS, "use_cpu": True, "dataloader_pin_memory": False}
-    return TrainingArguments(str(folder / "trainer"), **quiet | size | options)
+    own = {} if on_gpu() else {"use_cpu": True, "dataloader_pin_memory": False}
+    size = {"per_device_train_batch_size": rows}
+    return TrainingArguments(str(folder / "trainer"), **quiet | size | own | options)
 
 
 def rows_of(task: Task, folder: Path) -> tuple[Any, Any]:
@@ -440,9 +527,24 @@ def rows_of(task: Task, folder: Path) -> tuple[Any, Any]:
 def model_of(task: Task) -> Any:
     """A new model with random weights."""
     import torch
-    from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
+    from transformers import (
+        BertConfig,
+        BertForMaskedLM,
+        BertForSequenceClassification,
+        GPT2Config,
+        GPT2LMHeadModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+    )
 
     torch.manual_seed(0)
+    if task.kind == "decoder":
+        torch.set_default_device("cuda" if on_gpu() else "cpu")  # numbers are drawn faster there
+        shape = {"hidden_size": task.hidden, "num_hidden_layers": task.layers, "intermediate_size": wide(task.hidden)}
+        heads = {"num_attention_heads": task.hidden // 64, "max_position_embeddings": task.length}
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=task.vocabulary, **shape, **heads))
+        torch.set_default_device("cpu")
+        return model
     if task.kind == "causal":
         rates = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), task.dropout)
         shape = {"n_embd": task.hidden, "n_layer": task.layers, "n_head": 4, "n_positions": task.length}
@@ -476,7 +578,9 @@ def objective_of(task: Task, folder: Path) -> Any:
         rows = [{"text": text, "label": label} for text, label in fields]
         return Classification(rows, Given(words, task.length, 0, None, ["0", "1"]))
     sequences = Sequences(folder, task.length, int(words.pad_token_id))
-    return CausalLM(sequences) if task.kind == "causal" else MaskedLM(sequences, words, rate=MASKED, seed=0)
+    if task.kind == "masked":
+        return MaskedLM(sequences, words, rate=MASKED, seed=0)
+    return CausalLM(sequences)
 
 
 def params_of(task: Task, **changes: Any) -> Any:
@@ -485,7 +589,7 @@ def params_of(task: Task, **changes: Any) -> Any:
 
     return params.load(ROOT / "params.yaml").pretrain.model_copy(
         update={
-            "batch_size": ROWS, "accumulation": 1, "sequence_length": task.length, "optimizer": "adamw",
+            "batch_size": task.rows, "accumulation": 1, "sequence_length": task.length, "optimizer": "adamw",
             "learning_rate": 5e-5, "layer_decay": 1.0, "schedule": "linear", "warmup": 0, "weight_decay": 0.0,
             "gradient_clip": 1.0, "precision": "auto", "gradient_checkpointing": False, "compile": False,
             "evaluate_every": 0, "select": "last",

@@ -24,7 +24,7 @@ BATCH = 2**19  # characters that are tokenized at once
 class Encoder:
     """From texts to all their tokens, each text with the marks that the tokenizer gives it and one that ends it.
 
-    A length to cut or fill up to, which tokenizer.json may name and every call of the tokenizer may set, is not kept to.
+    No text is cut or filled up, though tokenizer.json may name a length for that and each call may have set one.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -47,7 +47,9 @@ def states(model: PreTrainedModel, packed: Packed) -> Tensor:
     ids, positions = (nn.functional.pad(each, filling) for each in (packed.input_ids, packed.position_ids))
     if family == "roberta":  # its positions start after the padding index
         positions = positions + model.config.pad_token_id + 1
-    options: dict[str, Any] = {} if family in ENCODERS else {"use_cache": False}
+    options: dict[str, Any] = {}
+    if family in DECODERS:  # any mask of four dimensions keeps them from making one, which takes a look at the data
+        options = {"use_cache": False, "attention_mask": positions.new_empty(1, 1, 1, 1)}
     if packed.token_type_ids is not None and has_types(model):
         options["token_type_ids"] = nn.functional.pad(packed.token_type_ids, filling)[None]
     output = model.base_model(input_ids=ids[None], position_ids=positions[None], packed=packed, **options)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-CHUNK = 256
+CHUNK = 256  # rows; on a GPU more, for the gradient of the weight is read and written with each chunk
+CHUNK_ON_GPU = 4096
 
 
 def projected_cross_entropy(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
@@ -42,8 +43,9 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
             loss = states.new_zeros((), dtype=torch.float32)
             of_states = torch.empty_like(x)
             of_weight, of_bias = torch.zeros_like(weight), None if bias is None else torch.zeros_like(bias)
-            for start in range(0, len(x), CHUNK):
-                rows = slice(start, start + CHUNK)
+            chunk = CHUNK_ON_GPU if x.is_cuda else CHUNK
+            for start in range(0, len(x), chunk):
+                rows = slice(start, start + chunk)
                 right = targets[rows, None]
                 p = torch.log_softmax(functional.linear(x[rows], w, b), dim=-1, dtype=torch.float32)
                 loss -= p.gather(1, right).sum()

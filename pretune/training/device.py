@@ -23,9 +23,13 @@ def choose() -> torch.device:
 
 
 def prepare(seed: int, threads: int) -> None:
-    """Same seed, same threads, same processor: same bits. To be called before anything is computed."""
+    """Same seed, same threads, same processor: same bits. To be called before anything is computed.
+
+    Where a GPU has no deterministic way to compute something, torch raises RuntimeError.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself with a workspace of its own
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(mode=True, warn_only=torch.cuda.is_available())
+    torch.use_deterministic_algorithms(mode=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs a fill each
     torch.manual_seed(seed)
     keep_memory()

@@ -224,7 +224,7 @@ class Learner:
         """One optimizer step on the rows of `batches`, unless loss or gradient is not finite."""
         world = self._world
         batches = [batch.to(world.device) for batch in batches]
-        count = world.add(torch.tensor(float(sum(batch.count for batch in batches)), device=world.device))
+        count = world.add(torch.full((), float(sum(batch.count for batch in batches)), device=world.device))
         loss = torch.zeros((), device=world.device)
         for number, batch in enumerate(batches, start=1):
             with parallel.gradients_shared(self._loss, last=number == len(batches)):

@@ -9,7 +9,7 @@ So rows that are added later never displace an earlier one of their kind.
 from __future__ import annotations
 
 import hashlib
-import mmap
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -81,56 +81,57 @@ class Duplicates:
     def find(self) -> tuple[Integers, Integers]:
         """For each row the row that it repeats exactly, and the one that it nearly repeats; -1 for none: (rows,)."""
         self.close()
-        rank = np.fromfile(self._folder / "order", np.uint8).astype(np.int64) * self.count + np.arange(self.count)
-        exact = self._exact(rank)
+        precedences = np.fromfile(self._folder / "order", np.uint8)
+        exact = self._exact(precedences)
         near = np.full(self.count, -1)
         if self._near:
             text = np.fromfile(self._folder / "texts", np.bool_)
-            self._greedy(self._similar(rank, text & (exact < 0)), rank, near)
+            later, earlier = self._similar(precedences, text & (exact < 0))
+            for place in np.lexsort((earlier, precedences[earlier], later, precedences[later])).tolist():
+                if near[later[place]] < 0 and near[earlier[place]] < 0:  # it gives way to one that is kept itself
+                    near[later[place]] = earlier[place]
         return exact, near
 
-    def _exact(self, rank: Integers) -> Integers:
+    def _exact(self, precedences: npt.NDArray[np.uint8]) -> Integers:
         exact = np.full(self.count, -1)
         for rows, keys in _parts(self._folder / "keys", np.dtype("V16"), self.count):
-            order = np.lexsort((rank[rows], keys["f1"], keys["f0"]))
+            order = np.lexsort((rows, precedences[rows], keys["f1"], keys["f0"]))
             ordered, first = rows[order], _firsts(keys[order])
             repeats = first != np.arange(len(rows))
             exact[ordered[repeats]] = ordered[first[repeats]]
         return exact
 
-    def _similar(self, rank: Integers, wanted: npt.NDArray[np.bool_]) -> Integers:
-        """Pairs (later, earlier) of rows that share a band and are similar: (pairs, 2)."""
-        candidates = np.empty((0, 2), np.int64)
+    def _similar(self, precedences: npt.NDArray[np.uint8], wanted: npt.NDArray[np.bool_]) -> tuple[Integers, Integers]:
+        """Later and earlier rows that share a band and are similar: two of (pairs,)."""
+        similar = np.empty(0, np.int64)  # later * count + earlier
         for name in BANDS:
             for rows, hashes in _parts(self._folder / name, np.dtype(np.uint64), self.count):
                 chosen = np.flatnonzero(wanted[rows])
-                order = chosen[np.lexsort((rank[rows[chosen]], hashes[chosen]))]
+                order = chosen[np.lexsort((rows[chosen], precedences[rows[chosen]], hashes[chosen]))]
                 ordered, first = rows[order], _firsts(hashes[order])
                 later = np.flatnonzero(first != np.arange(len(order)))
-                pairs = [np.stack([ordered[later], ordered[before]], axis=1) for before in (first[later], later - 1)]
-                candidates = np.unique(np.concatenate([candidates, *pairs]), axis=0)
-        return candidates[self._alike(candidates)]
+                pairs = [ordered[later] * self.count + ordered[before] for before in (first[later], later - 1)]
+                unknown = np.setdiff1d(np.concatenate(pairs), similar)
+                similar = np.union1d(similar, unknown[self._alike(unknown)])
+        later, earlier = np.divmod(similar, self.count)
+        return later, earlier
 
     def _alike(self, pairs: Integers) -> npt.NDArray[np.bool_]:
+        """Which of the pairs, later * count + earlier, have similar sketches."""
         alike = np.zeros(len(pairs), dtype=bool)
-        if not len(pairs):
-            return alike
-        with (self._folder / "sketches").open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        with (self._folder / "sketches").open("rb", buffering=0) as file:
             for start in range(0, len(pairs), PAIRS):
-                chunk = pairs[start : start + PAIRS]
-                sketches = np.frombuffer(mapped, np.uint16).reshape(-1, minhash.BINS)
-                first, second = sketches[chunk[:, 0]], sketches[chunk[:, 1]]
-                del sketches  # or the map cannot be closed
-                alike[start : start + PAIRS] = minhash.similarity(first, second) >= (self._near or 1)
-                mapped.madvise(mmap.MADV_DONTNEED)
+                part = slice(start, start + PAIRS)
+                first, second = (_sketches(file.fileno(), rows) for rows in np.divmod(pairs[part], self.count))
+                alike[part] = minhash.similarity(first, second) >= (self._near or 1)
         return alike
 
-    @staticmethod
-    def _greedy(pairs: Integers, rank: Integers, near: Integers) -> None:
-        """A row gives way to an earlier one that is kept itself."""
-        for later, earlier in pairs[np.lexsort((rank[pairs[:, 1]], rank[pairs[:, 0]]))].tolist():
-            if near[later] < 0 and near[earlier] < 0:
-                near[later] = earlier
+
+def _sketches(file: int, rows: Integers) -> minhash.Sketch:
+    """Those of some rows: (rows, BINS). They are read, not mapped: pages that are mapped count as memory."""
+    size = minhash.BINS * np.dtype(np.uint16).itemsize
+    found = b"".join([os.pread(file, size, row * size) for row in rows.tolist()])
+    return np.frombuffer(found, np.uint16).reshape(-1, minhash.BINS)
 
 
 def _parts(path: Path, kind: np.dtype[Any], count: int) -> Iterator[tuple[Integers, npt.NDArray[Any]]]:

@@ -38,6 +38,15 @@ def test_documents_in_a_pack_have_the_states_that_they_have_alone(small, variant
 
 
 @EVERY_VARIANT
+def test_a_pack_needs_no_mask(small, variant, monkeypatch):
+    """Transformers' own would have a GPU waited for: it looks at the positions."""
+    model, _ = small.pair(variant)
+    monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", pytest.fail)
+    with torch.no_grad():
+        heads.states(model, small.together(small.documents(LENGTHS[0])))
+
+
+@EVERY_VARIANT
 @pytest.mark.parametrize("materialized", [512, 8])
 def test_loss_and_gradients_of_a_pack_are_those_of_its_documents(small, variant, materialized, monkeypatch):
     """Of every parameter, by the matrix of scores and by SDPA alike."""

@@ -1,0 +1,135 @@
+"""What holds on a GPU besides: the same bits each time, no wait for the device within a step, flash attention."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig
+
+from pretune.data.packing import pack
+from pretune.models import build, heads
+from pretune.objectives.base import Given
+from pretune.objectives.causal_lm import CausalLM
+from pretune.objectives.classification import Classification
+from pretune.objectives.masked_lm import MaskedLM
+from pretune.training import device, loop, parallel
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+LABELS = ["kitchen", "sea"]
+SHAPE = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 128,
+}  # flash attention takes heads of 32
+HEADS = {"qwen2": {"num_key_value_heads": 1}}  # two heads share keys and values
+FAMILIES = {"masked": ["modernbert", "bert"], "causal": ["llama", "gpt2"], "labels": ["modernbert", "roberta"]}
+KINDS = [(kind, family) for kind, families in FAMILIES.items() for family in families]
+
+
+@pytest.fixture
+def made(sequences, documents, words, params):
+    """A function from kind and family to model, objective and settings, without dropout and in bf16."""
+
+    def make(kind, family, dropout=0.0, **settings):
+        device.prepare(0, 1)
+        ids = {f"{name}_token_id": getattr(words, f"{name}_token_id") for name in ("pad", "cls", "sep")}
+        ids |= {"bos_token_id": ids["cls_token_id"], "eos_token_id": ids["sep_token_id"]}
+        rates = {
+            name: dropout
+            for name in vars(AutoConfig.for_model(family))
+            if name.endswith(("dropout", "pdrop", "_dropout_prob"))
+        }
+        config = AutoConfig.for_model(
+            family, vocab_size=len(words), max_position_embeddings=80, **SHAPE, **ids, **rates
+        )
+        if kind == "labels":
+            model, objective = (
+                build.new(Classification, config, LABELS),
+                Classification(documents, Given(words, 32, 0, None, LABELS)),
+            )
+        elif kind == "causal":
+            model, objective = build.new(CausalLM, config), CausalLM(sequences)
+        else:
+            model, objective = build.new(MaskedLM, config), MaskedLM(sequences, words, rate=0.3, seed=0)
+        plain = {
+            "batch_size": 16,
+            "accumulation": 2,
+            "learning_rate": 3e-3,
+            "precision": "bf16",
+            "evaluate_every": 0,
+            "select": "last",
+        }
+        return model, objective, params.finetune.model_copy(update=plain | settings)
+
+    return make
+
+
+def weights(made, kind, family, **settings):
+    """Those after twelve steps, and the losses."""
+    model, objective, chosen = made(kind, family, **settings)
+    model, state = loop.train(model, objective, chosen, 12, seed=0, report=lambda _: None)
+    return {name: value.cpu() for name, value in model.state_dict().items()}, [each.loss for each in state.records]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize(("kind", "family"), KINDS)
+def test_two_identical_runs_give_identical_weights(made, kind, family, dropout, optimizer):
+    """With flash attention (no dropout) and without; both optimizers."""
+    (first, losses), (second, again) = (
+        weights(made, kind, family, dropout=dropout, optimizer=optimizer) for _ in range(2)
+    )
+    assert losses == again
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+@pytest.mark.parametrize(("kind", "family"), KINDS)
+def test_a_gpu_learns_what_a_cpu_learns(made, monkeypatch, kind, family):
+    """In fp32, after twelve steps from the same weights on the same rows."""
+    _, found = weights(made, kind, family, precision="fp32", optimizer="adamw")
+    monkeypatch.setattr(device, "choose", lambda: torch.device("cpu"))
+    _, expected = weights(made, kind, family, precision="fp32", optimizer="adamw")
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(("kind", "family"), KINDS)
+def test_a_step_waits_for_nothing(made, kind, family):
+    """The host goes on to the next step while the device computes this one."""
+    model, objective, chosen = made(kind, family, optimizer="adamw")
+    learner = loop.Learner(model.to("cuda"), objective, chosen, world=parallel.alone(), strategy="ddp")
+    batches = [objective.batch(np.zeros(8, dtype=np.int64), np.arange(start, start + 8)) for start in (0, 8)]
+    learner.step(batches, 1e-3)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        learner.step(batches, 1e-3)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert learner.read()[1] == 2
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert", "llama", "gpt2", "qwen2"])
+def test_packed_sequences_are_read_as_if_each_were_alone(made, family):
+    """Flash attention stays within a document; of modernbert also within its window."""
+    kind = "masked" if "bert" in family else "causal"
+    config = AutoConfig.for_model(
+        family, vocab_size=100, pad_token_id=0, max_position_embeddings=400, **SHAPE | HEADS.get(family, {})
+    )
+    device.prepare(0, 1)
+    model = build.new(MaskedLM if kind == "masked" else CausalLM, config).to("cuda").eval()
+    heads.prepare(model)
+    lengths, draw = np.array([7, 300, 1, 150]), np.random.default_rng(0)
+    texts = [draw.integers(1, 100, size) for size in lengths]
+    with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+        together = heads.states(model, pack(np.concatenate(texts), lengths).to(torch.device("cuda")))
+        alone = torch.cat(
+            [heads.states(model, pack(each, np.array([len(each)])).to(torch.device("cuda"))) for each in texts]
+        )
+    with torch.no_grad():
+        precise = torch.cat(
+            [heads.states(model, pack(each, np.array([len(each)])).to(torch.device("cuda"))) for each in texts]
+        )
+    scale = precise.abs().mean()
+    assert (together - alone).abs().max() < 0.05 * scale
+    assert (together - precise).abs().mean() < 0.05 * scale

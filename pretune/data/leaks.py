@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from pretune.data.cleaning.shingles import Hashes, Runs, plain, shingles
 from pretune.data.rows import Row, texts
 
 Flags = npt.NDArray[np.bool_]
+Plain = Callable[[str], str]
 BATCH = 2**16  # characters that are looked at together
 
 
@@ -28,8 +30,9 @@ class Leaks:
 
     def __call__(self, rows: Sequence[Row]) -> Flags:
         """For each of KINDS which rows do: (kinds, rows)."""
-        passages = self._passages.shared(rows) if self._passages else np.zeros(len(rows), dtype=bool)
-        return np.stack([self._twins.exact(rows), self._twins.near(rows), passages])
+        once = cache(plain)  # both look at most texts
+        passages = self._passages.shared(rows, once) if self._passages else np.zeros(len(rows), dtype=bool)
+        return np.stack([self._twins.exact(rows), self._twins.near(rows, once), passages])
 
 
 class Twins:
@@ -37,8 +40,7 @@ class Twins:
 
     def __init__(self, rows: Sequence[Row], similarity: float) -> None:
         self._keys = {content_key(row) for row in rows}
-        found = [text for row in rows if (text := text_of(row))]
-        self._sketches, bands = minhash.sketches(found)
+        self._sketches, bands = minhash.sketches([plain(text) for row in rows if (text := text_of(row))])
         self._similarity = similarity
         self._bands = [(hashes[order], order) for hashes in bands.T for order in [np.argsort(hashes, kind="stable")]]
 
@@ -46,13 +48,13 @@ class Twins:
         """Which rows say the same: (rows,)."""
         return np.array([content_key(row) in self._keys for row in rows], dtype=bool)
 
-    def near(self, rows: Sequence[Row]) -> Flags:
+    def near(self, rows: Sequence[Row], plain: Plain = plain) -> Flags:
         """Which rows say nearly the same: (rows,)."""
         found = [text_of(row) for row in rows]
         near = np.zeros(len(rows), dtype=bool)
         if self._similarity >= 1 or not len(self._sketches) or not len(rows):
             return near
-        sketches, bands = minhash.sketches(found)
+        sketches, bands = minhash.sketches([plain(text) for text in found])
         pairs = {
             pair
             for number, (hashes, order) in enumerate(self._bands)
@@ -90,9 +92,9 @@ class Passages:
         found = [plain(text) for row in rows for text in texts(row)]
         self._short = {text for text in found if len(text) < length}
         long = [text for text in found if len(text) >= length]
-        self._windows, self._hashes = (np.sort(shingles(long, size)[0]) for size in (self._window, length))
+        self._windows, self._hashes = (Known(shingles(long, size)[0]) for size in (self._window, length))
 
-    def shared(self, rows: Sequence[Row]) -> Flags:
+    def shared(self, rows: Sequence[Row], plain: Plain = plain) -> Flags:
         """Which rows hold such a passage: (rows,)."""
         flags = np.zeros(len(rows), dtype=bool)
         batch: list[tuple[int, str]] = []
@@ -110,20 +112,36 @@ class Passages:
         return flags
 
     def _mark(self, batch: list[tuple[int, str]], flags: Flags) -> None:
-        if not batch or not len(self._hashes):
+        if not batch:
             return
         runs = Runs([text for _, text in batch])
         last = runs.ends - self._window  # where the last window begins: texts are longer than one
         places = [np.arange(first, end + 1, self._step) for first, end in zip(runs.starts, last, strict=True)]
         windows, owner = np.concatenate(places), np.repeat(np.arange(len(batch)), [len(each) for each in places])
-        hit = _among(runs.at(windows, self._window), self._windows)
+        hit = self._windows.among(runs.at(windows, self._window))
         around = windows[hit][:, None] - np.arange(self._step)  # where a passage begins that holds the window
         owner = np.broadcast_to(owner[hit][:, None], around.shape)
         inside = (around >= runs.starts[owner]) & (around + self._length <= runs.ends[owner])
-        owner = owner[inside][_among(runs.at(around[inside], self._length), self._hashes)]
+        owner = owner[inside][self._hashes.among(runs.at(around[inside], self._length))]
         flags[[batch[place][0] for place in np.unique(owner)]] = True
 
 
-def _among(hashes: Hashes, wanted: Hashes) -> Flags:
-    """Which of the hashes are wanted; those are sorted."""
-    return np.asarray(wanted[np.minimum(np.searchsorted(wanted, hashes), len(wanted) - 1)] == hashes)
+class Known:
+    """Hashes to be found again. A table of their first bits, 8 or more for each, tells most others at one look."""
+
+    def __init__(self, hashes: Hashes) -> None:
+        self._sorted = np.unique(hashes)
+        bits = max(3, (8 * len(self._sorted)).bit_length())
+        self._shift = np.uint64(64 - bits)
+        table = np.zeros(2**bits, dtype=bool)
+        table[self._sorted >> self._shift] = True
+        self._table = np.packbits(table, bitorder="little")
+
+    def among(self, hashes: Hashes) -> Flags:
+        """Which of these are known: (hashes,)."""
+        first = hashes >> self._shift
+        eighth = (first & np.uint64(7)).astype(np.uint8)
+        found: Flags = (self._table[first >> np.uint64(3)] >> eighth & 1).astype(bool)
+        likely = hashes[found]
+        found[found] = self._sorted[np.minimum(np.searchsorted(self._sorted, likely), len(self._sorted) - 1)] == likely
+        return found

@@ -30,13 +30,13 @@ Codes = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 
 
-def group_of(row: Row) -> bytes:
-    """What keeps rows on one side: their group, the context of a question, or what they say."""
+def group_of(row: Row, key: bytes) -> bytes:
+    """What keeps rows on one side: their group, the context of a question, or what they say (`key`)."""
     if "group" in row:
         return b"group:" + str(row["group"]).encode()
     if "context" in row:
         return b"context:" + hashlib.sha256(str(row["context"]).encode()).digest()
-    return content_key(row)
+    return key
 
 
 def class_of(row: Row) -> str | None:
@@ -63,9 +63,9 @@ class Sides:
         strata, given, supervised = array("q"), array("q"), array("b")
         self.classes: dict[str, int] = {}
         for row in rows:
-            group = group_of(row)
-            groups.append(_number(b"%d side " % seed + group))
-            ranks.append(_rank(row, seed))
+            key = content_key(row)
+            groups.append(_number(b"%d side " % seed + group_of(row, key)))
+            ranks.append(_rank(key, seed))
             name = class_of(row)
             strata.append(-1 if name is None else self.classes.setdefault(name, len(self.classes)))
             given.append(GIVEN.get(row.get("split", ""), -1))
@@ -89,7 +89,7 @@ class Sides:
 
 def part(rows: Sequence[Row], share: float, seed: int) -> list[Row]:
     """A share of the rows, in order, each class having its due; what is in a smaller share is in a larger one too."""
-    ranks = np.array([_rank(row, seed) for row in rows], np.uint64)
+    ranks = np.array([_rank(content_key(row), seed) for row in rows], np.uint64)
     classes: dict[str | None, int] = {}
     strata = np.array([classes.setdefault(class_of(row), len(classes)) for row in rows], np.int64)
     chosen = np.sort(_in_turn(ranks, strata)[: round(share * len(rows))])
@@ -128,8 +128,8 @@ def ordered(names: Iterable[str]) -> list[str]:
     return sorted(found, key=int) if all(map(_is_whole, found)) else found
 
 
-def _rank(row: Row, seed: int) -> int:
-    return _number(b"%d rank " % seed + content_key(row))
+def _rank(key: bytes, seed: int) -> int:
+    return _number(b"%d rank " % seed + key)
 
 
 def _number(content: bytes) -> int:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pretune.data.cleaning import minhash
+from pretune.data.cleaning.shingles import plain
 from pretune.data.columns import SUPERVISION
 from pretune.data.rows import Row
 
@@ -53,7 +54,7 @@ def fingerprints(rows: Sequence[Row], *, near: bool) -> dict[str, bytes]:
     found = {"keys": b"".join(map(content_key, rows)), "order": bytes(map(precedence, rows))}
     if near:
         texts = [text_of(row) for row in rows]
-        sketches, bands = minhash.sketches(texts)
+        sketches, bands = minhash.sketches([plain(text) for text in texts])
         found |= {"texts": bytes(bool(text) for text in texts), "sketches": sketches.tobytes()}
         found |= {name: np.ascontiguousarray(bands[:, number]).tobytes() for number, name in enumerate(BANDS)}
     return found

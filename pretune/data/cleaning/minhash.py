@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pretune.data.cleaning.shingles import Hashes, mixed, plain, shingles
+from pretune.data.cleaning.shingles import Hashes, mixed, shingles
 
 BINS = 128
 SHINGLE = 5  # characters
@@ -25,7 +25,7 @@ Sketch = npt.NDArray[np.uint16]
 
 
 def sketches(texts: Sequence[str]) -> tuple[Sketch, Hashes]:
-    """(texts, BINS) uint16, to compare texts by, and (texts, BANDS) uint64, of which similar texts share one."""
+    """Of plain texts (texts, BINS) uint16, to compare them by, and (texts, BANDS) uint64: similar ones share a band."""
     least = np.concatenate([_least(batch) for batch in _batches(texts)] or [np.empty((0, BINS), np.uint64)])
     filled = least != EMPTY
     short = (least & np.uint64(0xFFFF)).astype(np.uint16)
@@ -48,8 +48,8 @@ def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
     batch: list[str] = []
     size = 0
     for text in texts:
-        batch.append(plain(text))
-        size += len(batch[-1])
+        batch.append(text)
+        size += len(text)
         if size >= BATCH:
             yield batch
             batch, size = [], 0

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -140,3 +142,20 @@ def test_chinese_texts_are_compared_like_others(tmp_path):
         {"text": "商务大床房房间很大床有2M宽整体感觉经济实惠不错"},
     ]
     assert found(tmp_path / "work", rows, near=0.7) == ([-1, -1, -1], [-1, 0, -1])
+
+
+def test_candidates_are_forgotten_once_they_are_looked_at(tmp_path, monkeypatch):
+    """Texts that share bands by chance are many in a large data set; memory is that of one band's."""
+    monkeypatch.setattr(duplicates, "PAIRS", 256)
+    draw, rows = np.random.default_rng(0), 4_000
+    prints = {"keys": draw.bytes(16 * rows), "order": bytes(rows), "texts": b"\1" * rows}
+    prints["sketches"] = draw.bytes(2 * minhash.BINS * rows)
+    prints |= {name: draw.integers(0, rows // 10, rows, np.uint64).tobytes() for name in duplicates.BANDS}
+    found = Duplicates(tmp_path, near=0.8)
+    found.add(prints)
+    tracemalloc.start()
+    _, near = found.find()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert not (near >= 0).any()
+    assert peak < 3e6, "all candidates are 25 times 7,200 pairs: 3 MB at 16 bytes each, and more to sort them"

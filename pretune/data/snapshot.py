@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from pretune.data import rows
 from pretune.data.cleaning.duplicates import Duplicates, fingerprints, text_of
@@ -140,14 +144,13 @@ class Snapshot:
 
     def _distinct(self, every: Path, found: Duplicates, log: Any, counts: Counter[str]) -> Iterator[Row]:
         """The rows that repeat none; the others are logged with the one that they repeat."""
-        exact, near = found.find()
-        repeated = set(exact[exact >= 0].tolist()) | set(near[near >= 0].tolist())
-        kept = dict(_lines(self._work / "origins", repeated))
+        of, exact = found.find()
+        repeated = np.unique(of[of >= 0])
+        kept = list(_lines(self._work / "origins", repeated))
         for number, row in enumerate(rows.iterate(every)):
-            kind = "exact" if found.count and exact[number] >= 0 else "near"
-            of = int((exact if kind == "exact" else near)[number]) if found.count else -1
-            if of >= 0:
-                origin, label = kept[of]
+            if found.count and of[number] >= 0:
+                origin, label = kept[np.searchsorted(repeated, of[number])]
+                kind = "exact" if exact[number] else "near"
                 counts[kind] += 1
                 counts["conflicting"] += label is not None and row.get("label", label) != label
                 line = {"origin": row["origin"], "kind": kind, "of": origin, "labels": [row.get("label"), label]}
@@ -182,10 +185,17 @@ def _cleaned(cleaner: Cleaner, row: Row) -> Row | BadRowError:
         return error
 
 
-def _lines(path: Path, wanted: set[int]) -> Iterator[tuple[int, list[str]]]:
-    if wanted:
+def _lines(path: Path, wanted: npt.NDArray[np.int64]) -> Iterator[tuple[str, str | None]]:
+    """The lines of these numbers, which ascend."""
+    remaining = iter(wanted.tolist())
+    following = next(remaining, None)
+    if following is not None:
         with path.open(encoding="utf-8") as file:
-            yield from ((number, json.loads(line)) for number, line in enumerate(file) if number in wanted)
+            for number, line in enumerate(file):
+                if number == following:
+                    origin, label = json.loads(line)
+                    yield origin, label if label is None else sys.intern(label)
+                    following = next(remaining, None)
 
 
 def _dump(path: Path, content: Any) -> None:

@@ -79,19 +79,19 @@ class Duplicates:
         for name, content in prints.items():
             self._files[name].write(content)
 
-    def find(self) -> tuple[Integers, Integers]:
-        """For each row the row that it repeats exactly, and the one that it nearly repeats; -1 for none: (rows,)."""
+    def find(self) -> tuple[Integers, npt.NDArray[np.bool_]]:
+        """For each row the one that it repeats, -1 for none, and whether it does so exactly: (rows,) each."""
         self.close()
         precedences = np.fromfile(self._folder / "order", np.uint8)
-        exact = self._exact(precedences)
-        near = np.full(self.count, -1)
+        of = self._exact(precedences)
+        exact = of >= 0
         if self._near:
             text = np.fromfile(self._folder / "texts", np.bool_)
-            later, earlier = self._similar(precedences, text & (exact < 0))
+            later, earlier = self._similar(precedences, text & ~exact)
             for place in np.lexsort((earlier, precedences[earlier], later, precedences[later])).tolist():
-                if near[later[place]] < 0 and near[earlier[place]] < 0:  # it gives way to one that is kept itself
-                    near[later[place]] = earlier[place]
-        return exact, near
+                if of[later[place]] < 0 and of[earlier[place]] < 0:  # it gives way to one that is kept itself
+                    of[later[place]] = earlier[place]
+        return of, exact
 
     def _exact(self, precedences: npt.NDArray[np.uint8]) -> Integers:
         exact = np.full(self.count, -1)

@@ -32,14 +32,19 @@ class Encoder:
         self._backend.no_truncation()
         self._backend.no_padding()
         self._kind = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
-        written = self._backend.encode("a").ids[-1:]
-        self._end = _missing_end(tokenizer, written)
+        self._end = self._missing_end(tokenizer)
 
     def __call__(self, texts: list[str]) -> tuple[Tokens, npt.NDArray[np.int64]]:
         """All tokens one after the other, (tokens,) uint16 or uint32, and how many each text has: (texts,)."""
         found = [[*encoding.ids, *self._end] for encoding in self._backend.encode_batch_fast(texts)]
         sizes = np.array([len(ids) for ids in found], dtype=np.int64)
         return np.concatenate([np.array(ids, dtype=self._kind) for ids in found]), sizes
+
+    def _missing_end(self, tokenizer: PreTrainedTokenizerFast) -> list[int]:
+        """The token that ends a document, where the tokenizer has one and does not write it itself."""
+        end = tokenizer.eos_token_id
+        written = self._backend.encode("a").ids[-1:]
+        return [] if end is None or written in ([end], [tokenizer.sep_token_id]) else [int(end)]
 
 
 class Shards:
@@ -90,9 +95,3 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _missing_end(tokenizer: PreTrainedTokenizerFast, written: list[int]) -> list[int]:
-    """The token that ends a document, where the tokenizer has one and does not write it itself as the last one."""
-    end = tokenizer.eos_token_id
-    return [] if end is None or written in ([end], [tokenizer.sep_token_id]) else [int(end)]

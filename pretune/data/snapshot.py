@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -187,15 +188,12 @@ def _cleaned(cleaner: Cleaner, row: Row) -> Row | BadRowError:
 
 def _lines(path: Path, wanted: npt.NDArray[np.int64]) -> Iterator[tuple[str, str | None]]:
     """The lines of these numbers, which ascend."""
-    remaining = iter(wanted.tolist())
-    following = next(remaining, None)
-    if following is not None:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file):
-                if number == following:
-                    origin, label = json.loads(line)
-                    yield origin, label if label is None else sys.intern(label)
-                    following = next(remaining, None)
+    if not len(wanted):
+        return
+    with path.open(encoding="utf-8") as file:
+        for ahead in np.diff(wanted, prepend=-1).tolist():
+            origin, label = json.loads(next(islice(file, ahead - 1, None)))
+            yield origin, label if label is None else sys.intern(label)
 
 
 def _dump(path: Path, content: Any) -> None:

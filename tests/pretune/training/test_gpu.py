@@ -13,16 +13,12 @@ from pretune.objectives.base import Given
 from pretune.objectives.causal_lm import CausalLM
 from pretune.objectives.classification import Classification
 from pretune.objectives.masked_lm import MaskedLM
+from pretune.params import ModelParams
 from pretune.training import device, loop, parallel
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 LABELS = ["kitchen", "sea"]
-SHAPE = {
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 128,
-}  # flash attention takes heads of 32
+SHAPE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
 HEADS = {"qwen2": {"num_key_value_heads": 1}}  # two heads share keys and values
 FAMILIES = {"masked": ["modernbert", "bert"], "causal": ["llama", "gpt2"], "labels": ["modernbert", "roberta"]}
 KINDS = [(kind, family) for kind, families in FAMILIES.items() for family in families]
@@ -34,21 +30,14 @@ def made(sequences, documents, words, params):
 
     def make(kind, family, dropout=0.0, **settings):
         device.prepare(0, 1)
-        ids = {f"{name}_token_id": getattr(words, f"{name}_token_id") for name in ("pad", "cls", "sep")}
-        ids |= {"bos_token_id": ids["cls_token_id"], "eos_token_id": ids["sep_token_id"]}
-        rates = {
-            name: dropout
-            for name in vars(AutoConfig.for_model(family))
-            if name.endswith(("dropout", "pdrop", "_dropout_prob"))
-        }
-        config = AutoConfig.for_model(
-            family, vocab_size=len(words), max_position_embeddings=80, **SHAPE, **ids, **rates
-        )
+        known = AutoConfig.for_model(family)
+        rates = {name: dropout for name in vars(known) if name.endswith(("dropout", "pdrop", "_dropout_prob"))}
+        shape = {name: size for name, size in SHAPE.items() if hasattr(known, name)}
+        chosen = ModelParams(type=family, init=None, config=shape | rates)
+        config = build.config_for(chosen, build.text_shape(words))
         if kind == "labels":
-            model, objective = (
-                build.new(Classification, config, LABELS),
-                Classification(documents, Given(words, 32, 0, None, LABELS)),
-            )
+            model = build.new(Classification, config, LABELS)
+            objective = Classification(documents, Given(words, 32, 0, None, LABELS))
         elif kind == "causal":
             model, objective = build.new(CausalLM, config), CausalLM(sequences)
         else:
@@ -110,26 +99,25 @@ def test_a_step_waits_for_nothing(made, kind, family):
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert", "llama", "gpt2", "qwen2"])
-def test_packed_sequences_are_read_as_if_each_were_alone(made, family):
+def test_packed_sequences_are_read_as_if_each_were_alone(family):
     """Flash attention stays within a document; of modernbert also within its window."""
-    kind = "masked" if "bert" in family else "causal"
     config = AutoConfig.for_model(
         family, vocab_size=100, pad_token_id=0, max_position_embeddings=400, **SHAPE | HEADS.get(family, {})
     )
     device.prepare(0, 1)
-    model = build.new(MaskedLM if kind == "masked" else CausalLM, config).to("cuda").eval()
+    model = build.new(MaskedLM if family in heads.ENCODERS else CausalLM, config).to("cuda").eval()
     heads.prepare(model)
-    lengths, draw = np.array([7, 300, 1, 150]), np.random.default_rng(0)
-    texts = [draw.integers(1, 100, size) for size in lengths]
-    with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
-        together = heads.states(model, pack(np.concatenate(texts), lengths).to(torch.device("cuda")))
-        alone = torch.cat(
-            [heads.states(model, pack(each, np.array([len(each)])).to(torch.device("cuda"))) for each in texts]
-        )
+    draw = np.random.default_rng(0)
+    texts = [draw.integers(1, 100, size) for size in (7, 300, 1, 150)]
+
+    def states(*parts):
+        packed = pack(np.concatenate(parts), np.array([len(each) for each in parts]))
+        return heads.states(model, packed.to(torch.device("cuda")))
+
     with torch.no_grad():
-        precise = torch.cat(
-            [heads.states(model, pack(each, np.array([len(each)])).to(torch.device("cuda"))) for each in texts]
-        )
+        precise = torch.cat([states(each) for each in texts])
+        with torch.autocast("cuda", torch.bfloat16):
+            together, alone = states(*texts), torch.cat([states(each) for each in texts])
     scale = precise.abs().mean()
     assert (together - alone).abs().max() < 0.05 * scale
     assert (together - precise).abs().mean() < 0.05 * scale

@@ -261,7 +261,17 @@ class Workspace:
             yield YAML(typ="safe", pure=True).load(path)
 
     def _is_cached(self, stage: Any, entry: Entry) -> bool:
-        return bool(self.repo.stage_cache._create_stage(entry, wdir=stage.wdir).outs_cached())
+        """Whether the cache holds what `entry` says the stage wrote.
+
+        As DVC's StageCache does it, which looks for dvc.yaml in the working directory, wherever the workspace is.
+        """
+        from dvc.stage import PipelineStage, create_stage
+        from dvc.stage.loader import StageLoader
+
+        where = {"path": stage.path, "wdir": stage.wdir, "cmd": entry["cmd"]}
+        made = create_stage(PipelineStage, repo=self.repo, outs=[out["path"] for out in entry["outs"]], **where)
+        StageLoader.fill_from_lock(made, entry)
+        return bool(made.outs_cached())
 
     def why(self, name: str) -> dict[str, Any]:
         """What changed since dvc.lock: {'params': {dotted: (old, new)}, 'deps': …, 'code': …, 'outs': …}."""
@@ -277,15 +287,17 @@ class Workspace:
                 }
             for dep in _files(stage):
                 kind = "code" if dep.def_path.startswith(CODE) else "deps"
-                changes[kind] |= dep.status()
+                changes[kind] |= _states(dep)
             for out in stage.outs:
-                changes["outs"] |= out.status()
+                changes["outs"] |= _states(out)
         return changes
 
     def checkout(self, names: list[str] | None = None) -> None:
         """Bring back from the cache what dvc.lock records for these stages (default: all) and the folder lacks."""
-        with _plain_errors():
-            self.repo.checkout([self._target(n) for n in names] if names else None, force=True, allow_missing=True)
+        wanted = [n for n in names or self.nodes if all(out.hash_info for out in self._stages[n].outs)]
+        if wanted:  # of a stage that never ran there is nothing to bring back, of which DVC would complain
+            with _plain_errors():
+                self.repo.checkout([self._target(n) for n in wanted], force=True, allow_missing=True)
 
     def commit(self, name: str) -> None:
         """Record a stage that was run by hand in dvc.lock."""
@@ -389,10 +401,15 @@ def _reasons(stage: Any, known: dict[str, str]) -> list[str]:
             reasons += [f"params {name}: {state}" for name, state in params.items()]
     for dep in _files(stage):
         if dep.def_path not in known:
-            reasons += [f"{dep.def_path}: {_word(state)}" for state in dep.status().values()]
+            reasons += [f"{path}: {_word(state)}" for path, state in _states(dep).items()]
     for out in stage.outs:
-        reasons += [f"{out.def_path}: {_word(state)}" for state in out.status().values()]
+        reasons += [f"{path}: {_word(state)}" for path, state in _states(out).items()]
     return reasons
+
+
+def _states(file: Any) -> dict[str, str]:
+    """{path: what is wrong with it}, by the path of dvc.yaml: DVC's own is as seen from the working directory."""
+    return {file.def_path: str(state) for state in file.status().values()}
 
 
 def _word(state: str) -> str:

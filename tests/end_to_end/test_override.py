@@ -27,6 +27,9 @@ def test_override_changes_nothing_but_the_record(copy):
     assert evaluate.data.params["evaluate.resamples"] == "250"
     assert evaluate.data.tags["pretune.status"] == "executed"
 
+    assert copy.plain_run("--set", "evaluate.resamples=250") == others | {"evaluate": "restored"}
+    assert own_files(copy) == before
+
     copy.set(evaluate__resamples=250)
     assert copy.plain_run() == others | {"evaluate": "restored"}
     assert copy.dvc_is_clean()
@@ -36,12 +39,13 @@ def test_override_changes_nothing_but_the_record(copy):
 
 
 def test_override_through_prefect(copy):
-    """The flow takes overrides, too, and leaves the files as they were."""
+    """The flow takes overrides, too, and leaves the files as they were; the same values again are restored."""
     before = own_files(copy)
-    summary = copy.report("run", "--set", "evaluate.confidence=0.9", "--set", "evaluate.resamples=150")
-    assert summary["stages"]["evaluate"]["outcome"] == "ran"
-    assert summary["results"]["confidence"] == 0.9
-    assert own_files(copy) == before
+    for outcome in ("ran", "restored"):
+        summary = copy.report("run", "--set", "evaluate.confidence=0.9", "--set", "evaluate.resamples=150")
+        assert summary["stages"]["evaluate"]["outcome"] == outcome
+        assert summary["results"]["confidence"] == 0.9
+        assert own_files(copy) == before
     params = copy.parents()[-1].data.params
     assert (params["evaluate.confidence"], params["evaluate.resamples"]) == ("0.9", "150")
 

@@ -182,6 +182,17 @@ def test_a_stage_run_by_hand_is_recorded(project, monkeypatch, folder):
     assert [d.action for d in Workspace(project).plan(["ingest"])] == ["skip"]
 
 
+def test_what_never_ran_is_not_brought_back(project, caplog):
+    """Of stages without results a checkout does not complain, whether there are others that have some or not."""
+    Workspace(project).checkout()
+    shutil.copy(project / "source.txt", project / "raw.txt")
+    Workspace(project).commit("ingest")
+    (project / "raw.txt").unlink()
+    Workspace(project).checkout()
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    assert (project / "raw.txt").read_text(encoding="utf-8") == "hello\n"
+
+
 @pytest.mark.parametrize(("content", "dropped"), [("{}", False), ('{"write": ', True), ("", True), (None, False)])
 def test_only_a_torn_rwlock_is_removed(project, content, dropped):
     """What a kill left half written goes; a whole file, or none, is left alone."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from pretune.lineage import Workspace
 
 
@@ -97,6 +99,21 @@ def test_a_result_that_left_the_cache_runs(done):
     (done / "raw.txt").unlink()
     shutil.rmtree(done / ".dvc" / "cache" / "files")
     assert actions(done, "ingest") == {"ingest": "run"}
+
+
+@pytest.mark.parametrize("folder", ["done/pretune", ".."])
+def test_a_plan_does_not_depend_on_the_current_folder(done, monkeypatch, folder):
+    """From below the workspace or from outside of it: what is restored, what runs, and why, by the same paths."""
+    edit(done / "params.yaml", "seed: 0", "seed: 1")
+    repro(done)
+    edit(done / "params.yaml", "seed: 1", "seed: 0")
+    edit(done / "pretune" / "helper.py", "1", "2")
+    (done / "tuned.txt").unlink()
+    here = planned(done), [Workspace(done).why(name) for name in ("ingest", "prepare", "finetune")]
+    monkeypatch.chdir(done.parent / folder)
+    assert (planned(done), [Workspace(done).why(name) for name in ("ingest", "prepare", "finetune")]) == here
+    edit(done / "pretune" / "helper.py", "2", "1")
+    assert actions(done) == {"ingest": "skip", "prepare": "restore", "finetune": "restore", "scratch": "skip"}
 
 
 def test_only_what_was_asked_for_is_planned(done):

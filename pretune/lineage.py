@@ -409,7 +409,8 @@ def _reasons(stage: Any, known: dict[str, str]) -> list[str]:
 
 def _states(file: Any) -> dict[str, str]:
     """{path: what is wrong with it}, by the path of dvc.yaml: DVC's own is as seen from the working directory."""
-    return {file.def_path: str(state) for state in file.status().values()}
+    states = list(file.status().values())
+    return {file.def_path: states[0]} if states else {}
 
 
 def _word(state: str) -> str:

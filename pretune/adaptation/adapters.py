@@ -1,4 +1,7 @@
-"""Adapters of peft, put into a model in place: it stays the class it is, so everything runs as without them."""
+"""Adapters of peft, put into a model in place: it stays the class it is, so everything runs as without them.
+
+peft takes a second to import, so only what needs it does: training all of a model goes without.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import peft
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -37,16 +36,21 @@ REFUSED = {
 
 def methods() -> list[str]:
     """The names of the methods that can be put into a model and merged."""
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
     found = [kind.value.lower() for kind, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items() if _injectable(kind, tuner)]
     return sorted({*found, *ALIASES} - set(REFUSED))
 
 
 def refusal(method: str) -> str:
     """Why a method of peft is not offered; nothing where there is no such method."""
+    from peft import PeftType
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+
     known = {kind.value.lower() for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
     if method not in known:
         return ""
-    tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(peft.PeftType(method.upper()))
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(PeftType(method.upper()))
     shared = getattr(tuner, "uses_shared_state", False)
     usual = "its layers share weights that peft keeps beside the model" if shared else "it adds no weights to be merged"
     return f" (peft has it, but {REFUSED.get(method, usual)})"
@@ -96,6 +100,8 @@ def targets(model: PreTrainedModel) -> list[str]:
 
 def add(model: PreTrainedModel, config: Any) -> None:
     """Put adapters into `model`; they alone are trained."""
+    import peft
+
     try:
         peft.inject_adapter_in_model(config, model)
     except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
@@ -115,13 +121,16 @@ def like(model: PreTrainedModel, config: PreTrainedConfig | None = None) -> PreT
 
 def merge(model: PreTrainedModel) -> PreTrainedModel:
     """Work the adapters into the weights, in place; without adapters nothing happens."""
+    if not hasattr(model, "peft_config"):
+        return model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     for name, module in list(model.named_modules()):
         if isinstance(module, BaseTunerLayer):
             module.merge(safe_merge=True)
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, module.get_base_layer())
-    if hasattr(model, "peft_config"):
-        del model.peft_config
+    del model.peft_config
     return model
 
 
@@ -130,6 +139,8 @@ def weights(model: PreTrainedModel) -> tuple[Any, dict[str, Tensor]] | None:
     found = getattr(model, "peft_config", None)
     if not found:
         return None
+    from peft.utils import get_peft_model_state_dict
+
     config = copy.deepcopy(found["default"])
     config.inference_mode = True
     own = get_peft_model_state_dict(model, adapter_name="default")
@@ -146,14 +157,19 @@ def save(adapters: tuple[Any, dict[str, Tensor]] | None, folder: Path) -> None:
 
 
 def _injectable(kind: Any, tuner: Any) -> bool:
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
     return not getattr(tuner, "uses_shared_state", True) and "target_modules" in {
         each.name for each in fields(PEFT_TYPE_TO_CONFIG_MAPPING[kind])
     }
 
 
 def _kind(method: str) -> tuple[Any, dict[str, Any]]:
+    from peft import PeftType
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
     name, fixed = ALIASES.get(method, (method.upper(), {}))
-    return PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(name)], fixed
+    return PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(name)], fixed
 
 
 def _refused(method: str, error: Exception) -> ParamsError:

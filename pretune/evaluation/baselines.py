@@ -10,9 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.multiclass import OneVsRestClassifier
 
 from pretune.data.rows import Row
 from pretune.evaluation import inputs
@@ -36,6 +33,8 @@ def _classes(train: list[Row], test: list[Row], found: Classes) -> dict[str, Pre
     }
     name, before, after = features(train, test)
     if len(set(known)) > 1:
+        from sklearn.linear_model import LogisticRegression
+
         model = LogisticRegression(C=INVERSE_STRENGTH, max_iter=1000).fit(before, known)
         probabilities = np.zeros((len(test), len(found.names)), dtype=np.float32)
         probabilities[:, model.classes_] = model.predict_proba(after)
@@ -51,6 +50,9 @@ def _many_labels(train: list[Row], test: list[Row], found: ManyLabels) -> dict[s
     probabilities = np.tile(shares, (len(test), 1))
     answers: dict[str, Predictions] = {"majority": ManyLabels(found.names, found.targets, probabilities)}
     if len(learnable):
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.multiclass import OneVsRestClassifier
+
         model = OneVsRestClassifier(LogisticRegression(C=INVERSE_STRENGTH, max_iter=1000))
         learnt = model.fit(before, known[:, learnable].astype(int)).predict_proba(after)
         probabilities = probabilities.copy()
@@ -60,6 +62,8 @@ def _many_labels(train: list[Row], test: list[Row], found: ManyLabels) -> dict[s
 
 
 def _numbers(train: list[Row], test: list[Row], found: Numbers) -> dict[str, Predictions]:
+    from sklearn.linear_model import Ridge
+
     known = np.array([row["y"] if "y" in row else [row["score"]] for row in train])
     name, before, after = features(train, test)
     predicted = Ridge(alpha=1e-3 if name == "linear" else 1.0).fit(before, known).predict(after)
@@ -83,6 +87,8 @@ def features(train: list[Row], test: list[Row]) -> tuple[str, Any, Any]:
 
 def _vectorizer(texts: Any) -> Any:
     """Words and pairs of words; pairs of characters where words are not told apart by spaces."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     known = list(texts)
     spaced = Counter(inputs.script(each) for each in known[:200]).most_common(1)[0][0] not in {"chinese", "japanese"}
     options = (

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import precision_recall_curve, roc_curve
 
 from pretune.evaluation.of_classes import BINS, bins
 from pretune.objectives.predictions import Classes, ManyLabels, Numbers, Predictions
@@ -53,6 +52,8 @@ def _reliability(found: Classes) -> Iterator[Point]:
 
 def _ranked(names: list[str], right: npt.NDArray[np.bool_], scores: npt.NDArray[np.float32]) -> dict[str, list[Point]]:
     """ROC and precision-recall curves, each class against the rest; of two classes, the second only."""
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
     roc: list[Point] = []
     precision: list[Point] = []
     order = [1] if len(names) == 2 else np.argsort(-right.sum(axis=0), kind="stable")[:CURVES]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sacrebleu.metrics import CHRF
 
 from pretune.evaluation.of_classes import THRESHOLD
 from pretune.evaluation.of_texts import normal, shared_words
@@ -70,6 +69,8 @@ def _answers(found: Answers) -> Ranked:
 
 
 def _texts(found: Texts) -> Ranked:
+    from sacrebleu.metrics import CHRF
+
     chrf = CHRF()
     for row, (right, said) in enumerate(zip(found.targets, found.predicted, strict=True)):
         if said != right:

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from sacrebleu.metrics import BLEU, CHRF
 
 from pretune.evaluation import sums
 from pretune.evaluation.intervals import Measure, Values
@@ -66,6 +65,8 @@ def texts(found: Texts) -> dict[str, Metric]:
 
     chrF first: it agrees with people more often (Kocmi et al. 2021), and BLEU is 0 where no answer has four words.
     """
+    from sacrebleu.metrics import BLEU, CHRF
+
     same = [said.strip() == right.strip() for right, said in zip(found.targets, found.predicted, strict=True)]
     return {
         "chrf": _corpus(CHRF(), found),

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from . import answers, chat, generation, images, linear, text, words
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ANSWERS: dict[str, Any] = {
     "class": text.Class,
@@ -41,6 +42,8 @@ class Predictor:
 
     def predict(self, data: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:  # noqa: ARG002 - MLflow passes it
         """A table with the columns of the class that answers; `data` is a table with those that it reads."""
+        import pandas as pd  # for MLflow only: training asks the classes above
+
         rows = pd.DataFrame(data).to_dict("records")
         known = [{str(name): value for name, value in row.items() if not _is_missing(value)} for row in rows]
         return pd.DataFrame(self.answers(known), columns=list(self.answers.gives))

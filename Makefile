@@ -9,7 +9,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-head
 TWO := --numprocesses 2 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test test-fast test-tensorflow tensorflow check format setup lock bench-overhead bench-train bench-plan bench-predict bench-data bench-adaptations results clean help
+.PHONY: run test test-fast test-tensorflow tensorflow check format setup lock bench-overhead bench-start bench-train bench-plan bench-predict bench-data bench-adaptations results clean help
 
 run: $(READY) ## set up, then run the pipeline: data, pretraining, finetuning, evaluation
 	@$(BIN)/pretune run
@@ -65,6 +65,9 @@ lock: $(DEV) ## compile requirements.lock and requirements-dev.lock anew from py
 
 bench-overhead: $(DEV) ## what everything but stage work costs
 	@$(BIN)/python benchmarks/overhead.py
+
+bench-start: $(DEV) ## how long a stage takes to begin
+	@$(BIN)/python benchmarks/start.py
 
 bench-train: $(DEV) ## speed of training beside the transformers Trainer
 	@$(BIN)/python benchmarks/train.py

@@ -18,6 +18,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from flows.board import Board
+from flows.forkserver import Forked, ForkServer
 from pretune import check, lineage, params, process, progress, provenance
 from pretune.errors import PretuneError, StageFailedError, TerminatedError
 from pretune.journal import Run
@@ -26,6 +27,7 @@ from pretune.tracking import Sender
 
 GRACE = 60.0  # seconds that a stage has to stop by itself: training ends its step and saves it
 METRICS = "reports/metrics.json"
+Child = Forked | subprocess.Popen[str]
 LOG_TAIL = 15  # lines shown of a stage that crashed
 
 
@@ -55,11 +57,19 @@ class PipelineRun:
         self._names = names
         self._stack = ExitStack()
         self._reading = threading.Lock()
-        self._running: dict[str, subprocess.Popen[str]] = {}
+        self._running: dict[str, Child] = {}
         self._stopping: PretuneError | KeyboardInterrupt | None = None
 
     def __enter__(self) -> Self:
         """Check everything that can be checked before work, then open the record."""
+        try:
+            self._open()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def _open(self) -> None:
         settings = params.load(self.root / "params.yaml")
         self._stack.enter_context(process.lock(self.state / "locks" / "run.lock", "a pipeline run"))
         lineage.drop_torn_lock(self.root)
@@ -67,8 +77,12 @@ class PipelineRun:
         self.nodes = {name: workspace.nodes[name] for name in workspace.with_upstream(self._names)}
         workspace.check_inputs(self._names)
         self.plan = {decision.stage: decision for decision in workspace.plan(self._names)}
-        if any(self.plan[name].action == "run" for name in check.STAGES & self.plan.keys()):
-            check.before_work(self.root, self.state, settings)
+        stages = [decision.stage for decision in self.plan.values() if decision.action == "run"]
+        log = self.state / "logs" / "forkserver.log"
+        self._processes = ForkServer(self.root, self._environment(), stages, log)
+        self._stack.callback(self._processes.close)
+        if check.STAGES & set(stages):
+            check.before_work(self.root, self.state, settings, self._start)
         for line in params.advice(settings):
             self.board.warn(line)
         self._tags = provenance.tags(self.home) | (
@@ -82,7 +96,6 @@ class PipelineRun:
         self._children: list[Run] = []
         self._stack.enter_context(self._signals())
         self.board.start(list(self.nodes))
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         """Close the record as the run ended."""
@@ -164,17 +177,16 @@ class PipelineRun:
         return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["parent"] == self.record.id
 
     def _repro(self, node: Node) -> None:
-        command = [sys.executable, "-m", "pretune.lineage", "--wait-for-lock", "repro", "--single-item", node.name]
         log = self.state / "logs" / f"{node.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         timeout = float(node.meta.get("timeout", 86_400))
         if self._stopping:
             raise StageFailedError(f"{node.name}: not started, the run is being stopped")
-        with subprocess.Popen(
-            command, cwd=self.root, env=self._environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL, text=True, encoding="utf-8", errors="replace", process_group=0,
-        ) as child:  # fmt: skip
+        command = ["pretune.lineage", "--wait-for-lock", "repro", "--single-item", node.name]
+        with self._start(*command, PRETUNE_PARENT_RUN=self.record.id) as child:
             self._running[node.name] = child
+            if self._stopping:  # meanwhile: a start may take seconds
+                _signal_group(child, signal.SIGKILL)
             alarm = threading.Timer(timeout, _signal_group, (child, signal.SIGKILL))
             alarm.start()
             try:
@@ -185,7 +197,10 @@ class PipelineRun:
         if child.returncode:
             raise self._failure(node.name, mistake, log, timed_out=alarm.finished.is_set() and child.returncode == -9)
 
-    def _follow(self, name: str, child: subprocess.Popen[str], log: Path) -> dict[str, Any] | None:
+    def _start(self, module: str, *arguments: str, **more: str) -> Child:
+        return self._processes.start(module, *arguments, environment=self._environment() | more)
+
+    def _follow(self, name: str, child: Child, log: Path) -> dict[str, Any] | None:
         """Pass the stage's messages to the board and all else to its log; return the mistake it reported."""
         mistake = None
         assert child.stdout is not None
@@ -218,9 +233,7 @@ class PipelineRun:
         return os.environ | {
             "PATH": os.pathsep.join([folder, os.environ.get("PATH", "")]),
             "PRETUNE_STATE": str(self.state),
-            "PRETUNE_PARENT_RUN": self.record.id,
             "PRETUNE_PREFECT_RUN": self.prefect_run,
-            process.PARENT: str(os.getpid()),
             progress.PIPE: "1",
             "DVC_NO_ANALYTICS": "1",
         }
@@ -284,6 +297,6 @@ def _after(upstream: list[Future[Outcome]], run: PipelineRun, name: str) -> Outc
     raise AssertionError
 
 
-def _signal_group(child: subprocess.Popen[str], number: int) -> None:
+def _signal_group(child: Child, number: int) -> None:
     with suppress(ProcessLookupError):
         os.killpg(child.pid, number)

@@ -8,19 +8,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from configparser import ConfigParser
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 from ruamel.yaml import YAML
 
 from pretune.errors import DataError, GraphError, LockedError, PretuneError, WorkspaceError, did_you_mean
 from pretune.params import flatten
+from pretune.process import die_with_parent
 
 CODE = ("flows/", "tasks/", "pretune/")
 Entry = dict[str, Any]
@@ -445,16 +448,15 @@ def _plain_errors() -> Iterator[None]:
         ) from error
 
 
-def main() -> int:
-    """Run a dvc command line in this process, which dies with its parent."""
-    from pretune.process import die_with_parent
-
-    die_with_parent()
+def main(arguments: list[str], popen: Callable[..., Any] = subprocess.Popen) -> int:
+    """Run a dvc command line in this process; `popen` starts the process of a stage."""
     from dvc import rwlock
     from dvc.cli import main as dvc
+    from dvc.stage import run
 
     rwlock.psutil = _Processes  # whose locks it waits for
-    return int(dvc(sys.argv[1:]) or 0)
+    run.subprocess = SimpleNamespace(Popen=popen, check_output=subprocess.check_output)
+    return int(dvc(arguments) or 0)
 
 
 class _Processes:
@@ -472,4 +474,5 @@ class _Processes:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    die_with_parent()
+    sys.exit(main(sys.argv[1:]))

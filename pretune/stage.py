@@ -120,8 +120,7 @@ class Stage:
         missing = [path for path in self._node.outs if not self._written.get(path, Path("/nowhere")).exists()]
         if missing:
             raise DataError([f"stage {self.name} did not write {path}" for path in missing])
-        now = Workspace(self._root)
-        if changed := self._changed_inputs(now):
+        if changed := self._changed_inputs():
             kept = self._root / ".pretune" / "kept" / f"{self.name}-{self.key[:12]}"
             self._move_to(kept)
             raise InputsChangedError(
@@ -130,7 +129,7 @@ class Stage:
             )
         for path, written in self._written.items():
             _replace(written, self._root / path)
-        outputs = now.outputs(self.name)
+        outputs = Workspace(self._root).outputs(self.name)
         for path, md5 in outputs.items():
             self.run.output(path, md5)
         _remove(self.checkpoints)  # nothing is left to resume
@@ -149,9 +148,9 @@ class Stage:
             self.run.input(path, self._entry["deps"][path])
         self.run.tags({"pretune.stage": self.name, "pretune.stage_key": self.key})
 
-    def _changed_inputs(self, workspace: Workspace) -> list[str]:
+    def _changed_inputs(self) -> list[str]:
         try:
-            now = workspace.entry(self.name)
+            now = Workspace(self._root).entry(self.name)
         except DataError as error:  # an input is gone
             return error.problems
         old, new = flatten(self._entry["params"]), flatten(now["params"])

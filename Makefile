@@ -5,17 +5,23 @@ BIN := .venv/bin
 READY := .venv/ready
 DEV := .venv/ready-dev
 TF := .venv-tensorflow
-LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url
+UV := $(BIN)/python scripts/uv.py
+# Lock files are for every machine: they name neither the wheels that lie on this one nor what it is kept from.
+LOCK = UV_FIND_LINKS= UV_CONSTRAINT= $(UV) pip compile --config-file lock.toml --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url
+# The build of torch: cpu, cu130, auto, … (uv's torch backends). The choice stays until there is another.
+TORCH ?= $(patsubst .venv/torch-%,%,$(wildcard .venv/torch-*))
+CHOSEN := $(TORCH:%=.venv/torch-%)
+# Packages are compiled when they are first imported, and what is compiled has to be kept: many containers forbid it.
+unexport PYTHONDONTWRITEBYTECODE
 TWO := --numprocesses 2 --dist loadfile
-export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test test-fast test-tensorflow tensorflow check format setup lock bench-overhead bench-train bench-plan bench-predict bench-data bench-adaptations results clean help
+.PHONY: run test test-fast test-tensorflow tensorflow check format setup lock bench-overhead bench-start bench-train bench-plan bench-predict bench-data bench-adaptations results clean help
 
 run: $(READY) ## set up, then run the pipeline: data, pretraining, finetuning, evaluation
 	@$(BIN)/pretune run
 
 test: $(DEV) ## set up, then pass all tests
-	@$(BIN)/python -m pytest $(TWO)
+	@$(BIN)/python scripts/budget.py --minutes 12 $(BIN)/python -m pytest $(TWO) --durations 20
 
 test-fast: $(DEV) ## the tests that take seconds
 	@$(BIN)/python -m pytest $(TWO) -m "not slow"
@@ -26,9 +32,9 @@ test-tensorflow: $(DEV) $(TF)/ready ## set up .venv-tensorflow too, then test th
 tensorflow: $(TF)/ready ## set up .venv-tensorflow, in which an exported model becomes a SavedModel
 
 $(TF)/ready: to_tensorflow/requirements.txt
-	@echo "setting up $(TF) from $< (a few minutes, once)"
-	@test -x $(TF)/bin/python || $(PYTHON) -m venv $(TF)
-	@$(TF)/bin/python -m pip install --quiet --quiet --no-compile --requirement $< || { echo "error: $(TF) was not set up: see above"; echo "next:  make tensorflow   (Linux, Python 3.11 to 3.13, a package index)"; exit 9; }
+	@echo "setting up $(TF) from $< (a minute or two, once)"
+	@test -x $(TF)/bin/pip || $(PYTHON) -m venv $(TF)
+	@$(TF)/bin/python scripts/uv.py pip install --requirement $< || { echo "error: $(TF) was not set up: see above"; echo "next:  make tensorflow   (Linux, Python 3.11 to 3.13, a package index)"; exit 9; }
 	@touch $@
 
 check: $(DEV) ## format, lint, types, import directions
@@ -41,21 +47,24 @@ format: $(DEV) ## format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-setup: $(READY) ## set up .venv from requirements.lock, to run the pipeline
+setup: $(READY) ## set up .venv from requirements.lock, to run the pipeline; TORCH=cpu, cu130, auto: that build of torch
 
-$(READY): requirements.lock pyproject.toml
+$(CHOSEN): ;
+
+$(READY): requirements.lock pyproject.toml $(CHOSEN)
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit("error: Python 3.11 to 3.13 is needed, this is %d.%d\nnext:  make $(MAKECMDGOALS) PYTHON=python3.12" % v)'
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "error: this Python cannot make environments"; echo "next:  sudo apt install python3-venv   (or another Python: make $(MAKECMDGOALS) PYTHON=...)"; exit 9; }
-	@echo "setting up .venv from requirements.lock (about 200 packages; a few minutes, once)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --quiet --requirement requirements.lock
-	@$(BIN)/python -m pip install --quiet --quiet --no-deps --no-build-isolation --editable .
+	@echo "setting up .venv from requirements.lock (about 230 packages; a minute or two, once)"
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	@$(UV) pip install --requirement requirements.lock $(TORCH:%=--torch-backend % --reinstall-package torch)
+	@$(UV) pip install --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -c 'from pathlib import Path; from pretune.lineage import keep_private; keep_private(Path.cwd())'
-	@touch $(READY)
+	@rm -f .venv/torch-*
+	@touch $(CHOSEN) $(READY)
 
 $(DEV): requirements-dev.lock $(READY)
-	@echo "adding what tests and benchmarks need from requirements-dev.lock (about 60 packages; a minute or two, once)"
-	@$(BIN)/python -m pip install --quiet --quiet --requirement requirements-dev.lock
+	@echo "adding what tests and benchmarks need from requirements-dev.lock (about 60 packages; a minute, once)"
+	@$(UV) pip install --requirement requirements-dev.lock
 	@touch $(DEV)
 
 lock: $(DEV) ## compile requirements.lock and requirements-dev.lock anew from pyproject.toml
@@ -65,6 +74,9 @@ lock: $(DEV) ## compile requirements.lock and requirements-dev.lock anew from py
 
 bench-overhead: $(DEV) ## what everything but stage work costs
 	@$(BIN)/python benchmarks/overhead.py
+
+bench-start: $(DEV) ## how long a stage takes to begin
+	@$(BIN)/python benchmarks/start.py
 
 bench-train: $(DEV) ## speed of training beside the transformers Trainer
 	@$(BIN)/python benchmarks/train.py

@@ -17,9 +17,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from flows import schedule
 from flows.board import Board
-from flows.schedule import Ask, Schedule
+from flows.forkserver import Forked, ForkServer
 from pretune import check, lineage, params, process, progress, provenance
 from pretune.errors import PretuneError, StageFailedError, TerminatedError
 from pretune.journal import Run
@@ -28,6 +27,7 @@ from pretune.tracking import Sender
 
 GRACE = 60.0  # seconds that a stage has to stop by itself: training ends its step and saves it
 METRICS = "reports/metrics.json"
+Child = Forked | subprocess.Popen[str]
 LOG_TAIL = 15  # lines shown of a stage that crashed
 
 
@@ -57,11 +57,19 @@ class PipelineRun:
         self._names = names
         self._stack = ExitStack()
         self._reading = threading.Lock()
-        self._running: dict[str, subprocess.Popen[str]] = {}
+        self._running: dict[str, Child] = {}
         self._stopping: PretuneError | KeyboardInterrupt | None = None
 
     def __enter__(self) -> Self:
         """Check everything that can be checked before work, then open the record."""
+        try:
+            self._open()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def _open(self) -> None:
         settings = params.load(self.root / "params.yaml")
         self._stack.enter_context(process.lock(self.state / "locks" / "run.lock", "a pipeline run"))
         lineage.drop_torn_lock(self.root)
@@ -69,9 +77,12 @@ class PipelineRun:
         self.nodes = {name: workspace.nodes[name] for name in workspace.with_upstream(self._names)}
         workspace.check_inputs(self._names)
         self.plan = {decision.stage: decision for decision in workspace.plan(self._names)}
-        self.schedule = self._scheduled(settings)
-        if any(self.plan[name].action == "run" for name in check.STAGES & self.plan.keys()):
-            check.before_work(self.root, self.state, settings)
+        stages = [decision.stage for decision in self.plan.values() if decision.action == "run"]
+        log = self.state / "logs" / "forkserver.log"
+        self._processes = ForkServer(self.root, self._environment(), stages, log)
+        self._stack.callback(self._processes.close)
+        if check.STAGES & set(stages):
+            check.before_work(self.root, self.state, settings, self._start)
         for line in params.advice(settings):
             self.board.warn(line)
         self._tags = provenance.tags(self.home) | (
@@ -85,14 +96,13 @@ class PipelineRun:
         self._children: list[Run] = []
         self._stack.enter_context(self._signals())
         self.board.start(list(self.nodes))
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         """Close the record as the run ended."""
         with self._stack:
             self.stop()
             self.board.close()
-            self._fresh.order_lock()
+            Workspace(self.root).order_lock()
             killed = isinstance(error, KeyboardInterrupt | TerminatedError)
             if kind is None:
                 self.record.metrics(self.results())
@@ -103,8 +113,9 @@ class PipelineRun:
 
     def stage(self, name: str) -> Outcome:
         """Bring one stage up to date; its upstream must be. Raises StageFailedError."""
+        upstream = [self.outcomes[up].how for up in self.nodes[name].upstream if up in self.outcomes]
         began = time.monotonic()
-        if self._is_fresh(name):
+        if self.plan[name].action == "skip" and all(how == "skipped" for how in upstream):
             return self._end(name, "skipped", 0.0)
         stage_lock = self.state / "locks" / f"{name}.lock"
         if process.is_locked(stage_lock):  # asked now: DVC removes outputs before it runs a stage
@@ -137,23 +148,6 @@ class PipelineRun:
             except subprocess.TimeoutExpired:
                 _signal_group(child, signal.SIGKILL)
 
-    def _is_fresh(self, name: str) -> bool:
-        """Whether nothing is to be done for a stage whose upstream has ended."""
-        upstream = [self.outcomes[up].how for up in self.nodes[name].upstream if up in self.outcomes]
-        return self.plan[name].action == "skip" and all(how == "skipped" for how in upstream)
-
-    def _scheduled(self, settings: params.Params) -> Schedule:
-        """In which order stages begin: what they ask for, and what each took when it last ran."""
-        gpus = schedule.gpus()
-        took = {name: schedule.last_seconds(self.state, name) or schedule.UNKNOWN for name in self.nodes}
-
-        def asks(name: str) -> Ask:
-            reached = all(up in self.outcomes for up in self.nodes[name].upstream)
-            return schedule.asks(self.nodes[name], settings, gpus) if reached and not self._is_fresh(name) else Ask(0)
-
-        seconds = {name: took[name] if self.plan[name].action == "run" else 0.0 for name in self.nodes}
-        return Schedule(self.nodes, asks, seconds, schedule.cores(), gpus)
-
     def _end(self, name: str, how: str, seconds: float) -> Outcome:
         if how != "ran":
             self._record_cached(name, self._fresh if how == "skipped" else Workspace(self.root))
@@ -183,17 +177,16 @@ class PipelineRun:
         return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["parent"] == self.record.id
 
     def _repro(self, node: Node) -> None:
-        command = [sys.executable, "-m", "pretune.lineage", "--wait-for-lock", "repro", "--single-item", node.name]
         log = self.state / "logs" / f"{node.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         timeout = float(node.meta.get("timeout", 86_400))
         if self._stopping:
             raise StageFailedError(f"{node.name}: not started, the run is being stopped")
-        with subprocess.Popen(
-            command, cwd=self.root, env=self._environment(node.name), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL, text=True, encoding="utf-8", errors="replace", process_group=0,
-        ) as child:  # fmt: skip
+        command = ["pretune.lineage", "--wait-for-lock", "repro", "--single-item", node.name]
+        with self._start(*command, PRETUNE_PARENT_RUN=self.record.id) as child:
             self._running[node.name] = child
+            if self._stopping:  # meanwhile: a start may take seconds
+                _signal_group(child, signal.SIGKILL)
             alarm = threading.Timer(timeout, _signal_group, (child, signal.SIGKILL))
             alarm.start()
             try:
@@ -204,7 +197,10 @@ class PipelineRun:
         if child.returncode:
             raise self._failure(node.name, mistake, log, timed_out=alarm.finished.is_set() and child.returncode == -9)
 
-    def _follow(self, name: str, child: subprocess.Popen[str], log: Path) -> dict[str, Any] | None:
+    def _start(self, module: str, *arguments: str, **more: str) -> Child:
+        return self._processes.start(module, *arguments, environment=self._environment() | more)
+
+    def _follow(self, name: str, child: Child, log: Path) -> dict[str, Any] | None:
         """Pass the stage's messages to the board and all else to its log; return the mistake it reported."""
         mistake = None
         assert child.stdout is not None
@@ -232,22 +228,15 @@ class PipelineRun:
             [f"{name}: failed; the end of {log}:", *[f"    {line}" for line in tail]], "pretune run"
         )
 
-    def _environment(self, name: str) -> dict[str, str]:
+    def _environment(self) -> dict[str, str]:
         folder = str(Path(sys.executable).parent)
-        gpus = self.schedule.gpus(name)
-        return (
-            os.environ
-            | ({schedule.DEVICES: ",".join(gpus)} if gpus else {})
-            | {
-                "PATH": os.pathsep.join([folder, os.environ.get("PATH", "")]),
-                "PRETUNE_STATE": str(self.state),
-                "PRETUNE_PARENT_RUN": self.record.id,
-                "PRETUNE_PREFECT_RUN": self.prefect_run,
-                process.PARENT: str(os.getpid()),
-                progress.PIPE: "1",
-                "DVC_NO_ANALYTICS": "1",
-            }
-        )
+        return os.environ | {
+            "PATH": os.pathsep.join([folder, os.environ.get("PATH", "")]),
+            "PRETUNE_STATE": str(self.state),
+            "PRETUNE_PREFECT_RUN": self.prefect_run,
+            progress.PIPE: "1",
+            "DVC_NO_ANALYTICS": "1",
+        }
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -272,13 +261,11 @@ class PipelineRun:
 
 
 def run_plain(run: PipelineRun) -> None:
-    """Run the stages in threads. Raises StageFailedError."""
-
-    def submit(name: str, upstream: list[Future[Outcome]]) -> Future[Outcome]:
-        return pool.submit(_after, upstream, run, name)
-
+    """Run the stages in threads, each as soon as what it needs is done. Raises StageFailedError."""
     with ThreadPoolExecutor(len(run.nodes)) as pool:
-        futures = schedule.carry_out(run.nodes, run.schedule, submit)
+        futures: dict[str, Future[Outcome]] = {}
+        for name, node in run.nodes.items():
+            futures[name] = pool.submit(_after, [futures[u] for u in node.upstream if u in futures], run, name)
     raise_failures([error for future in futures.values() if (error := future.exception())])
 
 
@@ -310,6 +297,6 @@ def _after(upstream: list[Future[Outcome]], run: PipelineRun, name: str) -> Outc
     raise AssertionError
 
 
-def _signal_group(child: subprocess.Popen[str], number: int) -> None:
+def _signal_group(child: Child, number: int) -> None:
     with suppress(ProcessLookupError):
         os.killpg(child.pid, number)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,18 +24,16 @@ STAGES = {"pretrain", "finetune", "scratch", "label_efficiency"}
 NEXT = "edit params.yaml (docs/models.md lists what goes with what), then run again"
 
 
-def before_work(root: Path, state: Path, params: Params) -> None:
-    """Raise ParamsError with all that does not go together."""
+def before_work(root: Path, state: Path, params: Params, start: Callable[..., Any]) -> None:
+    """Raise ParamsError with all that does not go together; `start` starts a module as a process."""
     note, digest = state / "checked", chosen(params)
     if note.is_file() and note.read_text(encoding="utf-8") == digest:
         return
-    done = subprocess.run(
-        [sys.executable, "-m", "pretune.check", str(root)],
-        cwd=root, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    if found := json.loads(done.stdout):
+    with start("pretune.check", str(root)) as child:
+        said = child.stdout.read()
+    if child.returncode:
+        raise SystemExit(said)
+    if found := json.loads(said.splitlines()[-1]):  # before it, warnings of what was imported
         raise ParamsError(found, NEXT)
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(digest, encoding="utf-8")
@@ -102,5 +100,11 @@ def _frame(kind: Any, params: Params) -> Any:
     return kind.auto.from_config(type(config).from_dict(config.to_dict() | kind.head(["one", "other"])))
 
 
+def main(arguments: list[str]) -> int:
+    """Print what does not go together in the folder named, as JSON."""
+    print(json.dumps(problems(load(Path(arguments[0]) / "params.yaml"))))
+    return 0
+
+
 if __name__ == "__main__":
-    print(json.dumps(problems(load(Path(sys.argv[1]) / "params.yaml"))))
+    sys.exit(main(sys.argv[1:]))

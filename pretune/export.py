@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pretune.errors import DataError, WorkspaceError
+from pretune.predictor.text import calibrated
 
 Logits = npt.NDArray[np.float32]
 Asked = list[tuple[dict[str, Tensor], Logits]]  # batches, and what the model says about each
@@ -45,15 +46,14 @@ class Parity:
 
 
 class _Logits(nn.Module):
-    """A model with tensors in and a tensor out, in a fixed order."""
+    """A predictor's model with tensors in and a tensor out, in a fixed order; its temperature is in the logits."""
 
-    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+    def __init__(self, predictor: Any, names: Sequence[str]) -> None:
         super().__init__()
-        self.model, self.names = model, list(names)
+        self.model, self.facts, self.names = predictor.model, predictor.facts, list(names)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        found: Tensor = self.model(**dict(zip(self.names, inputs, strict=True))).logits
-        return found
+        return calibrated(self.model(**dict(zip(self.names, inputs, strict=True))).logits, self.facts)
 
 
 def export(
@@ -101,7 +101,7 @@ def _as_onnx(model: Any, rows: list[dict[str, Any]], folder: Path, *, int8: bool
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about names of dimensions and its own deprecated calls
         program = torch.onnx.export(
-            _Logits(model.model, names), tuple(example), dynamo=True, dynamic_shapes=(shapes,), opset_version=OPSET,
+            _Logits(model, names), tuple(example), dynamo=True, dynamic_shapes=(shapes,), opset_version=OPSET,
             input_names=names, output_names=["logits"], verbose=False,
         )  # fmt: skip
     assert program is not None
@@ -124,7 +124,7 @@ def _as_onnx(model: Any, rows: list[dict[str, Any]], folder: Path, *, int8: bool
 def _as_torch(model: Any, rows: list[dict[str, Any]], folder: Path) -> list[tuple[Path, Run]]:
     path = folder / "model.pt2"
     names, example, shapes = _example(model, rows)
-    torch.export.save(torch.export.export(_Logits(model.model, names), tuple(example), dynamic_shapes=(shapes,)), path)
+    torch.export.save(torch.export.export(_Logits(model, names), tuple(example), dynamic_shapes=(shapes,)), path)
     module = torch.export.load(path).module()
     return [(path, lambda batch: np.asarray(module(*(batch[name] for name in names)).detach().numpy()))]
 
@@ -142,7 +142,7 @@ def _asked(model: Any, rows: list[dict[str, Any]]) -> Asked:
     """The rows in batches, each as long as its longest, with the logits of the model itself."""
     with torch.no_grad():  # not inference_mode, whose tensors cannot be exported with
         batches = [model.encoded(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
-        return [(batch, model.model(**batch).logits.float().numpy()) for batch in batches]
+        return [(batch, calibrated(model.model(**batch).logits.float(), model.facts).numpy()) for batch in batches]
 
 
 def _write_samples(asked: Asked, path: Path) -> None:

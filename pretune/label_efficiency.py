@@ -103,7 +103,7 @@ def _keep(stage: Stage, job: Job, model: PreTrainedModel, kept: Path) -> None:
     """Write what the trained model says of the test rows, asked as `evaluate` asks; the model itself is not kept."""
     folder, partial = stage.checkpoints / "model", kept.with_suffix(".partial")
     shutil.rmtree(folder, ignore_errors=True)
-    build.save(model, job.inputs, folder, job.facts)
+    build.save(model, job.inputs, folder, training.facts_of(job, model))
     said = labelled.predictions(stage, folder, "test")
     partial.write_text(stored.dumps(Stored(_keys(stage), {kept.stem: said})), encoding="utf-8")
     os.replace(partial, kept)

@@ -8,23 +8,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from configparser import ConfigParser
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 from ruamel.yaml import YAML
 
 from pretune.errors import DataError, GraphError, LockedError, PretuneError, WorkspaceError, did_you_mean
 from pretune.params import flatten
+from pretune.process import die_with_parent
 
 CODE = ("flows/", "tasks/", "pretune/")
-_STAGE = re.compile(r"^  (\S+):$", re.MULTILINE)  # in dvc.lock, as DVC writes it
 Entry = dict[str, Any]
 
 
@@ -311,21 +312,19 @@ class Workspace:
         """A stage as DVC finds it from any folder."""
         return f"{self.root / 'dvc.yaml'}:{name}"
 
-    def _in_order(self, names: list[str]) -> list[str]:
-        """As in the graph, stages that it does not have last."""
-        return [*[n for n in self.nodes if n in names], *[n for n in names if n not in self.nodes]]
-
     def order_lock(self) -> None:
         """Put the stages of dvc.lock in the order of a full `dvc repro`, whichever ended first."""
         path = self.root / "dvc.lock"
-        written = _STAGE.findall(path.read_text(encoding="utf-8")) if path.is_file() else []
-        if written == self._in_order(written):  # as a rule; to read it as YAML takes a third of a second
+        if not path.is_file():
             return
         yaml = YAML()
         with _plain_errors(), self.repo.lock:
             content = yaml.load(path)
             stages = content["stages"]
-            content["stages"] = {name: stages[name] for name in self._in_order(list(stages))}
+            ordered = [*[n for n in self.nodes if n in stages], *[n for n in stages if n not in self.nodes]]
+            if list(stages) == ordered:
+                return
+            content["stages"] = {name: stages[name] for name in ordered}
             from dvc.utils.serialize import dump_yaml
 
             partial = path.with_name("dvc.lock.partial")
@@ -449,16 +448,15 @@ def _plain_errors() -> Iterator[None]:
         ) from error
 
 
-def main() -> int:
-    """Run a dvc command line in this process, which dies with its parent."""
-    from pretune.process import die_with_parent
-
-    die_with_parent()
+def main(arguments: list[str], popen: Callable[..., Any] = subprocess.Popen) -> int:
+    """Run a dvc command line in this process; `popen` starts the process of a stage."""
     from dvc import rwlock
     from dvc.cli import main as dvc
+    from dvc.stage import run
 
     rwlock.psutil = _Processes  # whose locks it waits for
-    return int(dvc(sys.argv[1:]) or 0)
+    run.subprocess = SimpleNamespace(Popen=popen, check_output=subprocess.check_output)
+    return int(dvc(arguments) or 0)
 
 
 class _Processes:
@@ -476,4 +474,5 @@ class _Processes:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    die_with_parent()
+    sys.exit(main(sys.argv[1:]))

@@ -58,6 +58,7 @@ class TrainingParams(Section):
     gradient_checkpointing: bool
     compile: bool
     skips: Annotated[int, Field(ge=0)]
+    ema_decay: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
     evaluate_every: Annotated[int, Field(ge=0)]
     select: Annotated[str, Field(min_length=1)]
     patience: Annotated[int, Field(ge=0)]
@@ -86,9 +87,14 @@ class PretrainParams(TrainingParams):
 
 
 class FinetuneParams(TrainingParams):
-    """Learning from the labelled training rows."""
+    """Learning from the labelled training rows.
+
+    Whether the objective can smooth labels and be calibrated is checked against its class (objectives/choice.py).
+    """
 
     epochs: Count
+    label_smoothing: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+    calibrate: bool
 
 
 class AdaptationParams(Section):
@@ -172,6 +178,8 @@ class Params(Section):
             problems.append("pretrain.evaluate_every needs pretrain.validation_rows")
         if self.finetune.evaluate_every and self.prepare.validation_rows == 0:
             problems.append("finetune.evaluate_every needs prepare.validation_rows")
+        if self.finetune.calibrate and self.prepare.validation_rows == 0:
+            problems.append("finetune.calibrate needs prepare.validation_rows")
         most = self.prepare.train_rows
         problems += [
             f"label_efficiency.shares: {share:g} of prepare.train_rows {most} is no row"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import fcntl
 import json
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from pretune.errors import LockedError, TerminatedError
 
@@ -41,6 +43,34 @@ def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fork() -> int:
+    """os.fork; the new process dies with this one. To be called in the main thread: with that it dies."""
+    os.environ[PARENT] = str(os.getpid())
+    pid = os.fork()
+    if not pid:
+        die_with_parent()
+    os.environ.pop(PARENT, None)
+    return pid
+
+
+def leave(code: int) -> NoReturn:
+    """End as Python does, but do not take apart all that was imported: that takes half a second."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def show(command: list[str]) -> None:
+    """Have `ps` show `command` for this process, as far as it was started with one as long (Linux)."""
+    status = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    start, end = int(status[45]), int(status[46])  # where the arguments lie: proc(5) counts from the name on
+    text = "\0".join(command).encode()[: end - start - 1]
+    if start:
+        ctypes.memmove(start, text.ljust(end - start, b"\0"), end - start)
 
 
 @contextmanager

@@ -120,7 +120,8 @@ class Stage:
         missing = [path for path in self._node.outs if not self._written.get(path, Path("/nowhere")).exists()]
         if missing:
             raise DataError([f"stage {self.name} did not write {path}" for path in missing])
-        if changed := self._changed_inputs():
+        now = Workspace(self._root)
+        if changed := self._changed_inputs(now):
             kept = self._root / ".pretune" / "kept" / f"{self.name}-{self.key[:12]}"
             self._move_to(kept)
             raise InputsChangedError(
@@ -129,7 +130,7 @@ class Stage:
             )
         for path, written in self._written.items():
             _replace(written, self._root / path)
-        outputs = Workspace(self._root).outputs(self.name)
+        outputs = now.outputs(self.name)
         for path, md5 in outputs.items():
             self.run.output(path, md5)
         _remove(self.checkpoints)  # nothing is left to resume
@@ -148,9 +149,9 @@ class Stage:
             self.run.input(path, self._entry["deps"][path])
         self.run.tags({"pretune.stage": self.name, "pretune.stage_key": self.key})
 
-    def _changed_inputs(self) -> list[str]:
+    def _changed_inputs(self, workspace: Workspace) -> list[str]:
         try:
-            now = Workspace(self._root).entry(self.name)
+            now = workspace.entry(self.name)
         except DataError as error:  # an input is gone
             return error.problems
         old, new = flatten(self._entry["params"]), flatten(now["params"])

@@ -36,7 +36,7 @@ from pretune.errors import GraphError, PretuneError, TerminatedError
 from pretune.journal import Run
 from pretune.lineage import Node, Workspace, find_root, state_dir
 from pretune.params import Params, advice, load
-from pretune.process import lock, terminating
+from pretune.process import leave, lock, terminating
 from pretune.progress import MARK, PIPE, for_stage
 from pretune.stage import Stage
 from pretune.tracking import Sender
@@ -49,23 +49,27 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TRANSFORMERS
 NO_BARS = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "true"}
 
 
-def main(arguments: list[str]) -> int:
-    """Run the stage named on the command line; return its exit code."""
+def main(arguments: list[str], is_current: Callable[[], bool] = lambda: True) -> int:
+    """Run the stage named on the command line; return its exit code.
+
+    `is_current`: whether the code that this process has imported is still that of the files.
+    """
     if worker.WORKER in os.environ:
         return worker.main(arguments[0], function)
     root = None
     try:
         root = find_root()
-        names = list(Workspace(root).nodes)
+        workspace = Workspace(root)
+        names = list(workspace.nodes)
         if len(arguments) != 1 or arguments[0].startswith("-"):
             print(f"usage: python -m tasks STAGE\nstages: {', '.join(names)}\nexample: python -m tasks prepare")
             return 0 if arguments in (["--help"], ["-h"]) else 2
-        Workspace(root).node(arguments[0])
+        workspace.node(arguments[0])
         with terminating():
             if os.environ.get(launch.NODE_RANK, "0") == "0":
-                run_stage(root, arguments[0])
+                run_stage(workspace, arguments[0], is_current)
             else:
-                os.environ |= OFFLINE | NO_BARS
+                settle()
                 launch.join(root, state_dir(root), arguments[0])
     except PretuneError as error:
         report(root, error)
@@ -76,18 +80,25 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def run_stage(root: Path, name: str) -> None:
-    """Check everything, run the stage, publish its outputs, record it."""
-    state, by_hand = state_dir(root), "DVC_STAGE" not in os.environ
+def settle() -> None:
+    """Set what libraries read from the environment when they are imported."""
     os.environ |= OFFLINE | NO_BARS
     if os.environ.get("PRETUNE_DOWNLOAD") == "1":  # `model.init` may be fetched: models/build.py
         os.environ["HF_HUB_OFFLINE"] = "0"
+
+
+def run_stage(workspace: Workspace, name: str, is_current: Callable[[], bool]) -> None:
+    """Check everything, run the stage, publish its outputs, record it."""
+    root, by_hand = workspace.root, "DVC_STAGE" not in os.environ
+    state = state_dir(root)
+    settle()
     with lock(state / "locks" / f"{name}.lock", f"stage {name}"):
         (state / "last-error.json").unlink(missing_ok=True)
-        workspace = Workspace(root)
         if not by_hand and workspace.is_orphan(name):
             raise TerminatedError("the dvc process that started this stage is gone", "pretune run")
         entry = workspace.entry(name)  # first: what is edited from here on is found when the stage ends
+        if not is_current():  # the same process begins anew
+            os.execv(sys.executable, [sys.executable, "-m", "tasks", name])  # noqa: S606
         params = load(root / "params.yaml")
         if name == "finetune" and PIPE not in os.environ:  # the flow has said it
             for line in advice(params):
@@ -184,4 +195,4 @@ def report(root: Path | None, error: PretuneError) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -12,6 +12,7 @@ from pretune.data import rows
 from pretune.evaluation import (
     attribution,
     baselines,
+    confidence,
     curves,
     inputs,
     label_efficiency,
@@ -23,6 +24,7 @@ from pretune.evaluation import (
     stored,
 )
 from pretune.evaluation.intervals import Bootstrap
+from pretune.models import build
 from pretune.objectives import labelled
 from pretune.objectives.predictions import Predictions
 from pretune.predictor.model import Predictor
@@ -43,13 +45,17 @@ def evaluate(stage: Stage) -> None:
         name: labelled.predictions(stage, stage.dep(f"models/{name}"), "test") for name in label_efficiency.MODELS
     }
     fewer = label_efficiency.read(stage.dep("reports/label_efficiency"), said)
-    said |= baselines.baselines(train, test, said["finetuned"])
+    temperature = build.facts(stage.dep("models/finetuned")).get("temperature")
+    validation = rows.read(folder / "validation.parquet") if temperature else None
+    said |= baselines.baselines(train, test, said["finetuned"], validation=validation)
 
     params = stage.params.evaluate
     bootstrap = Bootstrap(len(test), params.resamples, params.confidence, stage.params.seed)
     result = metrics.measured(said, bootstrap) | {"confidence": params.confidence, "train_rows": len(train)}
     if fewer:
         result["label_efficiency"] = label_efficiency.measured(fewer, bootstrap)
+    if temperature:
+        result["calibration"] = confidence.measured(said["finetuned"], temperature, bootstrap)
     slices = metrics.sliced(said["finetuned"], inputs.slices(test, params.slices), bootstrap)
     tables = curves.tables(said["finetuned"]) | label_efficiency.tables(result)
     worst = mistakes.worst(said["finetuned"], params.mistakes)

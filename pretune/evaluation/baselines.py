@@ -5,59 +5,79 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pretune.data.rows import Row
-from pretune.evaluation import inputs
+from pretune.evaluation import confidence, inputs
+from pretune.evaluation.confidence import Sure
 from pretune.objectives.predictions import Answers, Classes, Likelihoods, ManyLabels, Numbers, Predictions, Tags, Texts
 
 INVERSE_STRENGTH = 10.0  # of the penalty of logistic regression: few rows, many sparse columns
 SENTENCE = re.compile(r"[^.!?\u3002\uff01\uff1f\n]+[.!?\u3002\uff01\uff1f]?")
 
 
-def baselines(train: list[Row], test: list[Row], found: Predictions) -> dict[str, Predictions]:
-    """Answers to the test rows in the form of `found`, whose targets they share."""
-    of_form: Callable[[list[Row], list[Row], Any], dict[str, Predictions]] = FORMS[type(found)]
-    return of_form(train, test, found)
+def baselines(
+    train: list[Row], test: list[Row], found: Predictions, *, validation: list[Row] | None = None
+) -> dict[str, Predictions]:
+    """Answers to the test rows in the form of `found`, whose targets they share.
+
+    With `validation` rows, simple models that give probabilities are calibrated on them, as `found` was.
+    """
+    of_form: Callable[..., dict[str, Predictions]] = FORMS[type(found)]
+    return of_form(train, test, found, **({"validation": validation} if validation else {}))
 
 
-def _classes(train: list[Row], test: list[Row], found: Classes) -> dict[str, Predictions]:
+def _classes(
+    train: list[Row], test: list[Row], found: Classes, *, validation: Sequence[Row] = ()
+) -> dict[str, Predictions]:
     known = np.array([found.names.index(row["label"]) for row in train])
     shares = np.bincount(known, minlength=len(found.names)) / len(known)
     answers: dict[str, Predictions] = {
         "majority": Classes(found.names, found.targets, np.tile(shares.astype(np.float32), (len(test), 1)))
     }
-    name, before, after = features(train, test)
+    name, before, after = features(train, [*test, *validation])
     if len(set(known)) > 1:
         from sklearn.linear_model import LogisticRegression
 
         model = LogisticRegression(C=INVERSE_STRENGTH, max_iter=1000).fit(before, known)
-        probabilities = np.zeros((len(test), len(found.names)), dtype=np.float32)
+        probabilities = np.zeros((after.shape[0], len(found.names)), dtype=np.float32)
         probabilities[:, model.classes_] = model.predict_proba(after)
-        answers[name] = Classes(found.names, found.targets, probabilities)
+        right = np.array([found.names.index(row["label"]) for row in validation])
+        answers[name] = _calibrated(Classes(found.names, found.targets, probabilities), right)
     return answers
 
 
-def _many_labels(train: list[Row], test: list[Row], found: ManyLabels) -> dict[str, Predictions]:
+def _calibrated(found: Sure, right: npt.NDArray[Any]) -> Sure:
+    """`found` has probabilities for test and validation rows: those for test, by what fits the others' targets."""
+    test = len(found.targets)
+    said = replace(found, probabilities=found.probabilities[:test])
+    return confidence.fitted(said, found.probabilities[test:], right) if len(right) else said
+
+
+def _many_labels(
+    train: list[Row], test: list[Row], found: ManyLabels, *, validation: Sequence[Row] = ()
+) -> dict[str, Predictions]:
     known = np.array([[name in row["labels"] for name in found.names] for row in train])
     shares = known.mean(axis=0).astype(np.float32)
-    name, before, after = features(train, test)
+    name, before, after = features(train, [*test, *validation])
     learnable = np.flatnonzero((shares > 0) & (shares < 1))
-    probabilities = np.tile(shares, (len(test), 1))
-    answers: dict[str, Predictions] = {"majority": ManyLabels(found.names, found.targets, probabilities)}
+    commonest = np.tile(shares, (len(test), 1))
+    answers: dict[str, Predictions] = {"majority": ManyLabels(found.names, found.targets, commonest)}
     if len(learnable):
         from sklearn.linear_model import LogisticRegression
         from sklearn.multiclass import OneVsRestClassifier
 
         model = OneVsRestClassifier(LogisticRegression(C=INVERSE_STRENGTH, max_iter=1000))
         learnt = model.fit(before, known[:, learnable].astype(int)).predict_proba(after)
-        probabilities = probabilities.copy()
+        probabilities = np.tile(shares, (after.shape[0], 1))
         probabilities[:, learnable] = np.asarray(learnt)[:, -len(learnable) :]
-        answers[name] = ManyLabels(found.names, found.targets, probabilities)
+        right = np.array([[name in row["labels"] for name in found.names] for row in validation])
+        answers[name] = _calibrated(ManyLabels(found.names, found.targets, probabilities), right)
     return answers
 
 

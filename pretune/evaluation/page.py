@@ -79,6 +79,7 @@ def render(
         f'<p class="lead">{escape(_lead(result, headline))}</p>',
         _section("Models", _models(result)),
         _section("Is it better?", _gains(result, headline)),
+        _section("Is it as sure as it is right?", _confidence(result)),
         _section("How many labels it takes", _labels(result, headline)),
         _section("How training went", _plots(_training(training))),
         _section("What training took", _compute(training, took)),
@@ -151,6 +152,18 @@ def _gains(result: Mapping[str, Any], headline: str) -> str:
         "<p>By how much the finetuned model is better, compared row by row (paired bootstrap); above 0 is better.</p>"
     )
     return note + table(["than", f"in {escape(headline)}", "p"], body, numbers=(1, 2))
+
+
+def _confidence(result: Mapping[str, Any]) -> str:
+    found = result.get("calibration")
+    if not found:
+        return ""
+    body = [[escape(name), estimate(found["before"][name]), estimate(found["after"][name])] for name in found["after"]]
+    note = (
+        f"<p>The finetuned model divides its logits by {found['temperature']:g}, its temperature, which was fitted "
+        "to the validation rows. The answers stay the same, their probabilities do not. Lower is better.</p>"
+    )
+    return note + table(["", "before", "after"], body, numbers=(1, 2))
 
 
 def _labels(result: Mapping[str, Any], headline: str) -> str:

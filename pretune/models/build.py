@@ -181,6 +181,11 @@ def save(model: PreTrainedModel, inputs: Any, folder: Path, facts: Mapping[str, 
     (folder / FACTS).write_text(text + "\n", encoding="utf-8")
 
 
+def facts(folder: Path) -> dict[str, Any]:
+    """What `save` was given for the model in `folder`."""
+    return dict(json.loads((folder / FACTS).read_text(encoding="utf-8")))
+
+
 def _where(source: Path | str) -> dict[str, Any]:
     """The arguments of `from_pretrained` that say where; nothing is fetched unless DOWNLOAD says so."""
     pinned = PINNED.fullmatch(source) if isinstance(source, str) else None

@@ -31,6 +31,8 @@ class Given:
     inputs: the model's input pipeline, a tokenizer where it reads text.
     length: tokens that a sequence may have. settings: the objective's own, its `Settings`.
     labels: the names of the classes in the order of their numbers, [] where there are none.
+    label_smoothing: share of each target's probability that is spread over all classes (Szegedy et al. 2016).
+    temperature: what logits are divided by when the trained model answers (calibration.py); 1: nothing.
     """
 
     inputs: Any
@@ -38,6 +40,8 @@ class Given:
     seed: int
     settings: Any
     labels: list[str] = field(default_factory=list)
+    label_smoothing: float = 0.0
+    temperature: float = 1.0
 
 
 class Nothing(Section):
@@ -82,7 +86,8 @@ class Kind(ABC):
         """What the trained model has to know to answer as in training; JSON."""
         answers = ANSWERS[cls.answers]
         known = {"answers": cls.answers, "reads": answers.reads, "gives": answers.gives}
-        return known | {"length": given.length, "labels": given.labels}
+        calibrated = {} if given.temperature == 1 else {"temperature": given.temperature}
+        return known | {"length": given.length, "labels": given.labels} | calibrated
 
     @classmethod
     def example(cls, given: Given) -> Row:  # noqa: ARG003 - for those that override it
@@ -121,13 +126,23 @@ class Pretraining(Kind):
 
 
 class Finetuning(Kind):
-    """Learns from labelled rows. columns: those that each row must have; data/rows.py says what they hold."""
+    """Learns from labelled rows. columns: those that each row must have; data/rows.py says what they hold.
+
+    smooths: whether its targets are classes that `label_smoothing` applies to.
+    calibrates: whether the model answers with probabilities, which a temperature can correct.
+    """
 
     columns: ClassVar[tuple[str, ...]]
+    smooths: ClassVar[bool] = False
+    calibrates: ClassVar[bool] = False
 
     @abstractmethod
     def __init__(self, rows: Sequence[Row], given: Given) -> None:
         """The objective on these rows."""
+
+    def temperature(self, model: Any) -> float:  # noqa: ARG002 - for those that override it
+        """The temperature at which the probabilities of `model` fit these rows best (`calibrates`); see predict."""
+        return 1.0
 
     @abstractmethod
     def predict(self, model: Any) -> Predictions:

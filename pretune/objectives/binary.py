@@ -12,9 +12,10 @@ from transformers import PreTrainedModel
 
 from pretune.data.rows import Row
 from pretune.errors import DataError
+from pretune.objectives import calibration
 from pretune.objectives.base import Given
 from pretune.objectives.predictions import Classes
-from pretune.objectives.texts import Texts
+from pretune.objectives.texts import Texts, smoothed
 from pretune.predictor import text
 
 
@@ -24,6 +25,7 @@ class Binary(Texts):
     columns = ("text", "label")
     metrics = ("loss", "accuracy")
     answers = "binary"
+    smooths = calibrates = True
 
     def __init__(self, rows: Sequence[Row], given: Given) -> None:
         if len(given.labels) != 2:
@@ -42,12 +44,18 @@ class Binary(Texts):
         """1 for the second label: (texts, 1) float32."""
         return torch.tensor([[float(self.given.labels.index(row["label"]))] for row in rows])
 
-    def scores(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def scores(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> dict[str, Tensor]:
         """See Texts."""
+        aims = smoothed(targets, smoothing)
         return {
-            "loss": nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum"),
+            "loss": nn.functional.binary_cross_entropy_with_logits(logits, aims, reduction="sum"),
             "accuracy": ((logits > 0) == (targets > 0)).sum(),
         }
+
+    def temperature(self, model: PreTrainedModel) -> float:
+        """See Finetuning."""
+        logits = text.Binary(model, self.given.inputs, self.facts(self.given)).logits(self.rows)
+        return calibration.temperature(logits, self.targets, nn.functional.binary_cross_entropy_with_logits)
 
     def predict(self, model: PreTrainedModel) -> Classes:
         """See Finetuning."""

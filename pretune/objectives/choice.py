@@ -43,6 +43,10 @@ def problems(table: Mapping[str, type[Kind]], section: str, params: TrainingPara
     if params.select not in {"last", *kind.metrics}:
         allowed = ", ".join(["last", *kind.metrics])
         found.append(f"{section}.select: {params.select} is no metric of {name}; allowed: {allowed}")
+    if getattr(params, "label_smoothing", 0.0) and not getattr(kind, "smooths", False):
+        found.append(f"{section}.label_smoothing: {name} has no labels to smooth; write 0.0")
+    if getattr(params, "calibrate", False) and not getattr(kind, "calibrates", False):
+        found.append(f"{section}.calibrate: {name} answers without probabilities; write false")
     return found + _of_settings(kind, f"{section}.settings", params.settings)
 
 

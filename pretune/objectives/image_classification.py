@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from pretune.data.batch import Movable
 from pretune.data.rows import Row
+from pretune.objectives import calibration
 from pretune.objectives.base import Finetuning, Given
 from pretune.objectives.image_inputs import OfImages, decode
 from pretune.objectives.predictions import Classes
@@ -46,6 +48,7 @@ class ImageClassification(OfImages, Finetuning):
     columns = ("image", "label")
     metrics = ("loss", "accuracy")
     answers = "image_class"
+    smooths = calibrates = True
 
     def __init__(self, rows: Sequence[Row], given: Given) -> None:
         self.given = given
@@ -67,14 +70,22 @@ class ImageClassification(OfImages, Finetuning):
 
     def loss(self, model: PreTrainedModel, batch: ImageBatch) -> Tensor:
         """Sum of the cross entropies in nats over the images."""
-        return self.score(model, batch)["loss"]
+        return self._scores(model, batch, self.given.label_smoothing)["loss"]
 
     def score(self, model: PreTrainedModel, batch: ImageBatch) -> dict[str, Tensor]:
         """Sums over the images, for validation."""
+        return self._scores(model, batch, 0.0)
+
+    def _scores(self, model: PreTrainedModel, batch: ImageBatch, smoothing: float) -> dict[str, Tensor]:
         logits = model(pixel_values=batch.pixel_values).logits.float()
-        return class_scores(logits, batch.targets)
+        return class_scores(logits, batch.targets, smoothing)
+
+    def temperature(self, model: PreTrainedModel) -> float:
+        """See Finetuning."""
+        logits = ImageClass(model, self.given.inputs, self.facts(self.given)).outputs(self.pixels)
+        return calibration.temperature(logits, torch.from_numpy(self.targets), functional.cross_entropy)
 
     def predict(self, model: PreTrainedModel) -> Classes:
         """See Finetuning."""
-        found = ImageClass(model, self.given.inputs, self.facts(self.given)).outputs(self.pixels)
+        found = ImageClass(model, self.given.inputs, self.facts(self.given)).probabilities(self.pixels)
         return Classes(self.given.labels, self.targets, found.numpy())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ def given(stage: Stage, kind: type[Finetuning], inputs: Any) -> Given:
     params = stage.params.finetune
     labels = json.loads((stage.dep("data/prepared/labelled") / "labels.json").read_text(encoding="utf-8"))
     settings = kind.Settings.model_validate(params.settings)
-    return Given(inputs, params.sequence_length, stage.params.seed, settings, labels)
+    return Given(inputs, params.sequence_length, stage.params.seed, settings, labels, params.label_smoothing)
 
 
 def rows(stage: Stage, kind: type[Finetuning], part: str) -> list[Row]:
@@ -47,6 +48,6 @@ def rows(stage: Stage, kind: type[Finetuning], part: str) -> list[Row]:
 def predictions(stage: Stage, folder: Path, part: str) -> Predictions:
     """What the model in `folder` says about the rows of train, validation or test, beside what is right."""
     kind = objective(stage, build.model_type(folder))
-    told = given(stage, kind, kind.inputs(folder))
+    told = replace(given(stage, kind, kind.inputs(folder)), temperature=build.facts(folder).get("temperature", 1.0))
     model, _ = build.load(kind, folder)
     return kind(rows(stage, kind, part), told).predict(model.eval())

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pretune.data.rows import Row
+from pretune.objectives import calibration
 from pretune.objectives.predictions import ManyLabels
-from pretune.objectives.texts import Texts, label_names
+from pretune.objectives.texts import Texts, label_names, smoothed
 from pretune.predictor import text
 
 
@@ -21,6 +22,7 @@ class MultiLabel(Texts):
     columns = ("text", "labels")
     metrics = ("loss", "exact_match")
     answers = "labels"
+    smooths = calibrates = True
 
     @classmethod
     def head(cls, labels: list[str]) -> dict[str, Any]:
@@ -31,11 +33,17 @@ class MultiLabel(Texts):
         """1 for each class that a text has: (texts, classes) float32."""
         return torch.tensor([[float(name in row["labels"]) for name in self.given.labels] for row in rows])
 
-    def scores(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def scores(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> dict[str, Tensor]:
         """See Texts; exact_match counts the texts whose classes are all right."""
-        losses = nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        aims = smoothed(targets, smoothing)
+        losses = nn.functional.binary_cross_entropy_with_logits(logits, aims, reduction="none")
         right = (logits > 0) == (targets > 0)
         return {"loss": losses.mean(dim=-1).sum(), "exact_match": right.all(dim=-1).sum()}
+
+    def temperature(self, model: PreTrainedModel) -> float:
+        """See Finetuning."""
+        logits = text.Labels(model, self.given.inputs, self.facts(self.given)).logits(self.rows)
+        return calibration.temperature(logits, self.targets, nn.functional.binary_cross_entropy_with_logits)
 
     def predict(self, model: PreTrainedModel) -> ManyLabels:
         """See Finetuning."""

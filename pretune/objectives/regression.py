@@ -30,7 +30,7 @@ class Regression(Texts):
         """The numbers: (texts, 1) float32."""
         return torch.tensor([[row["score"]] for row in rows], dtype=torch.float32)
 
-    def scores(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def scores(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> dict[str, Tensor]:  # noqa: ARG002 - no classes
         """See Texts."""
         return {"loss": nn.functional.mse_loss(logits, targets, reduction="sum")}
 

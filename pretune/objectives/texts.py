@@ -61,7 +61,8 @@ class Texts(Finetuning):
 
     def loss(self, model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
         """The sum over the texts."""
-        return self.scores(heads.classify(model, batch.packed), batch.targets)["loss"]
+        logits = heads.classify(model, batch.packed)
+        return self.scores(logits, batch.targets, self.given.label_smoothing)["loss"]
 
     def score(self, model: PreTrainedModel, batch: LabelledBatch) -> dict[str, Tensor]:
         """Sums over the texts, for validation."""
@@ -72,7 +73,7 @@ class Texts(Finetuning):
         """The targets of LabelledBatch."""
 
     @abstractmethod
-    def scores(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def scores(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> dict[str, Tensor]:
         """Sums over the texts: `metrics`. logits: (texts, outputs of the head) float32."""
 
 
@@ -89,15 +90,20 @@ def encode(rows: Sequence[Row], given: Given) -> tuple[list[npt.NDArray[np.int64
     return ids, types if any(each.any() for each in types) else None
 
 
-def class_scores(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+def class_scores(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> dict[str, Tensor]:
     """Sums over the rows: cross entropy in nats, and how often the likeliest of the classes is right.
 
     logits: (rows, classes), targets: (rows,) int64.
     """
     return {
-        "loss": functional.cross_entropy(logits, targets, reduction="sum"),
+        "loss": functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing),
         "accuracy": (logits.argmax(dim=-1) == targets).sum(),
     }
+
+
+def smoothed(targets: Tensor, smoothing: float) -> Tensor:
+    """Of yes-or-no targets, 0 or 1: as label smoothing has them for two classes."""
+    return targets * (1 - smoothing) + smoothing / 2
 
 
 def label_names(labels: Sequence[str]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class TokenClassification(Finetuning):
     columns = ("words", "tags")
     metrics = ("loss", "accuracy")
     answers = "tags"
+    smooths = True
 
     def __init__(self, rows: Sequence[Row], given: Given) -> None:
         self.rows, self.given = rows, given
@@ -69,12 +70,15 @@ class TokenClassification(Finetuning):
 
     def loss(self, model: PreTrainedModel, batch: TokenBatch) -> Tensor:
         """The sum over the words."""
-        return self.score(model, batch)["loss"]
+        return self._scores(model, batch, self.given.label_smoothing)["loss"]
 
     def score(self, model: PreTrainedModel, batch: TokenBatch) -> dict[str, Tensor]:
         """Sums over the words, for validation."""
+        return self._scores(model, batch, 0.0)
+
+    def _scores(self, model: PreTrainedModel, batch: TokenBatch, smoothing: float) -> dict[str, Tensor]:
         logits = heads.tag(model, batch.packed)[batch.positions]
-        return class_scores(logits, batch.targets)
+        return class_scores(logits, batch.targets, smoothing)
 
     def predict(self, model: PreTrainedModel) -> Tags:
         """See Finetuning."""

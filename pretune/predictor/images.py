@@ -12,7 +12,7 @@ import transformers
 from torch import Tensor
 
 from .pixels import Pipeline
-from .text import likeliest
+from .text import calibrated, likeliest
 
 ROWS = 32  # per forward pass
 OFFLINE = {"use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
@@ -70,12 +70,17 @@ class ImageClass(Images):
         return {"pixel_values": torch.from_numpy(self.pipeline.values(pixels)).to(self.model.device)}
 
     def output(self, values: Tensor) -> Tensor:
-        """The probability of each class: (images, classes)."""
-        return torch.softmax(self.model(pixel_values=values).logits.float(), dim=-1)
+        """The logit of each class: (images, classes)."""
+        found: Tensor = self.model(pixel_values=values).logits
+        return found
+
+    def probabilities(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
+        """Of each class: (images, classes)."""
+        return torch.softmax(calibrated(self.outputs(pixels), self.facts), dim=-1)
 
     def answer(self, outputs: Tensor) -> list[Row]:
         """See Images."""
-        return likeliest(outputs, self.facts["labels"])
+        return likeliest(torch.softmax(calibrated(outputs, self.facts), dim=-1), self.facts["labels"])
 
 
 class Embedded(Images):

@@ -102,13 +102,18 @@ class Class(Text):
 
     def probabilities(self, rows: Sequence[Row]) -> Tensor:
         """Of each class: (rows, classes)."""
-        return torch.softmax(self.logits(rows), dim=-1)
+        return torch.softmax(calibrated(self.logits(rows), self.facts), dim=-1)
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
         """See Text."""
         if not rows:
             return []
         return likeliest(self.probabilities(rows), self.facts["labels"])
+
+
+def calibrated(logits: Tensor, facts: Row) -> Tensor:
+    """Logits by the temperature that was fitted on the validation rows, if one was (Guo et al. 2017)."""
+    return logits / facts["temperature"] if "temperature" in facts else logits
 
 
 def likeliest(probabilities: Tensor, labels: Sequence[str]) -> list[Row]:
@@ -127,7 +132,7 @@ class Binary(Text):
 
     def probabilities(self, rows: Sequence[Row]) -> Tensor:
         """Of the second class: (rows, 1)."""
-        return torch.sigmoid(self.logits(rows))
+        return torch.sigmoid(calibrated(self.logits(rows), self.facts))
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
         """See Text."""
@@ -144,7 +149,7 @@ class Labels(Text):
 
     def probabilities(self, rows: Sequence[Row]) -> Tensor:
         """Of each class: (rows, classes)."""
-        return torch.sigmoid(self.logits(rows))
+        return torch.sigmoid(calibrated(self.logits(rows), self.facts))
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
         """See Text."""

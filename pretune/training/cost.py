@@ -119,7 +119,7 @@ def peak_flops(device: torch.device, precision: str) -> float:
 class _Passed:
     """What a pass through a copy of the model has shown: FLOPs, and bytes.
 
-    weights: parameters and buffers. kept: with the optimizer's state and the best weights, which a
+    weights: parameters and buffers. kept: with the optimizer's state, averaged and best weights, which a
     checkpoint copies. lasting: with gradients besides. grown: by how much the heap has grown.
     """
 
@@ -150,7 +150,8 @@ class _Passed:
             optimizers = optimizer.build(light, params)
             optimizer.materialize(optimizers)
             learnt = [each for each in light.parameters() if each.requires_grad]
-            best = [each.detach().clone() for each in learnt] if params.select != "last" else []
+            copies = bool(params.ema_decay) + (params.select != "last")
+            others = [each.detach().clone() for each in learnt * copies]
             self.kept = self.ledger.alive
             for _ in range(PASSES):
                 before = self.ledger.flops
@@ -161,7 +162,7 @@ class _Passed:
                     del loss
                 self.lasting, self.flops = self.ledger.alive, self.ledger.flops - before
                 _step(optimizers)
-            del best
+            del others
         self.grown = heap.size() - size if heap else 0
 
 

@@ -24,4 +24,6 @@ def job(
     watched = kind(labelled.rows(stage, kind, "validation"), told) if params.evaluate_every else None
     steps = -(-params.epochs * len(learnt) // params.batch_size)
     opens = adaptation.opens(model, len(learnt) / params.batch_size) if adaptation else {}
-    return Job(model, told.inputs, learnt, watched, params, steps, kind.facts(told), kind.example(told), opens)
+    fitted = kind(labelled.rows(stage, kind, "validation"), told) if params.calibrate else None
+    facts, example = kind.facts(told), kind.example(told)
+    return Job(model, told.inputs, learnt, watched, params, steps, facts, example, opens, fitted)

@@ -20,6 +20,7 @@ from pretune.training.checkpoint import Checkpoints
 from pretune.training.cost import Cost, estimate, peak_flops
 
 if TYPE_CHECKING:
+    from pretune.objectives.base import Finetuning
     from pretune.params import TrainingParams
     from pretune.stage import Stage
     from pretune.training.loop import Objective, Record, State, Validation
@@ -39,6 +40,7 @@ class Job:
     facts: dict[str, Any]  # what it has to know to answer: objectives/base.py
     example: dict[str, Any]  # a row that it can be asked
     opens: dict[str, int] = field(default_factory=dict)  # the step from which a parameter learns: adaptation/methods.py
+    fitted: Finetuning | None = None  # rows that its confidence is fitted to when it is trained
 
     def cost(self, stage: str, seed: int, device: torch.device, *, processes: int = 1, strategy: str = "ddp") -> Cost:
         """What a step costs; DoesNotFitError, with settings that would, where there is not the memory to take any."""
@@ -90,6 +92,11 @@ def train(
         )
 
 
+def facts_of(job: Job, model: PreTrainedModel) -> dict[str, Any]:
+    """What the trained `model` has to know to answer, its temperature among it where it is calibrated."""
+    return job.facts | ({"temperature": job.fitted.temperature(model)} if job.fitted else {})
+
+
 def carry_out(stage: Stage, job: Job, *, out: str) -> None:
     """Train, or go on where a former attempt was stopped; leave the model in `out` and its curve beside."""
     trained = sum(each.numel() for each in job.model.parameters() if each.requires_grad)
@@ -101,8 +108,9 @@ def carry_out(stage: Stage, job: Job, *, out: str) -> None:
             return
     hours = (time.monotonic() - began) / 3600
     curve.write(stage.out(f"reports/curves/{stage.name}.csv"), state, cost.flops)
-    own = adapters.weights(model)
-    build.save(adapters.merge(model), job.inputs, stage.out(out), job.facts)
+    own, merged = adapters.weights(model), adapters.merge(model)
+    facts = facts_of(job, merged)
+    build.save(merged, job.inputs, stage.out(out), facts)
     adapters.save(own, stage.out(out) / "adapter")
     stage.run.metrics(
         {
@@ -114,6 +122,7 @@ def carry_out(stage: Stage, job: Job, *, out: str) -> None:
             "trained_parameters": trained,
             "trained_share": trained / model.num_parameters(),
             "skipped_steps": state.skipped,
+            **({"temperature": facts["temperature"]} if job.fitted else {}),
         }
     )
     stage.model(out, [job.example])

@@ -155,6 +155,7 @@ def train(
             torch.manual_seed(_seed_of(seed, state.step, world.rank))  # of dropout
             learner.open(state.step)
             learner.step(batch, rate)
+            learner.average(state.step)
             meter.count(batch)
             state.step += 1
             last = state.step == steps
@@ -209,7 +210,10 @@ class Learner:
         if self._opens:  # the state of a checkpoint is then that of all parameters, whichever learn already
             optimizer.materialize(self._optimizers)
         self._tally = torch.zeros(3, dtype=torch.float64, device=world.device)  # loss, steps counted, steps skipped
+        self._average: dict[str, Tensor] | None = None
         self._best: dict[str, Tensor] | None = None
+        if params.ema_decay:
+            self._average = {name: each.detach().clone() for name, each in self._trained.items()}
         if params.select != "last":
             self.remember()
 
@@ -246,6 +250,30 @@ class Learner:
         for each in self._optimizers:
             each.zero_grad(set_to_none=True)
 
+    def average(self, step: int) -> None:
+        """Move the averaged weights towards those after `step` (from 0): an exponential moving average.
+
+        Its decay rises to `ema_decay`, so that the first weights, which are random, are soon forgotten.
+        """
+        if self._average is not None:
+            decay = min(self._params.ema_decay, (1 + step) / (10 + step))
+            torch._foreach_lerp_(list(self._average.values()), [e.detach() for e in self._trained.values()], 1 - decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the model has the averaged weights, if it keeps any."""
+        if self._average is None:
+            yield
+            return
+        current = {name: each.detach().clone() for name, each in self._trained.items()}
+        self._take(self._average)
+        yield
+        self._take(current)
+
+    def _take(self, weights: Mapping[str, Tensor]) -> None:
+        for name, each in self._trained.items():
+            each.data.copy_(weights[name])
+
     def read(self) -> tuple[float, int, int]:
         """Sum of the losses, steps counted and steps skipped since the last call: the one place that waits for them."""
         loss, counted, skipped = self._tally.tolist()
@@ -253,7 +281,7 @@ class Learner:
         return loss, int(counted), int(skipped)
 
     def validate(self, objective: Objective, step: int) -> Validation:
-        """Means over all samples of `objective`."""
+        """Means over all samples of `objective`, by the averaged weights where there are any."""
         world, rows = self._world, self._params.batch_size // (self._params.accumulation * self._world.size)
         samples = np.arange(len(objective))
         chunks = np.array_split(samples, -(-len(samples) // rows))
@@ -262,6 +290,7 @@ class Learner:
         self.model.eval()
         with (
             torch.no_grad(),
+            self.averaged(),
             device.autocast(world.device, self._params.precision),
             parallel.evaluated(self._loss) as module,
         ):
@@ -278,13 +307,14 @@ class Learner:
         return Validation(step, {name: float(world.add(value)) / total for name, value in sums.items()})
 
     def remember(self) -> None:
-        """Keep the weights as they are as the best."""
-        self._best = {name: each.detach().clone() for name, each in self._trained.items()}
+        """Keep the weights that validation looks at as the best."""
+        self._best = {name: each.detach().clone() for name, each in (self._average or self._trained).items()}
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a checkpoint holds, by name."""
         found = {f"model.{name}": each.data for name, each in self._trained.items()}
         found["tally"] = self._tally
+        found |= {f"average.{name}": each for name, each in (self._average or {}).items()}
         found |= {f"best.{name}": each for name, each in (self._best or {}).items()}
         names = {id(each): name for name, each in self._trained.items()}
         for each in self._optimizers:
@@ -301,10 +331,10 @@ class Learner:
         return State.of(facts) if facts else State()
 
     def finish(self) -> PreTrainedModel:
-        """The model with its last or best weights, whole, as transformers runs it."""
-        if self._best is not None:
-            for name, each in self._trained.items():
-                each.data.copy_(self._best[name])
+        """The model with its best, averaged or last weights, whole, as transformers runs it."""
+        weights = self._best or self._average
+        if weights:
+            self._take(weights)
         model = parallel.whole(self.model, self._world)
         if self._params.gradient_checkpointing:
             model.activation_checkpointing_disable()

@@ -80,8 +80,8 @@ def png(number):
 TRAINING = {
     "batch_size": 4, "accumulation": 1, "sequence_length": 32, "optimizer": "adamw", "learning_rate": 1e-2,
     "layer_decay": 0.9, "schedule": "linear", "warmup": 0.0, "weight_decay": 0.01, "gradient_clip": 1.0,
-    "precision": "fp32", "gradient_checkpointing": False, "compile": False, "skips": 3, "evaluate_every": 0,
-    "select": "last", "patience": 0, "objective": "any", "settings": {},
+    "precision": "fp32", "gradient_checkpointing": False, "compile": False, "skips": 3, "ema_decay": 0.0,
+    "evaluate_every": 0, "select": "last", "patience": 0, "objective": "any", "settings": {},
 }  # fmt: skip
 KINDS = ["sea", "kitchen"]
 TEXTS = [f"{'waves salt harbour' if n % 2 == 0 else 'flour oven butter'} number {n * n}" for n in range(8)]

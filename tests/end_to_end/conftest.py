@@ -177,6 +177,10 @@ class Clone:
         """The process whose command line ends so, if there is one."""
         return next((pid for pid, command in self.processes().items() if command.endswith(ending)), None)
 
+    def process_with(self, words: str) -> int | None:
+        """The oldest process with these words in its command line, if there is one."""
+        return min((pid for pid, command in self.processes().items() if words in command), default=None)
+
     def lock_holder(self, stage: str) -> int | None:
         """The process that runs a stage."""
         try:

@@ -40,6 +40,7 @@ def interrupt(clone, door, victim, point, **env):
         "main": lambda: main.pid,
         "dvc": lambda: clone.process("repro --single-item pretrain"),
         "stage": lambda: clone.process("-m tasks pretrain"),
+        "server": lambda: clone.process_with(" -m flows.forkserver "),
     }
     os.kill(clone.wait(pids[victim], f"the process of {victim}"), signal.SIGKILL)
     printed = main.communicate(timeout=120)[0]
@@ -112,9 +113,9 @@ def test_killed_dvc_leaves_nothing_behind(shell, points, stale, undisturbed):
     assert trained[-1] == "FINISHED"
 
 
-@pytest.mark.parametrize("victim", ["dvc", "stage"])
+@pytest.mark.parametrize("victim", ["dvc", "stage", "server"])
 def test_killed_part_of_a_run_ends_the_run(victim, stale, undisturbed):
-    """A kill -9 of a run's dvc or stage process: the run says so and ends with exit code 6, the next one finishes."""
+    """A kill -9 of a run's dvc or stage, or of what forked both: the run ends with exit code 6, the next is whole."""
     old = stale.records()
     for point in (STARTED, SAVING) if victim == "stage" else (TRAINING,):
         code, printed = interrupt(stale, "plain", victim, point)

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import os
+from functools import partial
+
 import pytest
 
+from flows.forkserver import ForkServer
 from pretune import check
 from pretune.errors import ParamsError
 
@@ -101,13 +105,15 @@ def test_an_adaptation_that_suits_the_model_has_no_problem(changed, method):
 def test_a_choice_is_checked_once(project, params_file, params):
     """In a process of its own; what was found good is not asked again, what was not is."""
     state = project / ".pretune"
-    check.before_work(project, state, params)
+    start = partial(ForkServer(project, {}, [], state / "log").start, environment=os.environ)
+    check.before_work(project, state, params, start)
     assert (state / "checked").read_text(encoding="utf-8") == check.chosen(params)
     text = params_file.read_text(encoding="utf-8").replace("method: full", "method: fulll")
     (project / "params.yaml").write_text(text, encoding="utf-8")
+    wrong = params.model_copy(update={"seed": 1, "adaptation": _fulll(params)})
     for _ in range(2):
         with pytest.raises(ParamsError, match=r"did you mean full\?"):
-            check.before_work(project, state, params.model_copy(update={"seed": 1, "adaptation": _fulll(params)}))
+            check.before_work(project, state, wrong, start)
 
 
 def _fulll(params):

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from pretune import export
 from pretune.errors import DataError
@@ -29,7 +30,7 @@ def saved(tiny, words, tmp_path):
 
     def save(family):
         folder = tmp_path / family
-        facts = Classification.facts(Given(words, 64, 0, None, ["sea", "kitchen"]))
+        facts = Classification.facts(Given(words, 64, 0, None, ["sea", "kitchen"], temperature=2.0))
         build.save(build.new(Classification, tiny(family), ["sea", "kitchen"]).eval(), words, folder, facts)
         return folder, Predictor(str(folder)).answers
 
@@ -54,7 +55,8 @@ def test_an_onnx_model_says_the_same(saved, tmp_path, family):
     for number in (1, 5):
         batch = model.encoded(ROWS[:number])
         said = session.run(None, {name: tensor.numpy() for name, tensor in batch.items()})[0]
-        assert np.abs(said - model.logits(ROWS[:number]).numpy()).max() < 1e-4
+        probabilities = torch.softmax(torch.from_numpy(said), dim=-1)  # with the model's temperature
+        torch.testing.assert_close(probabilities, model.probabilities(ROWS[:number]), atol=1e-4, rtol=0)
 
 
 def test_an_exported_program_says_the_same(saved, tmp_path):
@@ -89,7 +91,7 @@ def test_samples_hold_what_was_asked_and_said(saved, tmp_path):
         assert {name.split("/")[0] for name in samples.files} == {"0", "1"}
         assert np.array_equal(samples["1/input_ids"], model.encoded(ROWS[16:])["input_ids"].numpy())
         said = np.concatenate([samples["0/logits"], samples["1/logits"]])
-    assert np.abs(said - model.logits(ROWS).numpy()).max() < 1e-4
+    assert np.abs(said - model.logits(ROWS).numpy() / 2.0).max() < 1e-4
     export.export(model, ROWS, tmp_path / "without", to="torch", int8=False, source=source)
     assert not (tmp_path / "without" / "samples.npz").exists()
 

@@ -48,6 +48,20 @@ def test_words_tell_easy_kinds_of_text_apart():
     assert value(found["majority"]) == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("form", [Classes, ManyLabels])
+def test_a_baseline_is_calibrated_as_the_model_is(form):
+    """On the rows that the temperature is fitted to, the log loss falls and the answers stay."""
+    noisy = [row | {"label": NAMES[n % 3 == 0]} if n % 4 == 0 else row for n, row in enumerate(ROWS)]
+    rows = [row | {"labels": [row["label"]]} for row in noisy]
+    found = classes(rows)
+    if form is ManyLabels:
+        found = ManyLabels(NAMES, np.eye(2, dtype=bool)[found.targets], found.probabilities)
+    before, after = (baselines(rows[:6], rows, found, validation=v)["tfidf"] for v in (None, rows))
+    losses = [metrics.metrics(each)["log_loss"].measure(np.ones((1, 30)))[0] for each in (before, after)]
+    assert losses[1] < losses[0]
+    assert (before.probabilities.argmax(axis=1) == after.probabilities.argmax(axis=1)).all()
+
+
 def test_chinese_is_told_apart_without_spaces():
     """By pairs of characters."""
     rows = [

@@ -18,7 +18,8 @@ from pretune.training import loop
 SETTINGS = TrainingParams(
     objective="linear", settings={}, batch_size=64, accumulation=1, sequence_length=8, optimizer="adamw",
     learning_rate=0.05, layer_decay=1.0, schedule="linear", warmup=0.0, weight_decay=0.0, gradient_clip=1e9,
-    precision="fp32", gradient_checkpointing=False, compile=False, skips=0, evaluate_every=0, select="last", patience=0,
+    precision="fp32", gradient_checkpointing=False, compile=False, skips=0, ema_decay=0.0, evaluate_every=0,
+    select="last", patience=0,
 )  # fmt: skip
 NAMES = ["height", "width", "weight"]
 

@@ -148,8 +148,8 @@ def test_a_model_learns_what_only_both_texts_tell(words, name):
     params = TrainingParams(
         objective=name, settings={}, batch_size=16, accumulation=1, sequence_length=32, optimizer="adamw",
         learning_rate=3e-3, layer_decay=1.0, schedule="linear", warmup=0.1, weight_decay=0.01, gradient_clip=1.0,
-        precision="fp32", gradient_checkpointing=False, compile=False, skips=3, evaluate_every=0, select="last",
-        patience=0,
+        precision="fp32", gradient_checkpointing=False, compile=False, skips=3, ema_decay=0.0, evaluate_every=0,
+        select="last", patience=0,
     )  # fmt: skip
     trained, _ = loop.train(model(name, words, "bert"), task, params, 100, seed=0, report=lambda _: None)
     said = objective(name, words, range(200, 260)).predict(trained)

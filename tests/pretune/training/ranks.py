@@ -129,8 +129,8 @@ def learn(case, folder, world=None):
         objective=case.task.split("-")[1], settings={},
         batch_size=ROWS, accumulation=case.accumulation, sequence_length=LENGTH, optimizer=case.optimizer,
         learning_rate=3e-3, layer_decay=0.9, schedule="cosine", warmup=0.1, weight_decay=0.01, gradient_clip=0.5,
-        precision="fp32", gradient_checkpointing=case.checkpointing, compile=False, skips=3, evaluate_every=4,
-        select=case.select, patience=0,
+        precision="fp32", gradient_checkpointing=case.checkpointing, compile=False, skips=3, ema_decay=0.0,
+        evaluate_every=4, select=case.select, patience=0,
     )  # fmt: skip
     checkpoints = Checkpoints(folder / case.folder, world) if case.folder else None
     try:

@@ -28,13 +28,13 @@ LABELS = ["kitchen", "sea"]
 def learn(documents, words, tiny, params):
     """A function that trains a tiny classifier on sixty easy texts; it returns the model and the state."""
 
-    def fit(steps=60, *, seed=0, family="modernbert", report=lambda _: None, **settings):
+    def fit(steps=60, *, seed=0, family="modernbert", report=lambda _: None, watched=None, **settings):
         device.prepare(seed, 1)
         model = build.new(Classification, tiny(family), LABELS)
         objective = Classification(documents, Given(words, 32, 0, None, LABELS))
         plain = {"learning_rate": 3e-3, "batch_size": 20, "evaluate_every": 0}
         chosen = params.finetune.model_copy(update=plain | settings)
-        return loop.train(model, objective, chosen, steps, seed=seed, report=report)
+        return loop.train(model, objective, chosen, steps, seed=seed, report=report, validation=watched)
 
     return fit
 
@@ -63,6 +63,26 @@ def test_another_seed_gives_other_weights(learn):
     """The seed is an input: initial weights and the order of rows follow from it."""
     first, second = (learn(2, seed=seed)[0].state_dict() for seed in (0, 1))
     assert any(not torch.equal(value, second[key]) for key, value in first.items())
+
+
+def test_averaged_weights_are_the_model_that_is_validated_and_left(learn, tiny, words, documents):
+    """After each step they move by 1 - decay; the decay rises to `ema_decay` from 0.1 in the first step."""
+    every = [learn(steps, schedule="constant", warmup=0.0)[0].state_dict() for steps in range(4)]
+    expected = {name: weight.clone() for name, weight in every[0].items()}
+    for step, weights in enumerate(every[1:]):
+        decay = min(0.15, (1 + step) / (10 + step))
+        expected = {name: decay * each + (1 - decay) * weights[name] for name, each in expected.items()}
+    left, state = learn(3, schedule="constant", warmup=0.0, ema_decay=0.15)
+    for name, weight in left.state_dict().items():
+        torch.testing.assert_close(weight, expected[name])
+    objective = Classification(documents, Given(words, 32, 0, None, LABELS))
+    heads.prepare(left)
+    with torch.no_grad():
+        batch = objective.batch(np.zeros(60, dtype=int), np.arange(60))
+        loss = float(objective.score(left, batch)["loss"]) / 60
+    _, watched = learn(3, schedule="constant", warmup=0.0, ema_decay=0.15, evaluate_every=3, watched=objective)
+    assert watched.validations[-1].metrics["loss"] == pytest.approx(loss, rel=1e-4)
+    assert state.records[-1].loss == watched.records[-1].loss
 
 
 def test_dropout_follows_from_seed_and_step():

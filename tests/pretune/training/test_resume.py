@@ -50,11 +50,12 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bits(
         {"evaluate_every": 3},
         {"evaluate_every": 1, "select": "accuracy", "patience": 2},
         {"evaluate_every": 1, "select": "loss", "patience": 1, "learning_rate": 0.5},
+        {"evaluate_every": 2, "select": "loss", "ema_decay": 0.9},
     ],
-    ids=["gradient-checkpointing", "wsd", "validation", "best-of-all", "early-stop"],
+    ids=["gradient-checkpointing", "wsd", "validation", "best-of-all", "early-stop", "averaged"],
 )
 def test_so_does_one_with_other_settings(trainees, settings):
-    """Recomputed activations, other schedules, validation without selection, the end before the last step."""
+    """Recomputed activations, other schedules, averaged weights, validation without selection, an early end."""
     case = {"objective": "labels", "settings": settings, "steps": 13}
     ended, _ = start_again_until_done(trainees, case, save_every=2)
     assert ended.learnt == trainees.finish(case).learnt

@@ -66,6 +66,7 @@ SETTINGS = {
     "gradient_checkpointing": False,
     "compile": False,
     "skips": 3,
+    "ema_decay": 0.0,
     "evaluate_every": 0,
     "select": "last",
     "patience": 0,

@@ -10,9 +10,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from configparser import ConfigParser
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,7 @@ from pretune.errors import DataError, GraphError, LockedError, PretuneError, Wor
 from pretune.params import flatten
 from pretune.process import die_with_parent
 
+TORN = (0.1, 0.3, 1.0)  # seconds between attempts to read what may be half written
 CODE = ("flows/", "tasks/", "pretune/")
 Entry = dict[str, Any]
 
@@ -97,9 +99,16 @@ class Workspace:
     @cached_property
     def _stages(self) -> dict[str, Any]:
         """DVC's stages by name, in the order in which `dvc repro` runs them."""
+        from dvc.exceptions import DvcException
         from dvc.repo.reproduce import plan_repro
 
         with _plain_errors():
+            for pause in TORN if "DVC_STAGE" in os.environ else ():
+                with suppress(DvcException):
+                    _ = self.repo.index.graph
+                    break
+                time.sleep(pause)  # the dvc of another stage is writing dvc.lock, which it does in place
+                del self.repo
             return {stage.name: stage for stage in plan_repro(self.repo.index.graph) if getattr(stage, "name", None)}
 
     @cached_property

@@ -23,6 +23,7 @@ from flows import board, report
 from flows.overrides import workspace_copy
 from flows.promote import decide, told
 from flows.runner import NotReachedError, Outcome, PipelineRun, raise_failures
+from flows.schedule import carry_out
 from pretune.lineage import find_root
 
 
@@ -46,10 +47,11 @@ def pipeline(
         root = stack.enter_context(workspace_copy(home, overrides)) if overrides else home
         run = PipelineRun(root, stages or [], board.choose(), home=home, prefect_run=str(flow_run.id or ""))
         with run:
-            futures: dict[str, PrefectFuture[Outcome]] = {}
-            for name, node in run.nodes.items():
-                needs = [futures[up] for up in node.upstream if up in futures]
-                futures[name] = _task(run, name).submit(name, wait_for=needs)  # type: ignore[call-overload]
+
+            def submit(name: str, upstream: list[PrefectFuture[Outcome]]) -> PrefectFuture[Outcome]:
+                return _task(run, name).submit(name, wait_for=upstream)  # type: ignore[call-overload,no-any-return]
+
+            futures = carry_out(run.nodes, run.schedule, submit)
             states = {name: _settled(future) for name, future in futures.items()}
             raise_failures([error for error in states.values() if error])
             results = run.results()

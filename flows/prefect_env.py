@@ -19,25 +19,34 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from flows.server import HOST, origins
 from pretune import process
 from pretune.lineage import state_dir
 
-HOST = "127.0.0.1"
 START = 90.0  # seconds that the server may take to answer; the first time it makes its database
-SERVER = (
-    "from pretune.process import die_with_parent; die_with_parent()\n"
-    "import sys, uvicorn\n"
-    "uvicorn.run('prefect.server.api.server:create_app', factory=True, host=sys.argv[1], port=int(sys.argv[2]),"
-    " log_level='error', timeout_graceful_shutdown=1)"
-)
 QUIET = {"PREFECT_LOGGING_LEVEL": "CRITICAL", "PREFECT_LOGGING_TO_API_ENABLED": "false"}
 PRIVATE = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
 
 
-def server_settings(root: Path) -> dict[str, str]:
-    """The environment of a Prefect server of this workspace: its database lies in `.pretune/`."""
-    database = state_dir(root) / "prefect.db"
-    return {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}", **PRIVATE}
+def start_server(root: Path, port: int, log: Path, *kind: str) -> subprocess.Popen[bytes]:
+    """A Prefect server with its database in `.pretune/`, in a process group of its own; it dies with this process.
+
+    One of the kind `ephemeral` is there for a flow run: no UI, no scheduler.
+    """
+    settings = PRIVATE | {
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{state_dir(root) / 'prefect.db'}",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins(port),
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        "PREFECT_UI_API_URL": f"http://{HOST}:{port}/api",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]),
+        process.PARENT: str(os.getpid()),
+    }
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "flows.server", str(port), *kind], env=os.environ | settings,
+            stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0,
+        )  # fmt: skip
 
 
 def address_file(root: Path) -> Path:
@@ -46,20 +55,24 @@ def address_file(root: Path) -> Path:
 
 
 @contextmanager
-def flow(root: Path) -> Iterator[Callable[..., dict[str, Any]] | None]:
-    """The pipeline as a Prefect flow that can be called; None where no Prefect API answers."""
+def api(root: Path) -> Iterator[Callable[[], Callable[..., dict[str, Any]] | None]]:
+    """A Prefect API during the block; what it yields gives the pipeline as a flow, or None where no API answers."""
     for name, value in (QUIET | PRIVATE).items():
         os.environ.setdefault(name, value)
     configured = os.environ.get("PREFECT_API_URL") or _running(root)
     if configured:
         os.environ["PREFECT_API_URL"] = configured
-        yield _load() if answers(configured) else None
+        yield lambda: _load() if answers(configured) else None
         return
     server, url = _start(root)
-    try:
-        os.environ["PREFECT_API_URL"] = url
+    os.environ["PREFECT_API_URL"] = url
+
+    def flow() -> Callable[..., dict[str, Any]] | None:
         pipeline = _load()  # takes a second or two, while the server comes up
-        yield pipeline if _wait(server, url) else None
+        return pipeline if wait(server, url) else None
+
+    try:
+        yield flow
     finally:
         del os.environ["PREFECT_API_URL"]
         server.terminate()
@@ -96,19 +109,11 @@ def _start(root: Path) -> tuple[subprocess.Popen[bytes], str]:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
     log = state_dir(root) / "logs" / "prefect-server.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | server_settings(root) | {"PREFECT_UI_ENABLED": "false", process.PARENT: str(os.getpid())}
-    here = str(Path(__file__).parent.parent)
-    environment["PYTHONPATH"] = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
-    with log.open("wb") as file:
-        server = subprocess.Popen(
-            [sys.executable, "-c", SERVER, HOST, str(port)], env=environment,
-            stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0,
-        )  # fmt: skip
-    return server, f"http://{HOST}:{port}/api"
+    return start_server(root, port, log, "ephemeral"), f"http://{HOST}:{port}/api"
 
 
-def _wait(server: subprocess.Popen[bytes], url: str) -> bool:
+def wait(server: subprocess.Popen[bytes], url: str) -> bool:
+    """Whether a server that was started comes to answer."""
     deadline = time.monotonic() + START
     while server.poll() is None and time.monotonic() < deadline:
         if answers(url):

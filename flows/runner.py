@@ -17,8 +17,10 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from flows import schedule
 from flows.board import Board
 from flows.forkserver import Forked, ForkServer
+from flows.schedule import Ask, Schedule
 from pretune import check, lineage, params, process, progress, provenance
 from pretune.errors import PretuneError, StageFailedError, TerminatedError
 from pretune.journal import Run
@@ -77,6 +79,7 @@ class PipelineRun:
         self.nodes = {name: workspace.nodes[name] for name in workspace.with_upstream(self._names)}
         workspace.check_inputs(self._names)
         self.plan = {decision.stage: decision for decision in workspace.plan(self._names)}
+        self.schedule = self._scheduled(settings)
         stages = [decision.stage for decision in self.plan.values() if decision.action == "run"]
         log = self.state / "logs" / "forkserver.log"
         self._processes = ForkServer(self.root, self._environment(), stages, log)
@@ -102,7 +105,7 @@ class PipelineRun:
         with self._stack:
             self.stop()
             self.board.close()
-            Workspace(self.root).order_lock()
+            self._fresh.order_lock()
             killed = isinstance(error, KeyboardInterrupt | TerminatedError)
             if kind is None:
                 self.record.metrics(self.results())
@@ -113,9 +116,8 @@ class PipelineRun:
 
     def stage(self, name: str) -> Outcome:
         """Bring one stage up to date; its upstream must be. Raises StageFailedError."""
-        upstream = [self.outcomes[up].how for up in self.nodes[name].upstream if up in self.outcomes]
         began = time.monotonic()
-        if self.plan[name].action == "skip" and all(how == "skipped" for how in upstream):
+        if self._is_fresh(name):
             return self._end(name, "skipped", 0.0)
         stage_lock = self.state / "locks" / f"{name}.lock"
         if process.is_locked(stage_lock):  # asked now: DVC removes outputs before it runs a stage
@@ -147,6 +149,23 @@ class PipelineRun:
                 child.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 _signal_group(child, signal.SIGKILL)
+
+    def _is_fresh(self, name: str) -> bool:
+        """Whether nothing is to be done for a stage whose upstream has ended."""
+        upstream = [self.outcomes[up].how for up in self.nodes[name].upstream if up in self.outcomes]
+        return self.plan[name].action == "skip" and all(how == "skipped" for how in upstream)
+
+    def _scheduled(self, settings: params.Params) -> Schedule:
+        """In which order stages begin: what they ask for, and what each took when it last ran."""
+        gpus = schedule.gpus()
+        took = {name: schedule.last_seconds(self.state, name) or schedule.UNKNOWN for name in self.nodes}
+
+        def asks(name: str) -> Ask:
+            reached = all(up in self.outcomes for up in self.nodes[name].upstream)
+            return schedule.asks(self.nodes[name], settings, gpus) if reached and not self._is_fresh(name) else Ask(0)
+
+        seconds = {name: took[name] if self.plan[name].action == "run" else 0.0 for name in self.nodes}
+        return Schedule(self.nodes, asks, seconds, schedule.cores(), gpus)
 
     def _end(self, name: str, how: str, seconds: float) -> Outcome:
         if how != "ran":
@@ -183,7 +202,8 @@ class PipelineRun:
         if self._stopping:
             raise StageFailedError(f"{node.name}: not started, the run is being stopped")
         command = ["pretune.lineage", "--wait-for-lock", "repro", "--single-item", node.name]
-        with self._start(*command, PRETUNE_PARENT_RUN=self.record.id) as child:
+        gpus = {schedule.DEVICES: ",".join(named)} if (named := self.schedule.gpus(node.name)) else {}
+        with self._start(*command, PRETUNE_PARENT_RUN=self.record.id, **gpus) as child:
             self._running[node.name] = child
             if self._stopping:  # meanwhile: a start may take seconds
                 _signal_group(child, signal.SIGKILL)
@@ -261,11 +281,13 @@ class PipelineRun:
 
 
 def run_plain(run: PipelineRun) -> None:
-    """Run the stages in threads, each as soon as what it needs is done. Raises StageFailedError."""
+    """Run the stages in threads. Raises StageFailedError."""
+
+    def submit(name: str, upstream: list[Future[Outcome]]) -> Future[Outcome]:
+        return pool.submit(_after, upstream, run, name)
+
     with ThreadPoolExecutor(len(run.nodes)) as pool:
-        futures: dict[str, Future[Outcome]] = {}
-        for name, node in run.nodes.items():
-            futures[name] = pool.submit(_after, [futures[u] for u in node.upstream if u in futures], run, name)
+        futures = schedule.carry_out(run.nodes, run.schedule, submit)
     raise_failures([error for future in futures.values() if (error := future.exception())])
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from flows.prefect_env import HOST, address_file, server_settings
+from flows.prefect_env import address_file, start_server
+from flows.server import HOST
 from pretune.errors import LockedError, WorkspaceError
 from pretune.lineage import state_dir
 from pretune.process import terminating
@@ -36,20 +37,19 @@ def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
             f"pretune ui --mlflow-port {mlflow_port + 1} --prefect-port {prefect_port + 1}",
         )
     connect(root, state)
-    (state / "logs").mkdir(parents=True, exist_ok=True)
+    logs = state / "logs"
     api = f"http://{HOST}:{prefect_port}/api"
     with ExitStack() as stack:
         stack.enter_context(terminating())
-        servers = [stack.enter_context(_server(root, "prefect", ["start", "--port", str(prefect_port)], api))]
+        prefect = start_server(root, prefect_port, logs / "prefect-ui.log")
+        servers = [stack.enter_context(_ended(prefect))]
         if remote:
             print(f"MLflow   {uri}", flush=True)
         else:
-            store = ["--backend-store-uri", uri, "--default-artifact-root", (root / "mlartifacts").as_uri()]
-            mlflow = _server(root, "mlflow", ["--port", str(mlflow_port), "--workers", "1", *store], api)
-            servers.append(stack.enter_context(mlflow))
-            _wait(f"http://{HOST}:{mlflow_port}/health", servers[1], state / "logs" / "mlflow-ui.log")
+            servers.append(stack.enter_context(_ended(_start_mlflow(root, uri, mlflow_port, logs / "mlflow-ui.log"))))
+            _wait(f"http://{HOST}:{mlflow_port}/health", servers[1], logs / "mlflow-ui.log")
             print(f"MLflow   http://{HOST}:{mlflow_port}", flush=True)
-        _wait(f"{api}/health", servers[0], state / "logs" / "prefect-ui.log")
+        _wait(f"{api}/health", prefect, logs / "prefect-ui.log")
         print(f"Prefect  http://{HOST}:{prefect_port}", flush=True)
         address_file(root).write_text(api, encoding="utf-8")
         stack.callback(address_file(root).unlink, missing_ok=True)
@@ -58,20 +58,23 @@ def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
             time.sleep(1)
 
 
-@contextmanager
-def _server(root: Path, tool: str, arguments: list[str], api: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A server in a process group of its own, which is ended with the block."""
-    environment = os.environ | server_settings(root) | {
-        "PREFECT_UI_API_URL": api,
+def _start_mlflow(root: Path, uri: str, port: int, log: Path) -> subprocess.Popen[bytes]:
+    environment = os.environ | {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # a page needs none of these eight processes
-    }  # fmt: skip
-    with (state_dir(root) / "logs" / f"{tool}-ui.log").open("wb") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", tool, "server", *arguments, "--host", HOST],
-            env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, process_group=0,
+    }
+    store = ["--backend-store-uri", uri, "--default-artifact-root", (root / "mlartifacts").as_uri()]
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1", *store],
+            env=environment, stdout=file, stderr=file, stdin=subprocess.DEVNULL, process_group=0,
         )  # fmt: skip
+
+
+@contextmanager
+def _ended(server: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """A server in a process group of its own, which is ended with the block."""
     try:
         yield server
     finally:

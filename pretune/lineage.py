@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ from pretune.process import die_with_parent
 
 TORN = (0.1, 0.3, 1.0)  # seconds between attempts to read what may be half written
 CODE = ("flows/", "tasks/", "pretune/")
+_STAGE = re.compile(r"^  (\S+):$", re.MULTILINE)  # in dvc.lock, as DVC writes it
 Entry = dict[str, Any]
 
 
@@ -321,19 +323,21 @@ class Workspace:
         """A stage as DVC finds it from any folder."""
         return f"{self.root / 'dvc.yaml'}:{name}"
 
+    def _in_order(self, names: list[str]) -> list[str]:
+        """As in the graph, stages that it does not have last."""
+        return [*[n for n in self.nodes if n in names], *[n for n in names if n not in self.nodes]]
+
     def order_lock(self) -> None:
         """Put the stages of dvc.lock in the order of a full `dvc repro`, whichever ended first."""
         path = self.root / "dvc.lock"
-        if not path.is_file():
+        written = _STAGE.findall(path.read_text(encoding="utf-8")) if path.is_file() else []
+        if written == self._in_order(written):  # as a rule; to read it as YAML takes a third of a second
             return
         yaml = YAML()
         with _plain_errors(), self.repo.lock:
             content = yaml.load(path)
             stages = content["stages"]
-            ordered = [*[n for n in self.nodes if n in stages], *[n for n in stages if n not in self.nodes]]
-            if list(stages) == ordered:
-                return
-            content["stages"] = {name: stages[name] for name in ordered}
+            content["stages"] = {name: stages[name] for name in self._in_order(list(stages))}
             from dvc.utils.serialize import dump_yaml
 
             partial = path.with_name("dvc.lock.partial")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import signal
 import socket
+import urllib.error
 import urllib.request
 
 import pytest
@@ -22,7 +23,7 @@ def free_ports(count):
 
 
 def test_both_servers_answer_on_this_machine_and_end_with_the_command(copy):
-    """`pretune ui` prints two addresses that answer and a run finds its Prefect server; Ctrl-C ends everything."""
+    """`pretune ui` prints two addresses that answer, but for foreign pages; a run uses its server; Ctrl-C ends all."""
     mlflow, prefect = free_ports(2)
     command = ["-m", "flows.cli", "ui", "--mlflow-port", str(mlflow), "--prefect-port", str(prefect)]
     ui = copy.start(*command)
@@ -31,8 +32,17 @@ def test_both_servers_answer_on_this_machine_and_end_with_the_command(copy):
     for url in (f"http://127.0.0.1:{mlflow}/health", f"{address.read_text(encoding='utf-8')}/health"):
         with urllib.request.urlopen(url, timeout=30) as answer:
             assert answer.status == 200
+    for url in (
+        f"http://127.0.0.1:{mlflow}/ajax-api/2.0/mlflow/runs/search",
+        f"http://127.0.0.1:{prefect}/api/flows/filter",
+    ):
+        for foreign in ({"Origin": "https://evil.example"}, {"Host": "evil.example"}):
+            request = urllib.request.Request(url, b"{}", foreign | {"Content-Type": "application/json"})
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                urllib.request.urlopen(request, timeout=30)
+    (copy.state / "logs" / "prefect-server.log").unlink()
     copy.pretune("run", "ingest")
-    assert "uvicorn.run" not in " ".join(copy.processes().values())
+    assert not (copy.state / "logs" / "prefect-server.log").exists(), "the run started a server of its own"
     ui.send_signal(signal.SIGINT)
     printed, _ = ui.communicate()
     assert f"http://127.0.0.1:{mlflow}" in printed
@@ -42,8 +52,8 @@ def test_both_servers_answer_on_this_machine_and_end_with_the_command(copy):
     assert not address.exists()
 
 
-def test_two_pipeline_runs_stand_side_by_side_in_the_browser(copy, browse):
-    """MLflow's comparison page shows both runs, the setting that differs and what came out, without a complaint."""
+def test_both_pages_work_in_a_browser(copy, browse):
+    """MLflow compares two runs, with the setting that differs and what came out; Prefect lists the flow run."""
     copy.plain_run("--set", "evaluate.resamples=250")
     first, second = copy.parents()
     mlflow, prefect = free_ports(2)
@@ -52,11 +62,14 @@ def test_two_pipeline_runs_stand_side_by_side_in_the_browser(copy, browse):
     runs = f'["{first.info.run_id}","{second.info.run_id}"]'
     experiments = f'["{first.info.experiment_id}"]'
     page = browse(f"http://127.0.0.1:{mlflow}/#/compare-runs?runs={runs}&experiments={experiments}")
+    flow_runs = browse(f"http://127.0.0.1:{prefect}/runs")
     ui.send_signal(signal.SIGINT)
     ui.communicate()
+    assert ">pipeline<" in flow_runs.dom
+    assert "Completed" in flow_runs.dom
     accuracy = f"{first.data.metrics['finetuned.accuracy']:.3f}".rstrip("0").rstrip(".")  # as MLflow writes it
     for part in (first.info.run_id, second.info.run_id, "evaluate.resamples", "finetuned.accuracy"):
         assert part in page.dom
     for value in ("100", "250", accuracy):
         assert re.search(rf">\s*{re.escape(value)}\s*<", page.dom), value
-    assert not [line for line in page.console if "Uncaught" in line or "SEVERE" in line]
+    assert not [line for line in page.console + flow_runs.console if "Uncaught" in line or "SEVERE" in line]

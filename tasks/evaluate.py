@@ -26,7 +26,7 @@ from pretune.evaluation import (
 from pretune.evaluation.intervals import Bootstrap
 from pretune.models import build
 from pretune.objectives import labelled
-from pretune.objectives.predictions import Predictions
+from pretune.objectives.predictions import Classes, ManyLabels, Predictions
 from pretune.predictor.model import Predictor
 from pretune.training import device
 
@@ -54,7 +54,7 @@ def evaluate(stage: Stage) -> None:
     result = metrics.measured(said, bootstrap) | {"confidence": params.confidence, "train_rows": len(train)}
     if fewer:
         result["label_efficiency"] = label_efficiency.measured(fewer, bootstrap)
-    if temperature:
+    if temperature and isinstance(said["finetuned"], Classes | ManyLabels):
         result["calibration"] = confidence.measured(said["finetuned"], temperature, bootstrap)
     slices = metrics.sliced(said["finetuned"], inputs.slices(test, params.slices), bootstrap)
     tables = curves.tables(said["finetuned"]) | label_efficiency.tables(result)

@@ -15,7 +15,7 @@ from pretune.evaluation.intervals import Bootstrap
 from pretune.objectives import calibration
 from pretune.objectives.predictions import Classes, Floats, ManyLabels
 
-Sure = TypeVar("Sure", Classes, ManyLabels)
+Sure = TypeVar("Sure", bound=Classes | ManyLabels)
 SHOWN = ("log_loss", "brier", "calibration_error")
 SMALLEST = float(np.finfo(np.float32).tiny)
 

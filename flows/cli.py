@@ -263,7 +263,7 @@ def _without_prefect(home: Path, stages: list[str], overrides: list[str], *, pro
         with pipeline_run:
             run_plain(pipeline_run)
             results = pipeline_run.results()
-        verdict = told(decide(home, pipeline_run.record.id)) if promote else ""
+        verdict = told(decide(home, pipeline_run.sent())) if promote else ""
         return report.summary(pipeline_run, results) | {"promotion": verdict}
 
 

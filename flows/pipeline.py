@@ -59,7 +59,7 @@ def pipeline(
             card = run.root / "reports" / "data" / "card.md"
             if card.is_file():
                 create_markdown_artifact(card.read_text(encoding="utf-8"), key="pretune-data-card")
-        verdict = _promote(home, run.record.id) if promote else ""
+        verdict = _promote(home, run.sent()) if promote else ""
         return report.summary(run, results) | {"promotion": verdict}
 
 

@@ -112,7 +112,12 @@ class PipelineRun:
             self.record.end("FINISHED" if kind is None else "KILLED" if killed else "FAILED")
             # Records of a run in which nothing ran may follow by themselves: nobody waits for them.
             if kind is not None or any(outcome.how != "skipped" for outcome in self.outcomes.values()):
-                self.warning = self._sender.close([self.record, *self._children])
+                self.sent()
+
+    def sent(self) -> str:
+        """The id of the record, once MLflow has all of the run: for who is about to ask for it."""
+        self.warning = self._sender.close([self.record, *self._children])
+        return self.record.id
 
     def stage(self, name: str) -> Outcome:
         """Bring one stage up to date; its upstream must be. Raises StageFailedError."""

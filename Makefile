@@ -13,9 +13,9 @@ TORCH ?= $(patsubst .venv/torch-%,%,$(wildcard .venv/torch-*))
 CHOSEN := $(TORCH:%=.venv/torch-%)
 # Packages are compiled when they are first imported, and what is compiled has to be kept: many containers forbid it.
 unexport PYTHONDONTWRITEBYTECODE
-TWO := --numprocesses 2 --dist loadfile
+TWO := --numprocesses 2 --dist worksteal
 
-.PHONY: run test test-fast test-tensorflow tensorflow check format setup lock bench-overhead bench-start bench-train bench-plan bench-predict bench-data bench-adaptations results clean help
+.PHONY: run test test-fast test-nightly test-tensorflow tensorflow check format setup lock bench-overhead bench-start bench-train bench-plan bench-predict bench-data bench-adaptations results clean help
 
 run: $(READY) ## set up, then run the pipeline: data, pretraining, finetuning, evaluation
 	@$(BIN)/pretune run
@@ -24,7 +24,10 @@ test: $(DEV) ## set up, then pass all tests
 	@$(BIN)/python scripts/budget.py --minutes 12 $(BIN)/python -m pytest $(TWO) --durations 20
 
 test-fast: $(DEV) ## the tests that take seconds
-	@$(BIN)/python -m pytest $(TWO) -m "not slow"
+	@$(BIN)/python -m pytest $(TWO) -m "not slow and not nightly"
+
+test-nightly: $(DEV) ## all combinations of what the tests try pair by pair
+	@$(BIN)/python -m pytest $(TWO) -m nightly
 
 test-tensorflow: $(DEV) $(TF)/ready ## set up .venv-tensorflow too, then test the way into TensorFlow
 	@$(BIN)/python -m pytest tests/to_tensorflow

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ from pretune.journal import Run
 
 ROOT = Path(__file__).parent.parent
 PARAMS = Path(__file__).parent / "params.yaml"
-OURS = ("MLFLOW_", "PRETUNE_", "DVC_")
+FOREIGN = ("MLFLOW_", "PRETUNE_", "PREFECT_", "DVC_", "HF_", "XDG_", "GIT_")
 BROWSER = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
@@ -34,24 +36,54 @@ settings.register_profile(
 settings.load_profile("pretune")
 
 
-@pytest.fixture(autouse=True)
-def environment():
-    """No setting of the caller reaches a test, and none that a test makes reaches the next."""
-    before = dict(os.environ)
-    for name in [name for name in os.environ if name.startswith(OURS)]:
-        del os.environ[name]
+def pytest_configure(config):
+    """Before any fixture: no setting, cache or identity of the machine reaches a test; two workers share two cores."""
+    for name in list(os.environ):
+        if name.startswith(FOREIGN) or name.lower().endswith("_proxy"):
+            del os.environ[name]
+    home = tempfile.mkdtemp(prefix="pretune-home-")
+    config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
     os.environ |= {
+        "HOME": home,
         "HF_HUB_OFFLINE": "1",
         "DVC_NO_ANALYTICS": "1",
-        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_AUTHOR_NAME": "nobody",
         "GIT_AUTHOR_EMAIL": "nobody@example.org",
         "GIT_COMMITTER_NAME": "nobody",
         "GIT_COMMITTER_EMAIL": "nobody@example.org",
+        "OMP_NUM_THREADS": "1",  # read when torch loads: threads that wait would spin against the other worker
+        "OMP_WAIT_POLICY": "PASSIVE",
     }
+
+
+@pytest.fixture(autouse=True)
+def environment():
+    """No setting that a test makes reaches the next."""
+    before = dict(os.environ)
     yield
     os.environ.clear()
     os.environ |= before
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """A function that fills a folder once for all workers: the first that asks makes it, the others wait for it."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def folder(name, fill):
+        place, done = shared / name, shared / f"{name}.done"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(place, ignore_errors=True)  # of a worker that failed
+                place.mkdir()
+                fill(place)
+                done.touch()
+        return place
+
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -181,13 +213,15 @@ def project(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def reproduced(tmp_path_factory):
+def reproduced(once):
     """The same project after a full `dvc repro`, to be copied."""
-    folder = tmp_path_factory.mktemp("reproduced") / "project"
-    make_project(folder)
-    subprocess.run([sys.executable, "-m", "dvc", "repro", "--quiet"], cwd=folder, check=True)
-    shutil.rmtree(folder / ".dvc" / "tmp")
-    return folder
+
+    def reproduce(folder):
+        make_project(folder)
+        subprocess.run([sys.executable, "-m", "dvc", "repro", "--quiet"], cwd=folder, check=True)
+        shutil.rmtree(folder / ".dvc" / "tmp")
+
+    return once("reproduced", reproduce)
 
 
 @pytest.fixture
@@ -249,20 +283,22 @@ class Tracked:
 
 
 @pytest.fixture(scope="session")
-def empty_database(tmp_path_factory):
+def empty_database(once):
     """An MLflow database without runs: creating one takes seconds."""
-    from sqlalchemy import create_engine
 
-    from pretune.tracking import prepare_environment
+    def create(folder):
+        from sqlalchemy import create_engine
 
-    prepare_environment()
-    from mlflow.store.db.utils import _initialize_tables
+        from pretune.tracking import prepare_environment
 
-    path = tmp_path_factory.mktemp("database") / "mlflow.db"
-    engine = create_engine(f"sqlite:///{path}")
-    _initialize_tables(engine)
-    engine.dispose()
-    return path
+        prepare_environment()
+        from mlflow.store.db.utils import _initialize_tables
+
+        engine = create_engine(f"sqlite:///{folder / 'mlflow.db'}")
+        _initialize_tables(engine)
+        engine.dispose()
+
+    return once("database", create) / "mlflow.db"
 
 
 @pytest.fixture

@@ -27,7 +27,20 @@ SPEC.loader.exec_module(samples)
 
 EVERY_PAIR = pytest.mark.parametrize(("name", "family"), samples.pairs(samples.objectives()))
 EVERY_PRETRAINING = pytest.mark.parametrize(("name", "family"), samples.pairs(pretraining.OBJECTIVES))
-EVERY_FINETUNING = pytest.mark.parametrize(("name", "family"), samples.pairs(finetuning.OBJECTIVES))
+
+
+def every_finetuning():
+    """Every pair with every adaptation: nightly, but for those that prove something that none before them has."""
+    pairs = samples.pairs(finetuning.OBJECTIVES)
+    triples = [(*pair, method) for pair in pairs for method in samples.ADAPTATIONS]
+    seen, chosen = set(), {triple for triple in triples if triple[2] == "full"}
+    for new in (2, 1):  # first those that are new for the objective and for the family
+        for name, family, method in triples:
+            found = {(name, method), (family, method)} - seen
+            if len(found) >= new:
+                seen |= found
+                chosen.add((name, family, method))
+    return [pytest.param(*triple, marks=[] if triple in chosen else pytest.mark.nightly) for triple in triples]
 
 
 @pytest.fixture
@@ -117,13 +130,13 @@ def test_one_batch_is_learnt_by_heart(name, family, words, what):
     batch = samples.everything(objective)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
     losses = []
-    for _ in range(40):
+    while not losses or losses[-1] >= 0.5 * losses[0]:
+        assert len(losses) < 40, losses
         loss = objective.loss(model, batch) / batch.count
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    assert min(losses[-5:]) < 0.5 * losses[0]
 
 
 @EVERY_PRETRAINING
@@ -142,8 +155,7 @@ def test_pretraining_goes_on_to_the_same_bits_and_is_saved(name, family, words, 
     assert list(answers.columns) == list(model.answers.gives)
 
 
-@pytest.mark.parametrize("method", samples.ADAPTATIONS)
-@EVERY_FINETUNING
+@pytest.mark.parametrize(("name", "family", "method"), every_finetuning())
 def test_finetuning_goes_on_to_the_same_bits_and_answers_as_in_training(name, family, method, words, places):
     """Stopped after three steps or not; what is frozen stays; loaded from its folder, it answers as before."""
     from pretune.predictor.model import Predictor

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import random
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -31,7 +35,54 @@ DOORS = {
     "plain": ["-m", "flows.cli", "run", "--no-prefect"],
     "dvc": ["-m", "dvc", "repro"],
 }
+Once = Callable[[str, Callable[[Path], None]], Path]
 WORDS = {"sea": "wave tide ship salt sail reef", "sky": "cloud star moon wind bird", "land": "hill rock tree soil"}
+
+
+class Warm:
+    """A process that has imported what commands need, and forks one for each."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="pretune-warm-")
+        self._path = f"{self._folder.name}/socket"
+        command = [sys.executable, str(Path(__file__).with_name("warm.py")), self._path]
+        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1"}
+        self._server = subprocess.Popen(
+            command, cwd="/", env=os.environ | quiet, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+        )
+        atexit.register(self.close)
+        assert self._server.stdout
+        assert self._server.stdout.readline() == "ready\n"
+
+    def close(self) -> None:
+        """End it."""
+        self._server.kill()
+        self._server.communicate()
+        self._folder.cleanup()
+
+    def run(self, arguments: tuple[str, ...], cwd: Path, environment: dict[str, str], streams: tuple[Any, Any]) -> int:
+        """Run `python ARGUMENTS…` to its end; return its exit code."""
+        asked = json.dumps({"arguments": arguments, "cwd": str(cwd), "environment": environment})
+        with socket.socket(socket.AF_UNIX) as connection, Path(os.devnull).open() as nothing:
+            connection.settimeout(TIMEOUT)
+            connection.connect(self._path)
+            socket.send_fds(connection, [asked.encode()], [nothing.fileno(), *(each.fileno() for each in streams)])
+            file = connection.makefile()
+            pid = int(file.readline())
+            try:
+                return int(file.readline())
+            except TimeoutError:
+                os.killpg(pid, signal.SIGKILL)
+                raise
+
+
+warm_server = functools.cache(Warm)
+
+
+@functools.cache
+def stages_of(text: str) -> dict[str, Any]:
+    """The stages of a dvc.yaml or dvc.lock: long files, that are asked for again and again."""
+    return dict(YAML(typ="safe", pure=True).load(text)["stages"])
 
 
 @dataclass
@@ -62,23 +113,29 @@ class Clone:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
-    def _done(self, arguments: tuple[str, ...], code: int, env: dict[str, str], errors: int) -> str:
-        done = subprocess.run(
-            [sys.executable, *arguments], cwd=self.root, env=self.environment(**env), timeout=TIMEOUT, check=False,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True,
-        )  # fmt: skip
-        assert done.returncode == code, f"exit code {done.returncode}, not {code}:\n{done.stdout}{done.stderr or ''}"
-        return done.stdout
+    def alone(self, *arguments: str, code: int = 0, **env: str) -> str:
+        """Run a Python command line to its end, in a process of its own; return what it printed (both streams)."""
+        started = self.start(*arguments, **env)
+        printed = started.communicate(timeout=TIMEOUT)[0]
+        assert started.returncode == code, f"exit code {started.returncode}, not {code}:\n{printed}"
+        return printed
 
-    def run(self, *arguments: str, code: int = 0, **env: str) -> str:
-        """Run a Python command line to its end; return what it printed (both streams)."""
-        return self._done(arguments, code, env, subprocess.STDOUT)
+    def run(self, *arguments: str, code: int = 0, errors: Path | None = None, **env: str) -> str:
+        """The same in a process that is forked from a warm one (see warm.py); errors may go elsewhere."""
+        with tempfile.TemporaryFile("w+") as out, (errors or Path(os.devnull)).open("w+") as err:
+            streams = (out, err if errors else out)
+            ended = warm_server().run(arguments, self.root, self.environment(**env), streams)
+            out.seek(0)
+            printed = out.read()
+        told = errors.read_text(encoding="utf-8") if errors else ""
+        assert ended == code, f"exit code {ended}, not {code}:\n{printed}{told}"
+        return printed
 
     def door(self, name: str, **env: str) -> str:
         """Run the whole pipeline through one of the doors; return what it printed."""
         if name != "tasks":
-            return self.run(*DOORS[name], **env)
-        return "".join(self.run("-m", "tasks", stage, **env) for stage in self.stages())
+            return self.alone(*DOORS[name], **env)
+        return "".join(self.alone("-m", "tasks", stage, **env) for stage in self.stages())
 
     def pretune(self, *arguments: str, code: int = 0, **env: str) -> str:
         """`pretune …`."""
@@ -86,7 +143,8 @@ class Clone:
 
     def report(self, *arguments: str, code: int = 0, **env: str) -> Any:
         """`pretune … --json`: standard output has to be one JSON value and nothing else."""
-        return json.loads(self._done(("-m", "flows.cli", *arguments, "--json"), code, env, subprocess.PIPE))
+        errors = self.root.parent / "stderr.txt"
+        return json.loads(self.run("-m", "flows.cli", *arguments, "--json", code=code, errors=errors, **env))
 
     def plain_run(self, *arguments: str, **env: str) -> dict[str, str]:
         """`pretune run --no-prefect`: how each stage ended."""
@@ -105,7 +163,7 @@ class Clone:
 
     def stages(self) -> dict[str, Any]:
         """dvc.yaml's stages."""
-        return dict(YAML(typ="safe", pure=True).load(self.root / "dvc.yaml")["stages"])
+        return stages_of((self.root / "dvc.yaml").read_text(encoding="utf-8"))
 
     def outs(self, name: str) -> list[str]:
         """The paths that a stage writes."""
@@ -126,7 +184,7 @@ class Clone:
 
     def locked(self) -> dict[str, Any]:
         """dvc.lock's stages."""
-        return dict(YAML(typ="safe", pure=True).load(self.root / "dvc.lock")["stages"])
+        return stages_of((self.root / "dvc.lock").read_text(encoding="utf-8"))
 
     def hashes(self, *stages: str) -> dict[str, str]:
         """{file: sha256} of dvc.lock and of every file that the stages (default: all) have written."""
@@ -294,11 +352,15 @@ def workspace(tmp_path: Path) -> Iterator[Clone]:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+def finished(once: Once) -> Clone:
     """A clone after one `pretune run`, which printed console.txt; tests read it or copy it, and leave it as it is."""
-    clone = make_clone(tmp_path_factory.mktemp("finished"))
-    (clone.root.parent / "console.txt").write_text(clone.door("flow"), encoding="utf-8")
-    return clone
+
+    def run(folder: Path) -> None:
+        clone = make_clone(folder)
+        (folder / "console.txt").write_text(clone.door("flow"), encoding="utf-8")
+        clone.wait_for_end()
+
+    return Clone(once("finished", run).resolve() / "clone")
 
 
 @pytest.fixture
@@ -310,12 +372,16 @@ def copy(finished: Clone, tmp_path: Path) -> Iterator[Clone]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(finished: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
+def undisturbed(finished: Clone, once: Once) -> Clone:
     """A finished clone in which pretraining then took LONG steps, and nothing went wrong."""
-    clone = copy_clone(finished, tmp_path_factory.mktemp("undisturbed"))
-    clone.set(pretrain__steps=LONG)
-    clone.plain_run()
-    return clone
+
+    def run(folder: Path) -> None:
+        clone = copy_clone(finished, folder)
+        clone.set(pretrain__steps=LONG)
+        clone.plain_run()
+        clone.wait_for_end()
+
+    return Clone(once("undisturbed", run).resolve() / "clone")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import pty
 import re
@@ -61,14 +60,6 @@ def test_first_run_on_a_terminal_prints_nothing_to_worry_about(workspace, finish
     for stage in workspace.stages():
         assert re.search(rf"^ *{stage} .*\bran\b", text, re.MULTILINE)
     assert workspace.hashes() == finished.hashes()
-
-
-def test_json_is_all_of_standard_output(copy):
-    """With --json, standard output is one JSON object, with Prefect and without."""
-    for options in ([], ["--no-prefect"]):
-        summary = copy.report("run", *options)
-        assert set(summary["stages"]) == set(copy.stages())
-        assert summary["results"] == json.loads((copy.root / "reports" / "metrics.json").read_text(encoding="utf-8"))
 
 
 def test_second_run_prints_nothing_to_worry_about(copy):

@@ -32,7 +32,7 @@ def prepared(tmp_path_factory):
     clone = clones.make_clone(tmp_path_factory.mktemp("prepared"))
     clone.set(launch__processes=2, pretrain__optimizer="adamw")
     for stage in ("ingest", "prepare"):
-        clone.run("-m", "tasks", stage)
+        clone.alone("-m", "tasks", stage)
     clone.wait_for_end()
     return clone
 
@@ -75,7 +75,7 @@ def learnt(clone):
 def test_two_processes_do_what_one_does(clone, prepared, tmp_path):
     """Sharded or not: one record, one entry in dvc.lock, each message once, and the model and curve of one process."""
     clone.set(launch__strategy="fsdp")
-    printed = clone.run(*STAGE)
+    printed = clone.alone(*STAGE)
     (run,) = [run for run in clone.records() if run.info.run_name == "pretrain"]
     assert run.info.status == "FINISHED"
     assert {"loss", "validation_loss", "train_loss", "tokens_per_second", "seconds"} <= run.data.metrics.keys()
@@ -85,14 +85,14 @@ def test_two_processes_do_what_one_does(clone, prepared, tmp_path):
     assert len(lines) == len(set(lines))
     assert not list((clone.state / "checkpoints").iterdir())
     assert not list((clone.state / "launch").iterdir())
-    alone = clones.copy_clone(prepared, tmp_path / "alone")
-    alone.set(launch__processes=1)
-    alone.run(*STAGE)
-    (weights, curve), (expected, curve_of_one) = learnt(clone), learnt(alone)
+    one = clones.copy_clone(prepared, tmp_path / "one")
+    one.set(launch__processes=1)
+    one.alone(*STAGE)
+    (weights, curve), (expected, curve_of_one) = learnt(clone), learnt(one)
     assert [line.split(",")[0] for line in curve] == [line.split(",")[0] for line in curve_of_one]
     assert weights.keys() == expected.keys()
     assert max((weight - expected[name]).abs().max().item() for name, weight in weights.items()) < 1e-4
-    names = [sorted(p.name for p in (each.root / "models/pretrained").iterdir()) for each in (clone, alone)]
+    names = [sorted(p.name for p in (each.root / "models/pretrained").iterdir()) for each in (clone, one)]
     assert names[0] == names[1]
 
 

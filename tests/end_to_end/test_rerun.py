@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -33,12 +35,13 @@ def test_branches_of_the_graph_run_in_parallel(finished):
 
 @pytest.mark.parametrize("options", [[], ["--no-prefect"]], ids=["prefect", "plain"])
 def test_second_run_executes_nothing_and_has_a_full_record(options, copy):
-    """A run with nothing to do skips every stage, and its children carry all that the first run's do."""
+    """A run with nothing to do skips every stage, says so as JSON, and its children carry all that the first's do."""
     first = copy.children(copy.parents()[0])
     before = copy.hashes()
     summary = copy.report("run", *options)
     assert {stage: facts["outcome"] for stage, facts in summary["stages"].items()} == dict.fromkeys(first, "skipped")
     assert summary["warning"] == ""
+    assert summary["results"] == json.loads((copy.root / "reports" / "metrics.json").read_text(encoding="utf-8"))
     assert copy.hashes() == before
 
     client, _ = copy.client()
@@ -65,10 +68,12 @@ def test_second_run_executes_nothing_and_has_a_full_record(options, copy):
 
 
 def test_source_of_a_cached_stage_is_the_run_that_executed_it(copy):
-    """A third run points at the first one, not at the second, which executed nothing."""
+    """A third run points at the first one, not at the second, which executed nothing; so does its trace."""
     copy.plain_run()
     copy.plain_run()
     first, _, third = copy.parents()
     made = copy.children(first)
     for stage, run in copy.children(third).items():
         assert run.data.tags["pretune.source_run"] == made[stage].info.run_id
+    found = copy.report("trace", copy.children(third)["finetune"].info.run_id)
+    assert found["run"] == made["finetune"].info.run_id

@@ -46,20 +46,22 @@ def test_data_leads_forward_to_every_model(finished):
         assert all(used[stage]["models"] for stage in ("pretrain", "finetune", "scratch"))
 
 
-def test_cached_run_leads_to_the_run_that_made_it(copy):
-    """The id of a run that executed nothing is traced as the run whose result it shows."""
-    copy.plain_run()
-    first, second = copy.parents()
-    found = copy.report("trace", copy.children(second)["finetune"].info.run_id)
-    assert found["run"] == copy.children(first)["finetune"].info.run_id
-
-
 def test_trace_for_people_names_the_chain(finished):
     """Without --json the tree names each stage, file and commit on the way."""
     printed = finished.pretune("trace", "models/finetuned")
     commit = finished.git("rev-parse", "HEAD").strip()
     for word in ("made by", "finetune", "pretrain", "prepare", "ingest", "documents.jsonl", "used by", commit[:12]):
         assert word in printed
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [("plan --quick", 0), ("why finetune", 0), ("trace models/finetuned", 0), ("doctor", 0), ("compare no-run", 4)],
+)
+def test_a_command_says_the_same_in_a_process_of_its_own(command, code, finished):
+    """The tests ask processes that are forked from a warm one; what users start answers no other way."""
+    arguments = ("-m", "flows.cli", *command.split())
+    assert finished.alone(*arguments, code=code) == finished.run(*arguments, code=code)
 
 
 def test_reports_parse_and_find_nothing_wrong(finished):

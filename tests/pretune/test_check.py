@@ -111,9 +111,9 @@ def test_a_choice_is_checked_once(project, params_file, params):
     text = params_file.read_text(encoding="utf-8").replace("method: full", "method: fulll")
     (project / "params.yaml").write_text(text, encoding="utf-8")
     wrong = params.model_copy(update={"seed": 1, "adaptation": _fulll(params)})
-    for _ in range(2):
-        with pytest.raises(ParamsError, match=r"did you mean full\?"):
-            check.before_work(project, state, wrong, start)
+    with pytest.raises(ParamsError, match=r"did you mean full\?"):
+        check.before_work(project, state, wrong, start)
+    assert (state / "checked").read_text(encoding="utf-8") == check.chosen(params), "a bad choice is kept as good"
 
 
 def _fulll(params):

@@ -31,7 +31,7 @@ def logged(tracked, tiny, words):
 
 @pytest.mark.parametrize("head", ["label", "text"])
 def test_a_model_is_logged_loads_and_predicts(tracked, logged, head, monkeypatch):
-    """`mlflow.pyfunc.load_model("models:/…")` gives a model that answers; DVC's hash is on it."""
+    """`mlflow.pyfunc.load_model("models:/…")` gives a model that says what it reads, and answers; it has DVC's hash."""
     import mlflow.pyfunc
 
     run = logged(head)
@@ -42,6 +42,7 @@ def test_a_model_is_logged_loads_and_predicts(tracked, logged, head, monkeypatch
     assert (model.params | model.tags)["dvc.md5"] == "0123.dir"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tracked.root / 'mlflow.db'}")
     loaded = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
+    assert loaded.metadata.signature.inputs.optional_input_names() == (["pair"] if head == "label" else [])
     answers = loaded.predict([{"text": "salt and [MASK]"}, {"text": "flour"}])
     assert list(answers.columns) == [head, "score"]
     assert len(answers) == 2

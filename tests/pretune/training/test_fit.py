@@ -87,6 +87,7 @@ def test_the_settings_named_do_fit(job, limit, share):
     assert total(less) <= most * 1.1  # the heap of this process has a past
 
 
+@pytest.mark.slow
 def test_where_no_setting_is_enough_the_model_must_be_smaller(job, limit):
     """Fewer layers where that is enough."""
     job = Job(**vars(job) | {"params": job.params.model_copy(update={"batch_size": 4})})

@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import pickle
+import shutil
 import socket
 import subprocess
 import sys
@@ -112,16 +113,24 @@ def launch(cases, folder):
         for child in children:
             child.kill()
     assert codes == [0, 0]
-    return [
-        dict(zip(cases, pickle.loads((folder / f"found-{rank}.pickle").read_bytes()), strict=True))  # noqa: S301 - ours
-        for rank in range(2)
-    ]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Where all of these trainings leave their checkpoints."""
-    return tmp_path_factory.mktemp("parallel")
+def trained(once):
+    """Where the trainings of IN_TWO, and those of BY_ONE before them, left checkpoints and what came of them."""
+
+    def train(folder):
+        for case in BY_ONE:
+            assert ranks.learn(case, folder)["exit_code"] == 143
+        launch(IN_TWO, folder)
+
+    return once("parallel", train)
+
+
+@pytest.fixture(scope="module")
+def folder(trained, tmp_path_factory):
+    """A copy of it, in which one process goes on."""
+    return shutil.copytree(trained, tmp_path_factory.mktemp("parallel") / "copy")
 
 
 @pytest.fixture(scope="module")
@@ -138,11 +147,12 @@ def alone(folder):
 
 
 @pytest.fixture(scope="module")
-def both(folder, alone):
+def both(trained):
     """What came of every case of IN_TWO, for each of the two processes. They start once: it takes seconds."""
-    for case in BY_ONE:
-        assert alone(case)["exit_code"] == 143
-    return launch(IN_TWO, folder)
+    return [
+        dict(zip(IN_TWO, pickle.loads((trained / f"found-{rank}.pickle").read_bytes()), strict=True))  # noqa: S301 - ours
+        for rank in range(2)
+    ]
 
 
 def assert_same(found, expected, tolerance):

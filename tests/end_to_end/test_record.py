@@ -13,10 +13,10 @@ PREDICT = """
 import json, sys, warnings
 warnings.simplefilter("ignore")
 import mlflow.pyfunc, pandas
-uri, model_id, texts = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-mlflow.set_tracking_uri(uri)
-answer = mlflow.pyfunc.load_model(f"models:/{model_id}").predict(pandas.DataFrame({"text": texts}))
-print(json.dumps(answer.to_dict("list")))
+mlflow.set_tracking_uri(sys.argv[1])
+for model_id, texts in json.loads(sys.argv[2]).items():
+    answer = mlflow.pyfunc.load_model(f"models:/{model_id}").predict(pandas.DataFrame({"text": texts}))
+    print(json.dumps(answer.to_dict("list")))
 """
 
 
@@ -122,17 +122,22 @@ def test_changed_tree_is_recorded_with_its_patch(copy):
 def test_models_load_and_predict_anywhere(finished, children, tmp_path):
     """Each LoggedModel loads outside the project with pickle refused, and answers as its stage's kind of model does."""
     labels = json.loads((finished.root / "data" / "prepared" / "labelled" / "labels.json").read_text(encoding="utf-8"))
-    for stage in ("pretrain", "finetune", "scratch"):
+    stages = ("pretrain", "finetune", "scratch")
+    asked = {}
+    for stage in stages:
         (model,) = children[stage].outputs.model_outputs
-        text = "the wave and the [MASK]" if stage == "pretrain" else "the wave and the tide"
-        done = subprocess.run(
-            [sys.executable, "-c", PREDICT, f"sqlite:///{finished.root / 'mlflow.db'}", model.model_id,
-             json.dumps([text, "a hill"])],
-            cwd=tmp_path, env=finished.environment(MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false"),
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        answer = json.loads(done.stdout.splitlines()[-1])
+        asked[model.model_id] = [
+            "the wave and the [MASK]" if stage == "pretrain" else "the wave and the tide",
+            "a hill",
+        ]
+    done = subprocess.run(
+        [sys.executable, "-c", PREDICT, f"sqlite:///{finished.root / 'mlflow.db'}", json.dumps(asked)],
+        cwd=tmp_path, env=finished.environment(MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false"),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    for stage, answer in zip(stages, answers, strict=True):
         if stage == "pretrain":
             assert "[MASK]" not in answer["text"][0]
             assert answer["text"][0].startswith("the wave")

@@ -79,14 +79,15 @@ def test_stage_that_reruns_to_the_same_bytes_stops_there(copy):
 
 def test_why_names_what_changed(copy):
     """`pretune why` gives a parameter's old and new value, and the code and data files that changed."""
-    copy.set(finetune__learning_rate=0.001)
+    rate = copy.locked()["finetune"]["params"]["params.yaml"]["finetune"]["learning_rate"]
+    copy.set(finetune__learning_rate=0.0123)
     file = copy.root / "pretune" / "models" / "build.py"
     file.write_text(file.read_text(encoding="utf-8") + HARMLESS, encoding="utf-8")
     changes = copy.report("why", "finetune")
-    assert changes["params"] == {"finetune.learning_rate": [0.0005, 0.001]}
+    assert changes["params"] == {"finetune.learning_rate": [rate, 0.0123]}
     assert set(changes["code"]) == {"pretune/models/build.py"}
     assert changes["deps"] == changes["outs"] == {}
-    assert "0.001" in copy.pretune("why", "finetune")
+    assert "0.0123" in copy.pretune("why", "finetune")
 
 
 def test_changed_document_reaches_the_models(copy):

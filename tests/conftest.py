@@ -320,11 +320,21 @@ class Page:
 
 @pytest.fixture
 def browse(tmp_path):
-    """A function that opens an address in a real browser, which reaches this machine only; skips without one."""
+    """A function that opens an address in a real browser, which reaches this machine only; skips without one.
+
+    A page that does not show what it is to show is opened again, a few times: a server that is busy fills it too late.
+    """
     if BROWSER is None:
         pytest.skip("no Chromium or Chrome here to open a page in (apt install chromium)")
 
-    def load(url):
+    def load(url, *shown):
+        for _ in range(4):
+            page = opened(url)
+            if all(part in page.dom for part in shown):
+                break
+        return page
+
+    def opened(url):
         done = subprocess.run(
             [
                 BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",

@@ -15,7 +15,7 @@ CHOSEN := $(TORCH:%=.venv/torch-%)
 unexport PYTHONDONTWRITEBYTECODE
 TWO := --numprocesses 2 --dist worksteal
 
-.PHONY: run test test-fast test-nightly test-tensorflow tensorflow check format setup lock bench-overhead bench-start bench-train bench-plan bench-predict bench-data bench-adaptations results clean help
+.PHONY: run test test-fast test-nightly test-tensorflow tensorflow check format setup lock bench-overhead bench-start bench-train bench-plan bench-predict bench-data bench-adaptations bench-history results clean help
 
 run: $(READY) ## set up, then run the pipeline: data, pretraining, finetuning, evaluation
 	@$(BIN)/pretune run
@@ -89,6 +89,9 @@ bench-plan: $(DEV) ## what `pretune plan` says beside what then happens
 
 bench-predict: $(DEV) ## speed of prediction beside transformers.pipeline
 	@$(BIN)/python benchmarks/predict.py
+
+bench-history: $(DEV) ## what reading the records costs when they are many (pretune trace, compare, promote, plan, run)
+	@$(BIN)/python benchmarks/history.py
 
 results: $(DEV) ## what each recipe leads to, pretrained against scratch (docs/results.md); about an hour
 	@$(BIN)/python benchmarks/results.py

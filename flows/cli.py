@@ -18,6 +18,7 @@ from flows.init import init, recipes
 from flows.predict import predict
 from flows.promote import promote, rollback
 from flows.reproduce import reproduce
+from flows.trace import trace
 from pretune.errors import PretuneError
 
 if TYPE_CHECKING:
@@ -142,25 +143,6 @@ def why(stage: Annotated[str, typer.Argument(help="A stage of dvc.yaml.")], as_j
     print("\n".join(lines) or f"{stage}: nothing changed since it last ran")
 
 
-@app.command(epilog="Example:  pretune trace models/finetuned    pretune trace data/raw    pretune trace 3f2a…")
-def trace(
-    what: Annotated[str, typer.Argument(metavar="PATH|MD5|RUN_ID", help="An output, a hash or an MLflow run.")],
-    as_json: Json = False,
-) -> None:
-    """Lead from a model back to data, params and commit, and from data forward to every model made of it."""
-    from pretune.lineage import Workspace, state_dir
-    from pretune.trace import Tracer
-    from pretune.tracking import records
-
-    root = _workspace([])
-    tracer = Tracer(records(root, state_dir(root)), Workspace(root).locked_outputs())
-    found = tracer.trace(what)
-    if as_json:
-        print(json.dumps(found))
-        return
-    _console().print(tracer.tree(found))
-
-
 app.add_typer(data.app, name="data", epilog="Example:  pretune data show")
 
 
@@ -197,6 +179,7 @@ def ui(
     serve(_workspace([]), mlflow_port, prefect_port)
 
 
+app.command(epilog="Example:  pretune trace models/finetuned    pretune trace data/raw    pretune trace 3f2a…")(trace)
 app.command(epilog="Example:  pretune compare 3f2a9c41 HEAD~1    pretune compare @champion @challenger")(compare)
 app.command(epilog="Example:  pretune promote    pretune promote 3f2a9c41 --json")(promote)
 app.command(epilog="Example:  pretune rollback")(rollback)

@@ -127,14 +127,14 @@ def html(tables: list[Table]) -> str:
     """The same as a page that needs nothing besides."""
     from html import escape
 
-    from pretune.evaluation import page
+    from pretune.evaluation.html import document, table
 
     parts = ["<h1>Evaluations side by side</h1>"]
     for title, head, rows in tables:
         cells = [[escape(cell) for cell in row] for row in rows]
-        body = page.table(map(escape, head), cells, numbers=range(1, len(head))) if rows else "<p>none</p>"
+        body = table(map(escape, head), cells, numbers=range(1, len(head))) if rows else "<p>none</p>"
         parts.append(f"<h2>{escape(title)}</h2>{body}")
-    return page.document("Pretune: comparison", "\n".join(parts))
+    return document("Pretune: comparison", "\n".join(parts))
 
 
 def as_dict(measured: Comparison, tables: list[Table]) -> dict[str, Any]:

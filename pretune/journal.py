@@ -87,7 +87,7 @@ class Run:
 
     def copy_of(self, stage_key: str) -> None:
         """Nothing ran: take metrics and models from the run that made the result."""
-        self._write("copy", stage_key=stage_key)
+        self._write("copy", stage_key=stage_key, outputs=self.outputs)
 
     def end(self, status: str) -> None:
         """FINISHED, FAILED or KILLED; nothing may be written afterwards."""

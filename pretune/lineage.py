@@ -200,16 +200,18 @@ class Workspace:
 
     def locked_outputs(self) -> dict[str, str]:
         """{path: md5} of every output and dependency that dvc.lock records."""
+        path = self.root / "dvc.lock"
+        locked = YAML(typ="safe", pure=True).load(path) if path.is_file() else None
+        stages = (locked or {}).get("stages", {}).values()
         return {
-            o.def_path: o.hash_info.value
-            for stage in self._stages.values()
-            for o in (*_files(stage), *stage.outs)
-            if o.hash_info
+            each["path"]: each["md5"] for stage in stages for side in ("deps", "outs") for each in stage.get(side, [])
         }
 
     def missing_from_remote(self, hashes: list[str]) -> list[str]:
         """Those of these outputs that DVC's default remote does not hold; none where there is no remote."""
-        if not self.repo.config["core"].get("remote"):
+        from dvc.config import Config
+
+        if not Config(str(self.root / ".dvc"))["core"].get("remote"):
             return []
         with _plain_errors():
             odb = self.repo.cloud.get_remote_odb()

@@ -12,9 +12,9 @@ from pretune.evaluation import card, gate
 from pretune.evaluation.compare import Comparison, compare
 from pretune.evaluation.gate import Check
 from pretune.evaluation.stored import Stored
+from pretune.record import Record
 from pretune.registry import CHALLENGER, CHAMPION, Registry, Version
 from pretune.runs import Evaluation, Runs
-from pretune.tracking import Record
 
 if TYPE_CHECKING:
     from pretune.objectives.predictions import Predictions

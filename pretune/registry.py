@@ -48,9 +48,8 @@ class Registry:
 
     def of_model(self, model_id: str) -> Version | None:
         """The version that this model is registered as."""
-        found = self.client.search_model_versions(f"name = '{self.name}'")
-        versions = [each.version for each in found if each.tags.get(MODEL) == model_id]
-        return self.version(versions[0]) if versions else None
+        found = self.client.search_model_versions(f"name = '{self.name}' and tags.`{MODEL}` = '{model_id}'")
+        return self.version(found[0].version) if found else None
 
     def register(self, model_id: str, run_id: str) -> Version:
         """The model as a version: a new one, if it is none yet."""

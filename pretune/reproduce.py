@@ -24,8 +24,8 @@ from pretune import lineage
 from pretune.errors import NotFoundInRecordsError, StageFailedError, WorkspaceError
 from pretune.lineage import Workspace
 from pretune.params import flatten
+from pretune.record import Record
 from pretune.runs import Runs
-from pretune.tracking import Record
 
 Verdict = Literal["bitwise", "within tolerance", "different"]
 LOSS = 0.01  # by which a training loss may differ, relatively
@@ -61,7 +61,7 @@ def reproduce(runs: Runs, name: str, say: Callable[[str], None]) -> Reproduction
     outputs: list[Output] = []
     notes: list[str] = []
     near = True
-    with _worktree(runs, runs.executed(asked)) as tree:
+    with _worktree(runs, runs.records.executed(asked)) as tree:
         nodes = Workspace(tree).nodes
         stages.sort(key=lambda record: list(nodes).index(record.name))
         declared = {param for record in stages for param in nodes[record.name].params}
@@ -91,9 +91,9 @@ def _asked(runs: Runs, name: str) -> tuple[Record, list[Record]]:
         found = runs.evaluation(name)
         return found.run, list(found.stages.values())
     if asked.name == "pipeline":
-        stages = [runs.executed(each) for each in runs.records if each.parent == asked.run_id]
+        stages = [runs.records.executed(each) for each in runs.records.children(asked)]
     else:
-        stages = [runs.executed(asked)]
+        stages = [runs.records.executed(asked)]
     if not stages or any(not each.outputs for each in stages):
         raise NotFoundInRecordsError(f"run {asked.run_id} ({asked.name}) has no outputs on record", "pretune run")
     return asked, stages
@@ -158,7 +158,7 @@ def _bring_inputs(runs: Runs, tree: Path, stages: list[Record]) -> None:
     """What the stages read and none of them makes: from DVC's cache, or files of the user's that are as they were."""
     made = {path for record in stages for path in record.outputs}
     wanted = {path: md5 for record in stages for path, md5 in record.inputs.items() if path not in made}
-    makers = {path: maker for path, md5 in wanted.items() if (maker := runs.maker(path, md5))}
+    makers = {path: maker for path, md5 in wanted.items() if (maker := runs.records.maker(path, md5))}
     lock = {
         maker.name: {
             "cmd": f"exec python -m tasks {maker.name}",

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import tempfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from ruamel.yaml import YAML
 
 from pretune.errors import NotFoundInRecordsError
 from pretune.evaluation import stored
 from pretune.evaluation.stored import Stored
+from pretune.record import Record
+from pretune.records import SHORT, Records
 from pretune.registry import Registry
-from pretune.tracking import Record, connect, records
+from pretune.tracking import open_client
 
-EVALUATE, REPORT, MODEL = "evaluate", "reports/metrics.json", "models/finetuned"
-SHORT = 8  # characters of a run id that suffice
+EVALUATE, REPORT = "evaluate", "reports/metrics.json"
 
 
 @dataclass(frozen=True)
@@ -46,36 +51,44 @@ class Evaluation:
 
 
 class Runs:
-    """All records of a workspace, their artifacts, and the registry of the model `name`."""
+    """What a workspace has on record, the artifacts, and the registry of the model `name`."""
 
     def __init__(self, root: Path, state: Path, name: str) -> None:
-        self.root = root
-        self.records = records(root, state)
-        self.client, _ = connect(root, state)
-        self.registry = Registry(self.client, name)
-        self.done = [each for each in self.records if each.executed and each.status == "FINISHED"]
-        self.by_id = {each.run_id: each for each in self.records}
+        self.root, self.state, self.name = root, state, name
+        self.records = Records(root, state)
+
+    @cached_property
+    def client(self) -> Any:
+        """MLflow's own, which takes seconds to import."""
+        return open_client(self.root)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The versions of the model."""
+        return Registry(self.client, self.name)
 
     def artifact(self, run: Record, name: str) -> str:
         """The text of a run's artifact; NotFoundInRecordsError where MLflow does not have it."""
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                return Path(self.client.download_artifacts(run.run_id, name, folder)).read_text(encoding="utf-8")
-            except Exception as error:  # whatever a server or a disk does
-                raise NotFoundInRecordsError(f"run {run.run_id} has no {name}", f"pretune run {run.name}") from error
+        try:
+            if folder := _folder(run):
+                return (folder / name).read_text(encoding="utf-8")
+            with tempfile.TemporaryDirectory() as fetched:
+                return Path(self.client.download_artifacts(run.run_id, name, fetched)).read_text(encoding="utf-8")
+        except Exception as error:  # whatever a server or a disk does
+            raise NotFoundInRecordsError(f"run {run.run_id} has no {name}", f"pretune run {run.name}") from error
 
     def tag(self, run: Record, tags: dict[str, str]) -> None:
         """Add facts to a run that has ended."""
         for key, value in tags.items():
             self.client.set_tag(run.run_id, key, value)
 
-    def executed(self, run: Record) -> Record:
-        """The run itself, or the one whose result it found in the cache."""
-        return self.by_id.get(run.tags.get("pretune.source_run", ""), run)
-
     def attach(self, run: Record, name: str, text: str) -> None:
         """Keep a text as an artifact of a run."""
-        self.client.log_text(run.run_id, text, name)
+        if folder := _folder(run):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8")
+        else:
+            self.client.log_text(run.run_id, text, name)
 
     def predictions(self, found: Evaluation) -> Stored:
         """What every model of an evaluation said about the test rows."""
@@ -99,7 +112,7 @@ class Runs:
         found = self._evaluation_of(record) if record else self._of_revision(name)
         if found is None:
             what = f"run {name} ({record.name})" if record else f"`{name}`"
-            known = ", ".join(f"{each.run_id[:SHORT]}" for each in self._evaluations()[-3:])
+            known = ", ".join(f"{each.run_id[:SHORT]}" for each in self.records.newest(EVALUATE, 3)[::-1])
             raise NotFoundInRecordsError(
                 f"no evaluation of {what} is on record" + (f"; the newest are {known}" if known else ""),
                 "pretune run   (makes one; then name its run, @champion or a git revision that has its dvc.lock)",
@@ -108,37 +121,24 @@ class Runs:
 
     def newest(self) -> Evaluation:
         """The evaluation that was made last."""
-        found = self._evaluations()
+        found = self.records.newest(EVALUATE)
         if not found:
             raise NotFoundInRecordsError("no evaluation is on record", "pretune run")
-        return Evaluation(found[-1].run_id, found[-1], self._back(found[-1]))
+        return Evaluation(found[0].run_id, found[0], self._back(found[0]))
 
     def run(self, name: str) -> Record | None:
         """The run of this id (SHORT characters suffice) or journal, or that made the model of this id."""
-        for record in self.records:
-            ids = (record.run_id, record.tags.get("pretune.id", ""), *record.models)
-            if len(name) >= SHORT and any(each.startswith(name) for each in ids):
-                return record
-        return None
-
-    def maker(self, path: str, md5: str) -> Record | None:
-        """The last run that wrote these bytes there."""
-        makers = [each for each in self.done if each.outputs.get(path) == md5]
-        return makers[-1] if makers else None
-
-    def _evaluations(self) -> list[Record]:
-        return [each for each in self.done if each.name == EVALUATE]
+        return self.records.starting(name)
 
     def _evaluation_of(self, record: Record) -> Record | None:
         if record.name == "pipeline":
-            children = [each for each in self.records if each.parent == record.run_id and each.name == EVALUATE]
+            children = [each for each in self.records.children(record) if each.name == EVALUATE]
             return self._evaluation_of(children[-1]) if children else None
-        executed = self.executed(record)
+        executed = self.records.executed(record)
         if executed.name == EVALUATE:
             return executed if executed.executed and executed.status == "FINISHED" else None
-        made = executed.outputs.items()
-        users = [each for each in self._evaluations() if made & each.inputs.items()]
-        return users[-1] if users else None
+        found = [self.records.users(*made, stage=EVALUATE, most=1).records for made in executed.outputs.items()]
+        return max(itertools.chain(*found), key=lambda each: each.started, default=None)
 
     def _of_revision(self, revision: str) -> Record | None:
         command = ["git", "show", f"{revision}:dvc.lock", "--"]
@@ -147,12 +147,18 @@ class Runs:
             return None
         stages = (YAML(typ="safe", pure=True).load(done.stdout) or {}).get("stages", {})
         outs = {out["path"]: out["md5"] for out in stages.get(EVALUATE, {}).get("outs", [])}
-        return self.maker(REPORT, outs[REPORT]) if REPORT in outs else None
+        return self.records.maker(REPORT, outs[REPORT]) if REPORT in outs else None
 
     def _back(self, record: Record) -> dict[str, Record]:
         """The run and all that made what it read, in the order of the pipeline."""
         found: dict[str, Record] = {}
         for path, md5 in record.inputs.items():
-            if maker := self.maker(path, md5):
+            if maker := self.records.maker(path, md5):
                 found = {**self._back(maker), **found}
         return {**found, record.name: record}
+
+
+def _folder(run: Record) -> Path | None:
+    """Where the artifacts lie, if that is on this machine: they are read without MLflow, which takes seconds."""
+    place = urlsplit(run.artifacts)
+    return Path(unquote(place.path)) if place.scheme == "file" else None

@@ -15,8 +15,8 @@ from pretune.lineage import Entry, Node, Workspace, stage_key, state_dir
 from pretune.params import Params, declared, flatten
 
 if TYPE_CHECKING:
+    from pretune.journal import Run
     from pretune.progress import Progress
-    from pretune.tracking import Run
     from pretune.training.loop import Record, Validation
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pretune.errors import NotFoundInRecordsError, did_you_mean
@@ -10,71 +10,73 @@ from pretune.errors import NotFoundInRecordsError, did_you_mean
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-    from pretune.tracking import Record
+    from pretune.record import Record
+    from pretune.records import Records
 
 Found = dict[str, Any]
 SHORT = 12  # characters of a hash or run id that are shown
+NEWEST = 10  # runs that read the same bytes, of which the newest are shown
 
 
 class Tracer:
-    """Follows the md5 hashes that runs read and wrote. Only runs that executed count as makers."""
+    """Follows the md5 hashes that runs read and wrote. Only runs that executed count as makers.
 
-    def __init__(self, records: Iterable[Record], locked: dict[str, str]) -> None:
-        records = list(records)
-        self.locked = locked
-        self.runs = [r for r in records if r.executed and r.status == "FINISHED"]
-        self.by_id = {r.run_id: r for r in records} | {m: r for r in self.runs for m in r.models}
+    `locked` are the paths and hashes of dvc.lock; `most` is how many users of the same bytes are told, None: all.
+    """
+
+    def __init__(self, records: Records, locked: Mapping[str, str], most: int | None = NEWEST) -> None:
+        self.records, self.locked, self.most = records, locked, most
 
     def trace(self, what: str) -> Found:
         """Resolve a path, a hash or a run id (8 characters of these suffice), then look both ways."""
-        for identity, record in self.by_id.items():
-            if identity == what or (len(what) >= 8 and identity.startswith(what)):
-                maker = self.by_id.get(record.tags.get("pretune.source_run", ""), record)
-                if maker.outputs:
-                    return {"run": maker.run_id, "made": [self._both(p, m) for p, m in maker.outputs.items()]}
-                raise NotFoundInRecordsError(
-                    f"run {what} ({record.name}) wrote no output", "pretune trace models/finetuned"
-                )
-        path, md5 = self._resolve(what)
-        return {"run": None, "made": [self._both(path, md5)]}
-
-    def _resolve(self, what: str) -> tuple[str, str]:
         path = what.rstrip("/").removeprefix("./")
         if path in self.locked:
-            return path, self.locked[path]
-        known = {m: p for r in self.runs for p, m in (r.inputs | r.outputs).items()} | {
-            md5: path for path, md5 in self.locked.items()
-        }
-        for md5, path in known.items():
-            if md5 == what or (len(what) >= 8 and md5.startswith(what)):
-                return path, md5
-        raise NotFoundInRecordsError(
-            f"no output, hash or run `{what}` is known{did_you_mean(what, self.locked)}",
-            "pretune trace models/finetuned   (or another path of dvc.lock)",
-        )
+            return {"run": None, "made": [self._both(path, self.locked[path])]}
+        if record := self.records.starting(what):
+            maker = self.records.executed(record)
+            if maker.outputs:
+                return {"run": maker.run_id, "made": [self._both(p, m) for p, m in maker.outputs.items()]}
+            raise NotFoundInRecordsError(
+                f"run {what} ({record.name}) wrote no output", "pretune trace models/finetuned"
+            )
+        known = [each for each in self.locked.items() if len(what) >= 8 and each[1].startswith(what)]
+        found = known[0] if known else self.records.hashed(what, self.locked)
+        if not found:
+            raise NotFoundInRecordsError(
+                f"no output, hash or run `{what}` is known{did_you_mean(what, self.locked)}",
+                "pretune trace models/finetuned   (or another path of dvc.lock)",
+            )
+        return {"run": None, "made": [self._both(*found)]}
 
     def _both(self, path: str, md5: str) -> Found:
-        return {"path": path, "md5": md5, "made_by": self._back(path, md5), "used_by": self._forward(md5)}
+        used, left_out = self._forward(path, md5)
+        both = {"path": path, "md5": md5, "made_by": self._back(path, md5), "used_by": used}
+        return both | {"left_out": left_out}
 
     def _back(self, path: str, md5: str) -> Found | None:
-        makers = [r for r in self.runs if r.outputs.get(path) == md5]
-        if not makers:
+        run = self.records.maker(path, md5)
+        if not run:
             return None
-        run = makers[-1]
         sources = [{"path": p, "md5": m, "made_by": self._back(p, m)} for p, m in sorted(run.inputs.items())]
         return self._facts(run) | {"inputs": sources}
 
-    def _forward(self, md5: str) -> list[Found]:
-        """Every run that read these bytes, and what was made of what it wrote, without repetition."""
-        found, seen, pending = [], set(), [md5]
-        while pending:
-            wanted = pending.pop(0)
-            for run in self.runs:
-                if wanted in run.inputs.values() and run.run_id not in seen:
+    def _forward(self, path: str, md5: str) -> tuple[list[Found], list[Found]]:
+        """Runs that read these bytes, and what was made of what they wrote, each once; and what is not among them.
+
+        Of the many that may have read the same bytes the newest are told and followed.
+        """
+        found, left_out, seen, pending = [], [], set(), [(path, md5)]
+        for wanted in pending:  # which grows meanwhile
+            users = self.records.users(*wanted, most=self.most)
+            if users.total is None or users.total > len(users.records):
+                more = None if users.total is None else users.total - len(users.records)
+                left_out.append({"path": wanted[0], "md5": wanted[1], "runs": more})
+            for run in users.records:
+                if run.run_id not in seen:
                     seen.add(run.run_id)
-                    pending += run.outputs.values()
+                    pending += [each for each in run.outputs.items() if each not in pending]
                     found.append(self._facts(run) | {"outputs": run.outputs, "models": run.models})
-        return found
+        return found, left_out
 
     def _facts(self, run: Record) -> Found:
         return {
@@ -85,36 +87,64 @@ class Tracer:
             "params": run.params,
         }
 
-    def tree(self, found: Found) -> Tree:
-        """The same for a terminal."""
-        from rich.markup import escape
-        from rich.tree import Tree
 
-        top = Tree(f"run {found['run']}" if found["run"] else "lineage")
-        for item in found["made"]:
-            node = top.add(f"[bold]{escape(item['path'])}[/bold]  {item['md5'][:SHORT]}")
-            _add_maker(node.add("made by"), item["made_by"])
-            users = node.add("used by" if item["used_by"] else "used by nothing that is recorded")
-            for user in item["used_by"]:
-                outputs = "  ".join(f"{escape(p)} {m[:SHORT]}" for p, m in user["outputs"].items())
-                models = "".join(f"  models:/{m}" for m in user["models"])
-                users.add(f"{_line(user)}  →  {outputs}{models}")
-        return top
+def tree(found: Found, now: Mapping[str, str] | None) -> Tree:
+    """The same for a terminal. Of the params only those that are other than `now`; None: all of them."""
+    from rich.tree import Tree
+
+    top = Tree(f"run {found['run']}" if found["run"] else "lineage")
+    told: set[str] = set()
+    for item in found["made"]:
+        node = top.add(f"[bold]{_bytes(item)}[/bold]")
+        _add_maker(node.add("made by"), item["made_by"], now, told)
+        users = node.add("used by" if item["used_by"] else "used by nothing that is recorded")
+        for user in item["used_by"]:
+            below = users.add(_line(user))
+            for path, md5 in user["outputs"].items():
+                below.add(_bytes({"path": path, "md5": md5}))
+            for model in user["models"]:
+                below.add(f"models:/{model}")
+        for each in item["left_out"]:
+            number = "more" if each["runs"] is None else f"{each['runs']:,} more"
+            users.add(f"[dim]… {number} runs that read {_bytes(each)}: --all shows them[/dim]")
+    if now is not None:
+        top.add("[dim]params are shown where params.yaml has another value now; --params shows all[/dim]")
+    return top
 
 
-def _add_maker(node: Tree, maker: Found | None) -> None:
+def _add_maker(node: Tree, maker: Found | None, now: Mapping[str, str] | None, told: set[str]) -> None:
+    """The run and what led to it; a run that is in the tree already is not told again."""
     if maker is None:
         node.add("[dim]nothing that is recorded (a file of your own, or a run that MLflow does not know)[/dim]")
         return
+    if maker["run"] in told:
+        node.add(f"{_line(maker)}  [dim](see above)[/dim]")
+        return
+    told.add(maker["run"])
     made = node.add(_line(maker))
-    if maker["params"]:
-        made.add("params  " + ", ".join(f"{key}={value}" for key, value in maker["params"].items()))
+    for line in _params(maker["params"], now):
+        made.add(line)
     for source in maker["inputs"]:
-        below = made.add(f"{source['path']}  {source['md5'][:SHORT]}")
+        below = made.add(_bytes(source))
         if source["made_by"]:
-            _add_maker(below, source["made_by"])
+            _add_maker(below, source["made_by"], now, told)
+
+
+def _params(then: Mapping[str, str], now: Mapping[str, str] | None) -> list[str]:
+    from rich.markup import escape
+
+    if now is None:
+        return [escape(f"{key}={value}") for key, value in then.items()]
+    differ = {key: value for key, value in then.items() if now.get(key) != value}
+    return [escape(f"{key}={value}  (now {now.get(key, 'without a value')})") for key, value in differ.items()]
+
+
+def _bytes(item: Found) -> str:
+    from rich.markup import escape
+
+    return f"{escape(item['path'])}  {item['md5'][:SHORT]}"
 
 
 def _line(run: Found) -> str:
-    dirty = " with changes (changes.patch in the run)" if run["dirty"] else ""
-    return f"[cyan]{run['stage']}[/cyan] run {run['run'][:SHORT]}, commit {run['commit'][:SHORT]}{dirty}"
+    dirty = " + changes.patch" if run["dirty"] else ""
+    return f"[cyan]{run['stage']}[/cyan]  run {run['run'][:SHORT]}  commit {run['commit'][:SHORT]}{dirty}"

@@ -1,4 +1,4 @@
-"""MLflow: sends journals on, and reads back what was recorded. The only module that imports mlflow.
+"""MLflow: connects to it, and sends journals on. The only module that imports mlflow; pretune/records.py reads.
 
 `python -m pretune.tracking ROOT STATE` sends all journals and ends; Sender starts it.
 
@@ -7,6 +7,7 @@ Run ids are always passed: MLflow's active run is thread-local, and MLFLOW_RUN_I
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -16,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,7 @@ from ruamel.yaml import YAML
 from pretune import journal
 from pretune.errors import WorkspaceError
 from pretune.journal import Run
-from pretune.process import is_locked, lock
-
-__all__ = ["Record", "Run", "Sender", "connect", "records", "send_until_done", "tracking_uri"]
+from pretune.process import lock
 
 EXPERIMENT = "pretune"
 PATIENCE = 60.0  # seconds that the end of a run waits for records that are still being sent
@@ -50,22 +48,27 @@ def tracking_uri(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
 
 
-def connect(root: Path, state: Path) -> tuple[Any, str]:
-    """A client and the id of the experiment, both created where they are missing."""
+def open_client(root: Path) -> Any:
+    """MLflow's client. With its stores it is thousands of modules, in which looking for garbage often costs 0.4 s."""
     prepare_environment()
+    gc.set_threshold(100_000, 20, 20)
     import mlflow
 
     for name in ("mlflow", "alembic"):  # after the import, which sets them to INFO
         logging.getLogger(name).setLevel(logging.ERROR)
-    uri = tracking_uri(root)
+    return mlflow.MlflowClient(tracking_uri(root), tracking_uri(root))
+
+
+def connect(root: Path, state: Path) -> tuple[Any, str]:
+    """A client and the id of the experiment, both created where they are missing."""
+    client = open_client(root)
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
     # Four processes that create one SQLite file at once all crash: one does, the others wait.
     with lock(state / "locks" / "mlflow.lock", "connecting to MLflow", wait=True):
-        client = mlflow.MlflowClient(uri, uri)
         found = client.get_experiment_by_name(name)
         if found:
             return client, found.experiment_id
-        location = (root / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+        location = (root / "mlartifacts").as_uri() if tracking_uri(root).startswith("sqlite:") else None
         return client, client.create_experiment(name, artifact_location=location)
 
 
@@ -122,7 +125,7 @@ def send_until_done(root: Path, state: Path) -> None:
                 outbox = outbox or Outbox(root, state)
                 outbox.send(paths)
             except Exception as error:  # whatever a server or a disk does: tracking never stops a run
-                note.write_text(_first_line(error), encoding="utf-8")
+                note.write_text(first_line(error), encoding="utf-8")
                 if not written:
                     raise
                 outbox, failures = None, failures + 1
@@ -160,7 +163,10 @@ class Outbox:
         events, end = journal.read(path, int(offset or 0))
         if not events and alive:
             return
-        run_id = self._ids[path.stem] = run_id or self._find(path.stem) or self._create(events[0])
+        begun = progress.exists()  # a sender was killed here: it may have created the run
+        progress.touch()
+        run_id = run_id or (self._find(path.stem) if begun else None) or self._create(events[0])
+        self._ids[path.stem] = run_id
         self._log(run_id, events)
         last = events[-1] if events and events[-1]["event"] == "end" else None
         if last or not alive:
@@ -196,7 +202,7 @@ class Outbox:
                 case "params":
                     params += [Param(k, v) for k, v in event["values"].items()]
                 case "tags":
-                    tags += [RunTag(_tag_name(k), v) for k, v in event["values"].items()]
+                    tags += [RunTag(tag_name(k), v) for k, v in event["values"].items()]
                 case "input":
                     self._log_input(run_id, event)
                 case "text":
@@ -204,7 +210,7 @@ class Outbox:
                 case "model":
                     self._log_model(run_id, event)
                 case "copy":
-                    self._copy(run_id, event["stage_key"])
+                    self._copy(run_id, event["stage_key"], event.get("outputs", {}))
         self.client.log_batch(run_id, params=params, tags=tags)
         for start in range(0, len(metrics), BATCH):
             self.client.log_batch(run_id, metrics=metrics[start : start + BATCH])
@@ -215,7 +221,7 @@ class Outbox:
         source = json.dumps({"path": event["path"], "md5": event["md5"]})
         data = Dataset(event["path"], event["md5"], "dvc", source)
         self.client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "input")])])
-        self.client.log_batch(run_id, tags=[RunTag(_tag_name(f"dvc.in.{event['path']}"), event["md5"])])
+        self.client.log_batch(run_id, tags=[RunTag(tag_name(f"dvc.in.{event['path']}"), event["md5"])])
 
     def _log_model(self, run_id: str, event: dict[str, Any]) -> None:
         import mlflow.pyfunc
@@ -247,11 +253,13 @@ class Outbox:
         self.client.finalize_logged_model(logged.model_id, "READY")
         self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
 
-    def _copy(self, run_id: str, stage_key: str) -> None:
+    def _copy(self, run_id: str, stage_key: str, outputs: dict[str, str]) -> None:
         """Metrics, histories and models of the latest run that executed the stage with these inputs."""
         from mlflow.entities import LoggedModelOutput, RunTag
 
         source = f"tags.`pretune.stage_key` = '{stage_key}' and tags.`pretune.status` = 'executed'"
+        for path, md5 in list(outputs.items())[:1]:  # first: all runs have a stage key, few an output of this path
+            source = f"tags.`{tag_name(f'dvc.out.{path}')}` = '{md5}' and {source}"
         found = self.client.search_runs(
             [self.experiment], f"{source} and attributes.status = 'FINISHED'", max_results=1
         )
@@ -292,7 +300,7 @@ def _requirements() -> list[str]:
     return [f"{name}=={metadata.version(name).split('+')[0]}" for name in ("torch", "transformers", "pandas")]
 
 
-def _tag_name(name: str) -> str:
+def tag_name(name: str) -> str:
     """MLflow takes letters, digits and `/_.-: ` in the name of a tag."""
     return re.sub(r"[^\w/.\-: ]", "_", name)
 
@@ -301,49 +309,9 @@ def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What is wrong, in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-
-
-@dataclass(frozen=True)
-class Record:
-    """One run as MLflow has it; `inputs` and `outputs` are {path: md5}."""
-
-    run_id: str
-    name: str
-    status: str
-    started: int
-    parent: str | None
-    tags: dict[str, str]
-    params: dict[str, str] = field(default_factory=dict)
-    inputs: dict[str, str] = field(default_factory=dict)
-    outputs: dict[str, str] = field(default_factory=dict)
-    models: list[str] = field(default_factory=list)
-    metrics: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def executed(self) -> bool:
-        """Whether the stage really ran, rather than being found in the cache."""
-        return self.tags.get("pretune.status") == "executed"
-
-
-def records(root: Path, state: Path) -> list[Record]:
-    """Every run of the workspace, the oldest first. WorkspaceError where MLflow does not answer."""
-    _let_sender_finish(state)
-    try:
-        client, experiment = connect(root, state)
-        found: list[Any] = []
-        token = None
-        while True:
-            page = client.search_runs([experiment], order_by=["attributes.start_time ASC"], page_token=token)
-            found += page
-            if not (token := page.token):
-                break
-    except Exception as error:
-        raise WorkspaceError(
-            f"MLflow at {tracking_uri(root)} does not answer: {_first_line(error)}", "pretune doctor"
-        ) from error
-    return [_record(run) for run in found]
 
 
 def model_folder(root: Path, state: Path, model_id: str) -> Path:
@@ -358,38 +326,11 @@ def model_folder(root: Path, state: Path, model_id: str) -> Path:
         try:
             download_artifacts(f"models:/{model_id}", dst_path=str(partial), tracking_uri=tracking_uri(root))
         except Exception as error:
-            what = f"the model {model_id} cannot be fetched: {_first_line(error)}"
+            what = f"the model {model_id} cannot be fetched: {first_line(error)}"
             raise WorkspaceError(what, "pretune doctor") from error
         partial.rename(kept)
     described = YAML(typ="safe", pure=True).load(next(kept.rglob("MLmodel")))
     return next(kept.rglob("MLmodel")).parent / str(described["flavors"]["python_function"]["data"])
-
-
-def _let_sender_finish(state: Path) -> None:
-    """Records of runs that have ended may still be on their way: a sender at work has a few seconds."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and is_locked(state / "locks" / "sender.lock"):
-        folder = journal.folder(state)
-        if all(journal.is_being_written(path) for path in folder.glob("*.jsonl")):
-            return
-        time.sleep(0.1)
-
-
-def _record(run: Any) -> Record:
-    tags = run.data.tags
-    return Record(
-        run_id=run.info.run_id,
-        name=run.info.run_name,
-        status=run.info.status,
-        started=run.info.start_time,
-        parent=tags.get("mlflow.parentRunId"),
-        tags=tags,
-        params=run.data.params,
-        inputs={key.removeprefix("dvc.in."): md5 for key, md5 in tags.items() if key.startswith("dvc.in.")},
-        outputs={key.removeprefix("dvc.out."): md5 for key, md5 in tags.items() if key.startswith("dvc.out.")},
-        models=[output.model_id for output in (run.outputs.model_outputs if run.outputs else [])],
-        metrics=run.data.metrics,
-    )
 
 
 if __name__ == "__main__":

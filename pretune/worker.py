@@ -25,7 +25,7 @@ from pretune.process import terminating
 from pretune.stage import Stage
 
 if TYPE_CHECKING:
-    from pretune.tracking import Run
+    from pretune.journal import Run
 
 WORKER = "PRETUNE_WORKER"  # the folder in which the processes of this machine find their order, and say what they say
 ORDER = "order.json"

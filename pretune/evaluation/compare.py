@@ -47,9 +47,9 @@ def compare(
     scores = {
         name: bootstrap.estimates({key: metric.measure for key, metric in each.items()}) for name, each in known.items()
     }
-    base, *rest = same
+    base, *rest = known
     gains = {
-        name: {key: metrics.gain(same[name], same[base], bootstrap, key) for key in known[base] if key in known[name]}
+        name: {key: metrics.gain(known[name], known[base], bootstrap, key) for key in known[base] if key in known[name]}
         for name in rest
     }
     return Comparison(len(rows), "", scores, gains)

@@ -7,7 +7,7 @@ of rows drawn with replacement its bootstrap, zeros and ones that of a slice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -40,11 +40,15 @@ class Difference(Estimate):
 
 
 class Bootstrap:
-    """Percentile intervals from the same resampled rows for every measure: so differences are paired."""
+    """Percentile intervals from the same resampled rows for every measure: so differences are paired.
+
+    What a measure gave is kept: asked about again, in a difference, it costs nothing.
+    """
 
     def __init__(self, rows: int, resamples: int, confidence: float, seed: int) -> None:
         self.rows, self.resamples, self.seed = rows, resamples, seed
         self.tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+        self._known: dict[Measure, Values] = {}
 
     def estimates(self, measures: Mapping[str, Measure]) -> dict[str, Estimate]:
         """Each measure with its interval; one without a value (of one class only, say) is left out."""
@@ -65,16 +69,24 @@ class Bootstrap:
 
     def _drawn(self, measures: Mapping[str, Measure]) -> dict[str, Values]:
         """The measures on all rows, then on each resample."""
-        whole = np.ones((1, self.rows))
-        parts: dict[str, list[Values]] = {name: [measure(whole)] for name, measure in measures.items()}
+        new = [measure for measure in dict.fromkeys(measures.values()) if measure not in self._known]
+        if new:
+            parts = [[measure(weights) for measure in new] for weights in (np.ones((1, self.rows)), *self._resamples())]
+            self._known |= {
+                measure: np.concatenate(values) for measure, values in zip(new, zip(*parts, strict=True), strict=True)
+            }
+        return {name: self._known[measure] for name, measure in measures.items()}
+
+    def _resamples(self) -> Iterator[Weights]:
+        """How often each row was drawn, for some resamples at a time; a row's numbers lie together in memory."""
         generator = np.random.default_rng([self.seed, 3])
         at_once = max(1, CELLS // self.rows)
         for start in range(0, self.resamples, at_once):
-            drawn = generator.integers(0, self.rows, (min(at_once, self.resamples - start), self.rows))
-            weights = np.stack([np.bincount(rows, minlength=self.rows) for rows in drawn]).astype(np.float64)
-            for name, measure in measures.items():
-                parts[name].append(measure(weights))
-        return {name: np.concatenate(values) for name, values in parts.items()}
+            draws = min(at_once, self.resamples - start)
+            rows = generator.integers(0, self.rows, (draws, self.rows))
+            cells = rows * draws + np.arange(draws)[:, None]
+            counts = np.bincount(cells.ravel(), minlength=self.rows * draws)
+            yield counts.reshape(self.rows, draws).astype(np.float64).T
 
     def _interval(self, drawn: Values) -> tuple[float, float]:
         finite = drawn[np.isfinite(drawn)]

@@ -45,14 +45,15 @@ def measured(found: Sequence[Share], bootstrap: Bootstrap) -> dict[str, Any]:
     """
     from pretune.evaluation import metrics
 
-    whole = found[-1].said["scratch"]
+    whole = metrics.metrics(found[-1].said["scratch"])
     result: dict[str, Any] = {}
     for each in found:
-        pretrained, new = (each.said[name] for name in MODELS)
+        pretrained, new = (metrics.metrics(each.said[name]) for name in MODELS)
         entry: dict[str, Any] = {"rows": each.rows, "labels": each.labels}
-        for name in MODELS:
-            headline = next(iter(metrics.metrics(each.said[name]).values()))
-            entry |= {key: score.as_dict() for key, score in bootstrap.estimates({name: headline.measure}).items()}
+        headlines = {
+            name: next(iter(each.values())).measure for name, each in zip(MODELS, (pretrained, new), strict=True)
+        }
+        entry |= {name: score.as_dict() for name, score in bootstrap.estimates(headlines).items()}
         entry["gain"] = metrics.gain(pretrained, new, bootstrap).as_dict()
         entry["over_all"] = metrics.gain(pretrained, whole, bootstrap).as_dict()
         result[f"{each.share:g}"] = entry

@@ -39,19 +39,21 @@ def count(found: Predictions) -> int:
 def measured(said: Mapping[str, Predictions], bootstrap: Bootstrap) -> dict[str, Any]:
     """Every model's metrics, and in the first of them by how much the first model is better than each other one."""
     result: dict[str, Any] = {"test_rows": bootstrap.rows}
-    for name, found in said.items():
-        scores = bootstrap.estimates({key: metric.measure for key, metric in metrics(found).items()})
+    known = {name: metrics(found) for name, found in said.items()}
+    for name, each in known.items():
+        scores = bootstrap.estimates({key: metric.measure for key, metric in each.items()})
         result[name] = {key: estimate.as_dict() for key, estimate in scores.items()}
-    own, *others = said
-    result["gain"] = {name: gain(said[own], said[name], bootstrap).as_dict() for name in others}
+    own, *others = known.values()
+    result["gain"] = {
+        name: gain(own, each, bootstrap).as_dict() for name, each in zip(list(known)[1:], others, strict=True)
+    }
     return result
 
 
-def gain(better: Predictions, worse: Predictions, bootstrap: Bootstrap, metric: str = "") -> Difference:
-    """By how much `better` is better in `metric` (default: the headline), row by row; above 0 is better, always."""
-    first, second = metrics(better), metrics(worse)
-    name = metric or next(iter(first))
-    return bootstrap.difference(first[name].measure, second[name].measure, sign=first[name].sign)
+def gain(better: Mapping[str, Metric], worse: Mapping[str, Metric], bootstrap: Bootstrap, name: str = "") -> Difference:
+    """By how much `better` is better in one metric (default: the headline), row by row; above 0 is better, always."""
+    name = name or next(iter(better))
+    return bootstrap.difference(better[name].measure, worse[name].measure, sign=better[name].sign)
 
 
 def sliced(found: Predictions, slices: Mapping[str, Where], bootstrap: Bootstrap) -> list[dict[str, float | str]]:

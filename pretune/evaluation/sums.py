@@ -36,29 +36,32 @@ def ratio(above: npt.ArrayLike, below: npt.ArrayLike) -> Measure:
 
 def roc_auc(positive: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating]) -> Measure:
     """Area under the ROC curve: the chance that a positive row scores above a negative one, ties by half."""
-    order, starts = _groups(scores)
+    ranked = _ranked(positive, scores)
 
     def measure(weights: Weights) -> Values:
-        above, below = _sums_by_group(weights, positive, order, starts)
-        lower = below.cumsum(axis=1) - below
+        between, tied, above, beyond = ranked(weights)
+        lower = between.cumsum(axis=0)
+        lower[1:] += tied.cumsum(axis=0)[:-1]
+        negative = lower[-1] + tied[-1] + beyond if len(lower) else beyond
         with np.errstate(divide="ignore", invalid="ignore"):
-            found = (above * (lower + below / 2)).sum(axis=1) / (above.sum(axis=1) * below.sum(axis=1))
-        return np.asarray(found)
+            return np.asarray((above * (lower + tied / 2)).sum(axis=0) / (above.sum(axis=0) * negative))
 
     return measure
 
 
 def average_precision(positive: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating]) -> Measure:
     """Area under the precision-recall curve, without interpolation."""
-    order, starts = _groups(scores)
+    ranked = _ranked(positive, scores)
 
     def measure(weights: Weights) -> Values:
-        above, below = (part[:, ::-1] for part in _sums_by_group(weights, positive, order, starts))
-        found, all_found = above.cumsum(axis=1), (above + below).cumsum(axis=1)
+        between, tied, above, beyond = ranked(weights)
+        found = above[::-1].cumsum(axis=0)
+        other = (above + tied)[::-1]  # and what was said before them by mistake
+        other[:1] += beyond
+        other[1:] += between[:0:-1]
         with np.errstate(divide="ignore", invalid="ignore"):
-            precision = np.where(all_found > 0, found / all_found, 0.0)
-            area = (above * precision).sum(axis=1) / above.sum(axis=1)
-        return np.asarray(area)
+            precision = np.where(found > 0, found / other.cumsum(axis=0), 0.0)
+            return np.asarray((above[::-1] * precision).sum(axis=0) / above.sum(axis=0))
 
     return measure
 
@@ -76,16 +79,25 @@ def average(measures: list[Measure]) -> Measure:
     return measure
 
 
-def _groups(scores: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Rows by rising score, and where each score begins among them."""
-    order = np.argsort(scores, kind="stable")
-    ranked = scores[order]
-    return order, np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
+def _ranked(
+    positive: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating]
+) -> Callable[[Weights], tuple[Table, Table, Table, Values]]:
+    """A function that sums weights: (scores of positive rows, draws), by rising score, and (draws,).
 
+    Of the negative rows below that score and above the one before, of the negative ones that have it, of the positive
+    ones that have it; and of the negative rows above all of them. A sparse product adds up just what is in each sum.
+    """
+    from scipy.sparse import csr_array
 
-def _sums_by_group(
-    weights: Weights, positive: npt.NDArray[np.bool_], order: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]
-) -> tuple[Table, Table]:
-    """Weights of positive and of negative rows of each score: (draws, scores) each."""
-    ranked, right = weights[:, order], positive[order]
-    return np.add.reduceat(ranked * right, starts, axis=1), np.add.reduceat(ranked * ~right, starts, axis=1)
+    steps = np.unique(scores[positive])
+    place = np.searchsorted(steps, scores)  # of the first step that is not lower
+    ties = np.append(steps, np.nan)[place] == scores
+    number = np.where(positive, 2, np.where(ties, 1, 0)) * len(steps) + place
+    number[place == len(steps)] = 3 * len(steps)
+    sums = csr_array((np.ones(len(scores)), (number, np.arange(len(scores)))), shape=(3 * len(steps) + 1, len(scores)))
+
+    def measure(weights: Weights) -> tuple[Table, Table, Table, Values]:
+        found = sums @ np.ascontiguousarray(weights.T)
+        return (*np.split(found[:-1], 3), found[-1])
+
+    return measure

@@ -242,6 +242,7 @@ def test_an_evaluation_is_found_by_every_name_that_leads_to_it(tracked, evaluate
     (project / "dvc.lock").write_text(lock, encoding="utf-8")
     for command in (["add", "dvc.lock"], ["commit", "--quiet", "--message", "result"]):
         subprocess.run(["git", *command], cwd=project, check=True)
+    assert runs.registry.client  # of the workspace, before it is told to look elsewhere for revisions
     runs.root = project
     for name in (run, run[:8], made, model, "@champion", "@1", "HEAD"):
         assert runs.evaluation(name).run.run_id == run, name

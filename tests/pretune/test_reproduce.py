@@ -6,8 +6,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from pretune.params import flatten
+from pretune.record import Record
 from pretune.reproduce import nearness, restore_params
-from pretune.tracking import Record
 
 THEN = """\
 seed: 0     # kept

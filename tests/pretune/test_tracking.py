@@ -11,6 +11,8 @@ import pytest
 
 from pretune import tracking
 from pretune.errors import WorkspaceError
+from pretune.records import Records
+from pretune.runs import Runs
 
 pytestmark = pytest.mark.slow  # imports MLflow
 
@@ -140,25 +142,29 @@ def test_a_cached_stage_whose_maker_is_unknown_says_so(tracked):
 
 
 def test_records_read_back_what_was_sent(tracked):
-    """`records` gives every run, the oldest first, with inputs and outputs by path."""
+    """A run has its params, inputs and outputs by path, and its texts; one that was found in the cache is no maker."""
     run = tracked.stage("prepare", "key")
     run.params({"seed": 1})
+    run.metrics({"rows": 3, "share": math.nan})
     run.input("data/raw", "aa.dir")
     run.output("data/prepared", "bb.dir")
+    run.text("changes.patch", "+ ünï\n")
     run.end("FINISHED")
-    tracked.stage("pretrain", "key", status="cached").end("FINISHED")
+    tracked.stage("prepare", "key", status="cached").end("FINISHED")
     tracked.send()
-    first, second = tracking.records(tracked.root, tracked.state)
-    assert (first.name, first.status, first.params) == ("prepare", "FINISHED", {"seed": "1"})
-    assert (first.inputs, first.outputs) == ({"data/raw": "aa.dir"}, {"data/prepared": "bb.dir"})
-    assert (first.executed, second.executed) == (True, False)
+    runs = Runs(tracked.root, tracked.state, "tests")
+    (found,) = runs.records.newest("prepare", 2)
+    assert (found.name, found.status, found.params) == ("prepare", "FINISHED", {"seed": "1"})
+    assert (found.inputs, found.outputs) == ({"data/raw": "aa.dir"}, {"data/prepared": "bb.dir"})
+    assert found.metrics == pytest.approx({"rows": 3, "share": math.nan}, nan_ok=True)
+    assert runs.artifact(found, "changes.patch") == "+ ünï\n"
 
 
 def test_records_without_a_server_is_an_error_with_a_next_step(tracked):
     """`pretune trace` against a server that is down: a message, no traceback."""
     os.environ |= {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     with pytest.raises(WorkspaceError, match=r"127\.0\.0\.1:9 does not answer"):
-        tracking.records(tracked.root, tracked.state)
+        Records(tracked.root, tracked.state)
 
 
 def test_one_journal_that_mlflow_refuses_does_not_hold_up_the_others(tracked):

@@ -63,7 +63,7 @@ def test_a_worse_model_has_a_negative_gain_in_every_form(forms, name):
     mixed = type(found)(**(vars(shuffled) | {key: vars(found)[key] for key in ("targets",) if key in vars(found)}))
     if name == "likelihoods":
         mixed = type(found)(found.nats * 1.5, found.tokens, found.bytes)
-    assert metrics.gain(mixed, found, Bootstrap(60, 200, 0.9, 0)).high < 0
+    assert metrics.gain(metrics.metrics(mixed), metrics.metrics(found), Bootstrap(60, 200, 0.9, 0)).high < 0
 
 
 @pytest.mark.parametrize("name", ["classes", "two_classes"])

@@ -60,7 +60,7 @@ class Runs:
     @cached_property
     def client(self) -> Any:
         """MLflow's own, which takes seconds to import."""
-        return open_client(self.root)
+        return open_client(self.root, self.state)
 
     @cached_property
     def registry(self) -> Registry:

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def tracking_uri(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
 
 
-def open_client(root: Path) -> Any:
+def open_client(root: Path, state: Path) -> Any:
     """MLflow's client. With its stores it is thousands of modules, in which looking for garbage often costs 0.4 s."""
     prepare_environment()
     gc.set_threshold(100_000, 20, 20)
@@ -56,15 +57,20 @@ def open_client(root: Path) -> Any:
 
     for name in ("mlflow", "alembic"):  # after the import, which sets them to INFO
         logging.getLogger(name).setLevel(logging.ERROR)
-    return mlflow.MlflowClient(tracking_uri(root), tracking_uri(root))
+    with _connecting(state):
+        return mlflow.MlflowClient(tracking_uri(root), tracking_uri(root))
+
+
+def _connecting(state: Path) -> AbstractContextManager[None]:
+    """Four processes that create one SQLite file at once all crash: one does, the others wait."""
+    return lock(state / "locks" / "mlflow.lock", "connecting to MLflow", wait=True)
 
 
 def connect(root: Path, state: Path) -> tuple[Any, str]:
     """A client and the id of the experiment, both created where they are missing."""
-    client = open_client(root)
+    client = open_client(root, state)
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-    # Four processes that create one SQLite file at once all crash: one does, the others wait.
-    with lock(state / "locks" / "mlflow.lock", "connecting to MLflow", wait=True):
+    with _connecting(state):
         found = client.get_experiment_by_name(name)
         if found:
             return client, found.experiment_id

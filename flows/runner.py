@@ -21,11 +21,13 @@ from flows import schedule
 from flows.board import Board
 from flows.forkserver import Forked, ForkServer
 from flows.schedule import Ask, Schedule
-from pretune import check, lineage, params, process, progress, provenance
+from pretune import check, launch, lineage, params, process, progress, provenance
 from pretune.errors import PretuneError, StageFailedError, TerminatedError
 from pretune.journal import Run
 from pretune.lineage import Node, Workspace
+from pretune.stage import Stage
 from pretune.tracking import Sender
+from tasks import __main__ as tasks
 
 GRACE = 60.0  # seconds that a stage has to stop by itself: training ends its step and saves it
 METRICS = "reports/metrics.json"
@@ -72,7 +74,7 @@ class PipelineRun:
         return self
 
     def _open(self) -> None:
-        settings = params.load(self.root / "params.yaml")
+        settings = self._settings = params.load(self.root / "params.yaml")
         self._stack.enter_context(process.lock(self.state / "locks" / "run.lock", "a pipeline run"))
         lineage.drop_torn_lock(self.root)
         workspace = self._fresh = Workspace(self.root)
@@ -80,7 +82,7 @@ class PipelineRun:
         workspace.check_inputs(self._names)
         self.plan = {decision.stage: decision for decision in workspace.plan(self._names)}
         self.schedule = self._scheduled(settings)
-        stages = [decision.stage for decision in self.plan.values() if decision.action == "run"]
+        stages = [name for name, told in self.plan.items() if told.action == "run" and not self._is_idle(name)]
         log = self.state / "logs" / "forkserver.log"
         self._processes = ForkServer(self.root, self._environment(), stages, log)
         self._stack.callback(self._processes.close)
@@ -129,7 +131,10 @@ class PipelineRun:
             raise process.held(stage_lock, f"stage {name}")
         self.board.begin(name)
         try:
-            self._repro(self.nodes[name])
+            if self._is_idle(name):
+                self._carry_out(name)
+            else:
+                self._repro(self.nodes[name])
         except PretuneError:
             with suppress(PretuneError):  # DVC removed the former outputs: they are not lost
                 Workspace(self.root).checkout([name])
@@ -160,6 +165,29 @@ class PipelineRun:
         upstream = [self.outcomes[up].how for up in self.nodes[name].upstream if up in self.outcomes]
         return self.plan[name].action == "skip" and all(how == "skipped" for how in upstream)
 
+    def _is_idle(self, name: str) -> bool:
+        """Whether a stage that trains otherwise has nothing to train: `label_efficiency` without shares."""
+        return name in check.STAGES and not launch.trains(self.nodes[name], self._settings)
+
+    def _carry_out(self, name: str) -> None:
+        """Run a stage within this process: one that has nothing to do ends before another has started."""
+        workspace = Workspace(self.root, wait=True)
+        known = {"parent": self.record.id, "prefect_run": self.prefect_run}
+        try:
+            with (
+                process.lock(self.state / "locks" / f"{name}.lock", f"stage {name}"),
+                tasks.recorded(self.root, self.state, name, **known) as run,
+            ):
+                entry, settings = workspace.entry(name), params.load(self.root / "params.yaml")
+                told = progress.for_stage(name)
+                stage = Stage(self.root, self.nodes[name], entry, params=settings, run=run, progress=told)
+                stage.log_inputs()
+                tasks.function(name)(stage)
+                stage.publish()
+                workspace.commit(name)
+        except PretuneError as error:
+            raise _mistake(name, error.as_dict()) from error
+
     def _scheduled(self, settings: params.Params) -> Schedule:
         """In which order stages begin: what they ask for, and what each took when it last ran."""
         gpus = schedule.gpus()
@@ -167,7 +195,9 @@ class PipelineRun:
 
         def asks(name: str) -> Ask:
             reached = all(up in self.outcomes for up in self.nodes[name].upstream)
-            return schedule.asks(self.nodes[name], settings, gpus) if reached and not self._is_fresh(name) else Ask(0)
+            if not reached or self._is_fresh(name) or self._is_idle(name):
+                return Ask(0)
+            return schedule.asks(self.nodes[name], settings, gpus)
 
         seconds = {name: took[name] if self.plan[name].action == "run" else 0.0 for name in self.nodes}
         return Schedule(self.nodes, asks, seconds, schedule.cores(), gpus)
@@ -242,10 +272,7 @@ class PipelineRun:
 
     def _failure(self, name: str, mistake: dict[str, Any] | None, log: Path, *, timed_out: bool) -> StageFailedError:
         if mistake:
-            failed = StageFailedError([f"{name}: {problem}" for problem in mistake["problems"]], mistake["next_step"])
-            failed.exit_code = mistake["exit_code"]
-            failed.retryable = False
-            return failed
+            return _mistake(name, mistake)
         if timed_out:
             return StageFailedError(f"{name}: stopped after its timeout (meta.timeout in dvc.yaml)", "pretune run")
         tail = log.read_text(encoding="utf-8").rstrip().splitlines()[-LOG_TAIL:]
@@ -310,6 +337,13 @@ def raise_failures(errors: list[BaseException]) -> None:
 
 class NotReachedError(PretuneError):
     """A stage that did not run because one before it failed."""
+
+
+def _mistake(name: str, mistake: dict[str, Any]) -> StageFailedError:
+    """A user's mistake that a stage found: to try again would only repeat it."""
+    failed = StageFailedError([f"{name}: {problem}" for problem in mistake["problems"]], mistake["next_step"])
+    failed.exit_code, failed.retryable = mistake["exit_code"], False
+    return failed
 
 
 def _after(upstream: list[Future[Outcome]], run: PipelineRun, name: str) -> Outcome:

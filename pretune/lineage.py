@@ -75,10 +75,13 @@ def state_dir(root: Path) -> Path:
 
 
 class Workspace:
-    """A project folder seen through DVC. One instance is one reading: make a new one after changes."""
+    """A project folder seen through DVC. One instance is one reading: make a new one after changes.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    Where another dvc is at work, `commit` is refused or, with `wait`, waits.
+    """
+
+    def __init__(self, root: Path, *, wait: bool = False) -> None:
+        self.root, self._wait = root, wait
         keep_private(root)
 
     @cached_property
@@ -89,7 +92,7 @@ class Workspace:
 
         with _plain_errors():
             try:
-                return Repo(str(self.root))
+                return Repo(str(self.root), _wait_for_lock=self._wait)
             except DvcException as error:
                 if not (self.root / ".git").exists():
                     raise WorkspaceError(

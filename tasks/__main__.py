@@ -44,7 +44,7 @@ from pretune.tracking import Sender
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-PARENT = "PRETUNE_PARENT_RUN"  # the journal of the pipeline run that this stage belongs to
+PIPELINE = {"parent": "PRETUNE_PARENT_RUN", "prefect_run": "PRETUNE_PREFECT_RUN"}  # what a stage belongs to: its runs
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TRANSFORMERS_VERBOSITY": "error"}
 NO_BARS = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "true"}
 
@@ -103,9 +103,9 @@ def run_stage(workspace: Workspace, name: str, is_current: Callable[[], bool]) -
         if name == "finetune" and PIPE not in os.environ:  # the flow has said it
             for line in advice(params):
                 print(f"warning: {line}", file=sys.stderr)
-        progress = for_stage(name)
+        progress, known = for_stage(name), {key: os.environ.get(variable, "") for key, variable in PIPELINE.items()}
         try:
-            with recorded(root, state, name) as run:
+            with recorded(root, state, name, **known) as run:
                 node = workspace.node(name)
                 stage = Stage(root, node, entry, params=params, run=run, progress=progress)
                 stage.log_inputs()
@@ -126,13 +126,15 @@ def run_stage(workspace: Workspace, name: str, is_current: Callable[[], bool]) -
 
 
 @contextmanager
-def recorded(root: Path, state: Path, name: str) -> Iterator[Run]:
-    """A run that ends as the block does; what varies (time) goes to it, never to an output."""
-    parent = os.environ.get(PARENT)
+def recorded(root: Path, state: Path, name: str, *, parent: str = "", prefect_run: str = "") -> Iterator[Run]:
+    """A run that ends as the block does; what varies (time) goes to it, never to an output.
+
+    `parent` is the pipeline run that the stage belongs to, which then sends the record.
+    """
     tags = provenance.tags(root) | {"pretune.kind": "stage", "pretune.status": "executed"}
-    if flow_run := os.environ.get("PRETUNE_PREFECT_RUN"):
-        tags["prefect.flow_run_id"] = flow_run
-    run = Run(state, name, parent=parent, tags=tags)
+    if prefect_run:
+        tags["prefect.flow_run_id"] = prefect_run
+    run = Run(state, name, parent=parent or None, tags=tags)
     if tags["git.dirty"] == "true":
         run.text("changes.patch", provenance.patch(root))
     sender = None if parent else Sender(root, state).start()
@@ -148,7 +150,7 @@ def recorded(root: Path, state: Path, name: str) -> Iterator[Run]:
     finally:
         run.end(status)
         facts = {"seconds": round(time.monotonic() - began, 1), "outputs": run.outputs, "metrics": run.latest}
-        remember(state, name, parent=parent, run=run.id, status=status, **facts)
+        remember(state, name, parent=parent or None, run=run.id, status=status, **facts)
         if sender and (warning := sender.close([run])):
             print(f"warning: {warning}", file=sys.stderr)
 

@@ -20,7 +20,7 @@ from pretune.journal import Run
 
 ROOT = Path(__file__).parent.parent
 PARAMS = Path(__file__).parent / "params.yaml"
-FOREIGN = ("MLFLOW_", "PRETUNE_", "PREFECT_", "DVC_", "HF_", "XDG_", "GIT_")
+FOREIGN = ("MLFLOW_", "PRETUNE_", "PREFECT_", "DVC_", "HF_", "XDG_", "GIT_", "PYTHONDONTWRITEBYTECODE")
 BROWSER = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )

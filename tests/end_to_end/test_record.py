@@ -61,6 +61,14 @@ def test_children_carry_where_they_come_from(finished, children):
     assert len({run.data.tags["pretune.stage_key"] for run in children.values()}) == 7
 
 
+def test_a_stage_that_trains_nothing_is_recorded_and_not_started(finished, children):
+    """Without shares `label_efficiency` has nothing to do: no process of its own, whose output would be in its log."""
+    assert children["label_efficiency"].data.tags["pretune.status"] == "executed"
+    assert children["label_efficiency"].info.status == "FINISHED"
+    logs = {path.stem for path in (finished.state / "logs").glob("*.log")} - {"forkserver"}
+    assert logs == finished.stages().keys() - {"label_efficiency"}
+
+
 def test_training_stages_have_metrics_over_steps(finished, children):
     """Loss and learning rate are recorded at several steps of each training stage, the loss as in its curve."""
     client, _ = finished.client()

@@ -13,12 +13,6 @@ from pretune.lineage import Workspace
 from tasks import __main__ as tasks
 
 
-@pytest.fixture
-def child():
-    """A stage under a pipeline run, which does the sending: no sender of its own is started."""
-    os.environ[tasks.PARENT] = "the-parent"
-
-
 def last(state):
     """Events of the only journal."""
     (path,) = journal.folder(state).glob("*.jsonl")
@@ -92,15 +86,15 @@ def test_a_mistake_goes_to_the_flow_as_a_message(tmp_path, capsys):
     [(None, "FINISHED"), (DataError("x"), "FAILED"), (RuntimeError("x"), "FAILED"), (KeyboardInterrupt(), "KILLED"),
      (TerminatedError("x"), "KILLED")],
 )  # fmt: skip
-def test_the_record_ends_as_the_stage_did(project, child, error, status):
+def test_the_record_ends_as_the_stage_did(project, error, status):
     """Finished, failed or killed; status, time, metrics and outputs are remembered for the next plan and the report."""
     state = project / ".pretune"
     if error is None:
-        with tasks.recorded(project, state, "prepare") as run:
+        with tasks.recorded(project, state, "prepare", parent="the-parent") as run:
             run.metrics({"rows": 3})
             run.output("prepared.txt", "0123")
     else:
-        with pytest.raises(type(error)), tasks.recorded(project, state, "prepare") as run:
+        with pytest.raises(type(error)), tasks.recorded(project, state, "prepare", parent="the-parent") as run:
             raise error
     events = last(state)
     assert events[-1] == {"event": "end", "time": events[-1]["time"], "status": status}
@@ -124,10 +118,10 @@ def test_energy_is_measured_of_stages_that_train(project, params, monkeypatch):
     assert asked
 
 
-def test_a_dirty_workspace_leaves_its_patch_on_the_run(project, child):
+def test_a_dirty_workspace_leaves_its_patch_on_the_run(project):
     """What leads from the commit to the files is kept with the record."""
     (project / "dvc.yaml").write_text("stages: {}\n", encoding="utf-8")
-    with tasks.recorded(project, project / ".pretune", "prepare"):
+    with tasks.recorded(project, project / ".pretune", "prepare", parent="the-parent"):
         pass
     (patch,) = [event for event in last(project / ".pretune") if event["event"] == "text"]
     assert patch["name"] == "changes.patch"

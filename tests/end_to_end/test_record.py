@@ -65,8 +65,8 @@ def test_a_stage_that_trains_nothing_is_recorded_and_not_started(finished, child
     """Without shares `label_efficiency` has nothing to do: no process of its own, whose output would be in its log."""
     assert children["label_efficiency"].data.tags["pretune.status"] == "executed"
     assert children["label_efficiency"].info.status == "FINISHED"
-    logs = {path.stem for path in (finished.state / "logs").glob("*.log")} - {"forkserver"}
-    assert logs == finished.stages().keys() - {"label_efficiency"}
+    logs = {path.stem for path in (finished.state / "logs").glob("*.log")}
+    assert logs & finished.stages().keys() == finished.stages().keys() - {"label_efficiency"}
 
 
 def test_training_stages_have_metrics_over_steps(finished, children):

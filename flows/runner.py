@@ -131,9 +131,7 @@ class PipelineRun:
             raise process.held(stage_lock, f"stage {name}")
         self.board.begin(name)
         try:
-            if self._is_idle(name):
-                self._carry_out(name)
-            else:
+            if not (self._is_idle(name) and self._brought(name)):
                 self._repro(self.nodes[name])
         except PretuneError:
             with suppress(PretuneError):  # DVC removed the former outputs: they are not lost
@@ -169,24 +167,26 @@ class PipelineRun:
         """Whether a stage that trains otherwise has nothing to train: `label_efficiency` without shares."""
         return name in check.STAGES and not launch.trains(self.nodes[name], self._settings)
 
-    def _carry_out(self, name: str) -> None:
-        """Run a stage within this process: one that has nothing to do ends before another has started."""
+    def _brought(self, name: str) -> bool:
+        """Bring an idle stage up to date within this process, which takes less than to start one; DVC has to restore."""
         workspace = Workspace(self.root, wait=True)
-        known = {"parent": self.record.id, "prefect_run": self.prefect_run}
-        try:
-            with (
-                process.lock(self.state / "locks" / f"{name}.lock", f"stage {name}"),
-                tasks.recorded(self.root, self.state, name, **known) as run,
-            ):
-                entry, settings = workspace.entry(name), params.load(self.root / "params.yaml")
-                told = progress.for_stage(name)
-                stage = Stage(self.root, self.nodes[name], entry, params=settings, run=run, progress=told)
-                stage.log_inputs()
-                tasks.function(name)(stage)
-                stage.publish()
-                workspace.commit(name)
-        except PretuneError as error:
-            raise _mistake(name, error.as_dict()) from error
+        action = Workspace(self.root).plan([name])[-1].action
+        if action == "run":
+            known = {"parent": self.record.id, "prefect_run": self.prefect_run}
+            try:
+                with (
+                    process.lock(self.state / "locks" / f"{name}.lock", f"stage {name}"),
+                    tasks.recorded(self.root, self.state, name, **known) as run,
+                ):
+                    entry, node, told = workspace.entry(name), self.nodes[name], progress.for_stage(name)
+                    stage = Stage(self.root, node, entry, params=self._settings, run=run, progress=told)
+                    stage.log_inputs()
+                    tasks.function(name)(stage)
+                    stage.publish()
+                    workspace.commit(name)
+            except PretuneError as error:
+                raise _mistake(name, error.as_dict()) from error
+        return action != "restore"
 
     def _scheduled(self, settings: params.Params) -> Schedule:
         """In which order stages begin: what they ask for, and what each took when it last ran."""

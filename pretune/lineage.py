@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import subprocess
@@ -92,7 +93,7 @@ class Workspace:
 
         with _plain_errors():
             try:
-                return Repo(str(self.root), _wait_for_lock=self._wait)
+                repo = Repo(str(self.root), _wait_for_lock=self._wait)
             except DvcException as error:
                 if not (self.root / ".git").exists():
                     raise WorkspaceError(
@@ -100,6 +101,8 @@ class Workspace:
                         "git init && git add --all && git commit --message 'start'",
                     ) from error
                 raise
+        repo.stage_cache._create_stage = self._as_cached
+        return repo
 
     @cached_property
     def _stages(self) -> dict[str, Any]:
@@ -264,7 +267,9 @@ class Workspace:
                         elif dep.exists:
                             dep.save()
                     key = _get_cache_hash(to_single_stage_lockfile(stage), key=True)
-                    cached = next((c for c in self._run_cache(key) if self._is_cached(stage, c)), None)
+                    cached = next(
+                        (c for c in self._run_cache(key) if self._as_cached(c, stage.wdir).outs_cached()), None
+                    )
                     if cached:
                         decisions.append(Decision(name, "restore", reasons))
                         known |= {out["path"]: out["md5"] for out in cached["outs"]}
@@ -279,18 +284,18 @@ class Workspace:
         for path in sorted(folder.glob("*")) if folder.is_dir() else []:
             yield YAML(typ="safe", pure=True).load(path)
 
-    def _is_cached(self, stage: Any, entry: Entry) -> bool:
-        """Whether the cache holds what `entry` says the stage wrote.
+    def _as_cached(self, entry: Entry, wdir: str) -> Any:
+        """The stage as an entry of the run cache has it.
 
         As DVC's StageCache does it, which looks for dvc.yaml in the working directory, wherever the workspace is.
         """
         from dvc.stage import PipelineStage, create_stage
         from dvc.stage.loader import StageLoader
 
-        where = {"path": stage.path, "wdir": stage.wdir, "cmd": entry["cmd"]}
-        made = create_stage(PipelineStage, repo=self.repo, outs=[out["path"] for out in entry["outs"]], **where)
-        StageLoader.fill_from_lock(made, entry)
-        return bool(made.outs_cached())
+        where = {"path": str(self.root / "dvc.yaml"), "wdir": wdir, "cmd": entry["cmd"]}
+        stage = create_stage(PipelineStage, repo=self.repo, outs=[out["path"] for out in entry["outs"]], **where)
+        StageLoader.fill_from_lock(stage, entry)
+        return stage
 
     def why(self, name: str) -> dict[str, Any]:
         """What changed since dvc.lock: {'params': {dotted: (old, new)}, 'deps': …, 'code': …, 'outs': …}."""
@@ -319,8 +324,8 @@ class Workspace:
                 self.repo.checkout([self._target(n) for n in wanted], force=True, allow_missing=True)
 
     def commit(self, name: str) -> None:
-        """Record a stage that was run by hand in dvc.lock."""
-        with _plain_errors():
+        """Record a stage that ran without DVC in dvc.lock."""
+        with _plain_errors(), _quiet():
             self.repo.commit(self._target(name), force=True)
         self.order_lock()
 
@@ -436,6 +441,18 @@ def _states(file: Any) -> dict[str, str]:
 
 def _word(state: str) -> str:
     return {"deleted": "missing", "not in cache": "missing from the cache"}.get(state, state)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what DVC tells of its doings from standard output, which may hold JSON."""
+    logger = logging.getLogger("dvc")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager

@@ -168,7 +168,7 @@ class PipelineRun:
         return name in check.STAGES and not launch.trains(self.nodes[name], self._settings)
 
     def _brought(self, name: str) -> bool:
-        """Bring an idle stage up to date within this process, which takes less than to start one; DVC has to restore."""
+        """Bring an idle stage up to date within this process, which takes less than to start one; False: DVC has to."""
         workspace = Workspace(self.root, wait=True)
         action = Workspace(self.root).plan([name])[-1].action
         if action == "run":

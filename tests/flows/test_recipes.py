@@ -62,9 +62,10 @@ def test_dvc_yaml_lists_what_the_recipe_reads_and_nothing_else_changes(workspace
 def test_data_are_copied_from_a_folder_and_what_is_missing_is_told(workspace):
     """From a folder of data sets or from that of one; nothing that is there is overwritten."""
     files = [f"data/sets/sst2/{name}.tsv" for name in ("dev", "test", "train")]
-    assert recipes.init(workspace, "sentiment").missing == files
+    checkpoint = "checkpoints/all-minilm-l6-v2"
+    assert recipes.init(workspace, "sentiment").missing == [checkpoint, *files]
     done = recipes.init(workspace, "sentiment", workspace / "elsewhere")
-    assert (done.brought, done.missing) == (files, [])
+    assert (done.brought, done.missing) == (files, [checkpoint])
     (workspace / files[0]).write_text("mine", encoding="utf-8")
     assert recipes.init(workspace, "sentiment", workspace / "elsewhere" / "sst2").brought == []
     assert (workspace / files[0]).read_text(encoding="utf-8") == "mine"

@@ -15,7 +15,7 @@ CHOSEN := $(TORCH:%=.venv/torch-%)
 unexport PYTHONDONTWRITEBYTECODE
 TWO := --numprocesses 2 --dist worksteal
 
-.PHONY: run test test-fast test-nightly test-tensorflow tensorflow check format setup lock bench-overhead bench-start bench-train bench-plan bench-predict bench-data bench-adaptations bench-history results clean help
+.PHONY: run test test-fast test-nightly test-tensorflow tensorflow check format setup lock bench-first-run bench-overhead bench-start bench-train bench-plan bench-predict bench-data bench-adaptations bench-history results clean help
 
 run: $(READY) ## set up, then run the pipeline: data, pretraining, finetuning, evaluation
 	@$(BIN)/pretune run
@@ -74,6 +74,9 @@ lock: $(DEV) ## compile requirements.lock and requirements-dev.lock anew from py
 	@$(LOCK) --all-extras --upgrade pyproject.toml --output-file requirements-dev.lock
 	@$(LOCK) --extra build --constraint requirements-dev.lock pyproject.toml --output-file requirements.lock
 	@$(LOCK) --upgrade to_tensorflow/requirements.in --output-file to_tensorflow/requirements.txt
+
+bench-first-run: $(DEV) ## what the default run leads to with three seeds, beside its baselines; five minutes
+	@$(BIN)/python benchmarks/first_run.py
 
 bench-overhead: $(DEV) ## what everything but stage work costs
 	@$(BIN)/python benchmarks/overhead.py

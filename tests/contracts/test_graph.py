@@ -102,6 +102,22 @@ def test_packages_hold_nothing_but_a_docstring(path):
     assert isinstance(body[0].value.value, str)
 
 
+def test_the_lock_is_of_this_graph():
+    """dvc.lock is a run's result, not one of a graph that was: the same stages read, are told and write the same."""
+    locked = YAML(typ="safe").load(ROOT / "dvc.lock")["stages"]
+
+    def paths(entry, *kinds):
+        listed = [each for kind in kinds for each in entry.get(kind, [])]
+        return {each if isinstance(each, str) else each.get("path", next(iter(each))) for each in listed}
+
+    def facts(entry, params):
+        return entry["cmd"], paths(entry, "deps"), set(params), paths(entry, "outs", "metrics", "plots")
+
+    assert {name: facts(entry, entry["params"]["params.yaml"]) for name, entry in locked.items()} == {
+        name: facts(entry, entry.get("params", [])) for name, entry in STAGES.items()
+    }
+
+
 @EVERY_STAGE
 def test_a_stages_name_is_its_command_its_file_and_its_function(name):
     """One word per thing everywhere."""

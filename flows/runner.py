@@ -169,8 +169,11 @@ class PipelineRun:
 
     def _brought(self, name: str) -> bool:
         """Bring an idle stage up to date within this process, which takes less than to start one; False: DVC has to."""
-        workspace = Workspace(self.root, wait=True)
+        workspace, node = Workspace(self.root, wait=True), self.nodes[name]
+        entry, now = workspace.entry(name), params.load(self.root / "params.yaml")  # in this order: publish looks again
         action = Workspace(self.root).plan([name])[-1].action
+        if action == "restore" or launch.trains(node, now):
+            return False
         if action == "run":
             known = {"parent": self.record.id, "prefect_run": self.prefect_run}
             try:
@@ -178,15 +181,14 @@ class PipelineRun:
                     process.lock(self.state / "locks" / f"{name}.lock", f"stage {name}"),
                     tasks.recorded(self.root, self.state, name, **known) as run,
                 ):
-                    entry, node, told = workspace.entry(name), self.nodes[name], progress.for_stage(name)
-                    stage = Stage(self.root, node, entry, params=self._settings, run=run, progress=told)
+                    stage = Stage(self.root, node, entry, params=now, run=run, progress=progress.for_stage(name))
                     stage.log_inputs()
                     tasks.function(name)(stage)
                     stage.publish()
                     workspace.commit(name)
             except PretuneError as error:
                 raise _mistake(name, error.as_dict()) from error
-        return action != "restore"
+        return True
 
     def _scheduled(self, settings: params.Params) -> Schedule:
         """In which order stages begin: what they ask for, and what each took when it last ran."""

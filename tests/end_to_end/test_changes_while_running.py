@@ -75,3 +75,15 @@ def test_edit_at_the_very_start_is_used_or_refused(stale):
     curve = (stale.root / "reports" / "curves" / "pretrain.csv").read_text(encoding="utf-8")
     taken = int(curve.splitlines()[-1].split(",")[0])
     assert stale.locked()["pretrain"]["params"]["params.yaml"]["pretrain"]["steps"] == taken
+
+
+def test_shares_given_while_a_run_is_on_its_way_are_used(stale):
+    """The run began when `label_efficiency` had nothing to do: what its turn finds in params.yaml is what it does."""
+    main = stale.start("-m", "flows.cli", "run", "label_efficiency", "--no-prefect")
+    stale.wait(stale.is_training, "a loss", beside=main)
+    stale.set(label_efficiency__shares=[0.5])
+    printed = main.communicate(timeout=120)[0]
+    assert main.returncode == 0, printed
+    locked = stale.locked()["label_efficiency"]["params"]["params.yaml"]["label_efficiency"]
+    written = {path.name for path in (stale.root / "reports" / "label_efficiency").iterdir()}
+    assert (locked, "0.5.json" in written) == ({"shares": [0.5]}, True)

@@ -25,7 +25,6 @@ from pretune import check, launch, lineage, params, process, progress, provenanc
 from pretune.errors import PretuneError, StageFailedError, TerminatedError
 from pretune.journal import Run
 from pretune.lineage import Node, Workspace
-from pretune.stage import Stage
 from pretune.tracking import Sender
 from tasks import __main__ as tasks
 
@@ -74,28 +73,28 @@ class PipelineRun:
         return self
 
     def _open(self) -> None:
-        settings = self._settings = params.load(self.root / "params.yaml")
+        self._settings = params.load(self.root / "params.yaml")
         self._stack.enter_context(process.lock(self.state / "locks" / "run.lock", "a pipeline run"))
         lineage.drop_torn_lock(self.root)
         workspace = self._fresh = Workspace(self.root)
         self.nodes = {name: workspace.nodes[name] for name in workspace.with_upstream(self._names)}
         workspace.check_inputs(self._names)
         self.plan = {decision.stage: decision for decision in workspace.plan(self._names)}
-        self.schedule = self._scheduled(settings)
+        self.schedule = self._scheduled()
         stages = [name for name, told in self.plan.items() if told.action == "run" and not self._is_idle(name)]
         log = self.state / "logs" / "forkserver.log"
         self._processes = ForkServer(self.root, self._environment(), stages, log)
         self._stack.callback(self._processes.close)
         if check.STAGES & set(stages):
-            check.before_work(self.root, self.state, settings, self._start)
-        for line in params.advice(settings):
+            check.before_work(self.root, self.state, self._settings, self._start)
+        for line in params.advice(self._settings):
             self.board.warn(line)
         self._tags = provenance.tags(self.home) | (
             {"prefect.flow_run_id": self.prefect_run} if self.prefect_run else {}
         )
         self.record = Run(self.state, "pipeline", tags=self._tags | {"pretune.kind": "pipeline"})
         self._sender = Sender(self.home, self.state).start()
-        self.record.params(params.flatten(settings.model_dump()))
+        self.record.params(params.flatten(self._settings.model_dump()))
         if self._tags["git.dirty"] == "true":
             self.record.text("changes.patch", provenance.patch(self.home))
         self._children: list[Run] = []
@@ -175,22 +174,17 @@ class PipelineRun:
         if action == "restore" or launch.trains(node, now):
             return False
         if action == "run":
-            known = {"parent": self.record.id, "prefect_run": self.prefect_run}
+            runs = {"parent": self.record.id, "prefect_run": self.prefect_run}
+            lines = progress.LineProgress(name)  # a bar would be drawn over those of the board
             try:
-                with (
-                    process.lock(self.state / "locks" / f"{name}.lock", f"stage {name}"),
-                    tasks.recorded(self.root, self.state, name, **known) as run,
-                ):
-                    stage = Stage(self.root, node, entry, params=now, run=run, progress=progress.for_stage(name))
-                    stage.log_inputs()
-                    tasks.function(name)(stage)
-                    stage.publish()
+                with process.lock(self.state / "locks" / f"{name}.lock", f"stage {name}"):
+                    tasks.perform(self.root, self.state, node, entry, params=now, progress=lines, **runs)
                     workspace.commit(name)
             except PretuneError as error:
                 raise _mistake(name, error.as_dict()) from error
         return True
 
-    def _scheduled(self, settings: params.Params) -> Schedule:
+    def _scheduled(self) -> Schedule:
         """In which order stages begin: what they ask for, and what each took when it last ran."""
         gpus = schedule.gpus()
         took = {name: schedule.last_seconds(self.state, name) or schedule.UNKNOWN for name in self.nodes}
@@ -199,7 +193,7 @@ class PipelineRun:
             reached = all(up in self.outcomes for up in self.nodes[name].upstream)
             if not reached or self._is_fresh(name) or self._is_idle(name):
                 return Ask(0)
-            return schedule.asks(self.nodes[name], settings, gpus)
+            return schedule.asks(self.nodes[name], self._settings, gpus)
 
         seconds = {name: took[name] if self.plan[name].action == "run" else 0.0 for name in self.nodes}
         return Schedule(self.nodes, asks, seconds, schedule.cores(), gpus)

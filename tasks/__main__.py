@@ -34,10 +34,10 @@ from typing import TYPE_CHECKING
 from pretune import energy, launch, provenance, worker
 from pretune.errors import GraphError, PretuneError, TerminatedError
 from pretune.journal import Run
-from pretune.lineage import Node, Workspace, find_root, state_dir
+from pretune.lineage import Entry, Node, Workspace, find_root, state_dir
 from pretune.params import Params, advice, load
 from pretune.process import leave, lock, terminating
-from pretune.progress import MARK, PIPE, for_stage
+from pretune.progress import MARK, PIPE, Progress, for_stage
 from pretune.stage import Stage
 from pretune.tracking import Sender
 
@@ -103,21 +103,9 @@ def run_stage(workspace: Workspace, name: str, is_current: Callable[[], bool]) -
         if name == "finetune" and PIPE not in os.environ:  # the flow has said it
             for line in advice(params):
                 print(f"warning: {line}", file=sys.stderr)
-        progress, known = for_stage(name), {key: os.environ.get(variable, "") for key, variable in PIPELINE.items()}
+        progress, runs = for_stage(name), {key: os.environ.get(variable) for key, variable in PIPELINE.items()}
         try:
-            with recorded(root, state, name, **known) as run:
-                node = workspace.node(name)
-                stage = Stage(root, node, entry, params=params, run=run, progress=progress)
-                stage.log_inputs()
-                try:
-                    with metered(run, node, params):
-                        if launch.wanted(node, params):
-                            launch.lead(launch.Crew(root, state, node, entry, params), stage, progress)
-                        else:
-                            function(name)(stage)
-                    stage.publish()
-                finally:
-                    stage.discard()
+            perform(root, state, workspace.node(name), entry, params=params, progress=progress, **runs)
         finally:
             progress.close()
         if by_hand:
@@ -125,8 +113,28 @@ def run_stage(workspace: Workspace, name: str, is_current: Callable[[], bool]) -
             print(f"{name}: done, recorded in dvc.lock", file=sys.stderr)
 
 
+def perform(
+    root: Path, state: Path, node: Node, entry: Entry, *, params: Params, progress: Progress, **runs: str | None
+) -> None:
+    """Run a stage that is locked, publish its outputs and record it; `runs`: those of the pipeline (see recorded)."""
+    with recorded(root, state, node.name, **runs) as run:
+        stage = Stage(root, node, entry, params=params, run=run, progress=progress)
+        stage.log_inputs()
+        try:
+            with metered(run, node, params):
+                if launch.wanted(node, params):
+                    launch.lead(launch.Crew(root, state, node, entry, params), stage, progress)
+                else:
+                    function(node.name)(stage)
+            stage.publish()
+        finally:
+            stage.discard()
+
+
 @contextmanager
-def recorded(root: Path, state: Path, name: str, *, parent: str = "", prefect_run: str = "") -> Iterator[Run]:
+def recorded(
+    root: Path, state: Path, name: str, *, parent: str | None = None, prefect_run: str | None = None
+) -> Iterator[Run]:
     """A run that ends as the block does; what varies (time) goes to it, never to an output.
 
     `parent` is the pipeline run that the stage belongs to, which then sends the record.
@@ -134,7 +142,7 @@ def recorded(root: Path, state: Path, name: str, *, parent: str = "", prefect_ru
     tags = provenance.tags(root) | {"pretune.kind": "stage", "pretune.status": "executed"}
     if prefect_run:
         tags["prefect.flow_run_id"] = prefect_run
-    run = Run(state, name, parent=parent or None, tags=tags)
+    run = Run(state, name, parent=parent, tags=tags)
     if tags["git.dirty"] == "true":
         run.text("changes.patch", provenance.patch(root))
     sender = None if parent else Sender(root, state).start()
@@ -150,7 +158,7 @@ def recorded(root: Path, state: Path, name: str, *, parent: str = "", prefect_ru
     finally:
         run.end(status)
         facts = {"seconds": round(time.monotonic() - began, 1), "outputs": run.outputs, "metrics": run.latest}
-        remember(state, name, parent=parent or None, run=run.id, status=status, **facts)
+        remember(state, name, parent=parent, run=run.id, status=status, **facts)
         if sender and (warning := sender.close([run])):
             print(f"warning: {warning}", file=sys.stderr)
 

@@ -57,6 +57,7 @@ def test_first_run_on_a_terminal_prints_nothing_to_worry_about(workspace, finish
     text = ANSI.sub("", printed.decode().replace("\r\n", "\n").replace("\r", "\n"))
     assert_clean(text)
     assert b"\x1b[" in printed
+    assert printed.count(b"\x1b[?25l") == printed.count(b"\x1b[?25h") == 1  # one set of bars; the cursor is back
     for stage in workspace.stages():
         assert re.search(rf"^ *{stage} .*\bran\b", text, re.MULTILINE)
     assert workspace.hashes() == finished.hashes()

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from overhead import call, copy_project
+from overhead import call, change, copy_project
 
 from pretune.evaluation import stored
 from pretune.evaluation.intervals import Bootstrap, Difference
@@ -36,11 +35,8 @@ def main() -> None:
     print("|---|" + "---|" * (len(METRICS) + 3), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         workspace = copy_project(Path(folder) / "pretune")
-        params = workspace / "params.yaml"
         for seed in asked.seeds:
-            params.write_text(
-                re.sub(r"(?m)^seed: \d+", f"seed: {seed}", params.read_text(encoding="utf-8")), encoding="utf-8"
-            )
+            change(workspace, {"seed": seed})
             began = time.perf_counter()
             call([sys.executable, "-m", "flows.cli", "run"], workspace)
             print(line(workspace, seed, time.perf_counter() - began), flush=True)

@@ -28,7 +28,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from overhead import BIN, call, copy_project, timed
+from overhead import BIN, call, change, copy_project, timed
 
 HISTORIES = (100, 1_000, 10_000)
 REPEATS = 3
@@ -73,11 +73,9 @@ def main() -> None:
 def make(workspace: Path) -> None:
     """A workspace with two pipeline runs of other seeds, the default otherwise but for a short pretraining."""
     copy_project(workspace)
-    settings = workspace / "params.yaml"
     for seed in (0, 1):
         print(f"running the whole pipeline with seed {seed} (some minutes) ...", flush=True)
-        text = settings.read_text(encoding="utf-8").replace("\n  steps: 900", "\n  steps: 100")
-        settings.write_text(text.replace("\nseed: 0", f"\nseed: {seed}"), encoding="utf-8")
+        change(workspace, {"seed": seed, "pretrain": {"steps": 100}})
         call([sys.executable, "-m", "flows.cli", "run", "--no-prefect"], workspace)
 
 

@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from ruamel.yaml import YAML
+
 from flows import schedule
 from pretune.params import load
 
@@ -59,6 +61,18 @@ def copy_project(target: Path) -> Path:
     for arguments in (["init", "--quiet"], ["add", "--all"], [*identity, "commit", "--quiet", "--message", "start"]):
         subprocess.run(["git", *arguments], cwd=target, check=True)
     return target
+
+
+def change(workspace: Path, values: dict) -> None:
+    """Write values into params.yaml."""
+    yaml = YAML()
+    params = yaml.load(workspace / "params.yaml")
+    for section, value in values.items():
+        if isinstance(value, dict):
+            (params["model"]["config"] if section == "model" else params[section]).update(value)
+        else:
+            params[section] = value
+    yaml.dump(params, workspace / "params.yaml")
 
 
 def critical_path(workspace: Path) -> float:

@@ -14,8 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from overhead import BIN, call, copy_project
-from ruamel.yaml import YAML
+from overhead import BIN, call, change, copy_project
 
 from flows.forkserver import ForkServer
 from pretune import progress
@@ -55,18 +54,6 @@ def main() -> None:
         began = time.perf_counter()
         call([*run, "evaluate"], workspace)
         print(f"all stages but ingest, by another seed: {time.perf_counter() - began:.1f} s")
-
-
-def change(workspace: Path, values: dict) -> None:
-    """Write values into params.yaml."""
-    yaml = YAML()
-    params = yaml.load(workspace / "params.yaml")
-    for section, value in values.items():
-        if isinstance(value, dict):
-            (params["model"]["config"] if section == "model" else params[section]).update(value)
-        else:
-            params[section] = value
-    yaml.dump(params, workspace / "params.yaml")
 
 
 def timed(server: ForkServer, workspace: Path) -> tuple[float, float]:

@@ -61,7 +61,7 @@ $(READY): requirements.lock pyproject.toml $(CHOSEN)
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	@$(UV) pip install --requirement requirements.lock $(TORCH:%=--torch-backend % --reinstall-package torch)
 	@$(UV) pip install --no-deps --no-build-isolation --editable .
-	@$(BIN)/python -c 'from pathlib import Path; from pretune.lineage import keep_private; keep_private(Path.cwd())'
+	@$(BIN)/python -c 'from pathlib import Path; from pretune.lineage.dvc_config import keep_private; keep_private(Path.cwd())'
 	@rm -f .venv/torch-*
 	@touch $(CHOSEN) $(READY)
 

@@ -23,9 +23,9 @@ from typing import Any
 
 from overhead import call, copy_project
 
-from pretune import params
-from pretune.lineage import state_dir
-from pretune.tracking import records
+from pretune.config import overrides, params
+from pretune.lineage.graph import state_dir
+from pretune.tracking.sender import records
 
 LEAST = ["evaluate.attributions=0", "evaluate.mistakes=0", "evaluate.slices=[]"]  # nobody reads these reports
 FULL = "5e-4"  # that of params.yaml; the rates of the others are as usual for them: what is new and small learns faster
@@ -58,7 +58,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         workspace = copy_project(Path(folder) / "pretune")
         change(workspace, LEAST + arguments.set)
-        call([sys.executable, "-m", "flows.cli", "run", "--no-prefect"], workspace)
+        call([sys.executable, "-m", "cli.app", "run", "--no-prefect"], workspace)
         original = (workspace / "params.yaml").read_text(encoding="utf-8")
         first = params.load(workspace / "params.yaml").seed
         metric = next(iter(reported(workspace)["finetuned"]))  # of the report the one that models are told apart by
@@ -85,7 +85,7 @@ def settings(name: str) -> list[str]:
 
 def change(workspace: Path, assignments: list[str]) -> None:
     """Write values into the workspace's params.yaml."""
-    params.override(workspace / "params.yaml", assignments, workspace / "params.yaml")
+    overrides.override(workspace / "params.yaml", assignments, workspace / "params.yaml")
 
 
 def reported(workspace: Path) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def main() -> None:
 
 def documents(path: Path, megabytes: int) -> None:
     """Write documents, one JSON object a line: all different, every twentieth twice."""
-    from pretune.data import pydocs
+    from pretune.data.ingest import pydocs
 
     draw = random.Random(0)  # noqa: S311 - the same texts each time
     sentences = [part[:SENTENCE] for row in pydocs.collect() for part in row["text"].split(". ") if len(part) > 20]
@@ -75,7 +75,7 @@ def speed(folder: Path) -> None:
     import datasets
 
     from pretune.data import tokenizer
-    from pretune.data.shards import Shards
+    from pretune.data.prepare.shards import Shards
 
     documents(folder / "made.jsonl", TEXT)
     texts = [json.loads(line)["text"] for line in (folder / "made.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -120,8 +120,8 @@ def speed(folder: Path) -> None:
 
 def sketching(folder: Path) -> None:
     """Sketch the same texts, in batches of two sizes in turn."""
-    from pretune.data.cleaning import minhash
-    from pretune.data.cleaning.shingles import plain
+    from pretune.data.similarity import minhash
+    from pretune.data.similarity.shingles import plain
 
     texts = [json.loads(line)["text"] for line in (folder / "made.jsonl").read_text(encoding="utf-8").splitlines()]
     size = sum(len(text.encode()) for text in texts) / 1e6
@@ -173,11 +173,11 @@ def stage(name: str, workspace: Path, *more: str) -> dict[str, float]:
 
 def row_memory() -> float:
     """Bytes for each row that `prepare` holds at most while it finds out which side each belongs to."""
-    from pretune.data.splits import Sides
+    from pretune.data.prepare.splits import SplitAssigner
 
     shares: Any = SimpleNamespace(test_share=0.1, validation_share=0.1)
     tracemalloc.start()
-    Sides(({"text": str(row), "label": "a"} for row in range(ROWS)), shares, 0)
+    SplitAssigner(({"text": str(row), "label": "a"} for row in range(ROWS)), shares, 0)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return peak / ROWS
@@ -205,7 +205,7 @@ def _measure(name: str, workspace: str, share: str = "") -> None:
     """Run one stage function; print its seconds, the peak of its resident memory in MB, and see `shares`."""
     import transformers  # noqa: F401 - not while time is taken
 
-    from pretune import params
+    from pretune.config import params
     from pretune.data import workers
     from tasks.ingest import ingest
     from tasks.prepare import prepare

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from overhead import call, change, copy_project
 
-from pretune.evaluation import stored
-from pretune.evaluation.intervals import Bootstrap, Difference
-from pretune.evaluation.metrics import gain, metrics
-from pretune.params import load
+from pretune.config.params import load
+from pretune.evaluation.metrics.bootstrap import Bootstrap, Difference
+from pretune.evaluation.metrics.compute import gain, metrics
+from pretune.objectives import predictions_io
 
 METRICS = ("accuracy", "macro_f1", "log_loss", "roc_auc")
 
@@ -38,7 +38,7 @@ def main() -> None:
         for seed in asked.seeds:
             change(workspace, {"seed": seed})
             began = time.perf_counter()
-            call([sys.executable, "-m", "flows.cli", "run"], workspace)
+            call([sys.executable, "-m", "cli.app", "run"], workspace)
             print(line(workspace, seed, time.perf_counter() - began), flush=True)
 
 
@@ -46,8 +46,8 @@ def line(workspace: Path, seed: int, seconds: float) -> str:
     """A seed's metrics and gains."""
     evaluate = load(workspace / "params.yaml").evaluate
     result = json.loads((workspace / "reports/metrics.json").read_text(encoding="utf-8"))
-    found = stored.loads((workspace / "reports/evaluation/predictions.json").read_text(encoding="utf-8"))
-    bootstrap = Bootstrap(len(found.rows), evaluate.resamples, evaluate.confidence, seed)
+    found = predictions_io.loads((workspace / "reports/evaluation/predictions.json").read_text(encoding="utf-8"))
+    bootstrap = Bootstrap(len(found.rows), evaluate.bootstrap_samples, evaluate.confidence, seed)
     known = {name: metrics(said) for name, said in found.models.items()}
     own, baselines = known["finetuned"], [each for name, each in known.items() if name not in {"finetuned", "scratch"}]
     cells = []

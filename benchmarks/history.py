@@ -76,7 +76,7 @@ def make(workspace: Path) -> None:
     for seed in (0, 1):
         print(f"running the whole pipeline with seed {seed} (some minutes) ...", flush=True)
         change(workspace, {"seed": seed, "pretrain": {"steps": 100}})
-        call([sys.executable, "-m", "flows.cli", "run", "--no-prefect"], workspace)
+        call([sys.executable, "-m", "cli.app", "run", "--no-prefect"], workspace)
 
 
 def commands(workspace: Path) -> dict[str, list[str]]:
@@ -84,7 +84,7 @@ def commands(workspace: Path) -> dict[str, list[str]]:
     with closing(sqlite3.connect(workspace / "mlflow.db")) as database:
         found = database.execute("SELECT run_uuid FROM runs WHERE name = 'evaluate' ORDER BY start_time DESC LIMIT 2")
         newest, other = (run for (run,) in found)
-    pretune = [sys.executable, "-m", "flows.cli"]
+    pretune = [sys.executable, "-m", "cli.app"]
     return {
         "trace a model": [*pretune, "trace", "models/finetuned"],
         "trace data": [*pretune, "trace", "data/raw"],

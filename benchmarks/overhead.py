@@ -19,16 +19,16 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from flows import schedule
-from pretune.params import load
+from pretune.config.params import load
 
 ROOT = Path(__file__).parent.parent
 REPEATS = 5
 BIN = Path(sys.executable).parent
 COMMANDS = {
-    "pretune run --help": ([sys.executable, "-m", "flows.cli", "run", "--help"], 0.5),
+    "pretune run --help": ([sys.executable, "-m", "cli.app", "run", "--help"], 0.5),
     "dvc repro, nothing to do": ([str(BIN / "dvc"), "repro"], 1.0),
-    "pretune run, nothing to do": ([sys.executable, "-m", "flows.cli", "run"], 5.0),
-    "pretune run --no-prefect, nothing to do": ([sys.executable, "-m", "flows.cli", "run", "--no-prefect"], 1.5),
+    "pretune run, nothing to do": ([sys.executable, "-m", "cli.app", "run"], 5.0),
+    "pretune run --no-prefect, nothing to do": ([sys.executable, "-m", "cli.app", "run", "--no-prefect"], 1.5),
 }
 FIRST_RUN = 15.0  # seconds of a full first run that may be anything but stage work
 
@@ -39,7 +39,7 @@ def main() -> None:
         workspace = copy_project(Path(folder) / "pretune")
         print("running the whole pipeline once (about two minutes) ...", flush=True)
         began = time.perf_counter()
-        call([sys.executable, "-m", "flows.cli", "run"], workspace)
+        call([sys.executable, "-m", "cli.app", "run"], workspace)
         whole = time.perf_counter() - began
         print(f"{'':<42}{'median':>9}{'best':>9}{'target':>9}   seconds")
         show("first run, all but stage work", [whole - critical_path(workspace)], FIRST_RUN)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from overhead import BIN, call, copy_project
 
-from pretune import params
+from pretune.config import overrides
 
 TARGET = 0.2  # of what happens
 SETTINGS: dict[str, tuple[str, list[str]]] = {
@@ -38,29 +38,30 @@ SETTINGS: dict[str, tuple[str, list[str]]] = {
         [
             "model.config.hidden_size=256", "model.config.num_hidden_layers=4", "model.config.num_attention_heads=4",
             "model.intermediate_size=512", "pretrain.steps=40", "pretrain.batch_size=64",
-            "pretrain.sequence_length=128", "pretrain.accumulation=2",
+            "pretrain.sequence_length=128", "pretrain.gradient_accumulation_steps=2",
             "pretrain.gradient_checkpointing=true", "pretrain.precision=fp32",
-            "pretrain.optimizer=adamw", "pretrain.select=loss", "pretrain.evaluate_every=20",
+            "pretrain.optimizer=adamw", "pretrain.metric_for_best_model=loss", "pretrain.evaluate_every=20",
         ],
     ),
 }  # fmt: skip
 STEP = """
 import sys
 from pathlib import Path
-from flows.estimates import View
-from pretune.lineage import Workspace
-from pretune.params import load
+from cli.estimates import DryRunStage
+from pretune.lineage.graph import Workspace
+from pretune.config.params import load
 import importlib
 name, root = sys.argv[1], Path.cwd()
-view = View(root, Workspace(root).node(name), load(root / "params.yaml"))
+view = DryRunStage(root, Workspace(root).node(name), load(root / "params.yaml"))
 job = importlib.import_module(f"tasks.{name}").prepare(view)
 job = type(job)(**vars(job) | {"params": job.params.model_copy(update={"gradient_checkpointing": False})})
 from torch.utils.flop_counter import FlopCounterMode
 from pretune.training import feed, loop, optimizer, parallel
-learner = loop.Learner(job.model, job.objective, job.params, world=parallel.alone(), strategy="ddp")
+learner = loop.Learner(job.model, job.objective, job.params, world=parallel.single_process(), strategy="ddp")
 optimizer.step = lambda *_: None
-parts = job.params.accumulation
-batches = feed.batches(job.objective, feed.Order(len(job.objective), job.params.batch_size, view.params.seed), range(1),
+parts = job.params.gradient_accumulation_steps
+order = dataloader.EpochSampler(len(job.objective), job.params.batch_size, view.params.seed)
+batches = dataloader.batches(job.objective, order, range(1),
     parts=parts, mine=range(parts))
 with FlopCounterMode(display=False) as counter:
     learner.step(next(batches), 0.0)
@@ -80,7 +81,7 @@ def main(names: list[str]) -> None:
             (workspace / "params.yaml").write_text(original, encoding="utf-8")
             if stage == "finetune":
                 call(pretune("run", "pretrain", "--no-prefect"), workspace)
-            params.override(workspace / "params.yaml", settings, workspace / "params.yaml")
+            overrides.override(workspace / "params.yaml", settings, workspace / "params.yaml")
             began = time.perf_counter()
             plan = json.loads(output(pretune("plan", stage, "--json"), workspace))
             took = time.perf_counter() - began
@@ -121,7 +122,7 @@ def compared(estimate: dict[str, float], facts: dict[str, float]) -> list[tuple[
 
 def pretune(*arguments: str) -> list[str]:
     """The command line of the workspace's own code."""
-    return [sys.executable, "-m", "flows.cli", *arguments]
+    return [sys.executable, "-m", "cli.app", *arguments]
 
 
 def output(command: list[str], workspace: Path) -> str:

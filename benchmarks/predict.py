@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from transformers import pipeline
 
-from pretune.data import pydocs, tokenizer
+from pretune.config.params import ModelParams
+from pretune.data import tokenizer
+from pretune.data.ingest import pydocs
 from pretune.models import build
-from pretune.objectives.base import Given
-from pretune.objectives.classification import Classification
-from pretune.params import ModelParams
+from pretune.objectives.base import ObjectiveContext
+from pretune.objectives.finetuning.classification import Classification
 from pretune.predictor.model import Predictor
 
 LENGTH = 512  # tokens at most
@@ -63,7 +64,7 @@ def save(folder: Path, texts: list[str]) -> None:
     words = tokenizer.train(texts, 4096, LENGTH)
     params = ModelParams(type="modernbert", init=None, config=CONFIG)
     config = build.config_for(params, Classification.shape(words))
-    facts = Classification.facts(Given(words, LENGTH, 0, None, LABELS))
+    facts = Classification.inference_config(ObjectiveContext(words, LENGTH, 0, None, LABELS))
     build.save(build.new(Classification, config, LABELS), words, folder, facts)
 
 

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flows import recipes
+from cli import recipes
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data"
@@ -60,9 +60,9 @@ def measured(name: str, data: Path) -> str:
         run(["git", "clone", "--quiet", "--local", str(ROOT), str(copy)], ROOT)
         if CHECKPOINT and name in STARTED:
             shutil.copytree(Path(CHECKPOINT.origin).parent / "model", copy / "checkpoints" / "all-minilm-l6-v2")
-        run([sys.executable, "-m", "flows.cli", "init", name, "--data", str(data)], copy)
+        run([sys.executable, "-m", "cli.app", "init", name, "--data", str(data)], copy)
         began = time.monotonic()
-        run([sys.executable, "-m", "flows.cli", "run", "--no-prefect", "--json"], copy)
+        run([sys.executable, "-m", "cli.app", "run", "--no-prefect", "--json"], copy)
         minutes = (time.monotonic() - began) / 60
         return line(name, json.loads((copy / "reports" / "metrics.json").read_text(encoding="utf-8")), minutes)
 

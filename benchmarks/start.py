@@ -17,7 +17,7 @@ from pathlib import Path
 from overhead import BIN, call, change, copy_project
 
 from flows.forkserver import ForkServer
-from pretune import progress
+from pretune.runtime import progress
 
 ROUNDS = 5
 STAGE = "finetune"
@@ -36,7 +36,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         workspace = copy_project(Path(folder) / "pretune")
         change(workspace, TINY)
-        run = [sys.executable, "-m", "flows.cli", "run", "--no-prefect"]
+        run = [sys.executable, "-m", "cli.app", "run", "--no-prefect"]
         began = time.perf_counter()
         call(run, workspace)
         print(f"the whole pipeline, for the first time: {time.perf_counter() - began:.1f} s")
@@ -60,7 +60,7 @@ def timed(server: ForkServer, workspace: Path) -> tuple[float, float]:
     """Seconds until the first message of the stage, and until its end; the stage is stale each time."""
     change(workspace, {STAGE: {"learning_rate": 1e-4 + time.time() % 1 * 1e-5}})
     began, first = time.perf_counter(), None
-    command = ["pretune.lineage", "--wait-for-lock", "repro", "--single-item", STAGE]
+    command = ["pretune.lineage.dvc", "--wait-for-lock", "repro", "--single-item", STAGE]
     with server.start(*command, environment=ENVIRONMENT) as child:
         for line in child.stdout:
             if first is None and progress.message(line):

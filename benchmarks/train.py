@@ -239,7 +239,7 @@ def show_gpu(name: str, case: Case, task: Task, folder: Path, rounds: int) -> No
     import torch
 
     from pretune.training import device
-    from pretune.training.cost import peak_flops
+    from pretune.training.estimate.cost import peak_flops
 
     peak = peak_flops(device.choose(), "bf16")
     print(f"  {torch.cuda.get_device_name()}: {peak / 1e12:.0f} TFLOP/s in bf16 by its data sheet", flush=True)
@@ -301,7 +301,8 @@ def on_gpu() -> bool:
 
 def prepare(folder: Path, task: Task, data: str) -> str:
     """Leave a tokenizer and tokenised rows in `folder`, the same for all contenders; return what they are."""
-    from pretune.data import corpus, tokenizer
+    from pretune.data import tokenizer
+    from pretune.data.loading import corpus
 
     if data == "sst2":
         lines = (DATA / "sst2" / "train.tsv").read_text(encoding="utf-8").splitlines()
@@ -444,8 +445,8 @@ def product(task: Task, rounds: Rounds) -> None:
 
 def ours(options: dict[str, Any], task: Task, folder: Path, rounds: Rounds) -> None:
     """Train as a stage does; a round is over with every `task.steps` steps."""
+    from pretune.runtime.events import Record, Validation
     from pretune.training import device, loop
-    from pretune.training.loop import Record, Validation
 
     device.prepare(0, task.threads)
     tokens: list[float] = []
@@ -508,7 +509,7 @@ def rows_of(task: Task, folder: Path) -> tuple[Any, Any]:
     from transformers import DataCollatorForLanguageModeling, DataCollatorWithPadding
 
     from pretune.data import tokenizer
-    from pretune.data.corpus import Sequences
+    from pretune.data.loading.corpus import Sequences
 
     words = tokenizer.load(folder / "tokenizer")
     if task.kind == "classifier":
@@ -568,18 +569,18 @@ def model_of(task: Task) -> Any:
 def objective_of(task: Task, folder: Path) -> Any:
     """What ours learns, and the number of rows."""
     from pretune.data import tokenizer
-    from pretune.data.corpus import Sequences
-    from pretune.objectives.base import Given
-    from pretune.objectives.causal_lm import CausalLM
-    from pretune.objectives.classification import Classification
-    from pretune.objectives.masked_lm import MaskedLM
+    from pretune.data.loading.corpus import Sequences
+    from pretune.objectives.base import ObjectiveContext
+    from pretune.objectives.finetuning.classification import Classification
+    from pretune.objectives.pretraining.causal_lm import CausalLM
+    from pretune.objectives.pretraining.masked_lm import MaskedLM
 
     words = tokenizer.load(folder / "tokenizer")
     if task.kind == "classifier":
         lines = (DATA / "sst2" / "train.tsv").read_text(encoding="utf-8").splitlines()[: 4 * 50 * ROWS]
         fields = [line.split("\t") for line in lines]  # four whole length groups of the Trainer
         rows = [{"text": text, "label": label} for text, label in fields]
-        return Classification(rows, Given(words, task.length, 0, None, ["0", "1"]))
+        return Classification(rows, ObjectiveContext(words, task.length, 0, None, ["0", "1"]))
     sequences = Sequences(folder, task.length, int(words.pad_token_id))
     if task.kind == "masked":
         return MaskedLM(sequences, words, rate=MASKED, seed=0)
@@ -588,14 +589,15 @@ def objective_of(task: Task, folder: Path) -> Any:
 
 def params_of(task: Task, **changes: Any) -> Any:
     """Settings of the pipeline, at the Trainer's optimizer, schedule and sizes; precision as it finds best."""
-    from pretune import params
+    from pretune.config import params
 
     return params.load(ROOT / "params.yaml").pretrain.model_copy(
         update={
-            "batch_size": task.rows, "accumulation": 1, "sequence_length": task.length, "optimizer": "adamw",
+            "batch_size": task.rows, "gradient_accumulation_steps": 1, "sequence_length": task.length,
+            "optimizer": "adamw",
             "learning_rate": 5e-5, "layer_decay": 1.0, "schedule": "linear", "warmup": 0, "weight_decay": 0.0,
             "gradient_clip": 1.0, "precision": "auto", "gradient_checkpointing": False, "compile": False,
-            "evaluate_every": 0, "select": "last",
+            "evaluate_every": 0, "metric_for_best_model": "last",
         } | changes
     )  # fmt: skip
 
@@ -609,9 +611,9 @@ def quality(contender: str, options: dict[str, Any], task: Task, folder: Path, r
     import torch
 
     from pretune.data import tokenizer
-    from pretune.data.corpus import Sequences
-    from pretune.objectives.masked_lm import MaskedLM
-    from pretune.training import device, feed, loop
+    from pretune.data.loading.corpus import Sequences
+    from pretune.objectives.pretraining.masked_lm import MaskedLM
+    from pretune.training import dataloader, device, loop
 
     words, rate, warmup = tokenizer.load(folder / "tokenizer"), 1e-3, 40
     training, held_out = Sequences(folder, task.length, int(words.pad_token_id)).divide(256, 0)
@@ -624,7 +626,7 @@ def quality(contender: str, options: dict[str, Any], task: Task, folder: Path, r
         model, _ = loop.train(model, objective, params, task.steps, seed=0, report=ignore)
     else:
         torch.set_num_threads(task.threads)
-        order = feed.Order(len(objective), ROWS, 0)
+        order = dataloader.EpochSampler(len(objective), ROWS, 0)
         rows = []
         for batch in (objective.batch(*order.step(step)) for step in range(task.steps)):
             labels = torch.full_like(batch.packed.input_ids, -100).index_copy_(0, batch.positions, batch.targets)

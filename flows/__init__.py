@@ -1,1 +1,1 @@
-"""Prefect and the command line: everything that orchestrates, nothing that computes."""
+"""Prefect and orchestration: in which order stages run, in which processes, under which flow run."""

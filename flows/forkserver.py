@@ -256,23 +256,24 @@ def main(arguments: list[str]) -> int:
     process.die_with_parent()
     os.close(os.pidfd_open(os.getpid()))  # an error here, where the kernel lacks it, and no server
     code = Code(Path.cwd())
-    from pretune import check, lineage
+    from pretune.lineage import dvc, graph
+    from pretune.objectives import compatibility
     from tasks import __main__ as tasks
 
     tasks.settle()
     for each in DVC:
         _import(each)
     with suppress(PretuneError):
-        _ = lineage.Workspace(Path.cwd()).nodes  # imports what DVC takes to read the graph
+        _ = graph.Workspace(Path.cwd()).nodes  # imports what DVC takes to read the graph
     descriptor, *stages, _ = arguments
     order = _serve(socket.socket(fileno=int(descriptor)), stages)
     module, *rest = order["command"]
     _be(order["command"], order["environment"])
     if module == "pretune.check":
-        return check.main(rest)
+        return compatibility.main(rest)
     waiting = Waiting(rest[-1])
     if waiting.pid:
-        return lineage.main(rest, waiting.popen)
+        return dvc.main(rest, waiting.popen)
     return tasks.main([waiting.stage], code.is_current) if waiting.told() else 0
 
 

@@ -13,14 +13,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pretune import lineage, params, process
+from pretune import process
+from pretune.config import overrides
 from pretune.errors import WorkspaceError
+from pretune.lineage import dvc_config, graph
 
 
 @contextmanager
 def workspace_copy(root: Path, assignments: list[str]) -> Iterator[Path]:
     """A copy of the files that git would track, with `assignments` applied to params.yaml."""
-    state = lineage.state_dir(root)
+    state = graph.state_dir(root)
     copy = state / "override"
     with process.lock(state / "locks" / "override.lock", "a run with --set"):
         shutil.rmtree(copy, ignore_errors=True)
@@ -30,10 +32,10 @@ def workspace_copy(root: Path, assignments: list[str]) -> Iterator[Path]:
                 if (source := root / name).is_file():
                     (copy / name).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy2(source, copy / name)
-            params.override(root / "params.yaml", assignments, copy / "params.yaml")
+            overrides.override(root / "params.yaml", assignments, copy / "params.yaml")
             _share_cache(root, copy)
             _bring_inputs(root, copy)
-            lineage.Workspace(copy).checkout()
+            graph.Workspace(copy).checkout()
             yield copy
         finally:
             shutil.rmtree(copy, ignore_errors=True)
@@ -49,14 +51,14 @@ def _files(root: Path) -> list[str]:
 
 
 def _share_cache(root: Path, copy: Path) -> None:
-    config = lineage.read_config(root)
+    config = dvc_config.read_config(root)
     core = {"no_scm": "true", "site_cache_dir": str(root / ".dvc" / "tmp" / "site")}
-    lineage.write_config(copy, config, {"core": core, "cache": {"dir": str(lineage.cache_dir(root))}})
+    dvc_config.write_config(copy, config, {"core": core, "cache": {"dir": str(dvc_config.cache_dir(root))}})
 
 
 def _bring_inputs(root: Path, copy: Path) -> None:
     """Link the data that no stage makes and git does not track: a user's own files."""
-    workspace = lineage.Workspace(copy)
+    workspace = graph.Workspace(copy)
     made = {out for node in workspace.nodes.values() for out in node.outs}
     for node in workspace.nodes.values():
         for path in node.data:

@@ -19,12 +19,13 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
 
-from flows import board, report
+from flows import summary
 from flows.overrides import workspace_copy
-from flows.promote import decide, told
 from flows.runner import NotReachedError, Outcome, PipelineRun, raise_failures
-from flows.schedule import carry_out
-from pretune.lineage import find_root
+from flows.schedule import submit_all
+from pretune.lineage.graph import find_root
+from pretune.release.promotion import decide
+from pretune.runtime import progress
 
 
 @flow(
@@ -45,28 +46,28 @@ def pipeline(
     home = find_root()
     with ExitStack() as stack:
         root = stack.enter_context(workspace_copy(home, overrides)) if overrides else home
-        run = PipelineRun(root, stages or [], board.choose(), home=home, prefect_run=str(flow_run.id or ""))
+        run = PipelineRun(root, stages or [], progress.for_run(), home=home, prefect_run=str(flow_run.id or ""))
         with run:
 
             def submit(name: str, upstream: list[PrefectFuture[Outcome]]) -> PrefectFuture[Outcome]:
                 return _task(run, name).submit(name, wait_for=upstream)  # type: ignore[call-overload,no-any-return]
 
-            futures = carry_out(run.nodes, run.schedule, submit)
+            futures = submit_all(run.nodes, run.schedule, submit)
             states = {name: _settled(future) for name, future in futures.items()}
             raise_failures([error for error in states.values() if error])
             results = run.results()
-            create_markdown_artifact(report.markdown(results, list(run.outcomes.values())), key="pretune-result")
+            create_markdown_artifact(summary.markdown(results, list(run.outcomes.values())), key="pretune-result")
             card = run.root / "reports" / "data" / "card.md"
             if card.is_file():
                 create_markdown_artifact(card.read_text(encoding="utf-8"), key="pretune-data-card")
         verdict = _promote(home, run.sent()) if promote else ""
-        return report.summary(run, results) | {"promotion": verdict}
+        return summary.summary(run, results) | {"promotion": verdict}
 
 
 @task(name="promote", cache_policy=NO_CACHE, persist_result=False)
 def _promote(home: Path, run: str) -> str:
     """The gate's verdict, which is an artifact too."""
-    verdict = told(decide(home, run))
+    verdict = str(decide(home, run))
     create_markdown_artifact(f"```\n{verdict}\n```", key="pretune-promotion")
     return verdict
 

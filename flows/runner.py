@@ -18,14 +18,18 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from flows import schedule
-from flows.board import Board
 from flows.forkserver import Forked, ForkServer
 from flows.schedule import Ask, Schedule
-from pretune import check, launch, lineage, params, process, progress, provenance
+from pretune import process
+from pretune.config import files, params
 from pretune.errors import PretuneError, StageFailedError, TerminatedError
-from pretune.journal import Run
-from pretune.lineage import Node, Workspace
-from pretune.tracking import Sender
+from pretune.lineage import dvc_config, graph, provenance
+from pretune.lineage.graph import Node, Workspace
+from pretune.objectives import compatibility
+from pretune.runtime import launcher, progress
+from pretune.runtime.progress import RunDisplay
+from pretune.tracking.journal import Run
+from pretune.tracking.sender import Sender
 from tasks import __main__ as tasks
 
 GRACE = 60.0  # seconds that a stage has to stop by itself: training ends its step and saves it
@@ -51,10 +55,10 @@ class PipelineRun:
     """
 
     def __init__(
-        self, root: Path, names: list[str], board: Board, *, home: Path | None = None, prefect_run: str = ""
+        self, root: Path, names: list[str], display: RunDisplay, *, home: Path | None = None, prefect_run: str = ""
     ) -> None:
-        self.root, self.home, self.board, self.prefect_run = root, home or root, board, prefect_run
-        self.state = lineage.state_dir(self.home)
+        self.root, self.home, self.display, self.prefect_run = root, home or root, display, prefect_run
+        self.state = graph.state_dir(self.home)
         self.outcomes: dict[str, Outcome] = {}
         self.warning = ""
         self._names = names
@@ -75,7 +79,7 @@ class PipelineRun:
     def _open(self) -> None:
         self._settings = params.load(self.root / "params.yaml")
         self._stack.enter_context(process.lock(self.state / "locks" / "run.lock", "a pipeline run"))
-        lineage.drop_torn_lock(self.root)
+        dvc_config.drop_torn_lock(self.root)
         workspace = self._fresh = Workspace(self.root)
         self.nodes = {name: workspace.nodes[name] for name in workspace.with_upstream(self._names)}
         workspace.check_inputs(self._names)
@@ -85,27 +89,27 @@ class PipelineRun:
         log = self.state / "logs" / "forkserver.log"
         self._processes = ForkServer(self.root, self._environment(), stages, log)
         self._stack.callback(self._processes.close)
-        if check.STAGES & set(stages):
-            check.before_work(self.root, self.state, self._settings, self._start)
+        if compatibility.STAGES & set(stages):
+            compatibility.before_work(self.root, self.state, self._settings, self._start)
         for line in params.advice(self._settings):
-            self.board.warn(line)
+            self.display.warn(line)
         self._tags = provenance.tags(self.home) | (
             {"prefect.flow_run_id": self.prefect_run} if self.prefect_run else {}
         )
         self.record = Run(self.state, "pipeline", tags=self._tags | {"pretune.kind": "pipeline"})
         self._sender = Sender(self.home, self.state).start()
-        self.record.params(params.flatten(self._settings.model_dump()))
+        self.record.params(files.flatten(self._settings.model_dump()))
         if self._tags["git.dirty"] == "true":
             self.record.text("changes.patch", provenance.patch(self.home))
         self._children: list[Run] = []
         self._stack.enter_context(self._signals())
-        self.board.start(list(self.nodes))
+        self.display.start(list(self.nodes))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         """Close the record as the run ended."""
         with self._stack:
             self.stop()
-            self.board.close()
+            self.display.close()
             self._fresh.order_lock()
             killed = isinstance(error, KeyboardInterrupt | TerminatedError)
             if kind is None:
@@ -128,14 +132,14 @@ class PipelineRun:
         stage_lock = self.state / "locks" / f"{name}.lock"
         if process.is_locked(stage_lock):  # asked now: DVC removes outputs before it runs a stage
             raise process.held(stage_lock, f"stage {name}")
-        self.board.begin(name)
+        self.display.begin(name)
         try:
             if not (self._is_idle(name) and self._brought(name)):
                 self._repro(self.nodes[name])
         except PretuneError:
             with suppress(PretuneError):  # DVC removed the former outputs: they are not lost
                 Workspace(self.root).checkout([name])
-            self.board.finish(name, "failed", time.monotonic() - began)
+            self.display.finish(name, "failed", time.monotonic() - began)
             raise
         how = "ran" if self._executed(name) else "restored"
         return self._end(name, how, time.monotonic() - began)
@@ -164,21 +168,28 @@ class PipelineRun:
 
     def _is_idle(self, name: str) -> bool:
         """Whether a stage that trains otherwise has nothing to train: `label_efficiency` without shares."""
-        return name in check.STAGES and not launch.trains(self.nodes[name], self._settings)
+        return name in compatibility.STAGES and not launcher.trains(self.nodes[name], self._settings)
 
     def _brought(self, name: str) -> bool:
         """Bring an idle stage up to date within this process, which takes less than to start one; False: DVC has to."""
         workspace, node = Workspace(self.root, wait=True), self.nodes[name]
         entry, now = workspace.entry(name), params.load(self.root / "params.yaml")  # in this order: publish looks again
         action = Workspace(self.root).plan([name])[-1].action
-        if action == "restore" or launch.trains(node, now):
+        if action == "restore" or launcher.trains(node, now):
             return False
         if action == "run":
             runs = {"parent": self.record.id, "prefect_run": self.prefect_run}
-            lines = progress.LineProgress(name)  # a bar would be drawn over those of the board
             try:
                 with process.lock(self.state / "locks" / f"{name}.lock", f"stage {name}"):
-                    tasks.perform(self.root, self.state, node, entry, params=now, progress=lines, **runs)
+                    tasks.perform(
+                        self.root,
+                        self.state,
+                        node,
+                        entry,
+                        params=now,
+                        progress=progress.StageProgress(self.display, name),
+                        **runs,
+                    )
                     workspace.commit(name)
             except PretuneError as error:
                 raise _mistake(name, error.as_dict()) from error
@@ -202,17 +213,18 @@ class PipelineRun:
         if how != "ran":
             self._record_cached(name, self._fresh if how == "skipped" else Workspace(self.root))
         self.outcomes[name] = Outcome(name, how, seconds)
-        self.board.finish(name, how, seconds)
+        self.display.finish(name, how, seconds)
         return self.outcomes[name]
 
     def _record_cached(self, name: str, workspace: Workspace) -> None:
         """A light run for a stage that did not have to run, so that pipeline runs compare in full."""
         with self._reading:  # DVC's objects are not made for several threads
             entry, outputs = workspace.entry(name), workspace.outputs(name)
-        key = lineage.stage_key(entry)
+        graph.remember_code(self.root, entry)
+        key = graph.stage_key(entry)
         facts = {"pretune.kind": "stage", "pretune.status": "cached", "pretune.stage": name, "pretune.stage_key": key}
         run = Run(self.state, name, parent=self.record.id, tags=self._tags | facts)
-        run.params(params.flatten(entry["params"]))
+        run.params(files.flatten(entry["params"]))
         for path in self.nodes[name].data:
             run.input(path, entry["deps"][path])
         for path, md5 in outputs.items():
@@ -232,7 +244,7 @@ class PipelineRun:
         timeout = float(node.meta.get("timeout", 86_400))
         if self._stopping:
             raise StageFailedError(f"{node.name}: not started, the run is being stopped")
-        command = ["pretune.lineage", "--wait-for-lock", "repro", "--single-item", node.name]
+        command = ["pretune.lineage.dvc", "--wait-for-lock", "repro", "--single-item", node.name]
         gpus = {schedule.DEVICES: ",".join(named)} if (named := self.schedule.gpus(node.name)) else {}
         with self._start(*command, PRETUNE_PARENT_RUN=self.record.id, **gpus) as child:
             self._running[node.name] = child
@@ -252,7 +264,7 @@ class PipelineRun:
         return self._processes.start(module, *arguments, environment=self._environment() | more)
 
     def _follow(self, name: str, child: Child, log: Path) -> dict[str, Any] | None:
-        """Pass the stage's messages to the board and all else to its log; return the mistake it reported."""
+        """Pass the stage's messages to the display and all else to its log; return the mistake it reported."""
         mistake = None
         assert child.stdout is not None
         with log.open("w", encoding="utf-8") as file:
@@ -260,10 +272,10 @@ class PipelineRun:
                 message = progress.message(line)
                 if message is None:
                     file.write(line)
-                elif "error" in message:
-                    mistake = message["error"]
+                elif message["event"] == "error":
+                    mistake = message
                 else:
-                    self.board.progress(name, message["done"], message["total"], message["note"])
+                    self.display.progress(name, message["done"], message["total"], message["note"])
         return mistake
 
     def _failure(self, name: str, mistake: dict[str, Any] | None, log: Path, *, timed_out: bool) -> StageFailedError:
@@ -315,7 +327,7 @@ def run_plain(run: PipelineRun) -> None:
         return pool.submit(_after, upstream, run, name)
 
     with ThreadPoolExecutor(len(run.nodes)) as pool:
-        futures = schedule.carry_out(run.nodes, run.schedule, submit)
+        futures = schedule.submit_all(run.nodes, run.schedule, submit)
     raise_failures([error for future in futures.values() if (error := future.exception())])
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
-from pretune import launch
-from pretune.lineage import Node
-from pretune.params import Params
+from pretune.config.params import Params
+from pretune.lineage.graph import Node
+from pretune.runtime import launcher
 
 UNKNOWN = 60.0  # seconds of a stage that has never run here
 CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -85,7 +85,7 @@ class _Future(Protocol):
 Future = TypeVar("Future", bound=_Future)
 
 
-def carry_out(
+def submit_all(
     nodes: Mapping[str, Node], schedule: Schedule, submit: Callable[[str, list[Future]], Future]
 ) -> dict[str, Future]:
     """Submit each stage when it may begin, with the futures of its upstream; return when all have ended."""
@@ -111,7 +111,7 @@ def ways(nodes: Mapping[str, Node], seconds: Mapping[str, float]) -> dict[str, f
 
 def asks(node: Node, params: Params, gpus: list[str]) -> Ask:
     """What a stage asks for: `threads` for each process that trains, or a GPU and the core that feeds it."""
-    trains = launch.trains(node, params)
+    trains = launcher.trains(node, params)
     processes = params.launch.processes if trains else 1
     if trains and gpus:
         return Ask(processes, processes)

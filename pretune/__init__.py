@@ -1,1 +1,1 @@
-"""The library that the stages in `tasks/` are made of."""
+"""The library that the stages in `tasks/` call."""

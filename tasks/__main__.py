@@ -27,19 +27,20 @@ except ModuleNotFoundError:
 import importlib
 import json
 import time
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretune import energy, launch, provenance, worker
+from pretune.config.params import Params, advice, load
 from pretune.errors import GraphError, PretuneError, TerminatedError
-from pretune.journal import Run
-from pretune.lineage import Entry, Node, Workspace, find_root, state_dir
-from pretune.params import Params, advice, load
+from pretune.lineage import provenance
+from pretune.lineage.graph import Entry, Node, Workspace, find_root, state_dir
 from pretune.process import leave, lock, terminating
-from pretune.progress import MARK, PIPE, Progress, for_stage
-from pretune.stage import Stage
-from pretune.tracking import Sender
+from pretune.runtime import launcher, monitoring, worker
+from pretune.runtime.progress import PIPE, Progress, for_stage, send
+from pretune.runtime.stage import PublishedStage, Stage
+from pretune.tracking.journal import Run
+from pretune.tracking.sender import Sender
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,11 +67,11 @@ def main(arguments: list[str], is_current: Callable[[], bool] = lambda: True) ->
             return 0 if arguments in (["--help"], ["-h"]) else 2
         workspace.node(arguments[0])
         with terminating():
-            if os.environ.get(launch.NODE_RANK, "0") == "0":
+            if os.environ.get(launcher.NODE_RANK, "0") == "0":
                 run_stage(workspace, arguments[0], is_current)
             else:
                 settle()
-                launch.join(root, state_dir(root), arguments[0])
+                launcher.join(root, state_dir(root), arguments[0])
     except PretuneError as error:
         report(root, error)
         return error.exit_code
@@ -118,12 +119,12 @@ def perform(
 ) -> None:
     """Run a stage that is locked, publish its outputs and record it; `runs`: those of the pipeline (see recorded)."""
     with recorded(root, state, node.name, **runs) as run:
-        stage = Stage(root, node, entry, params=params, run=run, progress=progress)
+        stage = PublishedStage(root, node, entry, params=params, run=run, progress=progress)
         stage.log_inputs()
         try:
-            with metered(run, node, params):
-                if launch.wanted(node, params):
-                    launch.lead(launch.Crew(root, state, node, entry, params), stage, progress)
+            with monitored(run, node, params):
+                if launcher.is_distributed(node, params):
+                    launcher.lead(launcher.WorkerGroup(root, state, node, entry, params), stage, progress)
                 else:
                     function(node.name)(stage)
             stage.publish()
@@ -163,9 +164,15 @@ def recorded(
             print(f"warning: {warning}", file=sys.stderr)
 
 
-def metered(run: Run, node: Node, params: Params) -> AbstractContextManager[object]:
-    """Meanwhile, measure the energy of a stage that trains."""
-    return energy.measured(run.metrics, params.launch.processes) if launch.trains(node, params) else nullcontext()
+@contextmanager
+def monitored(run: Run, node: Node, params: Params) -> Iterator[None]:
+    """During the block, record the energy and load of a stage that trains; several processes record their own load."""
+    with ExitStack() as stack:
+        if launcher.trains(node, params):
+            stack.enter_context(monitoring.energy(run.metrics, params.launch.processes))
+            if not launcher.is_distributed(node, params):
+                stack.enter_context(monitoring.system(run.metrics))
+        yield
 
 
 def remember(state: Path, name: str, **facts: object) -> None:
@@ -197,7 +204,7 @@ def report(root: Path | None, error: PretuneError) -> None:
     if error.next_step:
         print(f"next:  {error.next_step}", file=sys.stderr)
     if os.environ.get(PIPE):
-        print(MARK + json.dumps({"error": error.as_dict()}), flush=True)
+        send("error", **error.as_dict())
     if root:
         state = state_dir(root)
         state.mkdir(parents=True, exist_ok=True)

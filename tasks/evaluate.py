@@ -6,85 +6,89 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pretune.config import files
 from pretune.data import rows
-from pretune.evaluation import (
-    attribution,
-    baselines,
-    confidence,
-    curves,
-    inputs,
-    label_efficiency,
-    metrics,
-    mistakes,
-    page,
-    samples,
-    speed,
-    stored,
-)
-from pretune.evaluation.intervals import Bootstrap
+from pretune.data.rows import Row
+from pretune.evaluation import baselines, label_efficiency, slices, speed
+from pretune.evaluation.metrics import compute, confidence
+from pretune.evaluation.metrics.bootstrap import Bootstrap
+from pretune.evaluation.report import attribution, curves, mistakes, page, samples
 from pretune.models import build
-from pretune.objectives import labelled
+from pretune.objectives import predictions_io
+from pretune.objectives.finetuning.labelled import LabelledData
 from pretune.objectives.predictions import Classes, ManyLabels, Predictions
+from pretune.objectives.predictions_io import StoredPredictions
 from pretune.predictor.model import Predictor
 from pretune.training import device
 
 if TYPE_CHECKING:
-    from pretune.stage import Stage
+    from pretune.runtime.stage import Stage
 
 CURVES = ("pretrain", "finetune", "scratch")
 
 
 def evaluate(stage: Stage) -> None:
     """Measure both models and the baselines on the test rows; write `reports/`."""
-    device.prepare(stage.params.seed, stage.params.threads)
-    folder = stage.dep("data/prepared/labelled")
-    train, test = (rows.read(folder / f"{part}.parquet") for part in ("train", "test"))
-    said: dict[str, Predictions] = {
-        name: labelled.predictions(stage, stage.dep(f"models/{name}"), "test") for name in label_efficiency.MODELS
-    }
-    fewer = label_efficiency.read(stage.dep("reports/label_efficiency"), said)
-    temperature = build.facts(stage.dep("models/finetuned")).get("temperature")
-    validation = rows.read(folder / "validation.parquet") if temperature else None
-    said |= baselines.baselines(train, test, said["finetuned"], validation=validation)
+    params, seed = stage.params.evaluate, stage.params.seed
+    device.prepare(seed, stage.params.threads)
+    folder, finetuned = stage.dep("data/prepared/labelled"), stage.dep("models/finetuned")
+    test = rows.read(folder / "test.parquet")
+    data = LabelledData(folder, stage.params.finetune, seed)
+    predictions = {name: data.predictions(stage.dep(f"models/{name}"), "test") for name in label_efficiency.MODELS}
+    shares = label_efficiency.read(stage.dep("reports/label_efficiency"), predictions)
+    temperature = build.inference_config(finetuned).get("temperature")
+    predictions |= _baselines(folder, test, predictions["finetuned"], calibrated=bool(temperature))
 
-    params = stage.params.evaluate
-    bootstrap = Bootstrap(len(test), params.resamples, params.confidence, stage.params.seed)
-    result = metrics.measured(said, bootstrap) | {"confidence": params.confidence, "train_rows": len(train)}
-    if fewer:
-        result["label_efficiency"] = label_efficiency.measured(fewer, bootstrap)
-    if temperature and isinstance(said["finetuned"], Classes | ManyLabels):
-        result["calibration"] = confidence.measured(said["finetuned"], temperature, bootstrap)
-    slices = metrics.sliced(said["finetuned"], inputs.slices(test, params.slices), bootstrap)
-    tables = curves.tables(said["finetuned"]) | label_efficiency.tables(result)
-    worst = mistakes.worst(said["finetuned"], params.mistakes)
-    model = Predictor(str(stage.dep("models/finetuned"))).answers
-    explained = {each.row: attribution.explained(model, test[each.row]) for each in worst[: params.attributions]}
-    shown = samples.samples(said["finetuned"], model, test)
-    paths = {name: f"reports/curves/{name}.csv" for name in CURVES}
+    own = predictions["finetuned"]
+    bootstrap = Bootstrap(len(test), params.bootstrap_samples, params.confidence, seed)
+    result = compute.measured(predictions, bootstrap) | {
+        "confidence": params.confidence,
+        "train_rows": rows.number_of(folder / "train.parquet"),
+    }
+    if shares:
+        result["label_efficiency"] = label_efficiency.measured(shares, bootstrap)
+    if temperature and isinstance(own, Classes | ManyLabels):
+        result["calibration"] = confidence.measured(own, temperature, bootstrap)
+    by_slice = compute.sliced(own, slices.slices(test, params.slices), bootstrap)
+    tables = curves.tables(own) | label_efficiency.tables(result)
+    worst = mistakes.worst(own, params.mistakes)
+    model = Predictor(str(finetuned)).answers
+    attributions = {each.row: attribution.explained(model, test[each.row]) for each in worst[: params.attributions]}
+    written = samples.samples(own, model, test)
+    curve_paths = {name: f"reports/curves/{name}.csv" for name in CURVES}
     report = partial(
         page.render,
         result,
         rows=test,
-        slices=slices,
+        slices=by_slice,
         tables=tables,
         mistakes=worst,
-        explained={row: each for row, each in explained.items() if each},
-        samples=shown,
-        training={name: stored.read_csv(stage.dep(path)) for name, path in paths.items()},
+        explained={row: each for row, each in attributions.items() if each},
+        samples=written,
+        training={name: files.read_csv(stage.dep(path)) for name, path in curve_paths.items()},
     )
 
-    texts = {f"{name}.csv": stored.as_csv(tables.get(name, [])) for name in curves.TABLES}
-    texts |= {"slices.csv": stored.as_csv(slices), "mistakes.json": as_json(worst)}
-    texts |= {"samples.json": as_json(shown)} if shown else {}
-    texts["predictions.json"] = stored.dumps(stored.Stored([inputs.key(row) for row in test], said))
+    texts = {f"{name}.csv": files.as_csv(tables.get(name, [])) for name in curves.TABLES}
+    texts |= {"slices.csv": files.as_csv(by_slice), "mistakes.json": as_json(worst)}
+    texts |= {"samples.json": as_json(written)} if written else {}
+    stored = StoredPredictions([rows.input_key(row) for row in test], predictions)
+    texts["predictions.json"] = predictions_io.dumps(stored)
     _write(stage, texts)
-    stage.out("reports/report.html").write_text(report(took={}), encoding="utf-8")
+    stage.out("reports/report.html").write_text(report(costs={}), encoding="utf-8")
     stage.out("reports/metrics.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    stage.run.text("report.html", report(took={name: stage.took(path, name) for name, path in paths.items()}))
+    costs = {name: stage.metrics_of(path, name) for name, path in curve_paths.items()}
+    stage.run.text("report.html", report(costs=costs))
     stage.run.metrics(result)
-    stage.run.metrics(speed.measured(model, test) | {"model_megabytes": speed.megabytes(stage.dep("models/finetuned"))})
+    stage.run.metrics(speed.measured(model, test) | {"model_megabytes": speed.megabytes(finetuned)})
+
+
+def _baselines(folder: Path, test: list[Row], own: Predictions, *, calibrated: bool) -> dict[str, Predictions]:
+    """The predictions of simpler models, trained on the same rows and calibrated where the finetuned model is."""
+    validation = rows.read(folder / "validation.parquet") if calibrated else None
+    return baselines.baselines(rows.read(folder / "train.parquet"), test, own, validation=validation)
 
 
 def _write(stage: Stage, texts: dict[str, str]) -> None:
@@ -96,6 +100,6 @@ def _write(stage: Stage, texts: dict[str, str]) -> None:
         stage.run.text(f"evaluation/{name}", content)
 
 
-def as_json(found: Sequence[Any]) -> str:
-    """A list of dataclasses, to be read by people too."""
-    return json.dumps([asdict(each) for each in found], ensure_ascii=False, indent=1) + "\n"
+def as_json(entries: Sequence[Any]) -> str:
+    """A list of dataclasses, laid out for people."""
+    return json.dumps([asdict(entry) for entry in entries], ensure_ascii=False, indent=1) + "\n"

@@ -1,4 +1,4 @@
-"""finetune: the pretrained model learns from few labelled rows."""
+"""finetune: the pretrained model is finetuned on few labelled rows."""
 
 from __future__ import annotations
 
@@ -6,26 +6,28 @@ from typing import TYPE_CHECKING
 
 from pretune.adaptation import methods
 from pretune.models import build
-from pretune.objectives import labelled
-from pretune.training import device, finetuning
-from pretune.training.job import Job, carry_out
+from pretune.objectives.finetuning.labelled import LabelledData
+from pretune.training import device
+from pretune.training.job import Job, finetuning_job, run_training
 
 if TYPE_CHECKING:
-    from pretune.stage import Stage
+    from pretune.runtime.stage import Stage, StageInputs
 
 
 def finetune(stage: Stage) -> None:
-    """Train what `adaptation` says of `models/pretrained`, with a new head; leave `models/finetuned`."""
-    carry_out(stage, prepare(stage), out="models/finetuned")
+    """Train `models/pretrained` with a new head, as `adaptation` says; leave `models/finetuned`."""
+    run_training(stage, prepare(stage), out="models/finetuned")
 
 
-def prepare(stage: Stage) -> Job:
-    """What is to be trained, on what, for how long."""
+def prepare(stage: StageInputs) -> Job:
+    """What is trained, on what, for how long."""
+    params, adapt = stage.params.finetune, stage.params.adaptation
     device.prepare(stage.params.seed, stage.params.threads)
     pretrained = stage.dep("models/pretrained")
-    kind = labelled.objective(stage, build.model_type(pretrained))
-    told = labelled.given(stage, kind, kind.inputs(pretrained))
-    chosen = methods.choose(stage.params.adaptation.method, stage.params.adaptation.settings)
-    model, new = build.load(kind, pretrained, told.labels)
-    chosen.apply(model, new)
-    return finetuning.job(stage, kind, told, model, chosen)
+    data = LabelledData(stage.dep("data/prepared/labelled"), params, stage.params.seed)
+    objective = data.objective(build.model_type(pretrained))
+    context = data.context(objective, objective.inputs(pretrained))
+    adaptation = methods.choose(adapt.method, adapt.settings)
+    model, new_weights = build.load(objective, pretrained, context.labels)
+    adaptation.apply(model, new_weights)
+    return finetuning_job(data, objective, context, params, model, adaptation=adaptation)

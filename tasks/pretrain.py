@@ -1,39 +1,41 @@
-"""pretrain: a model learns from every document, without labels."""
+"""pretrain: a model is trained on every document, without labels."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from pretune.models import build
-from pretune.objectives.base import Given
-from pretune.objectives.choice import choose
-from pretune.objectives.pretraining import OBJECTIVES
+from pretune.objectives.base import ObjectiveContext
+from pretune.objectives.pretraining.table import OBJECTIVES
+from pretune.objectives.registry import choose
 from pretune.training import device
-from pretune.training.job import Job, carry_out
+from pretune.training.job import Job, run_training
 
 if TYPE_CHECKING:
-    from pretune.stage import Stage
+    from pretune.runtime.stage import Stage, StageInputs
 
 
 def pretrain(stage: Stage) -> None:
     """Train a model from random weights, or from those of `model.init`; leave it in `models/pretrained`."""
-    carry_out(stage, prepare(stage), out="models/pretrained")
+    run_training(stage, prepare(stage), out="models/pretrained")
 
 
-def prepare(stage: Stage) -> Job:
-    """What is to be trained, on what, for how long."""
+def prepare(stage: StageInputs) -> Job:
+    """What is trained, on what, for how long."""
     params, seed = stage.params.pretrain, stage.params.seed
     device.prepare(seed, stage.params.threads)
-    kind, settings = choose(OBJECTIVES, "pretrain", params, stage.params.model.type)
-    told = Given(kind.inputs(stage.dep("data/prepared/tokenizer")), params.sequence_length, seed, settings)
-    rows, held_out = kind.samples(stage.dep("data/prepared/corpus"), told).divide(params.validation_rows, seed)
+    objective, settings = choose(OBJECTIVES, "pretrain", params, stage.params.model.type)
+    inputs = objective.inputs(stage.dep("data/prepared/tokenizer"))
+    context = ObjectiveContext(inputs, params.sequence_length, seed, settings)
+    samples = objective.samples(stage.dep("data/prepared/corpus"), context)
+    training, validation = samples.divide(params.validation_rows, seed)
     return Job(
-        model=build.first(kind, stage.params.model, told.inputs, stage.dep),
-        inputs=told.inputs,
-        objective=kind.of(rows, told),
-        validation=kind.of(held_out, told) if held_out else None,
+        model=build.first(objective, stage.params.model, inputs, stage.dep),
+        inputs=inputs,
+        objective=objective.of(training, context),
+        validation=objective.of(validation, context) if validation else None,
         params=params,
         steps=params.steps,
-        facts=kind.facts(told),
-        example=kind.example(told),
+        inference_config=objective.inference_config(context),
+        example=objective.example(context),
     )

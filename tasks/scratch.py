@@ -1,28 +1,30 @@
-"""scratch: the same model as `finetune`, but from random weights: what pretraining is measured against."""
+"""scratch: the same model as `finetune`, but from random weights: the baseline that pretraining is compared with."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from pretune.models import build
-from pretune.objectives import labelled
-from pretune.training import device, finetuning
-from pretune.training.job import Job, carry_out
+from pretune.objectives.finetuning.labelled import LabelledData
+from pretune.training import device
+from pretune.training.job import Job, finetuning_job, run_training
 
 if TYPE_CHECKING:
-    from pretune.stage import Stage
+    from pretune.runtime.stage import Stage, StageInputs
 
 
 def scratch(stage: Stage) -> None:
     """Train a new model on the same rows with the same settings; leave it in `models/scratch`."""
-    carry_out(stage, prepare(stage), out="models/scratch")
+    run_training(stage, prepare(stage), out="models/scratch")
 
 
-def prepare(stage: Stage) -> Job:
-    """What is to be trained, on what, for how long."""
+def prepare(stage: StageInputs) -> Job:
+    """What is trained, on what, for how long."""
+    params, architecture = stage.params.finetune, stage.params.model
     device.prepare(stage.params.seed, stage.params.threads)
-    params = stage.params.model
-    kind = labelled.objective(stage, params.type)
-    told = labelled.given(stage, kind, kind.inputs(stage.dep("data/prepared/tokenizer")))
-    config = build.config_for(params, kind.shape(told.inputs), source=build.source(params, stage.dep))
-    return finetuning.job(stage, kind, told, build.new(kind, config, told.labels))
+    data = LabelledData(stage.dep("data/prepared/labelled"), params, stage.params.seed)
+    objective = data.objective(architecture.type)
+    context = data.context(objective, objective.inputs(stage.dep("data/prepared/tokenizer")))
+    source = build.source(architecture, stage.dep)
+    config = build.config_for(architecture, objective.shape(context.inputs), source=source)
+    return finetuning_job(data, objective, context, params, build.new(objective, config, context.labels))

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from pretune import journal
-from pretune.journal import Run
+from pretune.tracking import journal
+from pretune.tracking.journal import Run
 
 ROOT = Path(__file__).parent.parent
 PARAMS = Path(__file__).parent / "params.yaml"
@@ -101,7 +101,7 @@ def params_file():
 @pytest.fixture
 def params():
     """The tests' own params.yaml, checked."""
-    from pretune.params import load
+    from pretune.config.params import load
 
     return load(PARAMS)
 
@@ -141,8 +141,8 @@ def deterministic():
 @pytest.fixture
 def tiny(words, deterministic):
     """A function from a family's name to the configuration of its smallest model."""
+    from pretune.config.params import ModelParams
     from pretune.models import build
-    from pretune.params import ModelParams
 
     def config(family="modernbert"):
         shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -155,7 +155,7 @@ def tiny(words, deterministic):
 @pytest.fixture
 def sequences(tmp_path, words):
     """A corpus of 40 rows of 16 tokens."""
-    from pretune.data import corpus
+    from pretune.data.loading import corpus
 
     folder = tmp_path / "corpus"
     folder.mkdir()
@@ -263,13 +263,13 @@ class Tracked:
 
     def send(self):
         """Send all journals once, in this process."""
-        from pretune.tracking import Outbox
+        from pretune.tracking.sender import Outbox
 
         Outbox(self.root, self.state).send(self.waiting())
 
     def sent(self):
         """MLflow's runs by name."""
-        from pretune.tracking import connect
+        from pretune.tracking.client import connect
 
         client, experiment = connect(self.root, self.state)
         return {run.info.run_name: run for run in client.search_runs([experiment])}
@@ -277,7 +277,7 @@ class Tracked:
     @property
     def client(self):
         """MLflow's client for this workspace."""
-        from pretune.tracking import connect
+        from pretune.tracking.client import connect
 
         return connect(self.root, self.state)[0]
 
@@ -289,7 +289,7 @@ def empty_database(once):
     def create(folder):
         from sqlalchemy import create_engine
 
-        from pretune.tracking import prepare_environment
+        from pretune.tracking.client import prepare_environment
 
         prepare_environment()
         from mlflow.store.db.utils import _initialize_tables

@@ -1,1 +1,1 @@
-"""What of a model is trained, and what is added to it for that."""
+"""Which weights of a model are trained, and adapters that are added to it."""

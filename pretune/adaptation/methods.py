@@ -10,9 +10,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pretune.adaptation import adapters
+from pretune.config.section import Section
 from pretune.errors import ParamsError, did_you_mean
 from pretune.models import layers
-from pretune.settings import Section
 
 
 class Nothing(Section):
@@ -30,7 +30,7 @@ class Adaptation:
     def apply(self, model: PreTrainedModel, new: frozenset[str]) -> None:
         """Say what is trained, in place. `new`: the weights that did not come from the pretrained model."""
 
-    def opens(self, model: PreTrainedModel, steps_per_epoch: float) -> dict[str, int]:  # noqa: ARG002
+    def unfreeze_schedule(self, model: PreTrainedModel, steps_per_epoch: float) -> dict[str, int]:  # noqa: ARG002
         """The step from which each parameter learns; from the first, where none is said."""
         return {}
 
@@ -60,7 +60,7 @@ class Top(Adaptation):
                 "lower it in params.yaml, or adaptation.method: full",
             )
         lowest = most - self.settings.layers
-        chosen = {name for name, height in layers.heights(model).items() if height >= lowest}
+        chosen = {name for name, height in layers.layer_depths(model).items() if height >= lowest}
         _train_only(model, new | head(model) | chosen, "nothing is left to train")
 
 
@@ -72,9 +72,9 @@ class Gradual(Adaptation):
 
         epochs_per_layer: Annotated[float, Field(gt=0)]
 
-    def opens(self, model: PreTrainedModel, steps_per_epoch: float) -> dict[str, int]:
+    def unfreeze_schedule(self, model: PreTrainedModel, steps_per_epoch: float) -> dict[str, int]:
         """See Adaptation."""
-        heights, every = layers.heights(model), self.settings.epochs_per_layer * steps_per_epoch
+        heights, every = layers.layer_depths(model), self.settings.epochs_per_layer * steps_per_epoch
         most = max(heights.values())  # a model whose head is its embeddings begins with its uppermost layer
         return {name: round((most - height) * every) for name, height in heights.items() if height < most}
 

@@ -1,1 +1,1 @@
-"""Documents: where they come from, how they are split, tokenized and packed."""
+"""From a source to what training reads: ingest, prepare, loading."""

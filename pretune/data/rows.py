@@ -6,6 +6,8 @@ lacks is not in its mapping: None never stands for a value.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -38,6 +40,8 @@ COLUMNS = {
     "group": pa.string(),  # rows of one group stay in one split
     "origin": pa.string(),  # file and line, where it came from
 }
+SUPERVISION = ("label", "labels", "score", "tags", "answers", "target", "messages", "y")  # what finetuning learns
+NOT_INPUT = {"label", "labels", "score", "tags", "answers", "target", "y", "split", "group", "origin"}
 CHUNK = 8192  # rows
 FILLED = "columns"  # key of the names of those that any row has: the others need not be read
 
@@ -90,6 +94,13 @@ def texts(row: Row) -> list[str]:
     if "messages" in row:
         found.append("\n".join(turn["content"] for turn in row["messages"]))
     return found
+
+
+def input_key(row: Row) -> str:
+    """A name for the input of a row, the same in every data set that has it: 16 hexadecimal digits."""
+    inputs = {name: value for name, value in row.items() if name not in NOT_INPUT}
+    content = json.dumps(inputs, sort_keys=True, ensure_ascii=False, default=bytes.hex)
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def last_answer(messages: list[Row]) -> int:

@@ -1,1 +1,1 @@
-"""Metrics with intervals, and baselines."""
+"""How good a model is: metrics with intervals, baselines, the report."""

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pretune.data.rows import Row
-from pretune.evaluation import confidence, inputs
-from pretune.evaluation.confidence import Sure
+from pretune.evaluation import slices
+from pretune.evaluation.metrics import confidence
+from pretune.evaluation.metrics.confidence import Sure
 from pretune.objectives.predictions import Answers, Classes, Likelihoods, ManyLabels, Numbers, Predictions, Tags, Texts
 
 INVERSE_STRENGTH = 10.0  # of the penalty of logistic regression: few rows, many sparse columns
@@ -101,8 +102,8 @@ def features(train: list[Row], test: list[Row]) -> tuple[str, Any, Any]:
         shape = _pixels(train[0]).shape
         before, after = (np.stack([_pixels(row, shape).ravel() for row in part]) for part in (train, test))
         return "pixels", before, after
-    vectorizer = _vectorizer(inputs.text(row) for row in train)
-    return "tfidf", vectorizer.transform(map(inputs.text, train)), vectorizer.transform(map(inputs.text, test))
+    vectorizer = _vectorizer(slices.text(row) for row in train)
+    return "tfidf", vectorizer.transform(map(slices.text, train)), vectorizer.transform(map(slices.text, test))
 
 
 def _vectorizer(texts: Any) -> Any:
@@ -110,7 +111,7 @@ def _vectorizer(texts: Any) -> Any:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     known = list(texts)
-    spaced = Counter(inputs.script(each) for each in known[:200]).most_common(1)[0][0] not in {"chinese", "japanese"}
+    spaced = Counter(slices.script(each) for each in known[:200]).most_common(1)[0][0] not in {"chinese", "japanese"}
     options = (
         {"token_pattern": r"\w+", "ngram_range": (1, 2)} if spaced else {"analyzer": "char", "ngram_range": (1, 2)}
     )
@@ -160,7 +161,7 @@ def _texts(train: list[Row], test: list[Row], found: Texts) -> dict[str, Predict
 def _exchange(row: Row) -> tuple[str, str]:
     """What is asked, and what is to be written; of a conversation its last answer."""
     if "messages" not in row:
-        return inputs.text(row), row["target"]
+        return slices.text(row), row["target"]
     last = max((n for n, each in enumerate(row["messages"]) if each["role"] == "assistant"), default=0)
     return "\n".join(each["content"] for each in row["messages"][:last]), row["messages"][last]["content"]
 
@@ -181,7 +182,7 @@ def _likelihoods(train: list[Row], test: list[Row], found: Likelihoods) -> dict[
 
 
 def _written(row: Row) -> bytes:
-    return str(row.get("target") or inputs.text(row)).encode("utf-8", "replace")
+    return str(row.get("target") or slices.text(row)).encode("utf-8", "replace")
 
 
 FORMS: dict[type, Any] = {

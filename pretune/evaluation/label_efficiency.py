@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pretune.evaluation.curves import Point
-    from pretune.evaluation.intervals import Bootstrap
+    from pretune.evaluation.metrics.bootstrap import Bootstrap
+    from pretune.evaluation.report.curves import Point
     from pretune.objectives.predictions import Predictions
 
 MODELS = ("finetuned", "scratch")
@@ -28,12 +28,13 @@ class Share:
 
 def read(folder: Path, said: Mapping[str, Predictions]) -> list[Share]:
     """What the stage `label_efficiency` has left, the smallest share first; `said` was learnt from all rows."""
-    from pretune.evaluation import stored
+    from pretune.config import files
+    from pretune.objectives import predictions_io
 
     found = []
-    for row in stored.read_csv(folder / "shares.csv"):
+    for row in files.read_csv(folder / "shares.csv"):
         path = folder / f"{row['share']}.json"
-        models = stored.loads(path.read_text(encoding="utf-8")).models if path.exists() else said
+        models = predictions_io.loads(path.read_text(encoding="utf-8")).models if path.exists() else said
         found.append(Share(float(row["share"]), int(row["rows"]), int(row["labels"]), models))
     return found
 
@@ -43,19 +44,19 @@ def measured(found: Sequence[Share], bootstrap: Bootstrap) -> dict[str, Any]:
 
     `gain` is that over the model from scratch on the same share, `over_all` that over the one on all labels.
     """
-    from pretune.evaluation import metrics
+    from pretune.evaluation.metrics import compute
 
-    whole = metrics.metrics(found[-1].said["scratch"])
+    whole = compute.metrics(found[-1].said["scratch"])
     result: dict[str, Any] = {}
     for each in found:
-        pretrained, new = (metrics.metrics(each.said[name]) for name in MODELS)
+        pretrained, new = (compute.metrics(each.said[name]) for name in MODELS)
         entry: dict[str, Any] = {"rows": each.rows, "labels": each.labels}
         headlines = {
             name: next(iter(each.values())).measure for name, each in zip(MODELS, (pretrained, new), strict=True)
         }
         entry |= {name: score.as_dict() for name, score in bootstrap.estimates(headlines).items()}
-        entry["gain"] = metrics.gain(pretrained, new, bootstrap).as_dict()
-        entry["over_all"] = metrics.gain(pretrained, whole, bootstrap).as_dict()
+        entry["gain"] = compute.gain(pretrained, new, bootstrap).as_dict()
+        entry["over_all"] = compute.gain(pretrained, whole, bootstrap).as_dict()
         result[f"{each.share:g}"] = entry
     return result
 

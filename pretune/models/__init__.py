@@ -1,1 +1,1 @@
-"""Building models, loading them, and serving what they predict."""
+"""Builds and loads models of transformers, and runs them on packed sequences."""

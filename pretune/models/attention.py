@@ -1,6 +1,6 @@
 """Attention within each sequence of a packed batch, as an implementation that transformers can call.
 
-A model is switched to it by `set_attn_implementation(PACKED)`. Given `packed=...` it stays inside
+A model is switched to it by `set_attn_implementation(PACKED)`. ObjectiveContext `packed=...` it stays inside
 the sequences; without, it is transformers' own SDPA.
 """
 
@@ -15,7 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from pretune.data.packing import Bucket, Packed
+from pretune.data.loading.varlen import Bucket, Packed
 from pretune.models.dropout import drop
 
 PACKED = "pretune_packed"

@@ -16,17 +16,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-import pretune.models.linear  # noqa: F401 - makes the family known
 from pretune.errors import DataError, ParamsError, did_you_mean
+from pretune.predictor.linear import LinearConfig, LinearModel
 
 if TYPE_CHECKING:
-    from pretune.params import ModelParams
+    from pretune.config.params import ModelParams
 
 
 DOWNLOAD = "PRETUNE_DOWNLOAD"  # set to 1, it lets `model.init` be fetched from the hub
-FACTS = "pretune.json"  # beside the weights: how the model answers
+INFERENCE_CONFIG = "pretune.json"  # beside the weights: how the model answers
 PINNED = re.compile(r"(?P<name>[\w.\-]+(?:/[\w.\-]+)?)@(?P<revision>[0-9a-f]{40})")
 INDIRECT = {
     "modernbert": {"global_attn_every_n_layers"}
@@ -36,6 +43,10 @@ DERIVED = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "cls_to
            "decoder_start_token_id", "forced_eos_token_id", "id2label", "label2id", "num_labels", "problem_type",
            "architectures", "transformers_version", "auto_map")  # fmt: skip
 LOADING = {"use_safetensors": True, "trust_remote_code": False, "dtype": torch.float32}
+
+
+AutoConfig.register("linear", LinearConfig, exist_ok=True)
+AutoModel.register(LinearConfig, LinearModel, exist_ok=True)
 
 
 def families(auto: Any) -> set[str]:
@@ -172,18 +183,18 @@ def load(
     return _model(model), frozenset(fresh)
 
 
-def save(model: PreTrainedModel, inputs: Any, folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write transformers' own folder format, weights in safetensors; the input pipeline and `facts` beside."""
+def save(model: PreTrainedModel, inputs: Any, folder: Path, inference_config: Mapping[str, Any]) -> None:
+    """Write a folder in transformers' format, weights in safetensors, with input pipeline and `inference_config`."""
     folder.mkdir(parents=True)
     model.save_pretrained(folder)
     inputs.save_pretrained(folder)
-    text = json.dumps(dict(facts), indent=1, ensure_ascii=False, sort_keys=True)
-    (folder / FACTS).write_text(text + "\n", encoding="utf-8")
+    text = json.dumps(dict(inference_config), indent=1, ensure_ascii=False, sort_keys=True)
+    (folder / INFERENCE_CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
-def facts(folder: Path) -> dict[str, Any]:
+def inference_config(folder: Path) -> dict[str, Any]:
     """What `save` was given for the model in `folder`."""
-    return dict(json.loads((folder / FACTS).read_text(encoding="utf-8")))
+    return dict(json.loads((folder / INFERENCE_CONFIG).read_text(encoding="utf-8")))
 
 
 def _where(source: Path | str) -> dict[str, Any]:

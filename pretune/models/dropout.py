@@ -28,7 +28,7 @@ def drop(values: Tensor, rate: float) -> Tensor:
     return values * scales
 
 
-def quicken(model: nn.Module) -> None:
+def use_fast_dropout(model: nn.Module) -> None:
     """Have every dropout of the model be drawn so."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from pretune.data.packing import Packed, padded, unpadded
+from pretune.data.loading.varlen import Packed, padded, unpadded
 from pretune.models import attention, dropout
 from pretune.models.projection import projected_cross_entropy
 
@@ -35,7 +35,7 @@ def has_types(model: PreTrainedModel) -> bool:
 
 def prepare(model: PreTrainedModel) -> None:
     """Have the model attend within packed sequences, if its family is known to, and drop out in little time."""
-    dropout.quicken(model)
+    dropout.use_fast_dropout(model)
     if is_packed(model):
         model.set_attn_implementation(attention.PACKED)
 

@@ -15,7 +15,7 @@ def count(model: nn.Module) -> int:
     return 1 + max((int(found[1]) for name, _ in model.named_parameters() if (found := LAYER.search(name))), default=-1)
 
 
-def heights(model: nn.Module) -> dict[str, int]:
+def layer_depths(model: nn.Module) -> dict[str, int]:
     """Of each parameter the number of its layer; -1 for embeddings, the number of layers for what is above them."""
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     layers = count(model)

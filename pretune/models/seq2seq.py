@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from pretune.data.batch import Movable
-from pretune.data.padding import pad
+from pretune.data.loading.batch import Movable
+from pretune.data.loading.collate import pad
 from pretune.models.projection import projected_cross_entropy
 
 FAMILIES = ("bart", "marian", "mbart", "mt5", "pegasus", "t5")

@@ -1,1 +1,1 @@
-"""What is learnt: one file per objective, each with its batches and its loss."""
+"""What a model learns: one file per objective, with its batches, loss and predictions."""

@@ -16,16 +16,17 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from pretune.data import corpus, tokenizer
+from pretune.config.section import Section
+from pretune.data import tokenizer
+from pretune.data.loading import corpus
 from pretune.data.rows import Row
 from pretune.models import build
 from pretune.objectives.predictions import Predictions
 from pretune.predictor.model import ANSWERS
-from pretune.settings import Section
 
 
 @dataclass(frozen=True)
-class Given:
+class ObjectiveContext:
     """What an objective is told besides its data.
 
     inputs: the model's input pipeline, a tokenizer where it reads text.
@@ -48,8 +49,8 @@ class Nothing(Section):
     """No settings: `settings: {}`."""
 
 
-class Kind(ABC):
-    """Of a model that learns this: which it can be, what it is given, what it then answers.
+class BaseObjective(ABC):
+    """Of a model that learns this: which it can be, what it is context, what it then answers.
 
     auto: transformers' Auto class; the model types that it knows can learn this objective.
     Settings: the keys of `settings` in params.yaml. metrics: what `score` returns.
@@ -82,15 +83,15 @@ class Kind(ABC):
         return {}
 
     @classmethod
-    def facts(cls, given: Given) -> dict[str, Any]:
+    def inference_config(cls, context: ObjectiveContext) -> dict[str, Any]:
         """What the trained model has to know to answer as in training; JSON."""
         answers = ANSWERS[cls.answers]
         known = {"answers": cls.answers, "reads": answers.reads, "gives": answers.gives}
-        calibrated = {} if given.temperature == 1 else {"temperature": given.temperature}
-        return known | {"length": given.length, "labels": given.labels} | calibrated
+        calibrated = {} if context.temperature == 1 else {"temperature": context.temperature}
+        return known | {"length": context.length, "labels": context.labels} | calibrated
 
     @classmethod
-    def example(cls, given: Given) -> Row:  # noqa: ARG003 - for those that override it
+    def example(cls, context: ObjectiveContext) -> Row:  # noqa: ARG003 - for those that override it
         """A row that a trained model can be asked."""
         return {"text": "Return the absolute path of a file."}
 
@@ -111,21 +112,21 @@ class Kind(ABC):
         """Sums over `batch.count`: `metrics`."""
 
 
-class Pretraining(Kind):
+class PretrainingObjective(BaseObjective):
     """Learns from what `prepare` leaves in data/prepared/corpus."""
 
     @classmethod
-    def samples(cls, folder: Path, given: Given) -> Any:
+    def samples(cls, folder: Path, context: ObjectiveContext) -> Any:
         """What to learn from, with `divide(validation_rows, seed)` into what trains and what watches, or None."""
-        return corpus.Sequences(folder, given.length, int(given.inputs.pad_token_id))
+        return corpus.Sequences(folder, context.length, int(context.inputs.pad_token_id))
 
     @classmethod
     @abstractmethod
-    def of(cls, samples: Any, given: Given) -> Self:
+    def of(cls, samples: Any, context: ObjectiveContext) -> Self:
         """The objective on these samples."""
 
 
-class Finetuning(Kind):
+class FinetuningObjective(BaseObjective):
     """Learns from labelled rows. columns: those that each row must have; data/rows.py says what they hold.
 
     smooths: whether its targets are classes that `label_smoothing` applies to.
@@ -137,7 +138,7 @@ class Finetuning(Kind):
     calibrates: ClassVar[bool] = False
 
     @abstractmethod
-    def __init__(self, rows: Sequence[Row], given: Given) -> None:
+    def __init__(self, rows: Sequence[Row], context: ObjectiveContext) -> None:
         """The objective on these rows."""
 
     def temperature(self, model: Any) -> float:  # noqa: ARG002 - for those that override it

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pretune.data.batch import Movable
-from pretune.data.packing import Packed
+from pretune.data.loading.batch import Movable
+from pretune.data.loading.varlen import Packed
 from pretune.models import heads
-from pretune.objectives.base import Kind
+from pretune.objectives.base import BaseObjective
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class TokenBatch(Movable):
         return len(self.packed.input_ids)
 
 
-class OfTokens(Kind):
+class TokenObjective(BaseObjective):
     """A kind whose loss is that of the vocabulary's logits at the positions of a TokenBatch."""
 
     def loss(self, model: PreTrainedModel, batch: TokenBatch) -> Tensor:

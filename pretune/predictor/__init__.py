@@ -1,1 +1,1 @@
-"""How trained models answer. These files travel with a model to MLflow, and import nothing else of Pretune."""
+"""How trained models answer. These files travel with a model to MLflow and import nothing else of Pretune."""

@@ -62,10 +62,12 @@ class Answered(Text):
         """The best answers of each row, the likeliest first."""
         if not rows:
             return []
-        facts = self.facts
-        found = windows(rows, self.tokenizer, length=facts["length"], overlap=facts["overlap"])
+        inference_config = self.inference_config
+        found = windows(rows, self.tokenizer, length=inference_config["length"], overlap=inference_config["overlap"])
         contexts = [row["context"] for row in rows]
-        return best(contexts, found, self._scores(found), number=facts["best"], longest=facts["longest"])
+        return best(
+            contexts, found, self._scores(found), number=inference_config["best"], longest=inference_config["longest"]
+        )
 
     def _scores(self, found: Sequence[Window]) -> list[tuple[Floats, Floats]]:
         """Of each window the logits of its tokens to be first and last; windows of similar length go together."""

@@ -36,8 +36,8 @@ class Reply(Text):
     def _reply(self, messages: list[Row]) -> str:
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        most = self.facts["reply_tokens"]
-        asked = torch.tensor([ids[-max(1, self.facts["length"] - most) :]], device=self.model.device)
+        most = self.inference_config["reply_tokens"]
+        asked = torch.tensor([ids[-max(1, self.inference_config["length"] - most) :]], device=self.model.device)
         found = self.model.generate(
             asked, attention_mask=torch.ones_like(asked), max_new_tokens=most, do_sample=False,
             eos_token_id=end_of_turn(self.tokenizer), pad_token_id=self.tokenizer.pad_token_id,

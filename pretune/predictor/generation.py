@@ -19,8 +19,8 @@ class Written(Text):
         """See Text."""
         written = self.model.generate(
             **self.encoded(rows),
-            max_new_tokens=self.facts["target_length"],
-            num_beams=self.facts["beams"],
+            max_new_tokens=self.inference_config["target_length"],
+            num_beams=self.inference_config["beams"],
             do_sample=False,
         )
         return [{"target": text.strip()} for text in self.tokenizer.batch_decode(written, skip_special_tokens=True)]

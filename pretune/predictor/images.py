@@ -26,14 +26,14 @@ class Images:
     reads: ClassVar[dict[str, str]] = {"image": "binary"}
     gives: ClassVar[dict[str, str]]
 
-    def __init__(self, model: Any, pipeline: Pipeline, facts: Row) -> None:
-        self.model, self.pipeline, self.facts = model, pipeline, facts
+    def __init__(self, model: Any, pipeline: Pipeline, inference_config: Row) -> None:
+        self.model, self.pipeline, self.inference_config = model, pipeline, inference_config
 
     @classmethod
-    def load(cls, folder: str, facts: Row) -> Self:
+    def load(cls, folder: str, inference_config: Row) -> Self:
         """What `save` left in `folder`."""
         model = getattr(transformers, cls.auto).from_pretrained(folder, **OFFLINE)
-        return cls(model.eval(), Pipeline.load(folder), facts)
+        return cls(model.eval(), Pipeline.load(folder), inference_config)
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
         """One answer for each row, in their order."""
@@ -76,11 +76,13 @@ class ImageClass(Images):
 
     def probabilities(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
         """Of each class: (images, classes)."""
-        return torch.softmax(calibrated(self.outputs(pixels), self.facts), dim=-1)
+        return torch.softmax(calibrated(self.outputs(pixels), self.inference_config), dim=-1)
 
     def answer(self, outputs: Tensor) -> list[Row]:
         """See Images."""
-        return likeliest(torch.softmax(calibrated(outputs, self.facts), dim=-1), self.facts["labels"])
+        return likeliest(
+            torch.softmax(calibrated(outputs, self.inference_config), dim=-1), self.inference_config["labels"]
+        )
 
 
 class Embedded(Images):

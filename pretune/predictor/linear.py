@@ -67,7 +67,7 @@ class Mapped:
         self.model = model
 
     @classmethod
-    def load(cls, folder: str, facts: Row) -> Self:  # noqa: ARG003 - it needs none
+    def load(cls, folder: str, inference_config: Row) -> Self:  # noqa: ARG003 - it needs none
         """What `save` left in `folder`."""
         return cls(LinearModel.from_pretrained(folder, use_safetensors=True, local_files_only=True).eval())
 

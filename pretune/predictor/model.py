@@ -37,8 +37,8 @@ class Predictor:
     """A model with its input pipeline; `predict` answers with one row for each row."""
 
     def __init__(self, folder: str) -> None:
-        facts = json.loads((Path(folder) / "pretune.json").read_text(encoding="utf-8"))
-        self.answers = ANSWERS[facts["answers"]].load(folder, facts)
+        inference_config = json.loads((Path(folder) / "pretune.json").read_text(encoding="utf-8"))
+        self.answers = ANSWERS[inference_config["answers"]].load(folder, inference_config)
 
     def predict(self, data: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:  # noqa: ARG002 - MLflow passes it
         """A table with the columns of the class that answers; `data` is a table with those that it reads."""

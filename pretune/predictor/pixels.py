@@ -28,12 +28,12 @@ class Pipeline:
     @classmethod
     def load(cls, folder: Path | str) -> Self:
         """What `save_pretrained` left in `folder`."""
-        facts = json.loads((Path(folder) / FILE).read_text(encoding="utf-8"))
-        return cls(facts["size"]["height"], facts["image_mean"], facts["image_std"])
+        inference_config = json.loads((Path(folder) / FILE).read_text(encoding="utf-8"))
+        return cls(inference_config["size"]["height"], inference_config["image_mean"], inference_config["image_std"])
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write preprocessor_config.json."""
-        facts = {
+        inference_config = {
             "image_processor_type": "ViTImageProcessor",
             "do_resize": True,
             "size": {"height": self.size, "width": self.size},
@@ -44,7 +44,7 @@ class Pipeline:
             "image_mean": self.mean,
             "image_std": self.deviation,
         }
-        (Path(folder) / FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        (Path(folder) / FILE).write_text(json.dumps(inference_config, indent=1) + "\n", encoding="utf-8")
 
     def pixels(self, file: bytes) -> npt.NDArray[np.uint8]:
         """The content of an image file: (channels, size, size). OSError where it is none."""

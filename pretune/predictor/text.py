@@ -28,14 +28,14 @@ class Text:
     reads: ClassVar[dict[str, str]] = {"text": "string", "pair": "string?"}
     gives: ClassVar[dict[str, str]]
 
-    def __init__(self, model: Any, tokenizer: Any, facts: Row) -> None:
-        self.model, self.tokenizer, self.facts = model, tokenizer, facts
+    def __init__(self, model: Any, tokenizer: Any, inference_config: Row) -> None:
+        self.model, self.tokenizer, self.inference_config = model, tokenizer, inference_config
 
     @classmethod
-    def load(cls, folder: str, facts: Row) -> Self:
+    def load(cls, folder: str, inference_config: Row) -> Self:
         """What `save` left in `folder`."""
         model = getattr(transformers, cls.auto).from_pretrained(folder, use_safetensors=True, **OFFLINE)
-        return cls(model.eval(), inputs.tokenizer(folder), facts)
+        return cls(model.eval(), inputs.tokenizer(folder), inference_config)
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
         """One answer for each row, in their order."""
@@ -55,7 +55,12 @@ class Text:
         """Token ids and masks of the texts (and pairs), cut as in training, padded to the longest: (rows, longest)."""
         texts = [str(row["text"]) for row in rows]
         pairs = [str(row["pair"]) for row in rows] if rows and "pair" in rows[0] else None
-        limit = {"truncation": True, "max_length": self.facts["length"], "padding": True, "return_tensors": "pt"}
+        limit = {
+            "truncation": True,
+            "max_length": self.inference_config["length"],
+            "padding": True,
+            "return_tensors": "pt",
+        }
         found = self.tokenizer(texts, pairs, return_token_type_ids=pairs is not None, **limit)
         names = ["input_ids", "attention_mask"]
         if "token_type_ids" in found and getattr(self.model.config, "type_vocab_size", 0) > 1:
@@ -74,7 +79,7 @@ class Text:
 
     def size(self, row: Row) -> int:
         """How long a row is: tokens, cut as in training."""
-        limit = {"truncation": True, "max_length": self.facts["length"]}
+        limit = {"truncation": True, "max_length": self.inference_config["length"]}
         return len(self.tokenizer(str(row["text"]), row.get("pair"), **limit)["input_ids"])
 
     def _together(self, rows: Sequence[Row]) -> Iterator[list[int]]:
@@ -102,18 +107,18 @@ class Class(Text):
 
     def probabilities(self, rows: Sequence[Row]) -> Tensor:
         """Of each class: (rows, classes)."""
-        return torch.softmax(calibrated(self.logits(rows), self.facts), dim=-1)
+        return torch.softmax(calibrated(self.logits(rows), self.inference_config), dim=-1)
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
         """See Text."""
         if not rows:
             return []
-        return likeliest(self.probabilities(rows), self.facts["labels"])
+        return likeliest(self.probabilities(rows), self.inference_config["labels"])
 
 
-def calibrated(logits: Tensor, facts: Row) -> Tensor:
+def calibrated(logits: Tensor, inference_config: Row) -> Tensor:
     """Logits by the temperature that was fitted on the validation rows, if one was (Guo et al. 2017)."""
-    return logits / facts["temperature"] if "temperature" in facts else logits
+    return logits / inference_config["temperature"] if "temperature" in inference_config else logits
 
 
 def likeliest(probabilities: Tensor, labels: Sequence[str]) -> list[Row]:
@@ -132,11 +137,11 @@ class Binary(Text):
 
     def probabilities(self, rows: Sequence[Row]) -> Tensor:
         """Of the second class: (rows, 1)."""
-        return torch.sigmoid(calibrated(self.logits(rows), self.facts))
+        return torch.sigmoid(calibrated(self.logits(rows), self.inference_config))
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
         """See Text."""
-        labels = self.facts["labels"]
+        labels = self.inference_config["labels"]
         second = self.probabilities(rows)[:, 0].tolist() if rows else []
         return [{"label": labels[p > 0.5], "score": max(p, 1 - p)} for p in second]
 
@@ -149,11 +154,11 @@ class Labels(Text):
 
     def probabilities(self, rows: Sequence[Row]) -> Tensor:
         """Of each class: (rows, classes)."""
-        return torch.sigmoid(calibrated(self.logits(rows), self.facts))
+        return torch.sigmoid(calibrated(self.logits(rows), self.inference_config))
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
         """See Text."""
-        names = self.facts["labels"]
+        names = self.inference_config["labels"]
         answers = []
         for row in self.probabilities(rows).tolist() if rows else []:
             likely = [(name, p) for name, p in zip(names, row, strict=True) if p > 0.5]
@@ -212,8 +217,8 @@ class Continued(Text):
         ids = self.tokenizer(text)["input_ids"]
         if len(ids) > 1 and ids[-1] == self.tokenizer.sep_token_id:
             ids = ids[:-1]  # it would say that the text ends here
-        asked = torch.tensor([ids[-(self.facts["length"] - 1) :]], device=self.model.device)
-        more = min(CONTINUATION, self.facts["length"] - asked.shape[1])
+        asked = torch.tensor([ids[-(self.inference_config["length"] - 1) :]], device=self.model.device)
+        more = min(CONTINUATION, self.inference_config["length"] - asked.shape[1])
         found = self.model.generate(asked, attention_mask=torch.ones_like(asked), max_new_tokens=more, do_sample=False)
         return asked[0].tolist(), found[0, asked.shape[1] :].tolist()
 

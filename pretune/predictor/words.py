@@ -23,11 +23,11 @@ class Tags(Text):
 
     def answer(self, rows: Sequence[Row]) -> list[Row]:
         """See Text."""
-        encoded = [encode(self.tokenizer, list(row["words"]), self.facts["length"]) for row in rows]
+        encoded = [encode(self.tokenizer, list(row["words"]), self.inference_config["length"]) for row in rows]
         batch = self.tokenizer.pad({"input_ids": [ids for ids, _ in encoded]}, return_tensors="pt")
         inputs = {name: batch[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
         best = self.model(**inputs).logits.argmax(dim=-1).tolist()
-        labels = self.facts["labels"]
+        labels = self.inference_config["labels"]
         unread = "O" if "O" in labels else labels[0]
         answers = []
         for row, found, (_, firsts) in zip(rows, best, encoded, strict=True):

@@ -73,7 +73,7 @@ class Checkpoints:
 
     def load(self, tensors: dict[str, Tensor]) -> dict[str, Any] | None:
         """Fill `tensors` from the newest checkpoint that is whole and return its facts; None where there is none."""
-        step = self._world.first_says(self._newest() if self._world.rank == 0 else -1)
+        step = self._world.broadcast(self._newest() if self._world.rank == 0 else -1)
         if step < 0:
             return None
         folder = self._path(step)
@@ -124,7 +124,7 @@ class Checkpoints:
         finally:
             now = time.monotonic()
             self._next = now + max(self._every, (now - began) / COST)
-        self._world.first_says(0)  # nobody leaves before the checkpoint has its name
+        self._world.broadcast(0)  # nobody leaves before the checkpoint has its name
 
     def _rotate(self, newest: int) -> None:
         """Keep the KEEP newest. What is newer than `newest` was damaged, or training would have gone on from it."""

@@ -1,7 +1,8 @@
-"""A training stage: what is to be trained, and the outputs that it leaves."""
+"""A training stage: what is trained, and the outputs that it leaves."""
 
 from __future__ import annotations
 
+import csv
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -15,32 +16,42 @@ from transformers import PreTrainedModel
 from pretune.adaptation import adapters
 from pretune.errors import DataError
 from pretune.models import build
-from pretune.training import curve, fit, loop, parallel, vitals
+from pretune.training import loop, parallel
 from pretune.training.checkpoint import Checkpoints
-from pretune.training.cost import Cost, estimate, peak_flops
+from pretune.training.estimate import memory_check
+from pretune.training.estimate.cost import Cost, estimate, peak_flops
 
 if TYPE_CHECKING:
-    from pretune.objectives.base import Finetuning
-    from pretune.params import TrainingParams
-    from pretune.stage import Stage
-    from pretune.training.loop import Objective, Record, State, Validation
+    from pretune.adaptation.methods import Adaptation
+    from pretune.config.params import FinetuneParams, TrainingParams
+    from pretune.objectives.base import FinetuningObjective, ObjectiveContext
+    from pretune.objectives.finetuning.labelled import LabelledData
+    from pretune.objectives.protocol import Objective
+    from pretune.runtime.events import Record, Validation
+    from pretune.runtime.stage import Stage
     from pretune.training.parallel import World
+    from pretune.training.state import State
 
 
 @dataclass(frozen=True)
 class Job:
-    """A model, what it is to learn, how, and for how many steps."""
+    """A model, its objective, its settings, and for how many steps it is trained.
+
+    inputs: its input pipeline, a tokenizer where it reads text. inference_config: what the trained model needs to
+    answer (objectives/base.py). example: a row that it can answer. unfreeze_schedule: the step from which a
+    parameter is trained, if not from the first. calibration: rows to which the trained model's temperature is fitted.
+    """
 
     model: PreTrainedModel
-    inputs: Any  # its input pipeline: a tokenizer, where it reads text
+    inputs: Any
     objective: Objective
     validation: Objective | None
     params: TrainingParams
     steps: int
-    facts: dict[str, Any]  # what it has to know to answer: objectives/base.py
-    example: dict[str, Any]  # a row that it can be asked
-    opens: dict[str, int] = field(default_factory=dict)  # the step from which a parameter learns: adaptation/methods.py
-    fitted: Finetuning | None = None  # rows that its confidence is fitted to when it is trained
+    inference_config: dict[str, Any]
+    example: dict[str, Any]
+    unfreeze_schedule: dict[str, int] = field(default_factory=dict)
+    calibration: FinetuningObjective | None = None
 
     def cost(self, stage: str, seed: int, device: torch.device, *, processes: int = 1, strategy: str = "ddp") -> Cost:
         """What a step costs; DoesNotFitError, with settings that would, where there is not the memory to take any."""
@@ -52,20 +63,52 @@ class Job:
 
         if not self.steps:
             return price(self.model, self.params)
-        return fit.checked(price, self.model, self.params, device=device, processes=processes, stage=stage)
+        return memory_check.checked(price, self.model, self.params, device=device, processes=processes, stage=stage)
+
+    def inference_config_of(self, model: PreTrainedModel) -> dict[str, Any]:
+        """`inference_config` of the trained `model`, with its temperature where it is calibrated."""
+        temperature = {"temperature": self.calibration.temperature(model)} if self.calibration else {}
+        return self.inference_config | temperature
+
+
+def finetuning_job(
+    data: LabelledData,
+    objective: type[FinetuningObjective],
+    context: ObjectiveContext,
+    params: FinetuneParams,
+    model: PreTrainedModel,
+    *,
+    adaptation: Adaptation | None = None,
+) -> Job:
+    """`model` on the labelled rows, for `finetune` and `scratch`; `adaptation` is already applied to it."""
+    training = objective(data.rows(objective, "train"), context)
+    validation = objective(data.rows(objective, "validation"), context) if params.evaluate_every else None
+    schedule = adaptation.unfreeze_schedule(model, len(training) / params.batch_size) if adaptation else {}
+    return Job(
+        model=model,
+        inputs=context.inputs,
+        objective=training,
+        validation=validation,
+        params=params,
+        steps=-(-params.epochs * len(training) // params.batch_size),
+        inference_config=objective.inference_config(context),
+        example=objective.example(context),
+        unfreeze_schedule=schedule,
+        calibration=objective(data.rows(objective, "validation"), context) if params.calibrate else None,
+    )
 
 
 @contextmanager
-def begun(stage: Stage) -> Iterator[World]:
-    """The processes that train, which agree on their inputs; meanwhile the machine is watched."""
-    with vitals.sampled(stage.run.metrics), parallel.joined() as world:
-        if world.size > 1 and not world.agree(int(stage.key[:15], 16)):
+def agreed(key: str) -> Iterator[World]:
+    """The processes that train. DataError where their inputs differ, of which `key` is the hash."""
+    with parallel.init_process_group() as world:
+        if world.size > 1 and not world.all_equal(int(key[:15], 16)):
             raise DataError("the machines differ in params.yaml, code or data", "bring them to the same state")
         yield world
 
 
 def cost_of(stage: Stage, job: Job, world: World) -> Cost:
-    """See Job.cost; to be asked before anything is trained, for the heap keeps what training has used."""
+    """See Job.cost; to be called before anything is trained, for the heap keeps what training has used."""
     strategy = stage.params.launch.strategy
     return job.cost(stage.name, stage.params.seed, world.device, processes=world.size, strategy=strategy)
 
@@ -73,8 +116,8 @@ def cost_of(stage: Stage, job: Job, world: World) -> Cost:
 def train(
     stage: Stage, job: Job, cost: Cost, world: World, *, folder: Path, report: Callable[[Record | Validation], None]
 ) -> tuple[PreTrainedModel, State]:
-    """Train, or go on from the checkpoints in `folder`; see loop.train."""
-    reach = world.size * peak_flops(world.device, job.params.precision)
+    """Train, or resume from the checkpoints in `folder`; see loop.train."""
+    attainable = world.size * peak_flops(world.device, job.params.precision)
     with closing(Checkpoints(folder, world)) as checkpoints:
         return loop.train(
             job.model,
@@ -87,31 +130,26 @@ def train(
             checkpoints=checkpoints,
             world=world,
             strategy=stage.params.launch.strategy,
-            opens=job.opens,
-            effort=cost.flops / cost.tokens / reach,
+            unfreeze_schedule=job.unfreeze_schedule,
+            utilisation_per_token=cost.flops / cost.tokens / attainable,
         )
 
 
-def facts_of(job: Job, model: PreTrainedModel) -> dict[str, Any]:
-    """What the trained `model` has to know to answer, its temperature among it where it is calibrated."""
-    return job.facts | ({"temperature": job.fitted.temperature(model)} if job.fitted else {})
-
-
-def carry_out(stage: Stage, job: Job, *, out: str) -> None:
-    """Train, or go on where a former attempt was stopped; leave the model in `out` and its curve beside."""
+def run_training(stage: Stage, job: Job, *, out: str) -> None:
+    """Train, or resume where a former attempt was stopped; leave the model in `out` and its learning curve beside."""
     trained = sum(each.numel() for each in job.model.parameters() if each.requires_grad)
     began = time.monotonic()
-    with begun(stage) as world:
+    with agreed(stage.key) as world:
         cost = cost_of(stage, job, world)
         model, state = train(stage, job, cost, world, folder=stage.checkpoints, report=stage.reporter(job.steps))
         if world.rank:
             return
     hours = (time.monotonic() - began) / 3600
-    curve.write(stage.out(f"reports/curves/{stage.name}.csv"), state, cost.flops)
-    own, merged = adapters.weights(model), adapters.merge(model)
-    facts = facts_of(job, merged)
-    build.save(merged, job.inputs, stage.out(out), facts)
-    adapters.save(own, stage.out(out) / "adapter")
+    write_learning_curve(stage.out(f"reports/curves/{stage.name}.csv"), state, cost.flops)
+    adapter, merged = adapters.weights(model), adapters.merge(model)
+    config = job.inference_config_of(merged)
+    build.save(merged, job.inputs, stage.out(out), config)
+    adapters.save(adapter, stage.out(out) / "adapter")
     stage.run.metrics(
         {
             **({"train_loss": state.records[-1].loss} if state.records else {}),
@@ -122,7 +160,28 @@ def carry_out(stage: Stage, job: Job, *, out: str) -> None:
             "trained_parameters": trained,
             "trained_share": trained / model.num_parameters(),
             "skipped_steps": state.skipped,
-            **({"temperature": facts["temperature"]} if job.fitted else {}),
+            **({"temperature": config["temperature"]} if job.calibration else {}),
         }
     )
     stage.model(out, [job.example])
+
+
+def write_learning_curve(path: Path, state: State, flops: int) -> None:
+    """Write step, loss (nats), learning rate, FLOPs so far and validation metrics as CSV; speed varies: left out.
+
+    flops: of one step.
+    """
+    rows: dict[int, dict[str, str]] = {}
+    for record in state.records:
+        values = {"loss": f"{record.loss:.6f}", "learning_rate": f"{record.learning_rate:.8g}"}
+        rows[record.step] = {"step": str(record.step)} | values
+    for validation in state.validations:
+        values = {f"validation_{name}": f"{value:.6f}" for name, value in validation.metrics.items()}
+        rows.setdefault(validation.step, {"step": str(validation.step)}).update(values)
+    for step, row in rows.items():
+        row["flops"] = str(flops * step)
+    validated = [f"validation_{name}" for name in (state.validations[0].metrics if state.validations else ())]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, ["step", "loss", "learning_rate", "flops", *validated], lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows[step] for step in sorted(rows))

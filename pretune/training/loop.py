@@ -12,12 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -25,66 +24,17 @@ from transformers import PreTrainedModel
 
 from pretune.errors import DivergedError, TerminatedError
 from pretune.models import heads
-from pretune.training import device, feed, memory, optimizer, parallel, schedule
+from pretune.runtime.events import Record, Validation
+from pretune.training import dataloader, device, memory, optimizer, parallel, schedule
+from pretune.training.state import State
 
 if TYPE_CHECKING:
-    from pretune.params import TrainingParams
+    from pretune.config.params import TrainingParams
+    from pretune.objectives.protocol import Batch, Objective
     from pretune.training.checkpoint import Checkpoints
     from pretune.training.parallel import World
 
 LOG_EVERY = 10  # steps
-
-
-class Batch(Protocol):
-    """Rows that one forward pass takes."""
-
-    @property
-    def count(self) -> int:
-        """What the loss is a sum over: predicted tokens, or labels."""
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that are read."""
-
-    def to(self, device: torch.device) -> Any:
-        """The same on another device."""
-
-
-class Objective(Protocol):
-    """What is learnt."""
-
-    def __len__(self) -> int:
-        """Samples of an epoch."""
-
-    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> Any:
-        """A Batch of these samples, each in its epoch: a pure function of the seed and the two arrays."""
-
-    def loss(self, model: PreTrainedModel, batch: Any) -> Tensor:
-        """The sum of the losses over `batch.count`."""
-
-    def score(self, model: PreTrainedModel, batch: Any) -> dict[str, Tensor]:
-        """Sums over `batch.count` by which a model is judged, `loss` among them."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """What is logged every LOG_EVERY steps: means since the last record."""
-
-    step: int
-    loss: float
-    learning_rate: float
-    steps_per_second: float
-    tokens_per_second: float
-    utilisation: float | None = None  # share of the FLOP/s that the processors can reach
-    memory_gb: float = 0.0  # the most so far, of this process; on a GPU, of its card
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Means over the validation samples after `step` steps."""
-
-    step: int
-    metrics: dict[str, float]
 
 
 class LossOf(nn.Module):
@@ -97,24 +47,6 @@ class LossOf(nn.Module):
     def forward(self, batch: Batch, scored_by: Objective | None = None) -> Any:
         """See Objective.loss; with `scored_by` its Objective.score."""
         return scored_by.score(self.model, batch) if scored_by else self._objective.loss(self.model, batch)
-
-
-@dataclass
-class State:
-    """What a run knows besides tensors."""
-
-    step: int = 0
-    skipped: int = 0  # up to the last record
-    records: list[Record] = field(default_factory=list)
-    validations: list[Validation] = field(default_factory=list)
-    best: int = 0  # place in `validations`
-
-    @classmethod
-    def of(cls, facts: dict[str, Any]) -> State:
-        """What `asdict` made of one, and JSON of that."""
-        records = [Record(**each) for each in facts["records"]]
-        validations = [Validation(**each) for each in facts["validations"]]
-        return cls(**facts | {"records": records, "validations": validations})
 
 
 def train(
@@ -130,30 +62,32 @@ def train(
     world: World | None = None,
     strategy: str = "ddp",
     workers: int = 0,
-    effort: float | None = None,
-    opens: Mapping[str, int] | None = None,
+    utilisation_per_token: float | None = None,
+    unfreeze_schedule: Mapping[str, int] | None = None,
 ) -> tuple[PreTrainedModel, State]:
     """Take optimizer steps on `model` until there have been `steps` in all; return it trained.
 
     Goes on from the newest of `checkpoints`. The loss of a step is the sum over all its rows by
     their count, into whatever batches and processes they are divided. Raises DivergedError after
-    more than `params.skips` steps that were not finite; TerminatedError or KeyboardInterrupt, with
-    a checkpoint, on SIGTERM or SIGINT. `effort` is what share of the processors' FLOP/s it takes to
-    read one token a second. `opens`: the step from which a parameter learns, if not from the first.
+    more than `params.max_skipped_steps` steps that were not finite; TerminatedError or KeyboardInterrupt, with
+    a checkpoint, on SIGTERM or SIGINT. `utilisation_per_token`: the share of the processors'
+    FLOP/s that one token per second takes. `unfreeze_schedule`: the step from
+    which a parameter is trained, if not from the first.
     """
-    world = world or parallel.alone()
-    learner = Learner(model, objective, params, world=world, strategy=strategy, opens=opens)
+    world = world or parallel.single_process()
+    learner = Learner(model, objective, params, world=world, strategy=strategy, unfreeze_schedule=unfreeze_schedule)
     state = learner.resume(checkpoints)
-    order = feed.Order(len(objective), params.batch_size, seed)
-    mine = range(world.rank * params.accumulation, (world.rank + 1) * params.accumulation)
+    order = dataloader.EpochSampler(len(objective), params.batch_size, seed)
+    parts = params.gradient_accumulation_steps
+    mine = range(world.rank * parts, (world.rank + 1) * parts)
     ahead = range(state.step, state.step if _enough(state, params.patience) else steps)
-    batches = feed.batches(objective, order, ahead, parts=params.accumulation * world.size, mine=mine, workers=workers)
-    meter = Meter(world, effort)
+    batches = dataloader.batches(objective, order, ahead, parts=parts * world.size, mine=mine, workers=workers)
+    meter = Meter(world, utilisation_per_token)
     with _signals() as received, closing(batches):
         for batch in batches:
             rate = schedule.learning_rate(state.step, steps, params)
             torch.manual_seed(_seed_of(seed, state.step, world.rank))  # of dropout
-            learner.open(state.step)
+            learner.unfreeze(state.step)
             learner.step(batch, rate)
             learner.average(state.step)
             meter.count(batch)
@@ -162,17 +96,17 @@ def train(
             if validation and params.evaluate_every and (state.step % params.evaluate_every == 0 or last):
                 with meter.paused():
                     state.validations.append(learner.validate(validation, state.step))
-                    _keep_best(learner, state, params.select)
+                    _keep_best(learner, state, params.metric_for_best_model)
                 report(state.validations[-1])
                 last = last or _enough(state, params.patience)
             if state.step % LOG_EVERY == 0 or last:
                 loss, counted, skipped = learner.read()
                 state.skipped += skipped
-                _refuse_divergence(state, params.skips, steps)
+                _refuse_divergence(state, params.max_skipped_steps, steps)
                 if counted:
                     state.records.append(meter.record(state.step, loss / counted, rate))
                     report(state.records[-1])
-            call = world.most(received() or int(checkpoints is not None and checkpoints.due()))
+            call = world.all_reduce_max(received() or int(checkpoints is not None and checkpoints.due()))
             if checkpoints and call:
                 checkpoints.save(state.step, learner.tensors(), asdict(state))
             if call > 1:  # a signal to any of the processes
@@ -193,7 +127,7 @@ class Learner:
         *,
         world: World,
         strategy: str,
-        opens: Mapping[str, int] | None = None,
+        unfreeze_schedule: Mapping[str, int] | None = None,
     ) -> None:
         self._params, self._world = params, world
         self._attention = model.config._attn_implementation
@@ -206,39 +140,39 @@ class Learner:
             self._loss.compile()
         self._trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
         self._optimizers = optimizer.build(model, params)
-        self._opens, self._closed = opens or {}, list[nn.Parameter]()
-        if self._opens:  # the state of a checkpoint is then that of all parameters, whichever learn already
+        self._unfreeze_schedule, self._frozen = unfreeze_schedule or {}, list[nn.Parameter]()
+        if self._unfreeze_schedule:  # the state of a checkpoint is then that of all parameters, whichever learn already
             optimizer.materialize(self._optimizers)
         self._tally = torch.zeros(3, dtype=torch.float64, device=world.device)  # loss, steps counted, steps skipped
         self._average: dict[str, Tensor] | None = None
         self._best: dict[str, Tensor] | None = None
         if params.ema_decay:
             self._average = {name: each.detach().clone() for name, each in self._trained.items()}
-        if params.select != "last":
+        if params.metric_for_best_model != "last":
             self.remember()
 
-    def open(self, step: int) -> None:
+    def unfreeze(self, step: int) -> None:
         """Have those parameters learn whose time has come."""
-        self._closed = [self._trained[name] for name, first in self._opens.items() if first > step]
+        self._frozen = [self._trained[name] for name, first in self._unfreeze_schedule.items() if first > step]
         if self._world.size == 1:  # DDP and FSDP2 count on a gradient of each parameter
-            for name, first in self._opens.items():
+            for name, first in self._unfreeze_schedule.items():
                 self._trained[name].requires_grad_(first <= step)
 
     def step(self, batches: list[Batch], rate: float) -> None:
         """One optimizer step on the rows of `batches`, unless loss or gradient is not finite."""
         world = self._world
         batches = [batch.to(world.device) for batch in batches]
-        count = world.add(torch.full((), float(sum(batch.count for batch in batches)), device=world.device))
+        count = world.all_reduce_sum(torch.full((), float(sum(batch.count for batch in batches)), device=world.device))
         loss = torch.zeros((), device=world.device)
         for number, batch in enumerate(batches, start=1):
-            with parallel.gradients_shared(self._loss, last=number == len(batches)):
+            with parallel.grad_sync(self._loss, last=number == len(batches)):
                 with device.autocast(world.device, self._params.precision):
                     part = self._loss(batch) / count
                 (part * world.size).backward()  # DDP and FSDP2 take the mean over processes
             loss += part.detach()
-        world.add(loss)
-        for closed in self._closed:
-            closed.grad = None
+        world.all_reduce_sum(loss)
+        for frozen in self._frozen:
+            frozen.grad = None
         parameters = list(self._trained.values())
         norm = nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
@@ -282,7 +216,8 @@ class Learner:
 
     def validate(self, objective: Objective, step: int) -> Validation:
         """Means over all samples of `objective`, by the averaged weights where there are any."""
-        world, rows = self._world, self._params.batch_size // (self._params.accumulation * self._world.size)
+        world, parts = self._world, self._params.gradient_accumulation_steps
+        rows = self._params.batch_size // (parts * world.size)
         samples = np.arange(len(objective))
         chunks = np.array_split(samples, -(-len(samples) // rows))
         sums: dict[str, Tensor] = {}
@@ -292,7 +227,7 @@ class Learner:
             torch.no_grad(),
             self.averaged(),
             device.autocast(world.device, self._params.precision),
-            parallel.evaluated(self._loss) as module,
+            parallel.eval_module(self._loss) as module,
         ):
             for first in range(0, len(chunks), world.size):  # each process takes one; some repeat one and count nothing
                 place = first + world.rank
@@ -303,8 +238,8 @@ class Learner:
                 for name, value in module(batch, objective).items():
                     sums[name] = sums.get(name, 0.0) + value.double() * weight
         self.model.train()
-        total = float(world.add(torch.tensor(float(count), dtype=torch.float64, device=world.device)))
-        return Validation(step, {name: float(world.add(value)) / total for name, value in sums.items()})
+        total = float(world.all_reduce_sum(torch.tensor(float(count), dtype=torch.float64, device=world.device)))
+        return Validation(step, {name: float(world.all_reduce_sum(value)) / total for name, value in sums.items()})
 
     def remember(self) -> None:
         """Keep the weights that validation looks at as the best."""
@@ -335,7 +270,7 @@ class Learner:
         weights = self._best or self._average
         if weights:
             self._take(weights)
-        model = parallel.whole(self.model, self._world)
+        model = parallel.gather_full_model(self.model, self._world)
         if self._params.gradient_checkpointing:
             model.activation_checkpointing_disable()
         model.set_attn_implementation(self._attention)
@@ -343,10 +278,10 @@ class Learner:
 
 
 class Meter:
-    """Speed since the last record, and memory. `effort`: see train."""
+    """Speed since the last record, and memory. `utilisation_per_token`: see train."""
 
-    def __init__(self, world: World, effort: float | None) -> None:
-        self._world, self._effort = world, effort
+    def __init__(self, world: World, utilisation_per_token: float | None) -> None:
+        self._world, self._per_token = world, utilisation_per_token
         self._tokens, self._steps, self._began = 0, 0, time.perf_counter()
 
     def count(self, batches: list[Batch]) -> None:
@@ -363,10 +298,10 @@ class Meter:
 
     def record(self, step: int, loss: float, rate: float) -> Record:
         """The record of the steps counted, which are then forgotten."""
-        tokens = int(self._world.add(torch.tensor(self._tokens, device=self._world.device)))
+        tokens = int(self._world.all_reduce_sum(torch.tensor(self._tokens, device=self._world.device)))
         now = time.perf_counter()
         seconds = now - self._began
-        used = None if self._effort is None else self._effort * tokens / seconds
+        used = None if self._per_token is None else self._per_token * tokens / seconds
         highest = memory.highest(self._world.device) / 1e9
         found = Record(step, loss, rate, self._steps / seconds, tokens / seconds, used, highest)
         self._tokens, self._steps, self._began = 0, 0, now
@@ -378,20 +313,20 @@ def _seed_of(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
-def _refuse_divergence(state: State, skips: int, steps: int) -> None:
-    if state.skipped > min(skips, state.step - 1):
+def _refuse_divergence(state: State, max_skipped_steps: int, steps: int) -> None:
+    if state.skipped > min(max_skipped_steps, state.step - 1):
         raise DivergedError(
             f"{state.skipped} of the first {state.step} of {steps} steps had a loss or gradient that was not finite; "
-            f"`skips` allows {skips}, and never all",
+            f"`max_skipped_steps` allows {max_skipped_steps}, and never all",
             "lower learning_rate or gradient_clip in params.yaml, then run again",
         )
 
 
-def _keep_best(learner: Learner, state: State, select: str) -> None:
-    if select == "last":
+def _keep_best(learner: Learner, state: State, metric: str) -> None:
+    if metric == "last":
         return
-    sign = -1 if select == "loss" else 1
-    newest, best = (sign * state.validations[place].metrics[select] for place in (-1, state.best))
+    sign = -1 if metric == "loss" else 1
+    newest, best = (sign * state.validations[place].metrics[metric] for place in (-1, state.best))
     if len(state.validations) == 1 or not (math.isnan(newest) or newest <= best):
         state.best = len(state.validations) - 1
         learner.remember()

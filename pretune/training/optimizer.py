@@ -11,7 +11,7 @@ from pretune.models import layers
 from pretune.training.muon import Muon
 
 if TYPE_CHECKING:
-    from pretune.params import TrainingParams
+    from pretune.config.params import TrainingParams
 
 
 def build(model: nn.Module, params: TrainingParams) -> list[torch.optim.Optimizer]:
@@ -22,7 +22,7 @@ def build(model: nn.Module, params: TrainingParams) -> list[torch.optim.Optimize
     power of the layers above (Clark et al. 2020).
     """
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    most, heights = layers.count(model), layers.heights(model)
+    most, heights = layers.count(model), layers.layer_depths(model)
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

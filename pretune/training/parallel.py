@@ -30,13 +30,13 @@ class World:
     rank: int = 0
     size: int = 1
 
-    def add(self, tensor: Tensor) -> Tensor:
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, in place."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
-    def most(self, value: int) -> int:
+    def all_reduce_max(self, value: int) -> int:
         """The largest that any process says; over gloo, so that no GPU is waited for."""
         if self.size == 1:
             return value
@@ -44,11 +44,11 @@ class World:
         dist.all_reduce(told, dist.ReduceOp.MAX)
         return int(told)
 
-    def agree(self, value: int) -> bool:
+    def all_equal(self, value: int) -> bool:
         """Whether all processes say the same."""
-        return self.most(value) == -self.most(-value)
+        return self.all_reduce_max(value) == -self.all_reduce_max(-value)
 
-    def first_says(self, value: int) -> int:
+    def broadcast(self, value: int) -> int:
         """What process 0 says, for all; they wait for it."""
         if self.size == 1:
             return value
@@ -57,16 +57,16 @@ class World:
         return int(told)
 
 
-def alone() -> World:
+def single_process() -> World:
     """One process."""
     return World(device.choose())
 
 
 @contextmanager
-def joined() -> Iterator[World]:
+def init_process_group() -> Iterator[World]:
     """The world that torchrun describes in the environment; one process where it does not."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield alone()
+        yield single_process()
         return
     chosen = device.choose()
     dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
@@ -96,7 +96,7 @@ def wrap(module: nn.Module, world: World, strategy: str) -> nn.Module:
 
 
 @contextmanager
-def gradients_shared(module: nn.Module, *, last: bool) -> Iterator[None]:
+def grad_sync(module: nn.Module, *, last: bool) -> Iterator[None]:
     """DDP: exchange gradients after the last batch of a step only. FSDP2 does after each: it keeps no whole ones."""
     if isinstance(module, nn.parallel.DistributedDataParallel) and not last:
         with module.no_sync():
@@ -106,7 +106,7 @@ def gradients_shared(module: nn.Module, *, last: bool) -> Iterator[None]:
 
 
 @contextmanager
-def evaluated(module: nn.Module) -> Iterator[Callable[..., Any]]:
+def eval_module(module: nn.Module) -> Iterator[Callable[..., Any]]:
     """What to call without gradients, not compiled for it; afterwards each process holds only its part again."""
     if isinstance(module, FSDPModule):
         yield module  # gathers its parameters when it is called
@@ -115,7 +115,7 @@ def evaluated(module: nn.Module) -> Iterator[Callable[..., Any]]:
         yield (module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module).forward
 
 
-def whole(model: PreTrainedModel, world: World) -> PreTrainedModel:
+def gather_full_model(model: PreTrainedModel, world: World) -> PreTrainedModel:
     """The model itself, or, where it was sharded and this is process 0, a copy on the CPU with every tensor in full."""
     if not any(isinstance(each, DTensor) for each in model.parameters()):
         return model

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pretune.params import TrainingParams
+    from pretune.config.params import TrainingParams
 
 DECAY = 0.2  # share of the steps in which `wsd` falls to zero
 

@@ -16,13 +16,14 @@ import torch
 from PIL import Image
 
 from pretune.adaptation import adapters, methods
-from pretune.data import corpus
-from pretune.data.arrays import Columns
+from pretune.config.params import ModelParams, TrainingParams
+from pretune.data.loading import corpus
+from pretune.data.loading.arrays import Columns
 from pretune.models import build
-from pretune.objectives import finetuning, pretraining
-from pretune.objectives.base import Given
-from pretune.objectives.image_inputs import OfImages, decode
-from pretune.params import ModelParams, TrainingParams
+from pretune.objectives.base import ObjectiveContext
+from pretune.objectives.finetuning.table import OBJECTIVES as FINETUNING
+from pretune.objectives.images import ImageObjective, decode
+from pretune.objectives.pretraining.table import OBJECTIVES as PRETRAINING
 from pretune.predictor.pixels import Pipeline
 from pretune.training import checkpoint, device, loop, parallel
 
@@ -78,10 +79,11 @@ def png(number):
 
 
 TRAINING = {
-    "batch_size": 4, "accumulation": 1, "sequence_length": 32, "optimizer": "adamw", "learning_rate": 1e-2,
+    "batch_size": 4, "gradient_accumulation_steps": 1, "sequence_length": 32, "optimizer": "adamw",
+    "learning_rate": 1e-2,
     "layer_decay": 0.9, "schedule": "linear", "warmup": 0.0, "weight_decay": 0.01, "gradient_clip": 1.0,
-    "precision": "fp32", "gradient_checkpointing": False, "compile": False, "skips": 3, "ema_decay": 0.0,
-    "evaluate_every": 0, "select": "last", "patience": 0, "objective": "any", "settings": {},
+    "precision": "fp32", "gradient_checkpointing": False, "compile": False, "max_skipped_steps": 3, "ema_decay": 0.0,
+    "evaluate_every": 0, "metric_for_best_model": "last", "patience": 0, "objective": "any", "settings": {},
 }  # fmt: skip
 KINDS = ["sea", "kitchen"]
 TEXTS = [f"{'waves salt harbour' if n % 2 == 0 else 'flour oven butter'} number {n * n}" for n in range(8)]
@@ -107,7 +109,7 @@ COLUMNS = {
 
 def objectives():
     """{name: class} of all there are."""
-    return pretraining.OBJECTIVES | finetuning.OBJECTIVES
+    return PRETRAINING | FINETUNING
 
 
 def pairs(table):
@@ -118,7 +120,7 @@ def pairs(table):
 def inputs(name, words):
     """The input pipeline, as the objective opens it."""
     kind = objectives()[name]
-    if issubclass(kind, OfImages):
+    if issubclass(kind, ImageObjective):
         return Pipeline(8, [0.5], [0.5])
     if "linear" in kind.families():
         return Columns(["a", "b"], KINDS)
@@ -131,13 +133,13 @@ def inputs(name, words):
 def given(name, words):
     """What the objective is told."""
     settings = objectives()[name].Settings.model_validate(SETTINGS.get(name, {}))
-    return Given(inputs(name, words), 32, 0, settings, KINDS)
+    return ObjectiveContext(inputs(name, words), 32, 0, settings, KINDS)
 
 
 def objective(name, words, folder):
     """The objective on the samples; for pretraining in `folder`."""
     kind, told = objectives()[name], given(name, words)
-    if name in finetuning.OBJECTIVES:
+    if name in FINETUNING:
         rows = [{column: COLUMNS[column][n] for column in kind.columns} for n in range(len(TEXTS))]
         return kind(rows, told)
     if not folder.exists():
@@ -161,7 +163,7 @@ def new(name, family, words):
 def pretrained(name, family, words, folder):
     """The folder of a pretrained model of the family that the objective can start from, and what its head lacks."""
     if not folder.exists():
-        source = next(each for each, kind in pretraining.OBJECTIVES.items() if family in kind.families())
+        source = next(each for each, kind in PRETRAINING.items() if family in kind.families())
         build.save(new(source, family, words), inputs(source, words), folder, {})
     device.prepare(1, 1)
     return build.load(objectives()[name], folder, KINDS)
@@ -172,15 +174,15 @@ def adapted(name, family, method, words, folder):
     model, fresh = pretrained(name, family, words, folder)
     chosen = methods.choose(method, ADAPTATIONS[method])
     chosen.apply(model, fresh)
-    return model, chosen.opens(model, 2)
+    return model, chosen.unfreeze_schedule(model, 2)
 
 
-def train(model, what, folder, steps=6, opens=None, **changes):
+def train(model, what, folder, steps=6, unfreeze_schedule=None, **changes):
     """Train with a checkpoint after step 3; where there is one already, go on from there."""
-    with closing(AtThree(folder, parallel.alone())) as checkpoints:
+    with closing(AtThree(folder, parallel.single_process())) as checkpoints:
         model, _ = loop.train(
             model, what, TrainingParams(**TRAINING | changes), steps,
-            seed=0, report=lambda _: None, checkpoints=checkpoints, opens=opens,
+            seed=0, report=lambda _: None, checkpoints=checkpoints, unfreeze_schedule=unfreeze_schedule,
         )  # fmt: skip
         return model, checkpoints.began
 
@@ -223,6 +225,6 @@ def saved(model, name, words, folder):
     """Leave the model in `folder` as a stage does."""
     own = adapters.weights(model)
     told = given(name, words)
-    build.save(adapters.merge(model), told.inputs, folder, objectives()[name].facts(told))
+    build.save(adapters.merge(model), told.inputs, folder, objectives()[name].inference_config(told))
     adapters.save(own, folder / "adapter")
     return folder

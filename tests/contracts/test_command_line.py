@@ -13,7 +13,7 @@ COMMANDS = [
 # Asks for every help text in one process, then tells which modules that took.
 ASK = """
 import contextlib, io, json, sys
-from flows.cli import app
+from cli.app import app
 texts = {}
 for arguments in json.loads(sys.argv[1]):
     out = io.StringIO()
@@ -36,7 +36,7 @@ def test_the_list_of_commands_is_complete(asked):
     """`pretune --help` names every command that this file asks about, and there are no others."""
     import typer.main
 
-    from flows.cli import app
+    from cli.app import app
 
     assert set(typer.main.get_command(app).commands) == set(COMMANDS)
     assert all(command in asked["texts"][""] for command in COMMANDS)
@@ -70,7 +70,7 @@ def test_commands_that_report_can_do_so_for_programs(asked, command):
 )
 def test_a_mistake_ends_with_its_code_and_no_traceback(project, arguments, code):
     """Exit codes are those documented in pretune/errors.py."""
-    command = [sys.executable, "-m", "flows.cli", *arguments]
+    command = [sys.executable, "-m", "cli.app", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=project)
     assert done.returncode == code
     assert "Traceback" not in done.stderr

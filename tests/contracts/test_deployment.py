@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pretune.params import read_yaml
+from pretune.config.files import read_yaml
 
 DEPLOYMENTS = read_yaml(Path(__file__).parents[2] / "prefect.yaml")["deployments"]
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pretune.params import Params
+from pretune.config.params import Params
 
 ROOT = Path(__file__).parent.parent.parent
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
-PACKAGES = ("flows", "tasks", "pretune")
+PACKAGES = ("cli", "flows", "tasks", "pretune")
 EVERY_STAGE = pytest.mark.parametrize("name", STAGES)
 
 
@@ -62,32 +62,66 @@ def closure(path):
     return {file.as_posix() for file in found}
 
 
+def code_deps(name):
+    """The folders and files of our code that a stage declares."""
+    return [dep for dep in STAGES[name].get("deps", []) if dep.split("/")[0] in PACKAGES]
+
+
+def lies_within(file, dep):
+    """Whether a declared folder or file covers a file."""
+    return file == dep or file.startswith(f"{dep}/")
+
+
 @EVERY_STAGE
-def test_declared_code_is_the_import_closure(name):
-    """A stage's .py dependencies are the files that running it imports: no more, no less."""
-    declared = {dep for dep in STAGES[name].get("deps", []) if dep.endswith(".py")}
-    assert declared == closure(Path("tasks", f"{name}.py"))
+def test_imports_lie_within_the_declared_folders(name):
+    """Every file that running a stage imports is an input of the stage, so that an edit to it reruns the stage."""
+    files = closure(Path("tasks", f"{name}.py"))
+    assert [file for file in sorted(files) if not any(lies_within(file, dep) for dep in code_deps(name))] == []
+
+
+@EVERY_STAGE
+def test_every_declared_folder_is_used(name):
+    """A folder of which a stage imports nothing would rerun it for no reason; so would a path declared twice."""
+    files = closure(Path("tasks", f"{name}.py"))
+    deps = code_deps(name)
+    assert [dep for dep in deps if not any(lies_within(file, dep) for file in files)] == []
+    assert [dep for dep in deps if any(lies_within(dep, other) for other in deps if other != dep)] == []
+
+
+@EVERY_STAGE
+def test_what_never_changes_a_model_is_no_input_of_training(name):
+    """An edit to the command line, the flow, the evaluation or the release never retrains."""
+    trains = {"pretrain", "finetune", "scratch", "label_efficiency"}
+    never = ("cli", "flows", "pretune/evaluation", "pretune/release")
+    if name in trains:
+        assert [dep for dep in code_deps(name) if any(lies_within(dep, path) for path in never)] == []
+
+
+def test_a_finetuning_objective_is_no_input_of_pretraining():
+    """An edit to one reruns the stages that finetune, and leaves the pretrained model alone."""
+    assert not any(lies_within("pretune/objectives/finetuning/binary.py", dep) for dep in code_deps("pretrain"))
+    assert any(lies_within("pretune/objectives/finetuning/binary.py", dep) for dep in code_deps("finetune"))
 
 
 def test_the_closure_sees_every_kind_of_import(tmp_path):
     """Plain, from, relative and within a function: all count; under TYPE_CHECKING: none does."""
     code = """
-import pretune.params
-from pretune import journal
+import pretune.config.params
+from pretune.tracking import journal
 from .errors import x
 from typing import TYPE_CHECKING
 import typing
 if TYPE_CHECKING:
-    from pretune import trace
+    from pretune.tracking import trace
 if typing.TYPE_CHECKING:
-    from pretune import stage
+    from pretune.runtime import stage
 else:
     from pretune import process
 def f():
-    from pretune.data import corpus
+    from pretune.data.loading import corpus
 """
     found = {file for module in imported(Path("pretune/made_up.py"), ast.parse(code)) if (file := module_file(module))}
-    names = {"params", "journal", "errors", "process", "data/corpus"}
+    names = {"config/params", "tracking/journal", "errors", "process", "data/loading/corpus"}
     assert {file.as_posix() for file in found} == {f"pretune/{name}.py" for name in names}
 
 

@@ -14,11 +14,13 @@ import pytest
 import torch
 
 from pretune.adaptation import methods
+from pretune.config.params import TrainingParams
 from pretune.errors import ParamsError
 from pretune.models import heads, layers
-from pretune.objectives import choice, finetuning, pretraining
+from pretune.objectives import registry
+from pretune.objectives.finetuning.table import OBJECTIVES as FINETUNING
 from pretune.objectives.predictions import Classes, Likelihoods, ManyLabels, Numbers
-from pretune.params import TrainingParams
+from pretune.objectives.pretraining.table import OBJECTIVES as PRETRAINING
 
 SPEC = importlib.util.spec_from_file_location("samples", Path(__file__).parent / "samples.py")
 samples = importlib.util.module_from_spec(SPEC)
@@ -26,12 +28,12 @@ sys.modules["samples"] = samples
 SPEC.loader.exec_module(samples)
 
 EVERY_PAIR = pytest.mark.parametrize(("name", "family"), samples.pairs(samples.objectives()))
-EVERY_PRETRAINING = pytest.mark.parametrize(("name", "family"), samples.pairs(pretraining.OBJECTIVES))
+EVERY_PRETRAINING = pytest.mark.parametrize(("name", "family"), samples.pairs(PRETRAINING))
 
 
 def every_finetuning():
     """Every pair with every adaptation: nightly, but for those that prove something that none before them has."""
-    pairs = samples.pairs(finetuning.OBJECTIVES)
+    pairs = samples.pairs(FINETUNING)
     triples = [(*pair, method) for pair in pairs for method in samples.ADAPTATIONS]
     seen, chosen = set(), {triple for triple in triples if triple[2] == "full"}
     for new in (2, 1):  # first those that are new for the objective and for the family
@@ -73,13 +75,13 @@ def test_every_adaptation_of_ours_is_tested():
     assert set(methods.METHODS) < set(samples.ADAPTATIONS)
 
 
-@pytest.mark.parametrize("table", [pretraining.OBJECTIVES, finetuning.OBJECTIVES])
+@pytest.mark.parametrize("table", [PRETRAINING, FINETUNING])
 def test_a_family_that_cannot_learn_an_objective_is_refused_with_what_it_can(table):
     """Every invalid pair: what the model learns instead is named, and models that would learn the objective."""
     valid = samples.pairs(table)
     for name, family in [(name, family) for name in table for family in samples.FAMILIES]:
         asked = TrainingParams(**samples.TRAINING | {"objective": name, "settings": samples.SETTINGS.get(name, {})})
-        found = choice.problems(table, "section", asked, family)
+        found = registry.problems(table, "section", asked, family)
         if (name, family) in valid:
             assert found == []
             continue
@@ -171,7 +173,7 @@ def test_finetuning_goes_on_to_the_same_bits_and_answers_as_in_training(name, fa
         model, opens = samples.adapted(name, family, method, words, folder / family)
         start = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
         frozen = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
-        model, resumed = samples.train(model, objective, tmp_path / "one", opens=opens)
+        model, resumed = samples.train(model, objective, tmp_path / "one", unfreeze_schedule=opens)
         assert resumed == began
         models.append(model)
     assert samples.same(*models)

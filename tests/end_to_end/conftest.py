@@ -31,8 +31,8 @@ FOREIGN = ("PREFECT_", "MLFLOW_", "PRETUNE_", "DVC_")
 TIMEOUT = 600  # seconds after which a command or a wait counts as hung
 LONG = 150  # steps of pretraining: some seconds
 DOORS = {
-    "flow": ["-m", "flows.cli", "run"],
-    "plain": ["-m", "flows.cli", "run", "--no-prefect"],
+    "flow": ["-m", "cli.app", "run"],
+    "plain": ["-m", "cli.app", "run", "--no-prefect"],
     "dvc": ["-m", "dvc", "repro"],
 }
 Once = Callable[[str, Callable[[Path], None]], Path]
@@ -139,12 +139,12 @@ class Clone:
 
     def pretune(self, *arguments: str, code: int = 0, **env: str) -> str:
         """`pretune …`."""
-        return self.run("-m", "flows.cli", *arguments, code=code, **env)
+        return self.run("-m", "cli.app", *arguments, code=code, **env)
 
     def report(self, *arguments: str, code: int = 0, **env: str) -> Any:
         """`pretune … --json`: standard output has to be one JSON value and nothing else."""
         errors = self.root.parent / "stderr.txt"
-        return json.loads(self.run("-m", "flows.cli", *arguments, "--json", code=code, errors=errors, **env))
+        return json.loads(self.run("-m", "cli.app", *arguments, "--json", code=code, errors=errors, **env))
 
     def plain_run(self, *arguments: str, **env: str) -> dict[str, str]:
         """`pretune run --no-prefect`: how each stage ended."""

@@ -6,7 +6,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 DOORS = {
-    "flow": (["-m", "flows.cli", "run", "pretrain", "--no-prefect"], 7),
+    "flow": (["-m", "cli.app", "run", "pretrain", "--no-prefect"], 7),
     "dvc": (["-m", "dvc", "repro", "pretrain"], 255),
     "tasks": (["-m", "tasks", "pretrain"], 7),
 }
@@ -79,7 +79,7 @@ def test_edit_at_the_very_start_is_used_or_refused(stale):
 
 def test_shares_given_while_a_run_is_on_its_way_are_used(stale):
     """The run began when `label_efficiency` had nothing to do: what its turn finds in params.yaml is what it does."""
-    main = stale.start("-m", "flows.cli", "run", "label_efficiency", "--no-prefect")
+    main = stale.start("-m", "cli.app", "run", "label_efficiency", "--no-prefect")
     stale.wait(stale.is_training, "a loss", beside=main)
     stale.set(label_efficiency__shares=[0.5])
     printed = main.communicate(timeout=120)[0]

@@ -37,7 +37,7 @@ def test_first_run_through_a_pipe_prints_nothing_to_worry_about(finished):
 def test_first_run_on_a_terminal_prints_nothing_to_worry_about(workspace, finished):
     """The same on a terminal, with a bar for each stage, and the same bytes in this other folder."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "flows.cli", "run"]
+    command = [sys.executable, "-m", "cli.app", "run"]
     with subprocess.Popen(
         command, cwd=workspace.root, env=workspace.environment(TERM="xterm-256color", COLUMNS="120", LINES="50"),
         stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,

@@ -40,7 +40,7 @@ def test_a_model_is_promoted_asked_and_rolled_back(copy):
     assert json.loads(answer)["label"] in labels
     assert "replaced none" in copy.pretune("rollback", code=4)
     copy.set(gate__size=0.001)
-    assert "FAILED  size" in copy.alone("-m", "flows.cli", "promote", code=12)
+    assert "FAILED  size" in copy.alone("-m", "cli.app", "promote", code=12)
 
 
 def test_a_stage_is_reproduced_to_the_bit(copy):
@@ -78,7 +78,7 @@ def test_a_stage_that_comes_out_otherwise_is_called_different(copy):
     loss = run.data.metrics["train_loss"]
     client.set_tag(run.info.run_id, "dvc.out.models/finetuned", "0" * 32 + ".dir")  # as if it had been made elsewhere
     client.log_metric(run.info.run_id, "train_loss", 2 * loss)
-    printed = copy.alone("-m", "flows.cli", "reproduce", run.info.run_id, code=12)
+    printed = copy.alone("-m", "cli.app", "reproduce", run.info.run_id, code=12)
     assert "DIFFERS  finetune  models/finetuned" in printed
     assert f"finetune: loss {2 * loss:.6g} then, {loss:.6g} now" in printed
     assert client.get_run(run.info.run_id).data.tags["pretune.reproduced.verdict"] == "different"
@@ -110,7 +110,7 @@ def test_mlflow_serves_the_model(copy):
         with urllib.request.urlopen(request, timeout=60) as response:
             served = json.loads(response.read())["predictions"]
         said = copy.alone(
-            "-m", "flows.cli", "predict", "models/finetuned", "--text", "the wave and the tide", "--text", "a hill"
+            "-m", "cli.app", "predict", "models/finetuned", "--text", "the wave and the tide", "--text", "a hill"
         )
         expected = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     finally:

@@ -8,8 +8,8 @@ import pytest
 
 pytestmark = pytest.mark.slow
 COMMANDS = {
-    "flow": ["-m", "flows.cli", "run", "pretrain"],
-    "plain": ["-m", "flows.cli", "run", "pretrain", "--no-prefect"],
+    "flow": ["-m", "cli.app", "run", "pretrain"],
+    "plain": ["-m", "cli.app", "run", "pretrain", "--no-prefect"],
     "dvc": ["-m", "dvc", "repro", "pretrain"],
     "tasks": ["-m", "tasks", "pretrain"],
 }

@@ -73,13 +73,13 @@ def nothing(clone):
     """All is well; the command line is wrong."""
 
 
-RUN = ["-m", "flows.cli", "run", "--no-prefect"]
+RUN = ["-m", "cli.app", "run", "--no-prefect"]
 WRONG = [
     "finetune.epoch: unknown key (did you mean epochs?)", "pretrain.steps", "'many'", "evaluate.confidence", "got 7"
 ]  # fmt: skip
 MISTAKES = [
-    (wrong_params, ["-m", "flows.cli", "run"], 3, WRONG),
-    (wrong_params, ["-m", "flows.cli", "plan"], 3, WRONG),
+    (wrong_params, ["-m", "cli.app", "run"], 3, WRONG),
+    (wrong_params, ["-m", "cli.app", "plan"], 3, WRONG),
     (wrong_params, ["-m", "tasks", "evaluate"], 3, WRONG),
     (quoted_number, RUN, 3, ["finetune.learning_rate", "'1e-4'", "without quotes"]),
     (no_params, RUN, 3, ["params.yaml is missing", "git checkout params.yaml"]),
@@ -94,11 +94,11 @@ MISTAKES = [
     (cycle, ["-m", "tasks", "ingest"], 3, ["dvc.yaml", "finetune", "ingest"]),
     (unknown_word, RUN, 3, ["dvc.yaml", "scratch"]),
     (nothing, [*RUN, "finetun"], 3, ["finetun", "did you mean finetune?"]),
-    (nothing, ["-m", "flows.cli", "why", "finetun"], 3, ["did you mean finetune?"]),
+    (nothing, ["-m", "cli.app", "why", "finetun"], 3, ["did you mean finetune?"]),
     (nothing, ["-m", "tasks", "finetun"], 3, ["did you mean finetune?"]),
     (nothing, ["-m", "tasks"], 2, ["usage:", "evaluate"]),
-    (nothing, ["-m", "flows.cli", "run", "--nonsense"], 2, ["--nonsense"]),
-    (nothing, ["-m", "flows.cli", "trace", "models/finetunde"], 4, ["did you mean models/finetuned?"]),
+    (nothing, ["-m", "cli.app", "run", "--nonsense"], 2, ["--nonsense"]),
+    (nothing, ["-m", "cli.app", "trace", "models/finetunde"], 4, ["did you mean models/finetuned?"]),
     (no_git, RUN, 9, ["not in a git repository", "git init"]),
     (no_git, ["-m", "tasks", "evaluate"], 9, ["not in a git repository", "git init"]),
 ]
@@ -126,20 +126,20 @@ def test_mistake_in_a_bare_repro_is_explained(copy):
     """DVC itself answers 255 to every mistake: the reason is printed, and lies in .pretune/last-error.json."""
     copy.set(evaluate__resamples=7)
     printed = copy.run("-m", "dvc", "repro", code=255)
-    assert "evaluate.resamples" in printed
+    assert "evaluate.bootstrap_samples" in printed
     assert "Traceback" not in printed
     error = json.loads((copy.state / "last-error.json").read_text(encoding="utf-8"))
     assert error["exit_code"] == 3
-    assert "evaluate.resamples" in error["problems"][0]
+    assert "evaluate.bootstrap_samples" in error["problems"][0]
 
 
 @pytest.mark.parametrize(
     ("name", "command"),
     [
-        ("run", ["-m", "flows.cli", "run"]),
+        ("run", ["-m", "cli.app", "run"]),
         ("evaluate", [*RUN]),
         ("evaluate", ["-m", "tasks", "evaluate"]),
-        ("override", [*RUN, "--set", "evaluate.resamples=123"]),
+        ("override", [*RUN, "--set", "evaluate.bootstrap_samples=123"]),
     ],
     ids=["run", "run-beside-stage", "stage", "override"],
 )

@@ -18,16 +18,16 @@ def test_override_changes_nothing_but_the_record(copy):
     """`--set` leaves params.yaml, dvc.lock and all outputs as they were; the record has the value that was used."""
     before = own_files(copy)
     others = dict.fromkeys(set(copy.stages()) - {"evaluate"}, "skipped")
-    assert copy.plain_run("--set", "evaluate.resamples=250") == others | {"evaluate": "ran"}
+    assert copy.plain_run("--set", "evaluate.bootstrap_samples=250") == others | {"evaluate": "ran"}
     assert own_files(copy) == before
     assert copy.dvc_is_clean()
     parent = copy.parents()[-1]
-    assert parent.data.params["evaluate.resamples"] == "250"
+    assert parent.data.params["evaluate.bootstrap_samples"] == "250"
     evaluate = copy.children(parent)["evaluate"]
-    assert evaluate.data.params["evaluate.resamples"] == "250"
+    assert evaluate.data.params["evaluate.bootstrap_samples"] == "250"
     assert evaluate.data.tags["pretune.status"] == "executed"
 
-    assert copy.plain_run("--set", "evaluate.resamples=250") == others | {"evaluate": "restored"}
+    assert copy.plain_run("--set", "evaluate.bootstrap_samples=250") == others | {"evaluate": "restored"}
     assert own_files(copy) == before
 
     copy.set(evaluate__resamples=250)
@@ -42,18 +42,18 @@ def test_override_through_prefect(copy):
     """The flow takes overrides, too, and leaves the files as they were; the same values again are restored."""
     before = own_files(copy)
     for outcome in ("ran", "restored"):
-        summary = copy.report("run", "--set", "evaluate.confidence=0.9", "--set", "evaluate.resamples=150")
+        summary = copy.report("run", "--set", "evaluate.confidence=0.9", "--set", "evaluate.bootstrap_samples=150")
         assert summary["stages"]["evaluate"]["outcome"] == outcome
         assert summary["results"]["confidence"] == 0.9
         assert own_files(copy) == before
     params = copy.parents()[-1].data.params
-    assert (params["evaluate.confidence"], params["evaluate.resamples"]) == ("0.9", "150")
+    assert (params["evaluate.confidence"], params["evaluate.bootstrap_samples"]) == ("0.9", "150")
 
 
 def test_killed_override_changes_nothing(copy):
     """A kill -9 in the middle of `--set`: all files as they were, no orphan, and the next run of either kind works."""
     before = own_files(copy)
-    main = copy.start("-m", "flows.cli", "run", "--no-prefect", "--set", "pretrain.steps=100000", "pretrain")
+    main = copy.start("-m", "cli.app", "run", "--no-prefect", "--set", "pretrain.steps=100000", "pretrain")
     copy.wait(lambda: copy.lock_holder("pretrain"), "pretraining", beside=main)
     os.kill(main.pid, signal.SIGKILL)
     main.communicate(timeout=120)
@@ -61,7 +61,7 @@ def test_killed_override_changes_nothing(copy):
     assert own_files(copy) == before
 
     assert set(copy.plain_run().values()) == {"skipped"}
-    assert copy.plain_run("--set", "evaluate.resamples=300")["evaluate"] == "ran"
+    assert copy.plain_run("--set", "evaluate.bootstrap_samples=300")["evaluate"] == "ran"
     assert own_files(copy) == before
     assert "RUNNING" not in {run.info.status for run in copy.records()}
     assert copy.parents()[1].info.status == "KILLED"

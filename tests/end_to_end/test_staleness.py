@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pretune.lineage import Workspace
+from pretune.lineage.graph import Workspace
 
 pytestmark = pytest.mark.slow
 HARMLESS = "\n# a remark\n"

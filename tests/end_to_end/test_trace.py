@@ -60,7 +60,7 @@ def test_trace_for_people_names_the_chain(finished):
 )
 def test_a_command_says_the_same_in_a_process_of_its_own(command, code, finished):
     """The tests ask processes that are forked from a warm one; what users start answers no other way."""
-    arguments = ("-m", "flows.cli", *command.split())
+    arguments = ("-m", "cli.app", *command.split())
     assert finished.alone(*arguments, code=code) == finished.run(*arguments, code=code)
 
 

@@ -25,7 +25,7 @@ def free_ports(count):
 def test_both_servers_answer_on_this_machine_and_end_with_the_command(copy):
     """`pretune ui` prints two addresses that answer, but for foreign pages; a run uses its server; Ctrl-C ends all."""
     mlflow, prefect = free_ports(2)
-    command = ["-m", "flows.cli", "ui", "--mlflow-port", str(mlflow), "--prefect-port", str(prefect)]
+    command = ["-m", "cli.app", "ui", "--mlflow-port", str(mlflow), "--prefect-port", str(prefect)]
     ui = copy.start(*command)
     address = copy.state / "prefect-api-url"
     copy.wait(address.exists, "both servers", beside=ui)
@@ -54,15 +54,15 @@ def test_both_servers_answer_on_this_machine_and_end_with_the_command(copy):
 
 def test_both_pages_work_in_a_browser(copy, browse):
     """MLflow compares two runs, with the setting that differs and what came out; Prefect lists the flow run."""
-    copy.plain_run("--set", "evaluate.resamples=250")
+    copy.plain_run("--set", "evaluate.bootstrap_samples=250")
     first, second = copy.parents()
     mlflow, prefect = free_ports(2)
-    ui = copy.start("-m", "flows.cli", "ui", "--mlflow-port", str(mlflow), "--prefect-port", str(prefect))
+    ui = copy.start("-m", "cli.app", "ui", "--mlflow-port", str(mlflow), "--prefect-port", str(prefect))
     copy.wait((copy.state / "prefect-api-url").exists, "both servers", beside=ui)
     runs = f'["{first.info.run_id}","{second.info.run_id}"]'
     experiments = f'["{first.info.experiment_id}"]'
     metric = min(first.data.metrics)  # the page fills in the others when somebody scrolls there
-    compared = (first.info.run_id, second.info.run_id, "evaluate.resamples", metric)
+    compared = (first.info.run_id, second.info.run_id, "evaluate.bootstrap_samples", metric)
     page = browse(f"http://127.0.0.1:{mlflow}/#/compare-runs?runs={runs}&experiments={experiments}", *compared)
     flow_runs = browse(f"http://127.0.0.1:{prefect}/runs", ">pipeline<", "Completed")
     ui.send_signal(signal.SIGINT)

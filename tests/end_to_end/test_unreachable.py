@@ -41,7 +41,7 @@ def test_unreachable_tracking_server_stops_nothing(door, copy):
     new = [run for run in copy.records() if run.info.run_id not in before]
     assert {run.info.status for run in new} == {"FINISHED"}
     (evaluate,) = [run for run in new if run.data.tags.get("pretune.status") == "executed"]
-    assert evaluate.data.params["evaluate.resamples"] == "101"
+    assert evaluate.data.params["evaluate.bootstrap_samples"] == "101"
     assert "gain.scratch" in evaluate.data.metrics
     again = copy.children(copy.parents()[-1])["evaluate"]
     assert again.data.tags["pretune.source_run"] == evaluate.info.run_id

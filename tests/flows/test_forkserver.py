@@ -20,7 +20,7 @@ asked = []
 torch.cuda.is_available = torch.cuda.device_count = torch.cuda.init = lambda: asked.append("a GPU") or 0
 from pathlib import Path
 from flows import forkserver
-from pretune.lineage import Workspace
+from pretune.lineage.graph import Workspace
 from tasks import __main__ as tasks
 for module in [*forkserver.DVC, *(f"tasks.{name}" for name in sys.argv[1:]), *sum(forkserver.LATER.values(), ())]:
     importlib.import_module(module)
@@ -61,7 +61,7 @@ def test_what_the_server_imports_starts_no_thread_and_asks_for_no_gpu():
 
 def test_a_forked_process_is_the_one_that_would_have_been_started(server):
     """Same output and exit code, success or not, in the environment that it is given, in a group of its own."""
-    here, wrong = ["pretune.lineage", "root"], ["pretune.lineage", "repro", "no-such-stage"]
+    here, wrong = ["pretune.lineage.dvc", "root"], ["pretune.lineage.dvc", "repro", "no-such-stage"]
     warm, cold = server("ingest"), server()
     assert warm._channel, "this machine can fork"
     assert said(warm, *here) == said(cold, *here)
@@ -78,7 +78,7 @@ def test_without_a_server_processes_are_started(server):
     warm = server("ingest")
     os.kill(warm._process.pid, signal.SIGKILL)
     warm._process.wait()
-    assert said(warm, "pretune.lineage", "root") == (".\n", 0)
+    assert said(warm, "pretune.lineage.dvc", "root") == (".\n", 0)
 
 
 def test_code_that_was_edited_is_not_current(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from flows import schedule
 from flows.schedule import Ask, Schedule
-from pretune.lineage import Node
+from pretune.lineage.graph import Node
 
 GRAPH = {
     "prepare": [], "pretrain": ["prepare"], "scratch": ["prepare"], "finetune": ["pretrain"],
@@ -101,7 +101,7 @@ def test_all_stages_are_submitted_with_what_they_need_even_if_one_fails():
         return future
 
     graph = nodes(GRAPH)
-    futures = schedule.carry_out(graph, Schedule(graph, TWO_THREADS.__getitem__, TAKES, 2, []), submit)
+    futures = schedule.submit_all(graph, Schedule(graph, TWO_THREADS.__getitem__, TAKES, 2, []), submit)
     assert submitted == {name: [futures[up] for up in upstream] for name, upstream in GRAPH.items()}
 
 

@@ -10,17 +10,21 @@ class Bench:
 
     def __init__(self, folder, params):
         self.folder, self.params, self.name = folder, params, ""
+        self.key = "0" * 64
         self.run, self.recorded, self.models, self.texts = self, {}, [], {}
         self.known, self.reported = {}, []
 
     def dep(self, path):
         return self.folder / path
 
+    def resolve_input(self, place):
+        return self.folder / place
+
     def out(self, path):
         (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
         return self.folder / path
 
-    def took(self, path, stage):
+    def metrics_of(self, path, stage):
         return self.known.get(stage, {})
 
     @property

@@ -14,7 +14,8 @@ import tempfile
 import numpy as np
 import pytest
 
-from pretune.data import shards, workers
+from pretune.data import workers
+from pretune.data.prepare import shards
 from pretune.errors import DataError, WorkspaceError
 from tasks.ingest import ingest
 from tasks.prepare import prepare

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretune import params
+from pretune.config import overrides, params
 from pretune.models import build
-from pretune.objectives.masked_lm import MaskedLM
-from pretune.training import parallel, trial
+from pretune.objectives.pretraining.masked_lm import MaskedLM
+from pretune.training import parallel
+from pretune.training.estimate import dry_run
 from tasks import finetune as finetuning
 from tasks import pretrain as pretraining
 from tasks import scratch as from_scratch
@@ -31,7 +32,7 @@ SMALL = [
     "prepare.similarity=1.0", "prepare.decontaminate=0", "model.type=bert", "model.config={}",
     "pretrain.steps=0", "pretrain.batch_size=4", "pretrain.sequence_length=16", "pretrain.validation_rows=4",
     "finetune.epochs=1", "finetune.batch_size=8", "finetune.sequence_length=16", "finetune.evaluate_every=0",
-    "evaluate.resamples=100", "evaluate.mistakes=2", "evaluate.attributions=1",
+    "evaluate.bootstrap_samples=100", "evaluate.mistakes=2", "evaluate.attributions=1",
 ]  # fmt: skip
 
 
@@ -42,7 +43,7 @@ def started(tmp_path, params_file, make_bench):
     def start(checkpoint):
         rows = [f"{kind},{n} is about {kind}" for n in range(30) for kind in ("sea", "kitchen")]
         (tmp_path / "rows.csv").write_text("\n".join(["label,text", *rows]) + "\n", encoding="utf-8")
-        document, _ = params.overridden(
+        document, _ = overrides.overridden(
             params_file, [*SMALL, f"model.init={checkpoint}", f"prepare.tokenizer={checkpoint}"]
         )
         bench = make_bench(tmp_path, params.validate(document))
@@ -101,7 +102,7 @@ def test_no_steps_are_estimated_to_take_no_time_and_no_more_memory(started, chec
     """`pretune plan` says so; where training would not fit, a stage that does not train is not refused."""
     bench = started(checkpoint)
     job = pretraining.prepare(bench)
-    found = trial.timed(job, 0, parallel.alone(), 1, 0)
+    found = dry_run.timed(job, 0, parallel.single_process(), 1, 0)
     assert (found.step, found.training) == (0, 0)
     monkeypatch.setattr("pretune.training.memory.available", lambda _: 0)
     assert job.cost("pretrain", 0, torch.device("cpu")).parameters == job.model.num_parameters()

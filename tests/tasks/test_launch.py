@@ -9,9 +9,9 @@ from contextlib import closing
 
 import pytest
 
-from pretune import launch, worker
 from pretune.errors import DataError, DivergedError, TerminatedError, WorkspaceError
-from pretune.lineage import Node
+from pretune.lineage.graph import Node
+from pretune.runtime import launcher, worker
 
 NODE = Node("pretrain", "", deps=[], params=["launch"], outs=["model"], upstream=[], meta={})
 
@@ -30,14 +30,14 @@ def asked(params):
 @pytest.fixture
 def crew(tmp_path, asked):
     """Two processes that never start; `say` is what one of them says."""
-    found = launch.Crew(tmp_path, tmp_path, NODE, {}, asked())
+    found = launcher.WorkerGroup(tmp_path, tmp_path, NODE, {}, asked())
     found._folder.mkdir(parents=True)
     found._log.parent.mkdir(parents=True)
     found._log.write_text("what torchrun says\n", encoding="utf-8")
 
     def say(rank, event, **content):
-        with closing(worker.Messages(found._folder / f"{rank}.jsonl", first=rank == 0)) as messages:
-            messages.send(event, **content)
+        with closing(worker.WorkerEvents(found._folder / f"{rank}.jsonl", first=rank == 0)) as messages:
+            messages.write(event, **content)
 
     found.say = say
     return found
@@ -58,25 +58,25 @@ def failed(crew, error, code=1, received=()):
 
 def test_one_process_is_not_launched(asked):
     """Nor is a stage that does not read `launch`; two are, wherever they run."""
-    assert not launch.wanted(NODE, asked(1))
-    assert launch.wanted(NODE, asked(2))
-    assert launch.wanted(NODE, asked(1, 2))
-    assert not launch.wanted(Node("prepare", "", [], ["seed"], [], [], {}), asked(2))
+    assert not launcher.is_distributed(NODE, asked(1))
+    assert launcher.is_distributed(NODE, asked(2))
+    assert launcher.is_distributed(NODE, asked(1, 2))
+    assert not launcher.is_distributed(Node("prepare", "", [], ["seed"], [], [], {}), asked(2))
 
 
 @pytest.mark.parametrize("text", ["2", "-1", "first", ""])
 def test_a_machine_that_does_not_exist_is_refused(asked, text):
     """The number has to be below launch.nodes."""
-    os.environ[launch.NODE_RANK] = text
-    with pytest.raises(WorkspaceError, match=launch.NODE_RANK):
-        launch.node_rank(asked(1, 2))
+    os.environ[launcher.NODE_RANK] = text
+    with pytest.raises(WorkspaceError, match=launcher.NODE_RANK):
+        launcher.node_rank(asked(1, 2))
 
 
 def test_machines_are_numbered(asked):
     """The first by default."""
-    assert launch.node_rank(asked(1, 2)) == 0
-    os.environ[launch.NODE_RANK] = "1"
-    assert launch.node_rank(asked(1, 2)) == 1
+    assert launcher.node_rank(asked(1, 2)) == 0
+    os.environ[launcher.NODE_RANK] = "1"
+    assert launcher.node_rank(asked(1, 2)) == 1
 
 
 def test_the_first_process_says_what_was_written(crew):

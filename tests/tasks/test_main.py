@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from pretune import journal
 from pretune.errors import DataError, GraphError, TerminatedError
-from pretune.lineage import Workspace
+from pretune.lineage.graph import Workspace
+from pretune.tracking import journal
 from tasks import __main__ as tasks
 
 
@@ -73,12 +73,12 @@ def test_wrong_parameters_stop_a_stage_before_it_is_recorded(project, capsys):
 
 def test_a_mistake_goes_to_the_flow_as_a_message(tmp_path, capsys):
     """Under a flow the error is also printed as a message that it can read."""
-    from pretune import progress
+    from pretune.runtime import progress
 
     os.environ[progress.PIPE] = "1"
     tasks.report(tmp_path, DataError(["one", "two"], "mend"))
     line = next(line for line in capsys.readouterr().out.split("\n") if line.startswith(progress.MARK))
-    assert progress.message(line)["error"]["problems"] == ["one", "two"]
+    assert progress.message(line)["problems"] == ["one", "two"]
 
 
 @pytest.mark.parametrize(
@@ -109,10 +109,10 @@ def test_the_record_ends_as_the_stage_did(project, error, status):
 def test_energy_is_measured_of_stages_that_train(project, params, monkeypatch):
     """Of those that dvc.yaml gives `launch`: on as many cards as there are processes."""
     asked = []
-    monkeypatch.setattr(tasks.energy, "measured", lambda _, processes: asked.append(processes) or nullcontext())
+    monkeypatch.setattr(tasks.monitoring, "energy", lambda _, processes: asked.append(processes) or nullcontext())
     launch = params.launch.model_copy(update={"processes": 3})
     for node in Workspace(project).nodes.values():
-        with tasks.metered(SimpleNamespace(metrics=None), node, params.model_copy(update={"launch": launch})):
+        with tasks.monitored(SimpleNamespace(metrics=None), node, params.model_copy(update={"launch": launch})):
             pass
     assert asked == [3] * sum("launch" in node.params for node in Workspace(project).nodes.values())
     assert asked

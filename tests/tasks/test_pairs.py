@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pretune import params
+from pretune.config import overrides, params
 from pretune.data import rows
-from pretune.evaluation import stored
+from pretune.objectives import predictions_io
 from tasks.evaluate import evaluate
 from tasks.finetune import finetune
 from tasks.ingest import ingest
@@ -31,7 +31,7 @@ SMALL = [
     "model.config={hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 64}",
     "pretrain.steps=4", "pretrain.batch_size=4", "pretrain.sequence_length=16", "pretrain.validation_rows=2",
     "finetune.epochs=16", "finetune.sequence_length=32", "finetune.learning_rate=3e-3", "finetune.evaluate_every=0",
-    "evaluate.resamples=100", "evaluate.mistakes=2", "evaluate.attributions=1",
+    "evaluate.bootstrap_samples=100", "evaluate.mistakes=2", "evaluate.attributions=1",
 ]  # fmt: skip
 
 
@@ -43,14 +43,14 @@ def test_pairs_are_learnt_and_answered_from_the_same_two_columns(tracked, params
     texts = [(n, *CLAIMS[n % 6]) for n in range(240)]
     claims = [f"{a} number {n},about {b},{'both' if a == b == 'salt' else 'not both'}" for n, a, b in texts]
     (tracked.root / "claims.csv").write_text("\n".join(["claim,evidence,verdict", *claims]), encoding="utf-8")
-    document, _ = params.overridden(params_file, SMALL)
+    document, _ = overrides.overridden(params_file, SMALL)
     bench = make_bench(tracked.root, params.validate(document))
     for stage in (ingest, prepare, pretrain, finetune, scratch, label_efficiency, evaluate):
         bench.name = stage.__name__
         stage(bench)
     test = rows.read(tracked.root / "data/prepared/labelled/test.parquet")
     assert {row["pair"] for row in test} == {"about salt", "about flour"}
-    said = stored.loads((tracked.root / "reports/evaluation/predictions.json").read_text(encoding="utf-8"))
+    said = predictions_io.loads((tracked.root / "reports/evaluation/predictions.json").read_text(encoding="utf-8"))
     told = said.models["finetuned"]
     labels = [told.names[place] for place in told.probabilities.argmax(axis=1)]
     assert (
@@ -69,7 +69,7 @@ def test_pairs_are_learnt_and_answered_from_the_same_two_columns(tracked, params
     np.testing.assert_allclose(answers["score"], told.probabilities.max(axis=1), atol=1e-5)
 
     table.to_csv(tracked.root / "asked.csv", index=False)
-    command = [sys.executable, "-m", "flows.cli", "predict", "models/finetuned", "asked.csv"]
+    command = [sys.executable, "-m", "cli.app", "predict", "models/finetuned", "asked.csv"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, cwd=tracked.root, env=environment, capture_output=True, text=True, check=True)
     lines = [json.loads(line) for line in done.stdout.splitlines()]

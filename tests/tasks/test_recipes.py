@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flows.recipes import every, inputs
-from pretune import params
+from cli.recipes import every, inputs
+from pretune.config import files, overrides, params
 from tasks.evaluate import evaluate
 from tasks.finetune import finetune
 from tasks.ingest import ingest
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 RECIPES = {recipe.name: recipe for recipe in every(ROOT)}
 FEWER = ("digits", "linear", "questions", "translation")  # whose label efficiency is measured too
-KINDS = {params.read_yaml(recipe.path)["finetune"]["objective"]: name for name, recipe in RECIPES.items()}
+KINDS = {files.read_yaml(recipe.path)["finetune"]["objective"]: name for name, recipe in RECIPES.items()}
 KEPT = 160  # lines, rows or images of each file
 SMALL = [
     "threads=1", "prepare.vocabulary_size=3000", "prepare.train_rows=30", "prepare.validation_rows=4",
@@ -33,7 +33,7 @@ SMALL = [
     "prepare.validation_share=0.25", "prepare.test_share=0.25",
     "pretrain.steps=3", "pretrain.batch_size=4", "pretrain.validation_rows=2", "pretrain.evaluate_every=2",
     "finetune.epochs=1", "finetune.batch_size=4", "finetune.evaluate_every=2",
-    "evaluate.resamples=100", "evaluate.attributions=1", "evaluate.mistakes=2",
+    "evaluate.bootstrap_samples=100", "evaluate.attributions=1", "evaluate.mistakes=2",
 ]  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def checkpoint(folder):
 
 def bring(folder, recipe):
     """Put what the recipe reads into the folder, cut down."""
-    for path in {path for paths in inputs(params.read_yaml(recipe.path)).values() for path in paths}:
+    for path in {path for paths in inputs(files.read_yaml(recipe.path)).values() for path in paths}:
         place = Path(path)
         if place.parts[0] == "checkpoints":
             checkpoint(folder / path)
@@ -91,7 +91,7 @@ def test_a_recipe_leads_from_its_data_to_a_model_that_answers(name, tracked, mon
     recipe = RECIPES[name]
     bring(tracked.root, recipe)
     given = ["pretrain.steps=0"] if params.load(recipe.path).model.init else []
-    document, _ = params.overridden(recipe.path, SMALL + given)
+    document, _ = overrides.overridden(recipe.path, SMALL + given)
     document["label_efficiency"]["shares"] = [0.5] * (name in FEWER)
     for limit in {"target_length", "reply_tokens"} & document["finetune"]["settings"].keys():
         document["finetune"]["settings"][limit] = 4
@@ -134,9 +134,9 @@ def test_recipes_hold_every_key_and_say_what_they_are():
 
 def test_recipes_go_with_each_other_in_what_they_do_not_say():
     """Settings that no recipe is about are those of params.yaml."""
-    usual = params.flatten(params.read_yaml(ROOT / "params.yaml"))
+    usual = files.flatten(files.read_yaml(ROOT / "params.yaml"))
     for recipe in RECIPES.values():
-        own = params.flatten(params.read_yaml(recipe.path))
+        own = files.flatten(files.read_yaml(recipe.path))
         for section in ("launch", "evaluate", "gate"):
             same = {key: value for key, value in usual.items() if key.startswith(f"{section}.")}
             assert {key: own[key] for key in same} == same, recipe.name
@@ -146,5 +146,5 @@ def test_recipes_go_with_each_other_in_what_they_do_not_say():
 def test_the_data_that_recipes_name_are_as_published():
     """Every file that a recipe reads and this repository does not hold is there under its published name."""
     for recipe in RECIPES.values():
-        for path in inputs(params.read_yaml(recipe.path))["ingest"]:
+        for path in inputs(files.read_yaml(recipe.path))["ingest"]:
             assert np.any([(ROOT / path).exists(), (SHARED / Path(path).parts[-2] / Path(path).name).exists()]), path

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pretune.config import files
 from pretune.data import rows, tokenizer
 from pretune.errors import DataError
-from pretune.evaluation import stored
+from pretune.objectives import predictions_io
 from tasks.evaluate import evaluate
 from tasks.finetune import finetune
 from tasks.ingest import ingest
@@ -50,7 +51,7 @@ def bench(tmp_path, params, make_bench):
             "model": params.model.model_copy(update={"config": params.model.config | shape}),
             "pretrain": params.pretrain.model_copy(update=small | {"steps": 12, "validation_rows": 4}),
             "finetune": params.finetune.model_copy(update=small | {"epochs": 6, "learning_rate": 3e-3}),
-            "evaluate": params.evaluate.model_copy(update={"resamples": 100}),
+            "evaluate": params.evaluate.model_copy(update={"bootstrap_samples": 100}),
         }
     )
     kinds = {"sea": "waves salt harbour tide", "kitchen": "flour oven butter spoon"}
@@ -113,7 +114,7 @@ def test_the_stages_lead_to_a_result_that_says_who_is_better(bench):
         accuracy = result[name]["accuracy"]
         assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
     assert set(result["gain"]) == {"scratch", "majority", "tfidf"}
-    said = stored.loads((bench.folder / "reports/evaluation/predictions.json").read_text(encoding="utf-8"))
+    said = predictions_io.loads((bench.folder / "reports/evaluation/predictions.json").read_text(encoding="utf-8"))
     assert len(said.rows) == len(set(said.rows)) == 16
     right = (said.models["finetuned"].probabilities.argmax(axis=1) == said.models["finetuned"].targets).mean()
     assert right == pytest.approx(result["finetuned"]["accuracy"]["value"])
@@ -202,7 +203,7 @@ def contents(folder: Path):
 def test_finetuning_with_adapters_leaves_a_merged_model_and_the_adapters(bench):
     """The model opens without peft; the adapters lie beside it; how much was trained is recorded."""
     from pretune.models import build
-    from pretune.objectives.classification import Classification
+    from pretune.objectives.finetuning.classification import Classification
 
     bench.params = bench.params.model_copy(
         update={"adaptation": bench.params.adaptation.model_copy(update={"method": "lora", "settings": {"r": 2}})}
@@ -251,12 +252,12 @@ def test_label_efficiency_is_measured_on_shares_of_the_rows(bench):
     assert whole["finetuned"] == found["finetuned"]["accuracy"]
     assert whole["gain"] == whole["over_all"] == found["gain"]["scratch"]
 
-    alike = stored.loads((folder / "label_efficiency/0.999.json").read_text(encoding="utf-8"))
-    usual = stored.loads((folder / "evaluation/predictions.json").read_text(encoding="utf-8"))
+    alike = predictions_io.loads((folder / "label_efficiency/0.999.json").read_text(encoding="utf-8"))
+    usual = predictions_io.loads((folder / "evaluation/predictions.json").read_text(encoding="utf-8"))
     assert alike.rows == usual.rows
     for name in ("finetuned", "scratch"):
         assert (alike.models[name].probabilities == usual.models[name].probabilities).all()
-    table = stored.read_csv(folder / "evaluation/label_efficiency.csv")
+    table = files.read_csv(folder / "evaluation/label_efficiency.csv")
     assert [row["finetuned"] for row in table] == [
         str(each["finetuned"]["value"]) for each in found["label_efficiency"].values()
     ]

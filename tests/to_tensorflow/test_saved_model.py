@@ -12,9 +12,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from pretune import export
 from pretune.models import build
 from pretune.predictor.model import Predictor
+from pretune.release import export
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-tensorflow/bin/python"
@@ -63,7 +63,9 @@ def exported(words, tmp_path):
         kind = samples.objectives()[FAMILIES[family]]
         given = samples.given(FAMILIES[family], words)
         source = tmp_path / f"{family}-model"
-        build.save(samples.new(FAMILIES[family], family, words).eval(), given.inputs, source, kind.facts(given))
+        build.save(
+            samples.new(FAMILIES[family], family, words).eval(), given.inputs, source, kind.inference_config(given)
+        )
         model = Predictor(str(source)).answers
         export.export(model, ROWS, tmp_path / family, to="onnx", int8=False, source=source, samples=True)
         return model, tmp_path / family

@@ -37,7 +37,7 @@ def trained(model):
 def test_the_heights_of_a_model_count_its_layers(model, family):
     """Three layers in each, embeddings below, something above."""
     found = model(family)
-    heights = layers.heights(found)
+    heights = layers.layer_depths(found)
     assert layers.count(found) == 3
     assert set(heights.values()) == {-1, 0, 1, 2, 3}
     assert heights.keys() == {name for name, _ in found.named_parameters()}
@@ -59,7 +59,7 @@ def test_top_trains_the_layers_next_to_the_head(model, family, number):
     """So many layers and all above them; embeddings never."""
     found = model(family)
     methods.choose("top", {"layers": number}).apply(found, frozenset())
-    heights = layers.heights(found)
+    heights = layers.layer_depths(found)
     assert trained(found) == {name for name, height in heights.items() if height >= 3 - number} | methods.head(found)
 
 
@@ -73,8 +73,8 @@ def test_more_layers_than_there_are_is_a_mistake(model):
 def test_gradual_opens_one_layer_after_the_other_from_the_top(model, family):
     """The head at once, each layer an epoch and a half after the one above it, embeddings last."""
     found = model(family)
-    opens = methods.choose("gradual", {"epochs_per_layer": 1.5}).opens(found, steps_per_epoch=10)
-    heights = layers.heights(found)
+    opens = methods.choose("gradual", {"epochs_per_layer": 1.5}).unfreeze_schedule(found, steps_per_epoch=10)
+    heights = layers.layer_depths(found)
     assert {name: (3 - height) * 15 for name, height in heights.items() if height < 3} == opens
 
 
@@ -83,4 +83,4 @@ def test_full_trains_everything(model):
     found, chosen = model("bert"), methods.choose("full", {})
     chosen.apply(found, frozenset())
     assert len(trained(found)) == len(list(found.parameters()))
-    assert chosen.opens(found, 10) == {}
+    assert chosen.unfreeze_schedule(found, 10) == {}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from pretune.config.data import IngestParams, PrepareParams
+from pretune.config.files import read_yaml
 from pretune.data import rows
-from pretune.data.settings import IngestParams, PrepareParams
-from pretune.params import read_yaml
 
 
 @pytest.fixture(scope="session")

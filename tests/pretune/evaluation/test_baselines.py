@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretune.evaluation import metrics
 from pretune.evaluation.baselines import baselines
+from pretune.evaluation.metrics import compute
 from pretune.objectives.predictions import Answers, Classes, Likelihoods, ManyLabels, Numbers, Tags, Texts
 
 KINDS = {"sea": "waves salt harbour tide", "kitchen": "flour oven butter spoon"}
@@ -23,7 +23,7 @@ def classes(rows):
 
 def value(found):
     """The headline metric."""
-    return float(next(iter(metrics.metrics(found).values())).measure(np.ones((1, metrics.count(found))))[0])
+    return float(next(iter(compute.metrics(found).values())).measure(np.ones((1, compute.count(found))))[0])
 
 
 def png(shade):
@@ -57,7 +57,7 @@ def test_a_baseline_is_calibrated_as_the_model_is(form):
     if form is ManyLabels:
         found = ManyLabels(NAMES, np.eye(2, dtype=bool)[found.targets], found.probabilities)
     before, after = (baselines(rows[:6], rows, found, validation=v)["tfidf"] for v in (None, rows))
-    losses = [metrics.metrics(each)["log_loss"].measure(np.ones((1, 30)))[0] for each in (before, after)]
+    losses = [compute.metrics(each)["log_loss"].measure(np.ones((1, 30)))[0] for each in (before, after)]
     assert losses[1] < losses[0]
     assert (before.probabilities.argmax(axis=1) == after.probabilities.argmax(axis=1)).all()
 

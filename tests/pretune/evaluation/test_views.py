@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretune.evaluation import curves, inputs, mistakes
+from pretune.data import rows
+from pretune.evaluation import slices
+from pretune.evaluation.report import curves, mistakes
 from pretune.objectives.predictions import Classes
 
 FORMS = ["classes", "two_classes", "many_labels", "numbers", "tags", "texts", "answers", "likelihoods"]
@@ -22,7 +24,7 @@ ROWS = [
 
 def test_slices_are_by_what_rows_have():
     """By label, length, script, group and file; each holds the rows it names."""
-    found = inputs.slices(ROWS, KINDS)
+    found = slices.slices(ROWS, KINDS)
     assert {"label l0", "script latin", "script chinese", "script cyrillic", "group g1", "origin file0.csv"} <= set(
         found
     )
@@ -31,26 +33,26 @@ def test_slices_are_by_what_rows_have():
         kind, _, value = name.partition(" ")
         if kind in {"label", "group"}:
             assert {row[kind] for row, is_in in zip(ROWS, where, strict=True) if is_in} == {value}
-        assert where.sum() >= inputs.FEWEST
+        assert where.sum() >= slices.FEWEST
 
 
 @pytest.mark.parametrize("kind", ["label", "length", "script", "group", "origin"])
 def test_slices_of_a_kind_have_no_row_in_common(kind):
     """A row is in at most one slice of a kind."""
-    assert np.sum(list(inputs.slices(ROWS, [kind]).values()), axis=0).max() == 1
+    assert np.sum(list(slices.slices(ROWS, [kind]).values()), axis=0).max() == 1
 
 
 def test_what_all_rows_share_is_no_slice():
     """One label, images without text, too few rows: nothing to tell apart."""
-    assert inputs.slices([{"text": "x", "label": "a"}] * 50, KINDS) == {}
-    assert inputs.slices([{"image": b"", "label": f"l{n}"} for n in range(30)], KINDS) == {}
+    assert slices.slices([{"text": "x", "label": "a"}] * 50, KINDS) == {}
+    assert slices.slices([{"image": b"", "label": f"l{n}"} for n in range(30)], KINDS) == {}
 
 
 @given(st.dictionaries(st.sampled_from(["text", "pair", "question"]), st.text(), min_size=1), st.text(max_size=5))
 def test_a_row_is_known_by_what_is_asked(row, label):
-    """Its key does not depend on the answer or on where it came from, but on every text."""
-    assert inputs.key(row) == inputs.key(row | {"label": label, "origin": "somewhere:3"})
-    assert inputs.key(row) != inputs.key(row | {"context": "more"})
+    """Its key does not depend on the label, the split or where it came from, but on every text."""
+    assert rows.input_key(row) == rows.input_key(row | {"label": label, "origin": "somewhere:3", "split": "test"})
+    assert rows.input_key(row) != rows.input_key(row | {"context": "more"})
 
 
 @pytest.mark.parametrize("name", FORMS)

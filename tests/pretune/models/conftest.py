@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pretune.data.packing import pack
+from pretune.data.loading.varlen import pack
 from pretune.models import heads
 
 WORDS = 90

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from pretune.data.packing import pack
+from pretune.data.loading.varlen import pack
 from pretune.models import attention
 from pretune.models.attention import packed_attention
 

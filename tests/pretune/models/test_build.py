@@ -9,8 +9,8 @@ import torch
 from pretune.data import tokenizer
 from pretune.errors import DataError
 from pretune.models import build
-from pretune.objectives.classification import Classification
-from pretune.objectives.masked_lm import MaskedLM
+from pretune.objectives.finetuning.classification import Classification
+from pretune.objectives.pretraining.masked_lm import MaskedLM
 
 FAMILIES = pytest.mark.parametrize("family", ["modernbert", "bert", "roberta"])
 LABELS = ["a", "b", "c"]

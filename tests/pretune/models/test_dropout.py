@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pretune.models.dropout import Dropout, drop, quicken
+from pretune.models.dropout import Dropout, drop, use_fast_dropout
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
@@ -46,7 +46,7 @@ def test_nothing_or_everything_is_dropped(rate):
 def test_a_model_drops_in_training_only():
     """Every nn.Dropout is replaced, whatever it is in, with its rate and mode; without training it does nothing."""
     model = nn.Sequential(nn.Linear(2, 2), nn.ModuleDict({"inner": nn.Dropout(0.25)})).eval()
-    quicken(model)
+    use_fast_dropout(model)
     replaced = model[1]["inner"]
     assert type(replaced) is Dropout
     assert replaced.p == 0.25

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from pretune.models import build
-from pretune.objectives.masked_lm import MaskedLM
+from pretune.objectives.pretraining.masked_lm import MaskedLM
 
 pytestmark = pytest.mark.slow
 COMMIT, OTHER = "1" * 40, "2" * 40
@@ -26,8 +26,8 @@ from pathlib import Path
 from pretune.data import tokenizer
 from pretune.errors import PretuneError
 from pretune.models import build
-from pretune.objectives.masked_lm import MaskedLM
-from pretune.params import ModelParams
+from pretune.objectives.pretraining.masked_lm import MaskedLM
+from pretune.config.params import ModelParams
 words, found = tokenizer.load(Path(sys.argv[1])), {}
 for init in sys.argv[2:]:
     try:

@@ -71,7 +71,7 @@ def test_a_batch_can_be_priced_without_data(model):
     """The loss asks no tensor for its values."""
     from torch._subclasses import FakeTensorMode
 
-    from pretune.data.batch import mapped
+    from pretune.data.loading.batch import mapped
 
     sources, targets = rows()
     batch = seq2seq.batch(sources, targets, padding=PAD)

@@ -59,8 +59,8 @@ def test_a_pipeline_comes_back_from_its_folder(tmp_path):
     Pipeline(8, [0.1, 0.2, 0.3], [0.5, 0.6, 0.7]).save_pretrained(tmp_path)
     found = Pipeline.load(tmp_path)
     assert (found.size, found.mean, found.deviation) == (8, [0.1, 0.2, 0.3], [0.5, 0.6, 0.7])
-    facts = json.loads((tmp_path / "preprocessor_config.json").read_text(encoding="utf-8"))
-    assert facts["image_processor_type"] == "ViTImageProcessor"
+    inference_config = json.loads((tmp_path / "preprocessor_config.json").read_text(encoding="utf-8"))
+    assert inference_config["image_processor_type"] == "ViTImageProcessor"
 
 
 def test_the_pipeline_does_what_transformers_does(tmp_path):

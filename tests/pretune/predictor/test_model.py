@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 
 from pretune.models import build
-from pretune.objectives.base import Given
-from pretune.objectives.classification import Classification
-from pretune.objectives.masked_lm import MaskedLM
+from pretune.objectives.base import ObjectiveContext
+from pretune.objectives.finetuning.classification import Classification
+from pretune.objectives.pretraining.masked_lm import MaskedLM
 from pretune.predictor.model import Predictor
 
 
@@ -18,8 +18,8 @@ def predictor(tiny, words, tmp_path):
 
     def make(head):
         kind, labels = (MaskedLM, []) if head == "text" else (Classification, ["a", "b"])
-        facts = kind.facts(Given(words, 64, 0, None, labels))
-        build.save(build.new(kind, tiny(), labels), words, tmp_path / "model", facts)
+        inference_config = kind.inference_config(ObjectiveContext(words, 64, 0, None, labels))
+        build.save(build.new(kind, tiny(), labels), words, tmp_path / "model", inference_config)
         return Predictor(str(tmp_path / "model"))
 
     return make

@@ -95,7 +95,7 @@ class Trainees:
 @pytest.fixture(scope="session")
 def trainees(tmp_path_factory, words):
     """What starts processes that train tiny models."""
-    from pretune.data import corpus
+    from pretune.data.loading import corpus
 
     root = tmp_path_factory.mktemp("trainees")
     words.save_pretrained(root / "words")

@@ -14,13 +14,13 @@ import numpy as np
 import transformers
 
 from pretune.adaptation import methods
-from pretune.data import corpus
+from pretune.config.params import TrainingParams
+from pretune.data.loading import corpus
 from pretune.errors import PretuneError
-from pretune.objectives.base import Given
-from pretune.objectives.causal_lm import CausalLM
-from pretune.objectives.classification import Classification
-from pretune.objectives.masked_lm import MaskedLM
-from pretune.params import TrainingParams
+from pretune.objectives.base import ObjectiveContext
+from pretune.objectives.finetuning.classification import Classification
+from pretune.objectives.pretraining.causal_lm import CausalLM
+from pretune.objectives.pretraining.masked_lm import MaskedLM
 from pretune.training import device, loop, parallel
 from pretune.training.checkpoint import Checkpoints
 
@@ -42,10 +42,10 @@ class Case:
 
     task: str
     strategy: str = "ddp"
-    accumulation: int = 1
+    gradient_accumulation_steps: int = 1
     checkpointing: bool = False
     optimizer: str = "adamw"
-    select: str = "last"
+    metric_for_best_model: str = "last"
     dropout: float = 0.0
     steps: int = 12
     stop: int = 0  # the last process sends itself SIGTERM in this step
@@ -74,14 +74,14 @@ class Disturbed:
 
     @property
     def steps(self):
-        return self._batches // self._case.accumulation
+        return self._batches // self._case.gradient_accumulation_steps
 
     def __len__(self):
         return len(self._inner)
 
     def batch(self, epochs, samples):
         self._batches += 1
-        if self._last and self._batches == self._case.stop * self._case.accumulation:
+        if self._last and self._batches == self._case.stop * self._case.gradient_accumulation_steps:
             os.kill(os.getpid(), signal.SIGTERM)
         return self._inner.batch(epochs, samples)
 
@@ -104,7 +104,7 @@ def prepare(case, folder):
     device.prepare(SEED, 1)
     if case.task.endswith("classes"):
         rows = [{"text": " ".join(map(str, text)), "label": LABELS[n % 3]} for n, text in enumerate(texts)]
-        given = Given(Words(), LENGTH, SEED, None, LABELS)
+        given = ObjectiveContext(Words(), LENGTH, SEED, None, LABELS)
         objective, watched = (Classification(some, given) for some in (rows[:29], rows[29:]))
         return transformers.AutoModelForSequenceClassification.from_config(config), objective, watched
     place = folder / f"corpus-{os.getpid()}"
@@ -120,24 +120,25 @@ def prepare(case, folder):
 
 def learn(case, folder, world=None):
     """Weights, curve, number of skipped steps, and the error that ended it; what it knows of the last, if any."""
-    world = world or parallel.alone()
+    world = world or parallel.single_process()
     model, objective, watched = prepare(case, folder)
     objective = Disturbed(objective, case, last=world.rank == world.size - 1)
     adaptation = methods.choose(case.adaptation, ADAPTATIONS.get(case.adaptation, {}))
     adaptation.apply(model, frozenset(methods.head(model)))
     params = TrainingParams(
         objective=case.task.split("-")[1], settings={},
-        batch_size=ROWS, accumulation=case.accumulation, sequence_length=LENGTH, optimizer=case.optimizer,
+        batch_size=ROWS, gradient_accumulation_steps=case.gradient_accumulation_steps, sequence_length=LENGTH,
+        optimizer=case.optimizer,
         learning_rate=3e-3, layer_decay=0.9, schedule="cosine", warmup=0.1, weight_decay=0.01, gradient_clip=0.5,
-        precision="fp32", gradient_checkpointing=case.checkpointing, compile=False, skips=3, ema_decay=0.0,
-        evaluate_every=4, select=case.select, patience=0,
+        precision="fp32", gradient_checkpointing=case.checkpointing, compile=False, max_skipped_steps=3, ema_decay=0.0,
+        evaluate_every=4, metric_for_best_model=case.metric_for_best_model, patience=0,
     )  # fmt: skip
     checkpoints = Checkpoints(folder / case.folder, world) if case.folder else None
     try:
         model, state = loop.train(
             model, objective, params, case.steps, seed=SEED, report=lambda _: None, validation=watched,
             checkpoints=checkpoints, world=world, strategy=case.strategy,
-            opens=adaptation.opens(model, len(objective) / ROWS),
+            unfreeze_schedule=adaptation.unfreeze_schedule(model, len(objective) / ROWS),
         )  # fmt: skip
     except PretuneError as error:
         return {"error": str(error), "exit_code": error.exit_code}
@@ -158,7 +159,7 @@ def main(folder):
     """Train what `cases.pickle` in the folder lists, in this process of several; leave what came out of it."""
     with (folder / "cases.pickle").open("rb") as file:
         cases = pickle.load(file)  # noqa: S301 - our own
-    with parallel.joined() as world:
+    with parallel.init_process_group() as world:
         found = [learn(case, folder, world) for case in cases]
         with (folder / f"found-{world.rank}.pickle").open("wb") as file:
             pickle.dump(found, file)

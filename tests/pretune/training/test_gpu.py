@@ -7,13 +7,13 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from pretune.data.packing import pack
+from pretune.config.params import ModelParams
+from pretune.data.loading.varlen import pack
 from pretune.models import build, heads
-from pretune.objectives.base import Given
-from pretune.objectives.causal_lm import CausalLM
-from pretune.objectives.classification import Classification
-from pretune.objectives.masked_lm import MaskedLM
-from pretune.params import ModelParams
+from pretune.objectives.base import ObjectiveContext
+from pretune.objectives.finetuning.classification import Classification
+from pretune.objectives.pretraining.causal_lm import CausalLM
+from pretune.objectives.pretraining.masked_lm import MaskedLM
 from pretune.training import device, loop, parallel
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -37,18 +37,18 @@ def made(sequences, documents, words, params):
         config = build.config_for(chosen, build.text_shape(words))
         if kind == "labels":
             model = build.new(Classification, config, LABELS)
-            objective = Classification(documents, Given(words, 32, 0, None, LABELS))
+            objective = Classification(documents, ObjectiveContext(words, 32, 0, None, LABELS))
         elif kind == "causal":
             model, objective = build.new(CausalLM, config), CausalLM(sequences)
         else:
             model, objective = build.new(MaskedLM, config), MaskedLM(sequences, words, rate=0.3, seed=0)
         plain = {
             "batch_size": 16,
-            "accumulation": 2,
+            "gradient_accumulation_steps": 2,
             "learning_rate": 3e-3,
             "precision": "bf16",
             "evaluate_every": 0,
-            "select": "last",
+            "metric_for_best_model": "last",
         }
         return model, objective, params.finetune.model_copy(update=plain | settings)
 
@@ -87,7 +87,7 @@ def test_a_gpu_learns_what_a_cpu_learns(made, monkeypatch, kind, family):
 def test_a_step_waits_for_nothing(made, kind, family):
     """The host goes on to the next step while the device computes this one."""
     model, objective, chosen = made(kind, family, optimizer="adamw")
-    learner = loop.Learner(model.to("cuda"), objective, chosen, world=parallel.alone(), strategy="ddp")
+    learner = loop.Learner(model.to("cuda"), objective, chosen, world=parallel.single_process(), strategy="ddp")
     batches = [objective.batch(np.zeros(8, dtype=np.int64), np.arange(start, start + 8)) for start in (0, 8)]
     learner.step(batches, 1e-3)
     torch.cuda.set_sync_debug_mode("error")

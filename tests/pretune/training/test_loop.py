@@ -11,15 +11,15 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from pretune.data import corpus, packing
+from pretune.data.loading import corpus, varlen
 from pretune.models import build, heads
-from pretune.objectives.base import Given
-from pretune.objectives.causal_lm import CausalLM
-from pretune.objectives.classification import Classification
-from pretune.objectives.masked_lm import MaskedLM
+from pretune.objectives.base import ObjectiveContext
+from pretune.objectives.finetuning.classification import Classification
+from pretune.objectives.pretraining.causal_lm import CausalLM
+from pretune.objectives.pretraining.masked_lm import MaskedLM
 from pretune.predictor.text import Class
 from pretune.training import device, loop
-from pretune.training.job import Job, carry_out
+from pretune.training.job import Job, run_training
 
 LABELS = ["kitchen", "sea"]
 
@@ -31,7 +31,7 @@ def learn(documents, words, tiny, params):
     def fit(steps=60, *, seed=0, family="modernbert", report=lambda _: None, watched=None, **settings):
         device.prepare(seed, 1)
         model = build.new(Classification, tiny(family), LABELS)
-        objective = Classification(documents, Given(words, 32, 0, None, LABELS))
+        objective = Classification(documents, ObjectiveContext(words, 32, 0, None, LABELS))
         plain = {"learning_rate": 3e-3, "batch_size": 20, "evaluate_every": 0}
         chosen = params.finetune.model_copy(update=plain | settings)
         return loop.train(model, objective, chosen, steps, seed=seed, report=report, validation=watched)
@@ -75,7 +75,7 @@ def test_averaged_weights_are_the_model_that_is_validated_and_left(learn, tiny, 
     left, state = learn(3, schedule="constant", warmup=0.0, ema_decay=0.15)
     for name, weight in left.state_dict().items():
         torch.testing.assert_close(weight, expected[name])
-    objective = Classification(documents, Given(words, 32, 0, None, LABELS))
+    objective = Classification(documents, ObjectiveContext(words, 32, 0, None, LABELS))
     heads.prepare(left)
     with torch.no_grad():
         batch = objective.batch(np.zeros(60, dtype=int), np.arange(60))
@@ -152,7 +152,7 @@ def test_the_model_comes_back_as_transformers_runs_it(learn, words, documents, f
     with torch.no_grad():
         found = model(**Class(model, words, {"length": 32}).encoded([{"text": text} for text in texts])).logits
         ids = [np.array(words(text)["input_ids"]) for text in texts]
-        packed = packing.pack(np.concatenate(ids), np.array([len(each) for each in ids]))
+        packed = varlen.pack(np.concatenate(ids), np.array([len(each) for each in ids]))
         heads.prepare(model)
         expected = heads.classify(model, packed)
     assert torch.allclose(found, expected, atol=1e-5)
@@ -172,7 +172,7 @@ def test_an_error_while_training_leaves_no_thread_and_no_handler(documents, word
     with pytest.raises(ZeroDivisionError):
         loop.train(
             build.new(Classification, tiny(), LABELS),
-            Fails(documents, Given(words, 32, 0, None, LABELS)),
+            Fails(documents, ObjectiveContext(words, 32, 0, None, LABELS)),
             settings,
             5,
             seed=0,
@@ -211,11 +211,11 @@ def stage(tmp_path, params):
 
 def test_a_stage_leaves_model_and_curve_and_no_thread(stage, tmp_path, documents, words, tiny):
     """Nothing writes any more when it ends, so its checkpoints can be removed; what it says of itself is right."""
-    objective = Classification(documents, Given(words, 32, 0, None, LABELS))
+    objective = Classification(documents, ObjectiveContext(words, 32, 0, None, LABELS))
     settings = stage.params.finetune.model_copy(update={"batch_size": 20, "evaluate_every": 5})
-    facts, example = Classification.facts(objective.given), {"text": "one"}
+    facts, example = Classification.inference_config(objective.context), {"text": "one"}
     job = Job(build.new(Classification, tiny(), LABELS), words, objective, objective, settings, 9, facts, example)
-    carry_out(stage, job, out="models/finetuned")
+    run_training(stage, job, out="models/finetuned")
     assert stage.written["model"] == "models/finetuned"
     assert stage.written["epochs"] == 3
     assert stage.written["skipped_steps"] == 0

@@ -11,19 +11,19 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from pretune.data import corpus
+from pretune.data.loading import corpus
 from pretune.errors import DivergedError
 from pretune.models import build
-from pretune.objectives.base import Given
-from pretune.objectives.causal_lm import CausalLM
-from pretune.objectives.classification import Classification
-from pretune.objectives.masked_lm import MaskedLM
+from pretune.objectives.base import ObjectiveContext
+from pretune.objectives.finetuning.classification import Classification
+from pretune.objectives.pretraining.causal_lm import CausalLM
+from pretune.objectives.pretraining.masked_lm import MaskedLM
 from pretune.training import checkpoint, loop, parallel
 from pretune.training.checkpoint import Checkpoints
 
 LABELS = ["kitchen", "sea"]
 KINDS = ["masked", "causal", "labels"]
-ALONE = parallel.alone()
+ALONE = parallel.single_process()
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def objective(tmp_path, words, documents):
 
     def made(kind):
         if kind == "labels":
-            return Classification(documents, Given(words, 32, 0, None, LABELS))
+            return Classification(documents, ObjectiveContext(words, 32, 0, None, LABELS))
         sequences = corpus.Sequences(tmp_path / "uneven", 16, words.pad_token_id)
         return CausalLM(sequences) if kind == "causal" else MaskedLM(sequences, words, rate=0.3, seed=0)
 
@@ -157,7 +157,7 @@ def test_accumulation_changes_rounding_and_nothing_else(make, kind, optimizer):
     learnt, start = make.objective(kind), flat(weights(make.model(kind)))
     found, losses = {}, {}
     for parts in (1, 2, 4):
-        settings = make.settings(accumulation=parts, optimizer=optimizer)
+        settings = make.settings(gradient_accumulation_steps=parts, optimizer=optimizer)
         trained, state = train(make.model(kind), learnt, settings, 8)
         found[parts], losses[parts] = flat(weights(trained)), state.records[-1].loss
     moved = (found[1] - start).norm()
@@ -226,7 +226,9 @@ def test_a_step_that_is_not_finite_touches_nothing(make, how, optimizer, at):
 def test_training_goes_on_after_as_many_skipped_steps_as_are_allowed(make, how):
     """They are counted, and left out of the mean loss."""
     learnt = Breaks(make.objective("labels"), {2, 3, 15}, how)
-    trained, state = train(make.model("labels"), learnt, make.settings(accumulation=2, skips=3), 20)
+    trained, state = train(
+        make.model("labels"), learnt, make.settings(gradient_accumulation_steps=2, max_skipped_steps=3), 20
+    )
     assert (state.step, state.skipped) == (20, 3)
     assert all(math.isfinite(record.loss) for record in state.records)
     assert state.records[-1].loss < state.records[0].loss
@@ -242,7 +244,13 @@ def test_one_more_stops_it_and_the_last_good_checkpoint_stays(tmp_path, make, ho
         pytest.raises(DivergedError, match="4 of the first 20 of 30 steps") as caught,
         closing(Checkpoints(tmp_path / "kept", ALONE, every=0.0)) as checkpoints,
     ):
-        train(make.model("labels"), learnt, make.settings(accumulation=2, skips=3), 30, checkpoints=checkpoints)
+        train(
+            make.model("labels"),
+            learnt,
+            make.settings(gradient_accumulation_steps=2, max_skipped_steps=3),
+            30,
+            checkpoints=checkpoints,
+        )
     assert caught.value.exit_code == 8
     assert "learning_rate" in caught.value.next_step
     newest = max((tmp_path / "kept").glob("step-*"))
@@ -257,14 +265,14 @@ def test_a_run_of_which_no_step_is_finite_never_ends_well(make):
     """However many may be skipped."""
     learnt = Breaks(make.objective("labels"), range(100), "nan", parts=1)
     with pytest.raises(DivergedError, match="5 of the first 5 of 5 steps"):
-        train(make.model("labels"), learnt, make.settings(skips=1000), 5)
+        train(make.model("labels"), learnt, make.settings(max_skipped_steps=1000), 5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("parts", [1, 4])
 def test_validation_is_the_mean_over_all_samples(make, kind, parts):
     """Of rows with different counts, in batches of different sizes: as computed at once."""
-    learnt, settings = make.objective(kind), make.settings(accumulation=parts)
+    learnt, settings = make.objective(kind), make.settings(gradient_accumulation_steps=parts)
     learner = loop.Learner(make.model(kind), learnt, settings, world=ALONE, strategy="ddp")
     found = learner.validate(learnt, 7)
     whole = divided(learnt, [len(learnt)])[0]
@@ -315,7 +323,7 @@ class Scripted:
 
 
 @pytest.mark.parametrize(
-    ("select", "found", "best"),
+    ("metric_for_best_model", "found", "best"),
     [
         ("loss", [3.0, 2.0, 2.5, 1.0, 4.0, 1.5], 4),
         ("loss", [3.0, 2.0, 2.0, 2.0], 2),
@@ -325,11 +333,11 @@ class Scripted:
         ("accuracy", [0.5, 0.1, 0.6], 3),
     ],
 )
-def test_the_best_weights_are_those_of_the_best_validation(make, select, found, best):
+def test_the_best_weights_are_those_of_the_best_validation(make, metric_for_best_model, found, best):
     """The first of equals; they are the weights of a run that ended there."""
     learnt = make.objective("labels")
-    settings = make.settings(evaluate_every=1, select=select)
-    watch = Scripted(learnt, found, select)
+    settings = make.settings(evaluate_every=1, metric_for_best_model=metric_for_best_model)
+    watch = Scripted(learnt, found, metric_for_best_model)
     trained, state = train(make.model("labels"), learnt, settings, len(found), validation=watch)
     assert state.best == best - 1
     ended_there, _ = train(make.model("labels"), learnt, make.settings(), best)
@@ -350,7 +358,7 @@ def test_patience_ends_training_after_so_many_validations_without_a_better_one(m
     """The best weights are left, the record of the last steps is made."""
     learnt = make.objective("labels")
     better = [0.5 - 0.01 * step for step in range(20)]
-    settings = make.settings(evaluate_every=1, select="loss", patience=patience)
+    settings = make.settings(evaluate_every=1, metric_for_best_model="loss", patience=patience)
     trained, state = train(make.model("labels"), learnt, settings, 20, validation=Scripted(learnt, [*found, *better]))
     assert state.step == steps
     assert state.records[-1].step == steps

@@ -6,7 +6,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pretune.models import build
-from pretune.objectives.masked_lm import MaskedLM
+from pretune.objectives.pretraining.masked_lm import MaskedLM
 from pretune.training import optimizer
 
 FAMILIES = ["modernbert", "bert", "roberta", "gpt2", "llama", "qwen3"]

@@ -31,41 +31,41 @@ MASKED, TIED, CAUSAL, TIED_CAUSAL = "modernbert-masked", "bert-masked", "llama-c
 CLASSES, ROBERTA = "modernbert-classes", "roberta-classes"
 SHARED = [
     Case(MASKED),
-    Case(MASKED, accumulation=2, checkpointing=True),
+    Case(MASKED, gradient_accumulation_steps=2, checkpointing=True),
     Case(MASKED, optimizer="muon"),
-    Case(MASKED, select="loss", accumulation=4),
-    Case(MASKED, strategy="fsdp", accumulation=2),
+    Case(MASKED, metric_for_best_model="loss", gradient_accumulation_steps=4),
+    Case(MASKED, strategy="fsdp", gradient_accumulation_steps=2),
     Case(MASKED, strategy="fsdp", checkpointing=True),
-    Case(TIED, accumulation=2),
-    Case(TIED, strategy="fsdp", accumulation=2, checkpointing=True),
+    Case(TIED, gradient_accumulation_steps=2),
+    Case(TIED, strategy="fsdp", gradient_accumulation_steps=2, checkpointing=True),
     Case(CAUSAL, checkpointing=True),
-    Case(CAUSAL, strategy="fsdp", accumulation=2, checkpointing=True),
-    Case(TIED_CAUSAL, accumulation=2),
-    Case(TIED_CAUSAL, strategy="fsdp", select="loss"),
-    Case(CLASSES, accumulation=2),
+    Case(CAUSAL, strategy="fsdp", gradient_accumulation_steps=2, checkpointing=True),
+    Case(TIED_CAUSAL, gradient_accumulation_steps=2),
+    Case(TIED_CAUSAL, strategy="fsdp", metric_for_best_model="loss"),
+    Case(CLASSES, gradient_accumulation_steps=2),
     Case(CLASSES, strategy="fsdp"),
     Case(ROBERTA, checkpointing=True),
-    Case(ROBERTA, strategy="fsdp", accumulation=2, select="accuracy"),
-    Case(CLASSES, adaptation="lora", accumulation=2),
-    Case(CLASSES, adaptation="lora", strategy="fsdp", select="loss"),
+    Case(ROBERTA, strategy="fsdp", gradient_accumulation_steps=2, metric_for_best_model="accuracy"),
+    Case(CLASSES, adaptation="lora", gradient_accumulation_steps=2),
+    Case(CLASSES, adaptation="lora", strategy="fsdp", metric_for_best_model="loss"),
     Case(CLASSES, adaptation="dora", strategy="fsdp"),
     Case(ROBERTA, adaptation="head", checkpointing=True),
-    Case(CLASSES, adaptation="head", strategy="fsdp", accumulation=2),
-    Case(CLASSES, adaptation="gradual", accumulation=2),
+    Case(CLASSES, adaptation="head", strategy="fsdp", gradient_accumulation_steps=2),
+    Case(CLASSES, adaptation="gradual", gradient_accumulation_steps=2),
     Case(ROBERTA, adaptation="gradual", strategy="fsdp"),
 ]
 STOP = 7  # the step in which SIGTERM arrives
 STOPPED = [
     Case(MASKED, stop=STOP, folder="ddp"),
     Case(CLASSES, strategy="fsdp", stop=STOP, folder="fsdp"),
-    Case(TIED, strategy="fsdp", stop=STOP, folder="best", select="loss"),
+    Case(TIED, strategy="fsdp", stop=STOP, folder="best", metric_for_best_model="loss"),
     Case(CAUSAL, optimizer="muon", stop=STOP, folder="dropout", dropout=0.1),
     Case(CLASSES, adaptation="lora", stop=STOP, folder="lora"),
     Case(CLASSES, adaptation="gradual", strategy="fsdp", stop=STOP, folder="gradual"),
 ]
 BY_ONE = [
     Case(MASKED, stop=STOP, folder="one-ddp"),
-    Case(TIED, strategy="fsdp", stop=STOP, folder="one-fsdp", select="loss"),
+    Case(TIED, strategy="fsdp", stop=STOP, folder="one-fsdp", metric_for_best_model="loss"),
 ]
 SPOILT = [Case(CLASSES, spoil=5), Case(CLASSES, spoil=5, strategy="fsdp")]
 
@@ -87,7 +87,7 @@ def otherwise(case):
 
 def by_one(case):
     """The same training in one process, which takes each step's rows at once."""
-    return replace(case, strategy="ddp", accumulation=1, checkpointing=False)
+    return replace(case, strategy="ddp", gradient_accumulation_steps=1, checkpointing=False)
 
 
 FIXED = [case for case in STOPPED if not case.dropout]  # dropout is drawn in each process for itself
@@ -175,7 +175,13 @@ def rounding(case):
 
 def name(case):
     """The case as a test's name."""
-    shown = [case.task, case.strategy, f"accumulation{case.accumulation}", case.optimizer, case.select]
+    shown = [
+        case.task,
+        case.strategy,
+        f"gradient_accumulation_steps{case.gradient_accumulation_steps}",
+        case.optimizer,
+        case.metric_for_best_model,
+    ]
     return "-".join([*shown, *(["checkpointing"] if case.checkpointing else []), case.adaptation])
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 FAMILY = {"masked": "modernbert", "causal": "llama", "labels": "bert"}
-WATCHED = {"evaluate_every": 2, "select": "loss", "patience": 4}
+WATCHED = {"evaluate_every": 2, "metric_for_best_model": "loss", "patience": 4}
 PAIRWISE = [  # any two of these settings are met with each of their values
     ("masked", "adamw", 1, "fp32"), ("masked", "muon", 4, "bf16"), ("causal", "adamw", 4, "bf16"),
     ("causal", "muon", 1, "fp32"), ("labels", "adamw", 1, "bf16"), ("labels", "muon", 4, "fp32"),
@@ -34,12 +34,16 @@ def start_again_until_done(trainees, case, **each):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("objective", "optimizer", "accumulation", "precision"), EVERY)
+@pytest.mark.parametrize(("objective", "optimizer", "gradient_accumulation_steps", "precision"), EVERY)
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bits(
-    trainees, objective, optimizer, accumulation, precision
+    trainees, objective, optimizer, gradient_accumulation_steps, precision
 ):
     """Weights, losses, validations and the best of them, with dropout, whatever the number of workers."""
-    settings = WATCHED | {"optimizer": optimizer, "accumulation": accumulation, "precision": precision}
+    settings = WATCHED | {
+        "optimizer": optimizer,
+        "gradient_accumulation_steps": gradient_accumulation_steps,
+        "precision": precision,
+    }
     case = {"objective": objective, "family": FAMILY[objective], "settings": settings, "steps": 13}
     never_stopped = trainees.finish(case)
     ended, deaths = start_again_until_done(trainees, case, save_every=3)
@@ -50,12 +54,12 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bits(
 @pytest.mark.parametrize(
     "settings",
     [
-        {"gradient_checkpointing": True, "accumulation": 2},
+        {"gradient_checkpointing": True, "gradient_accumulation_steps": 2},
         {"schedule": "wsd", "warmup": 3.0},
         {"evaluate_every": 3},
-        {"evaluate_every": 1, "select": "accuracy", "patience": 2},
-        {"evaluate_every": 1, "select": "loss", "patience": 1, "learning_rate": 0.5},
-        {"evaluate_every": 2, "select": "loss", "ema_decay": 0.9},
+        {"evaluate_every": 1, "metric_for_best_model": "accuracy", "patience": 2},
+        {"evaluate_every": 1, "metric_for_best_model": "loss", "patience": 1, "learning_rate": 0.5},
+        {"evaluate_every": 2, "metric_for_best_model": "loss", "ema_decay": 0.9},
     ],
     ids=["gradient-checkpointing", "wsd", "validation", "best-of-all", "early-stop", "averaged"],
 )

@@ -17,7 +17,7 @@ WARMUP = st.one_of(st.floats(0, 0.999), st.integers(1, 400).map(float))
 @pytest.fixture(scope="module")
 def rates(params_file):
     """A function from steps, schedule and warm-up to the rate of each step."""
-    from pretune.params import load
+    from pretune.config.params import load
 
     settings = load(params_file).finetune
 

@@ -6,7 +6,12 @@ import signal
 
 import pytest
 
-CASE = {"objective": "masked", "settings": {"evaluate_every": 4, "select": "loss"}, "steps": 13, "save_every": 100}
+CASE = {
+    "objective": "masked",
+    "settings": {"evaluate_every": 4, "metric_for_best_model": "loss"},
+    "steps": 13,
+    "save_every": 100,
+}
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
@@ -51,7 +56,13 @@ def test_a_second_signal_ends_the_process_at_once(trainees, numbers):
 
 def test_a_run_that_stopped_early_and_was_then_interrupted_does_not_go_on(trainees):
     """The signal comes in the very step after which patience is at its end."""
-    settings = {"evaluate_every": 1, "select": "loss", "patience": 1, "learning_rate": 0.5, "warmup": 1.0}
+    settings = {
+        "evaluate_every": 1,
+        "metric_for_best_model": "loss",
+        "patience": 1,
+        "learning_rate": 0.5,
+        "warmup": 1.0,
+    }
     case = CASE | {"settings": settings}
     never_stopped = trainees.finish(case)
     steps = never_stopped.result["steps"]

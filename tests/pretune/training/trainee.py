@@ -31,14 +31,14 @@ import transformers.models.modernbert.modeling_modernbert  # noqa: F401 - the fo
 from torch.distributed.checkpoint.filesystem import FileSystem
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from pretune.data import corpus
+from pretune.config.params import TrainingParams
+from pretune.data.loading import corpus
 from pretune.errors import PretuneError
 from pretune.models import build
-from pretune.objectives.base import Given
-from pretune.objectives.causal_lm import CausalLM
-from pretune.objectives.classification import Classification
-from pretune.objectives.masked_lm import MaskedLM
-from pretune.params import TrainingParams
+from pretune.objectives.base import ObjectiveContext
+from pretune.objectives.finetuning.classification import Classification
+from pretune.objectives.pretraining.causal_lm import CausalLM
+from pretune.objectives.pretraining.masked_lm import MaskedLM
 from pretune.training import checkpoint, device, loop, parallel
 
 LABELS = ["kitchen", "sea"]
@@ -53,7 +53,7 @@ SETTINGS = {
     "objective": "masked_lm",
     "settings": {},
     "batch_size": 8,
-    "accumulation": 1,
+    "gradient_accumulation_steps": 1,
     "sequence_length": 16,
     "optimizer": "adamw",
     "learning_rate": 5e-3,
@@ -65,10 +65,10 @@ SETTINGS = {
     "precision": "fp32",
     "gradient_checkpointing": False,
     "compile": False,
-    "skips": 3,
+    "max_skipped_steps": 3,
     "ema_decay": 0.0,
     "evaluate_every": 0,
-    "select": "last",
+    "metric_for_best_model": "last",
     "patience": 0,
 }
 WRITING = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")  # audit events
@@ -116,7 +116,7 @@ class Trainee:
                 }
                 for row in range(40)
             ]
-            given = Given(self.words, 16, 0, None, LABELS)
+            given = ObjectiveContext(self.words, 16, 0, None, LABELS)
             return [Classification(part, given) for part in (texts[:29], texts[29:])]
         parts = corpus.Sequences(self.corpus_folder, 16, self.words.pad_token_id).divide(7, seed=0)
         if self.case["objective"] == "causal":
@@ -249,7 +249,7 @@ class Saving(checkpoint.Checkpoints):
     """Checkpoints every `save_every` steps, whatever the clock says; or after each write, as soon as there is time."""
 
     def __init__(self, case, trainee):
-        super().__init__(Path(case["folder"]), parallel.alone(), every=0.0)
+        super().__init__(Path(case["folder"]), parallel.single_process(), every=0.0)
         self._case, self._trainee, self._step = case, trainee, 0
         checkpoint.COST = float("inf")  # time is no matter
 

@@ -1,0 +1,62 @@
+"""`pretune plan`: what a run would do, why, and what training would cost."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from cli.options import Json, console, open_workspace
+
+
+def plan(
+    stages: Annotated[list[str] | None, typer.Argument(help="Stages to plan for; default: all.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out what training costs: no step is tried.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say whether each stage would run, be restored or be skipped, why, and its last time; and what training costs."""
+    from cli import estimates
+    from flows.schedule import last_seconds
+    from pretune.config.params import load
+    from pretune.lineage.graph import Workspace, state_dir
+
+    root = open_workspace(stages or [])
+    load(root / "params.yaml")
+    workspace = Workspace(root)
+    workspace.check_inputs(stages or [])
+    decisions = workspace.plan(stages or [])
+    seconds = {d.stage: last_seconds(state_dir(root), d.stage) for d in decisions}
+    say = console(stderr=True).print
+    costs = {} if quick else estimates.estimates(root, decisions, lambda text: say(text, markup=False))
+    if as_json:
+        facts = [{"last_seconds": seconds[d.stage], "estimate": costs.get(d.stage)} for d in decisions]
+        print(json.dumps([vars(d) | each for d, each in zip(decisions, facts, strict=True)]))
+        return
+    from rich.table import Table
+
+    table = Table("stage", "action", "last time", "why")
+    for decision in decisions:
+        last = seconds[decision.stage]
+        why_not = _shorten(decision.reasons) or "nothing changed"
+        table.add_row(decision.stage, decision.action, f"{last:.0f} s" if last else "", why_not)
+    screen = console()
+    screen.print(table)
+    runs = [d.stage for d in decisions if d.action == "run"]
+    total = sum(seconds[name] or 0 for name in runs)
+    screen.print(
+        f"{len(runs)} of {len(decisions)} stages to run" + (f", {total:.0f} s when they last ran" if total else ""),
+        highlight=False,
+    )
+    if known := estimates.rows(costs):
+        table = Table(*estimates.HEADINGS)
+        for row in known:
+            table.add_row(*row)
+        screen.print(table)
+    for line in estimates.unknown(costs):
+        screen.print(line, markup=False, highlight=False)
+
+
+def _shorten(reasons: list[str], most: int = 3) -> str:
+    more = [f"… and {len(reasons) - most} more (pretune why)"] if len(reasons) > most else []
+    return "\n".join(reasons[:most] + more)

@@ -1,0 +1,135 @@
+"""`pretune run`: bring stages up to date, then show what came out."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.options import Json, console, open_workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from rich.console import Console
+
+
+def run(
+    stages: Annotated[list[str] | None, typer.Argument(help="Stages to bring up to date; default: all.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Another value for this run; params.yaml stays as it is."),
+    ] = None,
+    no_prefect: Annotated[bool, typer.Option("--no-prefect", help="The same stages, without a flow run.")] = False,
+    promote: Annotated[bool, typer.Option("--promote", help="Then have the gate decide about the model.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run the stages named that are out of date, and all that they need."""
+    from pretune.lineage.graph import find_root
+
+    home = find_root()
+    os.chdir(home)
+    screen = console(stderr=as_json)
+    request: dict[str, Any] = {"stages": stages or [], "overrides": overrides or [], "promote": promote}
+    try:
+        result = _without_prefect(home, **request) if no_prefect else _with_prefect(home, request, screen)
+    except KeyboardInterrupt:
+        print("stopped; `pretune run` goes on where it stopped", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if result["warning"]:
+        screen.print(f"warning: {result['warning']}", style="yellow", markup=False)
+    if as_json:
+        print(json.dumps(result))
+    else:
+        show(screen, result, overridden=bool(overrides))
+        print(result["promotion"], end="\n" if result["promotion"] else "")
+
+
+def _with_prefect(home: Path, request: dict[str, Any], screen: Console) -> dict[str, Any]:
+    from flows import prefect_server
+
+    with prefect_server.api(home) as load_flow:  # a server takes seconds to start: mistakes are reported meanwhile
+        _check(home, request["stages"], request["overrides"])
+        if flow := load_flow():
+            return flow(**request)
+    screen.print("warning: the Prefect API does not answer: running the same stages without it", style="yellow")
+    return _without_prefect(home, **request)
+
+
+def _check(home: Path, stages: list[str], overrides: list[str]) -> None:
+    """Raise for mistakes that can be found before there is a flow run."""
+    from pretune.config.overrides import overridden
+    from pretune.lineage.graph import state_dir
+    from pretune.process import lock
+
+    open_workspace(stages)
+    if overrides:
+        overridden(home / "params.yaml", overrides)
+    with lock(state_dir(home) / "locks" / "run.lock", "a pipeline run"):
+        pass
+
+
+def _without_prefect(home: Path, stages: list[str], overrides: list[str], *, promote: bool) -> dict[str, Any]:
+    from contextlib import ExitStack
+
+    from flows import summary
+    from flows.overrides import workspace_copy
+    from flows.runner import PipelineRun, run_plain
+    from pretune.release.promotion import decide
+    from pretune.runtime import progress
+
+    with ExitStack() as stack:
+        root = stack.enter_context(workspace_copy(home, overrides)) if overrides else home
+        pipeline_run = PipelineRun(root, stages, progress.for_run(), home=home)
+        with pipeline_run:
+            run_plain(pipeline_run)
+            results = pipeline_run.results()
+        verdict = str(decide(home, pipeline_run.sent())) if promote else ""
+        return summary.summary(pipeline_run, results) | {"promotion": verdict}
+
+
+def show(screen: Console, result: dict[str, Any], *, overridden: bool) -> None:
+    """Print the table of models and the next commands."""
+    from rich.table import Table
+
+    from flows import summary
+
+    results = result["results"]
+    if rows := summary.rows(results):
+        percent = f"{100 * results['confidence']:.0f} % interval"
+        table = Table(title=f"{results['test_rows']} test rows, {results['train_rows']} labelled for training")
+        first, *others = summary.heads(results)
+        for heading in ("model", first, percent, *others):
+            table.add_column(heading, justify="left" if heading == "model" else "right")
+        for row in rows:
+            table.add_row(*row)
+        screen.print(table)
+        for line in filter(None, [summary.gain(results), summary.labels(results)]):
+            screen.print(line, highlight=False)
+    screen.print("\nwhere to look next:", highlight=False)
+    for command, purpose in _next_commands(result["stages"], overridden=overridden):
+        screen.print(f"  {command:<34} {purpose}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _next_commands(stages: Collection[str], *, overridden: bool) -> list[tuple[str, str]]:
+    """Commands and their purpose; those about a report or a model only where the run made one."""
+    made = {
+        "evaluate": ("reports/report.html", "opens in a browser: curves, slices, mistakes"),
+        "prepare": ("pretune data show", "rows kept and left out, splits, samples of the data"),
+        "finetune": ("pretune trace models/finetuned", "which data, parameters and commit made the model"),
+    }
+    keep = (
+        ("edit params.yaml as in --set", "to keep this result: `pretune run` then restores it from the cache")
+        if overridden
+        else ("git add dvc.lock && git commit", "to keep this result: dvc.lock names every input and output")
+    )
+    return [
+        *(made[stage] for stage in made if stage in stages),
+        ("pretune ui", "compare runs in MLflow, look at flow runs in Prefect"),
+        ("pretune run --set seed=1", "the same with another seed, params.yaml untouched"),
+        keep,
+    ]

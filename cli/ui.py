@@ -1,0 +1,118 @@
+"""`pretune ui`: the MLflow UI and a Prefect server, on this machine only, until Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Annotated
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import typer
+
+from cli.options import open_workspace
+from flows.prefect_server import HOST, address_file, start_server
+from pretune.errors import LockedError, WorkspaceError
+from pretune.lineage.graph import state_dir
+from pretune.process import terminating
+from pretune.tracking.client import connect, tracking_uri
+
+START = 120.0  # seconds that a server may take to answer
+
+
+def ui(
+    mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow UI.")] = 5000,
+    prefect_port: Annotated[int, typer.Option(help="Port of the Prefect server.")] = 4200,
+) -> None:
+    """Start the MLflow UI and a Prefect server on 127.0.0.1 until Ctrl-C."""
+    serve(open_workspace([]), mlflow_port, prefect_port)
+
+
+def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
+    """Start both servers, print their addresses, stop them on Ctrl-C or SIGTERM.
+
+    Where MLFLOW_TRACKING_URI names a server, that one is shown instead of starting another.
+    """
+    uri, state = tracking_uri(root), state_dir(root)
+    remote = uri.startswith("http")
+    if busy := [port for port in ([] if remote else [mlflow_port]) + [prefect_port] if _in_use(port)]:
+        raise LockedError(
+            [f"port {port} is in use" for port in busy],
+            f"pretune ui --mlflow-port {mlflow_port + 1} --prefect-port {prefect_port + 1}",
+        )
+    connect(root, state)
+    logs = state / "logs"
+    api = f"http://{HOST}:{prefect_port}/api"
+    with ExitStack() as stack:
+        stack.enter_context(terminating())
+        prefect = start_server(root, prefect_port, logs / "prefect-ui.log")
+        servers = [stack.enter_context(_ended(prefect))]
+        if remote:
+            print(f"MLflow   {uri}", flush=True)
+        else:
+            servers.append(stack.enter_context(_ended(_start_mlflow(root, uri, mlflow_port, logs / "mlflow-ui.log"))))
+            _wait(f"http://{HOST}:{mlflow_port}/health", servers[1], logs / "mlflow-ui.log")
+            print(f"MLflow   http://{HOST}:{mlflow_port}", flush=True)
+        _wait(f"{api}/health", prefect, logs / "prefect-ui.log")
+        print(f"Prefect  http://{HOST}:{prefect_port}", flush=True)
+        address_file(root).write_text(api, encoding="utf-8")
+        stack.callback(address_file(root).unlink, missing_ok=True)
+        print("Ctrl-C stops them; `pretune run` in another terminal shows up in them at once", flush=True)
+        while all(server.poll() is None for server in servers):
+            time.sleep(1)
+
+
+def _start_mlflow(root: Path, uri: str, port: int, log: Path) -> subprocess.Popen[bytes]:
+    environment = os.environ | {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # a page needs none of these eight processes
+    }
+    store = ["--backend-store-uri", uri, "--default-artifact-root", (root / "mlartifacts").as_uri()]
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1", *store],
+            env=environment, stdout=file, stderr=file, stdin=subprocess.DEVNULL, process_group=0,
+        )  # fmt: skip
+
+
+@contextmanager
+def _ended(server: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """A server in a process group of its own, which is ended with the block."""
+    try:
+        yield server
+    finally:
+        for number in (signal.SIGTERM, signal.SIGKILL):  # the second for what outlived the first
+            try:
+                os.killpg(server.pid, number)
+                server.wait(timeout=10)
+            except (ProcessLookupError, subprocess.TimeoutExpired):
+                continue
+
+
+def _wait(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START
+    while server.poll() is None and time.monotonic() < deadline:
+        try:
+            with urlopen(url, timeout=2):
+                return
+        except (URLError, OSError):
+            time.sleep(0.2)
+    raise WorkspaceError(f"the server did not start; see {log}", "pretune doctor")
+
+
+def _in_use(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return True
+    return False

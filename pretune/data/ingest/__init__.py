@@ -1,0 +1,1 @@
+"""Reads a source into a snapshot of clean rows."""

@@ -1,0 +1,79 @@
+"""Tables in Arrow's forms: .parquet, .arrow and .feather, read a batch at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pretune.data.ingest.sources.files import File
+from pretune.data.ingest.sources.record import Record, Records
+from pretune.errors import DataError
+
+BATCH = 1024  # records
+MAGIC = b"ARROW1"  # how Arrow's file format begins; a stream does not
+END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of a stream: a continuation of length 0 (Arrow columnar format, IPC)
+
+
+def parquet(file: File) -> Records:
+    """A .parquet file."""
+    with _seekable(file, "Parquet") as raw:
+        table = pq.ParquetFile(raw)
+        yield from _records(file.name, table.schema_arrow, table.iter_batches(BATCH))
+
+
+def arrow(file: File) -> Records:
+    """An .arrow or .feather file, in Arrow's file format or as a stream (which `datasets` writes)."""
+    with _seekable(file, "Arrow") as raw:
+        if raw.read(len(MAGIC)) == MAGIC:
+            table = pa.ipc.open_file(raw)
+            batches = (table.get_batch(number) for number in range(table.num_record_batches))
+        else:
+            _whole(raw)
+            table = batches = pa.ipc.open_stream(raw)
+        yield from _records(file.name, table.schema, batches)
+
+
+@contextmanager
+def _seekable(file: File, kind: str) -> Iterator[BinaryIO]:
+    """The file to move about in. Raises DataError where Arrow cannot read on."""
+    try:
+        with file.seekable() as raw:
+            yield raw
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file.name}: cannot be read as {kind} ({error})", "fetch the file anew") from None
+
+
+def _whole(raw: BinaryIO) -> None:
+    """A stream may end anywhere between two batches; that it was meant to end there, only its last bytes say."""
+    raw.seek(-min(len(END), raw.seek(0, os.SEEK_END)), os.SEEK_END)
+    if raw.read() != END:
+        raise pa.ArrowInvalid("no mark of the end of the stream")
+    raw.seek(0)
+
+
+def _records(name: str, schema: Any, batches: Iterator[Any]) -> Records:
+    classes = class_names(schema)
+    number = 0
+    for batch in batches:
+        for start in range(0, batch.num_rows, BATCH):
+            for values in batch.slice(start, BATCH).to_pylist():
+                number += 1
+                named = {key: names[values[key]] for key, names in classes.items() if _within(values[key], names)}
+                yield Record(f"{name}:{number}", values | named)
+
+
+def class_names(schema: Any) -> dict[str, list[str]]:
+    """{column: names of its numbers}, as `datasets` leaves them in a file's metadata."""
+    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features = metadata.get("info", {}).get("features", {})
+    return {name: each["names"] for name, each in features.items() if isinstance(each, dict) and each.get("names")}
+
+
+def _within(value: object, names: list[str]) -> bool:
+    return isinstance(value, int) and 0 <= value < len(names)

@@ -1,0 +1,100 @@
+"""Tables of a database: `DIALECT://host/database#TABLE`, through SQLAlchemy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pretune.config.source_spec import SQLITE
+from pretune.data.ingest.sources.record import Record, Records
+from pretune.errors import DataError, did_you_mean
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine, Table
+
+USER, PASSWORD = "PRETUNE_SQL_USER", "PRETUNE_SQL_PASSWORD"
+BATCH = 1024  # rows that are fetched at once
+PACKAGES = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}  # by module
+
+
+def read(place: str, file: Path | None) -> Records:
+    """The rows of a table in the order of its primary key, or of all its columns: a fixed one.
+
+    `file` is where a SQLite database lies. Raises DataError where the address or the table is wrong,
+    before the first row is asked for.
+    """
+    address, _, name = place.partition("#")
+    with _told(address):
+        engine = _engine(address, file)
+        return _rows(address, engine, _table(address, engine, name))
+
+
+def _engine(address: str, file: Path | None) -> Engine:
+    from sqlalchemy import create_engine
+    from sqlalchemy.engine import make_url
+
+    url = make_url(SQLITE + str(file) if file else address)
+    if url.password:
+        raise DataError(
+            f"ingest.source: {url.render_as_string()} holds a password, and params.yaml is recorded",
+            f"leave it out, and set {USER} and {PASSWORD} in the environment",
+        )
+    url = url if file else url.set(username=os.environ.get(USER), password=os.environ.get(PASSWORD))
+    return create_engine(url)
+
+
+def _table(address: str, engine: Engine, name: str) -> Table:
+    from sqlalchemy import MetaData, Table, inspect
+
+    tables = inspect(engine).get_table_names() + inspect(engine).get_view_names()
+    if name not in tables:
+        engine.dispose()
+        raise DataError(
+            f"ingest.source: {address} has no table `{name}`{did_you_mean(name, tables)}",
+            f"write #TABLE after the address: {', '.join(tables) or 'it has none'}",
+        )
+    return Table(name, MetaData(), autoload_with=engine)
+
+
+def _rows(address: str, engine: Engine, table: Table) -> Records:
+    from sqlalchemy import select
+
+    order = list(table.primary_key.columns) or list(table.columns)
+    with _told(address), engine.connect().execution_options(yield_per=BATCH) as connection:
+        for number, row in enumerate(connection.execute(select(table).order_by(*order)).mappings(), start=1):
+            yield Record(f"{table.name}:{number}", {name: _plain(value) for name, value in row.items()})
+    engine.dispose()
+
+
+def _plain(value: Any) -> Any:
+    """A NUMERIC as the number that it is."""
+    return float(value) if isinstance(value, Decimal) else value
+
+
+@contextmanager
+def _told(address: str) -> Iterator[None]:
+    """What goes wrong with a database as a DataError."""
+    from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
+
+    try:
+        yield
+    except ImportError as error:
+        module = error.name or "the database's driver"
+        raise DataError(
+            f"ingest.source: {address}: no driver ({error})", f"pip install {PACKAGES.get(module, module)}"
+        ) from None
+    except NoSuchModuleError as error:
+        raise DataError(
+            f"ingest.source: {address}: {error}", "pip install the package that knows this kind of database"
+        ) from None
+    except DBAPIError as error:
+        raise DataError(
+            f"ingest.source: {address}: {str(error.orig).strip()}",
+            f"mend the address, or set {USER} and {PASSWORD} in the environment, then: pretune run",
+        ) from None
+    except SQLAlchemyError as error:
+        raise DataError(f"ingest.source: {address}: {error}", "mend ingest.source, then: pretune run") from None

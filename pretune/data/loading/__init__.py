@@ -1,0 +1,1 @@
+"""What training reads: the corpus, packed and padded sequences, random numbers."""

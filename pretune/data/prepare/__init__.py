@@ -1,0 +1,1 @@
+"""Splits, leak checks, tokenized shards and the data card."""

@@ -1,0 +1,76 @@
+"""How alike texts are, by sketches of a fixed size: one-permutation MinHash (Li et al. 2012).
+
+Each run of characters falls into one of BINS bins, and each bin keeps its smallest hash. The share of
+equal bins among those that either text fills estimates the Jaccard similarity of their sets of runs:
+exactly for short texts, whose runs have bins of their own, and within about 0.04 for long ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from pretune.data.similarity.shingles import Hashes, mixed, shingles
+
+BINS = 128
+SHINGLE = 5  # characters
+BANDS, WIDTH = 25, 5  # texts of similarity s share a band with probability 1 - (1 - s**WIDTH)**BANDS: 0.8 -> 0.9999
+BATCH = 2**16  # characters that are hashed at once: what fits into a cache
+EMPTY = np.uint64(2**64 - 1)
+NOTHING = np.uint16(2**16 - 1)
+
+Sketch = npt.NDArray[np.uint16]
+
+
+def sketches(texts: Sequence[str]) -> tuple[Sketch, Hashes]:
+    """Of plain texts (texts, BINS) uint16, to compare them by, and (texts, BANDS) uint64: similar ones share a band."""
+    least = np.concatenate([_least(batch) for batch in _batches(texts)] or [np.empty((0, BINS), np.uint64)])
+    filled = least != EMPTY
+    short = (least & np.uint64(0xFFFF)).astype(np.uint16)
+    sketch = np.where(filled, np.minimum(short, NOTHING - np.uint16(1)), NOTHING)
+    bands = _densified(least, filled)[:, : BANDS * WIDTH].reshape(-1, BANDS, WIDTH)
+    hashes = np.zeros(bands.shape[:2], np.uint64)
+    for place in range(WIDTH):
+        hashes = mixed(hashes + bands[:, :, place])
+    return sketch, hashes
+
+
+def similarity(first: Sketch, second: Sketch) -> npt.NDArray[np.float64]:
+    """Estimated Jaccard similarity of texts whose sketches stand in the same rows: (rows,)."""
+    either = ((first != NOTHING) | (second != NOTHING)).sum(axis=1)
+    same = ((first == second) & (first != NOTHING)).sum(axis=1)
+    return np.asarray(same / np.maximum(either, 1))
+
+
+def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _least(texts: list[str]) -> Hashes:
+    """The smallest hash of each bin: (texts, BINS); EMPTY where no run fell into it."""
+    hashes, owner = shingles(texts, SHINGLE)
+    least = np.full(len(texts) * BINS, EMPTY)
+    bins = (hashes >> np.uint64(64 - 7)).astype(np.int64)
+    np.minimum.at(least, owner * BINS + bins, hashes & np.uint64(2**57 - 1))
+    return least.reshape(-1, BINS)
+
+
+def _densified(least: Hashes, filled: npt.NDArray[np.bool_]) -> Hashes:
+    """Empty bins borrow from the next full one, by rotation (Shrivastava and Li 2014)."""
+    columns = np.arange(2 * BINS)
+    twice = np.concatenate([filled, filled], axis=1)
+    full = np.where(twice, columns, 2 * BINS)
+    source = np.minimum.accumulate(full[:, ::-1], axis=1)[:, ::-1][:, :BINS]
+    distance = (source - columns[:BINS]).astype(np.uint64)
+    return np.asarray(np.take_along_axis(least, source % BINS, axis=1) + distance * np.uint64(0x9E3779B97F4A7C15))

@@ -1,0 +1,41 @@
+"""`python -m pretune.lineage.dvc ARGUMENTS…` is `dvc ARGUMENTS…`, in a process that dies with its parent."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from pretune.process import die_with_parent
+
+
+def main(arguments: list[str], popen: Callable[..., Any] = subprocess.Popen) -> int:
+    """Run a dvc command line in this process; `popen` starts the process of a stage."""
+    from dvc import rwlock
+    from dvc.cli import main as dvc
+    from dvc.stage import run
+
+    rwlock.psutil = _Processes  # whose locks it waits for
+    run.subprocess = SimpleNamespace(Popen=popen, check_output=subprocess.check_output)
+    return int(dvc(arguments) or 0)
+
+
+class _Processes:
+    """What dvc.rwlock asks of psutil. A zombie, which some containers never collect, holds no lock any more."""
+
+    @staticmethod
+    def pid_exists(pid: int) -> bool:
+        """Whether a process runs."""
+        import psutil
+
+        try:
+            return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return False
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    sys.exit(main(sys.argv[1:]))

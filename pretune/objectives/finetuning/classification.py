@@ -1,0 +1,49 @@
+"""Classification: one of several classes for each text, or for each pair of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from pretune.data.rows import Row
+from pretune.objectives.finetuning import calibration
+from pretune.objectives.finetuning.texts import TextObjective, class_metrics, label_names
+from pretune.objectives.predictions import Classes
+from pretune.predictor import text
+
+
+class Classification(TextObjective):
+    """Softmax over the classes, cross entropy in nats."""
+
+    columns = ("text", "label")
+    metrics = ("loss", "accuracy")
+    answers = "class"
+    smooths = calibrates = True
+
+    @classmethod
+    def head(cls, labels: list[str]) -> dict[str, Any]:
+        """See BaseObjective."""
+        return {"problem_type": "single_label_classification"} | label_names(labels)
+
+    def encode_targets(self, rows: Sequence[Row]) -> Tensor:
+        """The number of each label: (texts,) int64."""
+        return torch.tensor([self.context.labels.index(row["label"]) for row in rows])
+
+    def compute_metrics(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> dict[str, Tensor]:
+        """See TextObjective."""
+        return class_metrics(logits, targets, smoothing)
+
+    def temperature(self, model: PreTrainedModel) -> float:
+        """See FinetuningObjective."""
+        logits = text.Class(model, self.context.inputs, self.inference_config(self.context)).logits(self.rows)
+        return calibration.temperature(logits, self.targets, functional.cross_entropy)
+
+    def predict(self, model: PreTrainedModel) -> Classes:
+        """See FinetuningObjective."""
+        found = text.Class(model, self.context.inputs, self.inference_config(self.context)).probabilities(self.rows)
+        return Classes(self.context.labels, self.targets.numpy(), found.numpy())

@@ -1,0 +1,127 @@
+"""Instruction tuning of a decoder (Wei et al. 2022): conversations as a chat template writes them, loss on the answers.
+
+A tokenizer without a template of its own is context a plain one; it is saved with the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jinja2 import TemplateError
+from pydantic import Field
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from pretune.config.section import Section
+from pretune.data.loading.varlen import pack
+from pretune.data.rows import Row, last_answer
+from pretune.errors import DataError, ParamsError
+from pretune.objectives.base import FinetuningObjective, ObjectiveContext
+from pretune.objectives.predictions import Texts
+from pretune.objectives.pretraining.causal_lm import CausalLM
+from pretune.objectives.tokens import TokenBatch, TokenObjective
+from pretune.predictor import chat
+
+
+class Instruction(TokenObjective, FinetuningObjective):
+    """Each token of an answer is predicted from all that precedes it; the rest is read only."""
+
+    auto = AutoModelForCausalLM
+    columns = ("messages",)
+    answers = "reply"
+
+    class Settings(Section):
+        """template: in Jinja, null for the tokenizer's own. reply_tokens: the most that an answer may have."""
+
+        template: str | None
+        reply_tokens: Annotated[int, Field(ge=1)]
+
+    def __init__(self, rows: Sequence[Row], context: ObjectiveContext) -> None:
+        self.rows, self.context = rows, context
+        tokenizer = context.inputs
+        tokenizer.chat_template = context.settings.template or tokenizer.chat_template or chat.PLAIN
+        self.texts: list[npt.NDArray[np.int64]] = []
+        self.answered: list[npt.NDArray[np.bool_]] = []
+        for row in rows:
+            ids, answered = encode(tokenizer, row["messages"], context.length)
+            self.texts.append(ids)
+            self.answered.append(answered)
+        if rows and not any(each.any() for each in self.answered):
+            raise DataError(
+                f"no row has an answer (role: assistant) within {context.length} tokens",
+                "raise finetune.sequence_length in params.yaml, or mend the data",
+            )
+
+    @classmethod
+    def families(cls) -> list[str]:
+        """Decoders."""
+        return CausalLM.families()
+
+    @classmethod
+    def inference_config(cls, context: ObjectiveContext) -> dict[str, Any]:
+        """See BaseObjective."""
+        return super().inference_config(context) | {"reply_tokens": context.settings.reply_tokens}
+
+    @classmethod
+    def example(cls, context: ObjectiveContext) -> Row:  # noqa: ARG003 - the same for all
+        """See BaseObjective."""
+        return {"messages": [{"role": "user", "content": "What does os.path.abspath return?"}]}
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> TokenBatch:  # noqa: ARG002 - nothing is drawn
+        """These rows; a position is followed by a token of an answer."""
+        ids = np.concatenate([self.texts[sample] for sample in samples])
+        lengths = np.array([len(self.texts[sample]) for sample in samples])
+        answered = np.concatenate([self.answered[sample] for sample in samples])
+        targets = np.flatnonzero(answered)
+        return TokenBatch(pack(ids, lengths), torch.from_numpy(targets - 1), torch.from_numpy(ids[targets]))
+
+    def predict(self, model: PreTrainedModel) -> Texts:
+        """The last answer of each conversation, beside what the model says there; of one without an answer nothing."""
+        asked, targets = [], []
+        for row in self.rows:
+            turns = row["messages"]
+            last = last_answer(turns)
+            asked.append({"messages": turns[:last]})
+            targets.append(turns[last]["content"] if last < len(turns) else "")
+        found = chat.Reply(model, self.context.inputs, self.inference_config(self.context))(asked)
+        return Texts(targets, [answer["text"] for answer in found])
+
+
+def encode(tokenizer: Any, messages: list[Row], length: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Token ids of the conversation, cut at `length`, and which of them are of an answer: (tokens,)."""
+    whole = _written(tokenizer, messages)
+    spans = []
+    for number, message in enumerate(messages):
+        if message["role"] == "assistant" and number:
+            before = _written(tokenizer, messages[:number], add_generation_prompt=True)
+            after = _written(tokenizer, messages[: number + 1])
+            if not (after.startswith(before) and whole.startswith(after)):
+                raise DataError(
+                    "the chat template writes a message otherwise once others follow: where answers are is not known",
+                    "name another finetune.settings.template in params.yaml",
+                )
+            spans.append((len(before), len(after)))
+    encoded = tokenizer(
+        whole, add_special_tokens=False, truncation=True, max_length=length, return_offsets_mapping=True
+    )
+    starts = np.array([start for start, _ in encoded["offset_mapping"]], dtype=np.int64)
+    answered = np.zeros(len(starts), dtype=bool)
+    for begin, end in spans:
+        answered |= (starts >= begin) & (starts < end)
+    answered[:1] = False  # nothing precedes it
+    return np.array(encoded["input_ids"], dtype=np.int64), answered
+
+
+def _written(tokenizer: Any, messages: list[Row], **options: Any) -> str:
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))
+    except TemplateError as error:
+        raise ParamsError(
+            f"finetune.settings.template: {error}", "mend the template (docs/models.md), then run again"
+        ) from None

@@ -1,0 +1,59 @@
+"""The labelled rows that `prepare` left, as the objective that `finetune` names takes them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pretune.data.rows import Row, read
+from pretune.errors import DataError
+from pretune.models import build
+from pretune.objectives.base import FinetuningObjective, ObjectiveContext
+from pretune.objectives.finetuning.table import OBJECTIVES
+from pretune.objectives.predictions import Predictions
+from pretune.objectives.registry import choose
+
+if TYPE_CHECKING:
+    from pretune.config.params import FinetuneParams
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """folder: data/prepared/labelled; params: the section `finetune`."""
+
+    folder: Path
+    params: FinetuneParams
+    seed: int
+
+    def objective(self, model_type: str) -> type[FinetuningObjective]:
+        """The class that `finetune.objective` names, for a model of this type. ParamsError where they do not match."""
+        return choose(OBJECTIVES, "finetune", self.params, model_type)[0]
+
+    def context(self, objective: type[FinetuningObjective], inputs: Any) -> ObjectiveContext:
+        """What the objective needs besides its rows; inputs: the model's input pipeline."""
+        labels = json.loads((self.folder / "labels.json").read_text(encoding="utf-8"))
+        settings = objective.Settings.model_validate(self.params.settings)
+        length, smoothing = self.params.sequence_length, self.params.label_smoothing
+        return ObjectiveContext(inputs, length, self.seed, settings, labels, smoothing)
+
+    def rows(self, objective: type[FinetuningObjective], split: str) -> list[Row]:
+        """The rows of train, validation or test. DataError where they lack columns that the objective needs."""
+        rows = read(self.folder / f"{split}.parquet")
+        missing = [name for name in objective.columns if any(name not in row for row in rows)]
+        if missing:
+            raise DataError(
+                f"the objective {self.params.objective} needs the columns {', '.join(objective.columns)}; "
+                f"rows of {split} lack {', '.join(missing)}",
+                "name another finetune.objective in params.yaml, or other data",
+            )
+        return rows
+
+    def predictions(self, model: Path, split: str) -> Predictions:
+        """What the model in the folder `model` predicts for the rows of train, validation or test."""
+        objective = self.objective(build.model_type(model))
+        context = self.context(objective, objective.inputs(model))
+        context = replace(context, temperature=build.inference_config(model).get("temperature", 1.0))
+        loaded, _ = build.load(objective, model)
+        return objective(self.rows(objective, split), context).predict(loaded.eval())

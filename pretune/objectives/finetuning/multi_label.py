@@ -1,0 +1,51 @@
+"""Multi-label classification: any number of the classes for each text, or for each pair of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from pretune.data.rows import Row
+from pretune.objectives.finetuning import calibration
+from pretune.objectives.finetuning.texts import TextObjective, label_names, smoothed
+from pretune.objectives.predictions import ManyLabels
+from pretune.predictor import text
+
+
+class MultiLabel(TextObjective):
+    """A sigmoid for each class; the mean over the classes of the binary cross entropies in nats."""
+
+    columns = ("text", "labels")
+    metrics = ("loss", "exact_match")
+    answers = "labels"
+    smooths = calibrates = True
+
+    @classmethod
+    def head(cls, labels: list[str]) -> dict[str, Any]:
+        """See BaseObjective."""
+        return {"problem_type": "multi_label_classification"} | label_names(labels)
+
+    def encode_targets(self, rows: Sequence[Row]) -> Tensor:
+        """1 for each class that a text has: (texts, classes) float32."""
+        return torch.tensor([[float(name in row["labels"]) for name in self.context.labels] for row in rows])
+
+    def compute_metrics(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> dict[str, Tensor]:
+        """See TextObjective; exact_match counts the texts whose classes are all right."""
+        aims = smoothed(targets, smoothing)
+        losses = nn.functional.binary_cross_entropy_with_logits(logits, aims, reduction="none")
+        right = (logits > 0) == (targets > 0)
+        return {"loss": losses.mean(dim=-1).sum(), "exact_match": right.all(dim=-1).sum()}
+
+    def temperature(self, model: PreTrainedModel) -> float:
+        """See FinetuningObjective."""
+        logits = text.Labels(model, self.context.inputs, self.inference_config(self.context)).logits(self.rows)
+        return calibration.temperature(logits, self.targets, nn.functional.binary_cross_entropy_with_logits)
+
+    def predict(self, model: PreTrainedModel) -> ManyLabels:
+        """See FinetuningObjective."""
+        found = text.Labels(model, self.context.inputs, self.inference_config(self.context)).probabilities(self.rows)
+        return ManyLabels(self.context.labels, (self.targets > 0).numpy(), found.numpy())

@@ -1,0 +1,107 @@
+"""Extractive question answering (Rajpurkar et al. 2016): where in its context the answer to a question stands.
+
+A context longer than the model reads at once is read in windows that overlap; one without the
+answer has the first token as its target (Devlin et al. 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    PreTrainedModel,
+)
+
+from pretune.config.section import Section
+from pretune.data.loading.varlen import pack
+from pretune.data.rows import Row
+from pretune.models import build, heads
+from pretune.objectives.base import FinetuningObjective, ObjectiveContext
+from pretune.objectives.finetuning.texts import LabelledBatch
+from pretune.objectives.predictions import Answers
+from pretune.predictor.answers import Answered, windows
+
+
+class QuestionAnswering(FinetuningObjective):
+    """Batches and loss; a sample is a window, and the first of a row's answers is the one to learn."""
+
+    auto = AutoModelForQuestionAnswering
+    columns = ("question", "context", "answers")
+    metrics = ("loss", "accuracy")
+    answers = "answered"
+
+    class Settings(Section):
+        """overlap: tokens that neighbouring windows share. longest: tokens of an answer. best: answers to give."""
+
+        overlap: Annotated[int, Field(ge=0)]
+        longest: Annotated[int, Field(ge=1)]
+        best: Annotated[int, Field(ge=1)]
+
+    def __init__(self, rows: Sequence[Row], context: ObjectiveContext) -> None:
+        self.rows, self.context = rows, context
+        self.windows = windows(rows, context.inputs, length=context.length, overlap=context.settings.overlap)
+        spans = [_span(row) for row in rows]
+        self.targets = np.array([each.place(*spans[each.row]) for each in self.windows])
+
+    @classmethod
+    def families(cls) -> list[str]:
+        """Encoders: a decoder has not read the rest of the context when it comes to the answer."""
+        encoders = build.families(AutoModelForMaskedLM) - build.families(AutoModelForSeq2SeqLM)
+        return sorted(build.families(cls.auto) & encoders)
+
+    @classmethod
+    def inference_config(cls, context: ObjectiveContext) -> dict[str, Any]:
+        """See BaseObjective."""
+        own: dict[str, Any] = context.settings.model_dump()
+        return super().inference_config(context) | own
+
+    @classmethod
+    def example(cls, context: ObjectiveContext) -> Row:  # noqa: ARG003 - the same for all
+        """See BaseObjective."""
+        return {"question": "What is returned?", "context": "Return the absolute path of a file."}
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> LabelledBatch:  # noqa: ARG002 - nothing is drawn
+        """These windows, without padding."""
+        chosen = [self.windows[sample] for sample in samples]
+        ids, types = (np.concatenate([getattr(each, name) for each in chosen]) for name in ("ids", "types"))
+        packed = pack(ids, np.array([len(each.ids) for each in chosen]), types if types.any() else None)
+        return LabelledBatch(packed, torch.from_numpy(self.targets[samples]))
+
+    def loss(self, model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
+        """Sum over the windows of the mean of the cross entropies (nats) of first and last token."""
+        return self.score(model, batch)["loss"]
+
+    def score(self, model: PreTrainedModel, batch: LabelledBatch) -> dict[str, Tensor]:
+        """Sums over the windows, for validation; accurate is one whose both ends are."""
+        logits = heads.spans(model, batch.packed)  # (windows, longest, 2)
+        return {
+            "loss": functional.cross_entropy(logits, batch.targets, reduction="sum") / 2,
+            "accuracy": (logits.argmax(dim=1) == batch.targets).all(dim=1).sum(),
+        }
+
+    def predict(self, model: PreTrainedModel) -> Answers:
+        """See FinetuningObjective."""
+        best = Answered(model, self.context.inputs, self.inference_config(self.context)).best(self.rows)
+        right = [[answer["text"] for answer in row["answers"]] for row in self.rows]
+        return Answers(right, [found[0][0] if found else "" for found in best], best)
+
+
+def _span(row: Row) -> tuple[int, int]:
+    """The characters of the first answer; (0, 0) where there is none."""
+    if not row["answers"]:
+        return 0, 0
+    answer = row["answers"][0]
+    return answer["start"], answer["start"] + len(answer["text"])

@@ -1,0 +1,75 @@
+"""Sequence to sequence (Sutskever et al. 2014): a text is read, its target is written. Translation is one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+from torch import Tensor
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
+
+from pretune.config.section import Section
+from pretune.data.rows import Row
+from pretune.models import seq2seq
+from pretune.models.seq2seq import Seq2SeqBatch
+from pretune.objectives.base import FinetuningObjective, ObjectiveContext
+from pretune.objectives.predictions import Texts
+from pretune.predictor.generation import Written
+
+
+class Seq2Seq(FinetuningObjective):
+    """Batches and loss; both texts are cut: at `context.length` tokens, and at `target_length`."""
+
+    auto = AutoModelForSeq2SeqLM
+    columns = ("text", "target")
+    answers = "written"
+
+    class Settings(Section):
+        """target_length: tokens of a target at most. beams: of the search when the model writes; 1 is greedy."""
+
+        target_length: Annotated[int, Field(ge=2)]
+        beams: Annotated[int, Field(ge=1)]
+
+    def __init__(self, rows: Sequence[Row], context: ObjectiveContext) -> None:
+        self.rows, self.context = rows, context
+        settings: Any = context.settings
+        sources = context.inputs([row["text"] for row in rows], truncation=True, max_length=context.length)
+        targets = context.inputs(
+            text_target=[row["target"] for row in rows], truncation=True, max_length=settings.target_length
+        )
+        self.sources, self.targets = ([np.array(ids) for ids in each["input_ids"]] for each in (sources, targets))
+
+    @classmethod
+    def families(cls) -> list[str]:
+        """See BaseObjective."""
+        return sorted(seq2seq.FAMILIES)
+
+    @classmethod
+    def inference_config(cls, context: ObjectiveContext) -> dict[str, Any]:
+        """See BaseObjective."""
+        own: dict[str, Any] = context.settings.model_dump()
+        return super().inference_config(context) | own
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> Seq2SeqBatch:  # noqa: ARG002 - nothing is drawn
+        """These rows, padded."""
+        chosen = ([each[sample] for sample in samples] for each in (self.sources, self.targets))
+        return seq2seq.batch(*chosen, padding=int(self.context.inputs.pad_token_id))
+
+    def loss(self, model: PreTrainedModel, batch: Seq2SeqBatch) -> Tensor:
+        """Sum of the cross entropies in nats over the targets' tokens."""
+        return seq2seq.token_loss(model, batch)
+
+    def score(self, model: PreTrainedModel, batch: Seq2SeqBatch) -> dict[str, Tensor]:
+        """Sums over the targets' tokens, for validation."""
+        return {"loss": seq2seq.token_loss(model, batch)}
+
+    def predict(self, model: PreTrainedModel) -> Texts:
+        """See FinetuningObjective."""
+        written = Written(model, self.context.inputs, self.inference_config(self.context))(self.rows)
+        return Texts([row["target"] for row in self.rows], [row["target"] for row in written])

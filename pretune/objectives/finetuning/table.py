@@ -1,0 +1,30 @@
+"""The objectives that `finetune.objective` may name."""
+
+from __future__ import annotations
+
+from pretune.objectives.base import FinetuningObjective
+from pretune.objectives.finetuning.binary import Binary
+from pretune.objectives.finetuning.classification import Classification
+from pretune.objectives.finetuning.image_classification import ImageClassification
+from pretune.objectives.finetuning.instruction import Instruction
+from pretune.objectives.finetuning.language_modelling import LanguageModelling
+from pretune.objectives.finetuning.linear_regression import LinearRegression
+from pretune.objectives.finetuning.multi_label import MultiLabel
+from pretune.objectives.finetuning.question_answering import QuestionAnswering
+from pretune.objectives.finetuning.regression import Regression
+from pretune.objectives.finetuning.seq2seq import Seq2Seq
+from pretune.objectives.finetuning.token_classification import TokenClassification
+
+OBJECTIVES: dict[str, type[FinetuningObjective]] = {
+    "binary": Binary,
+    "classification": Classification,
+    "image_classification": ImageClassification,
+    "instruction": Instruction,
+    "language_modelling": LanguageModelling,
+    "linear_regression": LinearRegression,
+    "multi_label": MultiLabel,
+    "question_answering": QuestionAnswering,
+    "regression": Regression,
+    "seq2seq": Seq2Seq,
+    "token_classification": TokenClassification,
+}

@@ -1,0 +1,127 @@
+"""Masked image modelling (Xie et al. 2022, SimMIM): foretell the pixels that were hidden.
+
+The same number of squares is hidden in every image, and only their pixels are computed from the states.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoModelForMaskedImageModeling, PreTrainedModel
+
+from pretune.config.section import Section
+from pretune.data.loading.arrays import Samples
+from pretune.data.loading.batch import Movable
+from pretune.data.loading.counter_rng import uniform
+from pretune.errors import ParamsError
+from pretune.objectives.base import ObjectiveContext, PretrainingObjective
+from pretune.objectives.images import ImageObjective
+from pretune.predictor.pixels import Pipeline
+
+WHERE = 1  # what a number is drawn for
+
+
+@dataclass(frozen=True)
+class MaskedImageBatch(Movable):
+    """pixel_values: (images, channels, size, size) float32. hidden: (images, squares) bool.
+
+    positions: (hidden,) int64 into the squares of all images, one after the other.
+    """
+
+    pixel_values: Tensor
+    hidden: Tensor
+    positions: Tensor
+
+    @property
+    def count(self) -> int:
+        """Squares that the loss is summed over."""
+        return len(self.positions)
+
+    @property
+    def tokens(self) -> int:
+        """Squares that are read."""
+        return self.hidden.numel()
+
+
+class MaskedImages(ImageObjective, PretrainingObjective):
+    """Batches and loss; what is hidden in an image is a pure function of (seed, epoch, sample)."""
+
+    auto = AutoModelForMaskedImageModeling
+    answers = "embedded"
+
+    class Settings(Section):
+        """mask_rate: share of each image to hide. square: pixels of the side of what is hidden, in whole patches."""
+
+        mask_rate: Annotated[float, Field(gt=0, lt=1)]
+        square: Annotated[int, Field(ge=1)]
+
+    def __init__(self, images: Samples, pipeline: Pipeline, *, rate: float, square: int, seed: int) -> None:
+        if pipeline.size % square:
+            raise ParamsError(
+                f"pretrain.settings.square: {square} does not divide the {pipeline.size} pixels of an image's side"
+            )
+        self.images, self.pipeline, self.seed = images, pipeline, seed
+        self.squares = (pipeline.size // square) ** 2
+        self.hidden = min(max(1, round(rate * self.squares)), self.squares)
+
+    @classmethod
+    def families(cls) -> list[str]:
+        """The one whose states each stand for a patch of fixed place."""
+        return ["vit"]
+
+    @classmethod
+    def samples(cls, folder: Path, context: ObjectiveContext) -> Samples:  # noqa: ARG003 - images have one size
+        """See PretrainingObjective."""
+        return Samples.open(folder / "images.npy")
+
+    @classmethod
+    def of(cls, samples: Samples, context: ObjectiveContext) -> Self:
+        """See PretrainingObjective."""
+        settings: Any = context.settings
+        return cls(samples, context.inputs, rate=settings.mask_rate, square=settings.square, seed=context.seed)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> MaskedImageBatch:
+        """These images, each in its epoch, with a part of their squares hidden."""
+        order = np.argsort(uniform((self.seed, WHERE), epochs, samples, self.squares), axis=1)
+        hidden = np.zeros(order.shape, dtype=np.bool_)
+        np.put_along_axis(hidden, order[:, : self.hidden], values=True, axis=1)
+        values = self.pipeline.values(self.images.rows(samples))
+        return MaskedImageBatch(
+            torch.from_numpy(values), torch.from_numpy(hidden), torch.from_numpy(np.flatnonzero(hidden))
+        )
+
+    def loss(self, model: PreTrainedModel, batch: MaskedImageBatch) -> Tensor:
+        """Sum over the hidden squares of the mean absolute error of their pixels, in deviations of the pipeline."""
+        projection, patch = model.decoder[0], model.config.patch_size
+        images, channels, size, _ = batch.pixel_values.shape
+        across = math.isqrt(batch.hidden.shape[1])  # squares
+        side = size // across // patch  # of a square, in patches
+        if side * patch * across != size or projection.out_channels != channels * patch**2:
+            raise ParamsError(
+                f"pretrain.settings.square {size // across} must be a multiple of model.config.patch_size {patch}, "
+                f"and model.config.encoder_stride be {patch} as well"
+            )
+        hidden = batch.hidden.view(images, across, across).repeat_interleave(side, 1).repeat_interleave(side, 2)
+        read = model.base_model(pixel_values=batch.pixel_values, bool_masked_pos=hidden.flatten(1))
+        states = read.last_hidden_state[:, 1:].view(images, across, side, across, side, -1).transpose(2, 3)
+        pixels = batch.pixel_values.view(images, channels, across, side, patch, across, side, patch)
+        pixels = pixels.permute(0, 2, 5, 3, 6, 1, 4, 7).flatten(5)  # as the projection has them, channel by channel
+        states, pixels = (each.flatten(0, 2)[batch.positions] for each in (states, pixels))
+        found = functional.linear(states, projection.weight[:, :, 0, 0], projection.bias)
+        return functional.l1_loss(found.float(), pixels, reduction="none").mean(dim=(1, 2, 3)).sum()
+
+    def score(self, model: PreTrainedModel, batch: MaskedImageBatch) -> dict[str, Tensor]:
+        """Sums over the hidden squares, for validation."""
+        return {"loss": self.loss(model, batch)}

@@ -1,0 +1,85 @@
+"""What the pretraining objectives of encoder-decoders share: a text is damaged, the decoder makes up for it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
+
+from pretune.data.loading.corpus import Sequences
+from pretune.data.loading.counter_rng import uniform
+from pretune.models import seq2seq
+from pretune.models.seq2seq import Seq2SeqBatch
+from pretune.objectives.base import ObjectiveContext, PretrainingObjective
+
+Ids = npt.NDArray[np.int64]
+Draw = npt.NDArray[np.float64]
+DRAWS = 6  # numbers that are drawn for each token
+
+
+class Rewriting(PretrainingObjective):
+    """Batches and loss. Each piece of a document is damaged by itself, so that nothing looks across documents.
+
+    How is a pure function of (seed, epoch, sample).
+    """
+
+    auto = AutoModelForSeq2SeqLM
+    answers = "written"
+
+    def __init__(self, corpus: Sequences, context: ObjectiveContext) -> None:
+        self.corpus, self.context = corpus, context
+        tokenizer = context.inputs
+        self.special = np.array(tokenizer.all_special_ids)
+        end = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+        self.end = np.array([end], dtype=np.int64)
+
+    @classmethod
+    def families(cls) -> list[str]:
+        """See BaseObjective."""
+        return sorted(seq2seq.FAMILIES)
+
+    @classmethod
+    def inference_config(cls, context: ObjectiveContext) -> dict[str, Any]:
+        """See BaseObjective."""
+        return super().inference_config(context) | {"target_length": context.length, "beams": 1}
+
+    @classmethod
+    def of(cls, samples: Sequences, context: ObjectiveContext) -> Self:
+        """See PretrainingObjective."""
+        return cls(samples, context)
+
+    @abstractmethod
+    def damaged(self, ids: Ids, draw: Draw) -> tuple[Ids, Ids]:
+        """What is read and what is to be written in place of `ids` (tokens,); draw: (DRAWS, tokens) in [0, 1)."""
+
+    def __len__(self) -> int:
+        return len(self.corpus)
+
+    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> Seq2SeqBatch:
+        """The pieces in these rows of the corpus, each damaged as drawn for the row in its epoch."""
+        ids, lengths, real = self.corpus.rows(samples)
+        draw = uniform((self.context.seed,), epochs, samples, DRAWS * self.corpus.length)
+        draw = draw.reshape(len(samples), DRAWS, -1).swapaxes(0, 1).reshape(DRAWS, -1)
+        ends = np.cumsum(lengths)
+        kept = [(end - length, end) for end, length in zip(ends, lengths, strict=True) if real[end - 1]]
+        pieces = [self._piece(ids[begin:end], draw[:, begin:end]) for begin, end in kept]
+        return seq2seq.batch(*zip(*pieces, strict=True), padding=int(self.context.inputs.pad_token_id))
+
+    def _piece(self, ids: Ids, draw: Draw) -> tuple[Ids, Ids]:
+        """Source and target of a piece. A special token that it begins with is read; both sides end."""
+        content = ~np.isin(ids, self.special)
+        first = ids[:1][~content[:1]]
+        read, written = self.damaged(ids[content], draw[:, content])
+        return np.concatenate([first, read, self.end]), np.concatenate([written, self.end])
+
+    def loss(self, model: PreTrainedModel, batch: Seq2SeqBatch) -> Tensor:
+        """Sum of the cross entropies in nats over the tokens to be written."""
+        return seq2seq.token_loss(model, batch)
+
+    def score(self, model: PreTrainedModel, batch: Seq2SeqBatch) -> dict[str, Tensor]:
+        """Sums over the tokens to be written, for validation."""
+        return {"loss": seq2seq.token_loss(model, batch)}

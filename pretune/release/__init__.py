@@ -1,0 +1,1 @@
+"""What happens to a trained model: promotion, prediction, export, comparison, reproduction."""

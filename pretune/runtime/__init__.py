@@ -1,0 +1,1 @@
+"""How a stage runs: its contract, its processes, its progress and what is measured meanwhile."""

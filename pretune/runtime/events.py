@@ -1,0 +1,26 @@
+"""What a training stage reports while it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is logged every LOG_EVERY steps: means since the last record."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    steps_per_second: float
+    tokens_per_second: float
+    utilisation: float | None = None  # share of the FLOP/s that the processors can reach
+    memory_gb: float = 0.0  # the most so far, of this process; on a GPU, of its card
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Means over the validation samples after `step` steps."""
+
+    step: int
+    metrics: dict[str, float]

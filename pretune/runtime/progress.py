@@ -1,0 +1,222 @@
+"""How far stages are: bars on a terminal, lines elsewhere, messages to the flow that started the stage."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from typing_extensions import override
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
+
+PIPE = "PRETUNE_PROGRESS_PIPE"  # set where a flow reads a stage's output
+MARK = "\x1e"  # ASCII record separator: begins a line that is a message, not output
+LINE_EVERY = 15.0  # seconds between two lines about the same stage
+MESSAGE_EVERY = 0.2  # seconds
+
+
+class Progress(Protocol):
+    """Where one stage reports its progress."""
+
+    def update(self, done: int, total: int, note: str) -> None:
+        """`done` of `total` units are finished; `note` says how it goes."""
+
+    def close(self) -> None:
+        """The stage has ended."""
+
+
+class RunDisplay(Protocol):
+    """Shows the stages of a run; called from several threads."""
+
+    def start(self, stages: list[str]) -> None:
+        """These stages follow, in this order."""
+
+    def warn(self, text: str) -> None:
+        """Show something that the user may not have intended."""
+
+    def begin(self, stage: str) -> None:
+        """A stage has started."""
+
+    def progress(self, stage: str, done: int, total: int, note: str) -> None:
+        """`done` of `total` units are finished."""
+
+    def finish(self, stage: str, outcome: str, seconds: float) -> None:
+        """A stage has ended: ran, restored, skipped or failed."""
+
+    def close(self) -> None:
+        """The run has ended."""
+
+
+def for_run() -> RunDisplay:
+    """Bars on a terminal, else lines; both on standard error, so that results can be piped."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    return BarDisplay(console) if console.is_terminal else LineDisplay()
+
+
+def for_stage(name: str) -> Progress:
+    """The progress of a stage in this process: to the flow that started it, else to the user."""
+    if os.environ.get(PIPE):
+        return PipeProgress()
+    display = for_run()
+    display.start([name])
+    display.begin(name)
+    return StageProgress(display, name)
+
+
+def message(line: str) -> dict[str, Any] | None:
+    """The message in a line that a stage wrote for its flow; None for ordinary output."""
+    return dict(json.loads(line[1:])) if line.startswith(MARK) else None
+
+
+def send(event: str, **content: Any) -> None:
+    """Write a message for the flow to standard output."""
+    print(MARK + json.dumps({"event": event, **content}), flush=True)
+
+
+class PipeProgress:
+    """Sends messages to the flow, one each MESSAGE_EVERY at most."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def update(self, done: int, total: int, note: str) -> None:
+        """Send it, unless the last one was just sent."""
+        now = time.monotonic()
+        if now - self._last > MESSAGE_EVERY or done == total:
+            self._last = now
+            send("progress", done=done, total=total, note=note)
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+
+class StageProgress:
+    """One stage on a display, which has begun it."""
+
+    def __init__(self, display: RunDisplay, name: str) -> None:
+        self._display, self._name = display, name
+
+    def update(self, done: int, total: int, note: str) -> None:
+        """Show it."""
+        self._display.progress(self._name, done, total, note)
+
+    def close(self) -> None:
+        """Close the display, which showed this stage only."""
+        self._display.close()
+
+
+class Clock:
+    """Estimates the time left from the speed since the first call."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, int] | None = None
+
+    def left(self, done: int, total: int) -> str:
+        """As `  2:13 left`; empty where there is no estimate."""
+        now = time.monotonic()
+        began, before = self._first = self._first or (now, done)
+        if done <= before or done >= total:
+            return ""
+        minutes, seconds = divmod(round((total - done) * (now - began) / (done - before)), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"  {hours}:{minutes:02}:{seconds:02} left" if hours else f"  {minutes}:{seconds:02} left"
+
+
+class LineDisplay(RunDisplay):
+    """A line when a stage starts, every LINE_EVERY while it runs, and when it ends: for logs."""
+
+    def __init__(self) -> None:
+        self._shown: dict[str, float] = {}
+        self._clocks: dict[str, Clock] = {}
+        self._lock = threading.Lock()
+        self._width = 0
+
+    @override
+    def start(self, stages: list[str]) -> None:
+        self._width = max(map(len, stages), default=0)
+
+    @override
+    def warn(self, text: str) -> None:
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    @override
+    def begin(self, stage: str) -> None:
+        self._shown[stage], self._clocks[stage] = time.monotonic(), Clock()
+        self._print(stage, "…")
+
+    @override
+    def progress(self, stage: str, done: int, total: int, note: str) -> None:
+        left = self._clocks[stage].left(done, total)
+        if time.monotonic() - self._shown[stage] > LINE_EVERY:
+            self._shown[stage] = time.monotonic()
+            self._print(stage, f"{done * 100 // total:3d} %  {note}{left}")
+
+    @override
+    def finish(self, stage: str, outcome: str, seconds: float) -> None:
+        self._print(stage, outcome + (f" in {seconds:.0f} s" if outcome in {"ran", "failed"} else ""))
+
+    @override
+    def close(self) -> None:
+        pass
+
+    def _print(self, stage: str, text: str) -> None:
+        with self._lock:
+            print(f"{stage:<{self._width}} {text}", file=sys.stderr, flush=True)
+
+
+class BarDisplay(RunDisplay):
+    """A bar for each stage."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self._bars = Progress(
+            SpinnerColumn(finished_text=" "),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._clocks: dict[str, Clock] = {}
+
+    @override
+    def start(self, stages: list[str]) -> None:
+        for stage in stages:
+            self._tasks[stage] = self._bars.add_task(stage, total=None, start=False, note="[dim]waiting[/dim]")
+        self._bars.start()
+
+    @override
+    def warn(self, text: str) -> None:
+        self._bars.console.print(f"warning: {text}", style="yellow", markup=False)
+
+    @override
+    def begin(self, stage: str) -> None:
+        self._clocks[stage] = Clock()
+        self._bars.start_task(self._tasks[stage])
+        self._bars.update(self._tasks[stage], note="running")
+
+    @override
+    def progress(self, stage: str, done: int, total: int, note: str) -> None:
+        note = f"{done * 100 // total:3d} %  {note}{self._clocks[stage].left(done, total)}"
+        self._bars.update(self._tasks[stage], completed=done, total=total, note=note)
+
+    @override
+    def finish(self, stage: str, outcome: str, seconds: float) -> None:
+        del seconds  # the bar shows the time that has passed
+        colour = {"ran": "green", "failed": "red"}.get(outcome, "cyan")
+        self._bars.update(self._tasks[stage], total=1, completed=1, note=f"[{colour}]{outcome}[/{colour}]")
+        self._bars.stop_task(self._tasks[stage])
+
+    @override
+    def close(self) -> None:
+        self._bars.stop()

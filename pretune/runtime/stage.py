@@ -1,0 +1,245 @@
+"""A stage's contract: it reads what dvc.yaml declares, and its outputs appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pretune.config.files import flatten
+from pretune.config.params import Params, restrict_params
+from pretune.errors import DataError, InputsChangedError, UndeclaredInputError
+from pretune.lineage.graph import Entry, Node, Workspace, remember_code, stage_key, state_dir
+
+if TYPE_CHECKING:
+    from pretune.runtime.events import Record, Validation
+    from pretune.runtime.progress import Progress
+    from pretune.tracking.journal import Run
+
+
+class StageInputs(Protocol):
+    """What the `prepare` function of a training stage takes: the stage itself, or a dry run of it."""
+
+    name: str
+    params: Params
+
+    def dep(self, path: str) -> Path:
+        """A declared input that exists."""
+
+
+class Recorder(Protocol):
+    """Where a stage function leaves what varies from run to run, and copies of its texts."""
+
+    def metrics(self, values: Mapping[str, Any], step: int = 0) -> None:
+        """Numbers, by name."""
+
+    def text(self, name: str, content: str) -> None:
+        """A text, as an artifact."""
+
+
+class Stage:
+    """What a stage function takes: its params, its inputs, its outputs, its run.
+
+    `dep` and `out` take the paths of dvc.yaml; anything not declared there is refused. `entry` is
+    what the inputs were before anything of them was read, `params` included. A `fresh` stage removes
+    what one that was killed has left.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        node: Node,
+        entry: Entry,
+        *,
+        params: Params,
+        run: Recorder,
+        progress: Progress,
+        fresh: bool = True,
+    ) -> None:
+        self.name = node.name
+        self.params = restrict_params(params, node.params, node.name)
+        self.run = run
+        self._root, self._node, self._progress = root, node, progress
+        self._written: dict[str, Path] = {}
+        self._models: list[tuple[str, list[dict[str, Any]]]] = []
+        self._entry = entry
+        for path in node.outs if fresh else ():
+            _remove(_partial(root / path))
+
+    @property
+    def key(self) -> str:
+        """The stage key: what the inputs were when the stage began."""
+        return stage_key(self._entry)
+
+    def dep(self, path: str) -> Path:
+        """A declared input that exists."""
+        if path not in self._node.deps:
+            raise UndeclaredInputError(
+                f"stage {self.name} reads {path} but dvc.yaml does not say so",
+                f"add `{path}` under stages.{self.name}.deps in dvc.yaml",
+            )
+        target = self._root / path
+        if not target.exists():
+            raise DataError(f"{path} is missing", f"pretune run {self.name}   (makes what it needs)")
+        return target
+
+    def resolve_input(self, place: str) -> Path:
+        """Where a path that params.yaml names lies: dvc.yaml has to declare it, or a folder around it."""
+        path = PurePosixPath(place)
+        for around in (path, *path.parents):
+            with contextlib.suppress(UndeclaredInputError):
+                return self.dep(str(around)) / path.relative_to(around)
+        return self.dep(place)
+
+    def out(self, path: str) -> Path:
+        """Where to write a declared output: a temporary sibling, renamed when the stage succeeds."""
+        if path not in self._node.outs:
+            raise UndeclaredInputError(
+                f"stage {self.name} writes {path} but dvc.yaml does not say so",
+                f"add `{path}` under stages.{self.name}.outs in dvc.yaml",
+            )
+        target = self._root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._written[path] = _partial(target)
+        return self._written[path]
+
+    def model(self, path: str, examples: list[dict[str, Any]]) -> None:
+        """Declare that the output `path` is a model, with example rows to predict."""
+        self._models.append((path, examples))
+
+    def metrics_of(self, path: str, stage: str) -> dict[str, float]:
+        """The metrics of the run of `stage` that made the input `path`; none where that was not the last one here.
+
+        They vary from run to run: for this stage's run, never for an output.
+        """
+        file = state_dir(self._root) / "stages" / f"{stage}.json"
+        facts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        made = facts.get("outputs", {}).get(path)
+        return dict(facts["metrics"]) if made == self._entry["deps"][path] else {}
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where training keeps what it needs to resume; a change of `launch` does not start it anew."""
+        params = {key: value for key, value in self._entry["params"].items() if key != "launch"}
+        key = stage_key(self._entry | {"params": params})
+        return state_dir(self._root) / "checkpoints" / key
+
+    def reporter(self, steps: int, *, before: int = 0, name: str = "") -> Callable[[Record | Validation], None]:
+        """A callback for the training loop: to the progress bar and to the run's metrics.
+
+        A stage that trains several models gives each a `name`, and how many of all `steps` came before it.
+        """
+        metric_prefix, note_prefix = (f"{name}.", f"{name}  ") if name else ("", "")
+
+        def report(event: Record | Validation) -> None:
+            values = asdict(event)
+            step = values.pop("step")
+            if "metrics" in values:
+                validated = {f"{metric_prefix}validation_{key}": value for key, value in values["metrics"].items()}
+                self.run.metrics(validated, step)
+                return
+            known = {key: value for key, value in values.items() if value is not None}
+            self._progress.update(before + step, steps, note_prefix + _note(known))
+            self.run.metrics({f"{metric_prefix}{key}": value for key, value in known.items()}, step)
+
+        return report
+
+
+class PublishedStage(Stage):
+    """A stage in the process that publishes its outputs and keeps its record."""
+
+    run: Run
+
+    def log_inputs(self) -> None:
+        """Put params, data and stage key on the run; note which files of code were read."""
+        remember_code(self._root, self._entry)
+        self.run.params(flatten(self._entry["params"]))
+        for path in self._node.data:
+            self.run.input(path, self._entry["deps"][path])
+        self.run.tags({"pretune.stage": self.name, "pretune.stage_key": self.key})
+
+    def publish(self) -> None:
+        """Rename what was written into place, unless an input changed meanwhile.
+
+        DVC reads params and dependencies again when a stage has ended: without this check, an edit
+        during a run would be recorded as what the run was made from.
+        """
+        missing = [path for path in self._node.outs if not self._written.get(path, Path("/nowhere")).exists()]
+        if missing:
+            raise DataError([f"stage {self.name} did not write {path}" for path in missing])
+        now = Workspace(self._root)
+        if changed := self._changed_inputs(now):
+            kept = self._root / ".pretune" / "kept" / f"{self.name}-{self.key[:12]}"
+            self._move_to(kept)
+            raise InputsChangedError(
+                [f"{what} while {self.name} was running" for what in changed],
+                f"pretune run   (what was made lies in {kept.relative_to(self._root)})",
+            )
+        for path, written in self._written.items():
+            _replace(written, self._root / path)
+        outputs = now.outputs(self.name)
+        for path, md5 in outputs.items():
+            self.run.output(path, md5)
+        _remove(self.checkpoints)  # nothing is left to resume
+        for path, examples in self._models:
+            self.run.model(Path(path).name, self._root / path, outputs[path], examples)
+
+    def discard(self) -> None:
+        """Remove what an unfinished stage has written."""
+        for written in self._written.values():
+            _remove(written)
+
+    def _changed_inputs(self, workspace: Workspace) -> list[str]:
+        try:
+            now = workspace.entry(self.name)
+        except DataError as error:  # an input is gone
+            return error.problems
+        old, new = flatten(self._entry["params"]), flatten(now["params"])
+        changed = [
+            f"params {key} changed from {old.get(key)} to {new.get(key)}"
+            for key in old | new
+            if old.get(key) != new.get(key)
+        ]
+        return changed + [
+            f"{path} changed" for path, md5 in self._entry["deps"].items() if now["deps"].get(path) != md5
+        ]
+
+    def _move_to(self, folder: Path) -> None:
+        _remove(folder)
+        for path, written in self._written.items():
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(written, target)
+
+
+def _note(values: dict[str, float]) -> str:
+    """How training goes, in a line."""
+    used = f"  {values['utilisation']:.0%} util".replace("%", " %") if "utilisation" in values else ""
+    speed = f"{values['tokens_per_second'] / 1000:.1f}k tok/s{used}"
+    return f"loss {values['loss']:.3f}  lr {values['learning_rate']:.1e}  {speed}  {values['memory_gb']:.1f} GB"
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Rename over `target`; a kill between the two renames leaves nothing, never a mixture."""
+    trash = target.with_name(f".{target.name}.old.partial")
+    _remove(trash)
+    if target.exists():
+        os.rename(target, trash)
+    os.rename(source, target)
+    _remove(trash)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""What MLflow records of runs; the only package that imports mlflow."""

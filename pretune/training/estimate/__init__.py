@@ -1,0 +1,1 @@
+"""What training will cost, and whether it fits into memory."""

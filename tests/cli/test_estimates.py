@@ -1,0 +1,103 @@
+"""What `pretune plan` says of training: which stages are tried out, and how it is told."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from cli import estimates
+from pretune.config.overrides import override
+from pretune.lineage.graph import Decision, Node
+
+KNOWN = {
+    "parameters": 873216,
+    "flops_per_step": 6439000000,
+    "steps": 900,
+    "flops": 5795100000000,
+    "memory_gb": 0.61,
+    "seconds": 59.3,
+    "seconds_per_step": 0.061,
+}
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The stages that were tried out; none really is."""
+    found = []
+
+    def ask(_root, name):
+        found.append(name)
+        return KNOWN
+
+    monkeypatch.setattr(estimates, "_ask", ask)
+    return found
+
+
+@pytest.fixture
+def graph(monkeypatch, tmp_path, params_file):
+    """Prepare → pretrain → finetune, the last two of which train; what prepare makes is there."""
+    (tmp_path / "prepared").mkdir()
+    shutil.copy(params_file, tmp_path / "params.yaml")
+
+    def node(name, deps, outs, upstream, params):
+        return Node(name, "", deps, params, outs, upstream, {})
+
+    nodes = {
+        "prepare": node("prepare", [], ["prepared"], [], ["prepare"]),
+        "pretrain": node("pretrain", ["prepared"], ["pretrained"], ["prepare"], ["pretrain", "launch"]),
+        "finetune": node("finetune", ["pretrained"], ["finetuned"], ["pretrain"], ["finetune", "launch"]),
+        "label_efficiency": node("label_efficiency", ["prepared"], ["fewer"], ["prepare"], ["finetune", "launch"]),
+    }
+    monkeypatch.setattr(estimates, "Workspace", lambda _: type("", (), {"nodes": nodes}))
+    return tmp_path
+
+
+def estimated(root, **actions):
+    """Estimates for a plan."""
+    said = []
+    found = estimates.estimates(root, [Decision(name, action) for name, action in actions.items()], said.append)
+    return found, said
+
+
+def test_a_stage_that_trains_and_can_is_tried_out(graph, asked):
+    """And it is said beforehand, for it takes some seconds."""
+    found, said = estimated(graph, prepare="skip", pretrain="run", finetune="run")
+    assert asked == ["pretrain"]
+    assert found["pretrain"] == KNOWN
+    assert found["finetune"] == {"unknown": "it reads what pretrain will make"}
+    assert len(said) == 1
+
+
+def test_what_will_not_run_is_not_tried_out(graph, asked):
+    """Skipped and restored stages cost nothing."""
+    assert estimated(graph, prepare="skip", pretrain="skip", finetune="restore") == ({}, [])
+    assert asked == []
+
+
+def test_inputs_that_will_change_or_are_not_there_are_a_reason(graph, asked):
+    """It is said what is waited for."""
+    found, _ = estimated(graph, prepare="run", pretrain="run")
+    assert found["pretrain"] == {"unknown": "it reads what prepare will make"}
+    shutil.rmtree(graph / "prepared")
+    found, _ = estimated(graph, prepare="skip", pretrain="run")
+    assert found["pretrain"] == {"unknown": "prepared is missing"}
+    assert asked == []
+
+
+def test_label_efficiency_is_tried_out_where_there_are_shares(graph, asked):
+    """Without shares it trains nothing, and nothing is said of it; share 1 asks for no training either."""
+    for shares in ("[]", "[1]"):
+        override(graph / "params.yaml", [f"label_efficiency.shares={shares}"], graph / "params.yaml")
+        assert estimated(graph, prepare="skip", label_efficiency="run") == ({}, [])
+    override(graph / "params.yaml", ["label_efficiency.shares=[0.5, 1]"], graph / "params.yaml")
+    found, _ = estimated(graph, prepare="skip", label_efficiency="run")
+    assert found == {"label_efficiency": KNOWN}
+    assert asked == ["label_efficiency"]
+
+
+def test_numbers_are_told_in_short():
+    """Three columns of sizes, one of memory, one of time; what is not known has a line instead."""
+    found = {"pretrain": KNOWN, "finetune": {"unknown": "it reads what pretrain will make"}}
+    assert estimates.rows(found) == [("pretrain", "873.2k", "6.4G", "5.8T", "0.6 GB", "59 s")]
+    assert estimates.unknown(found) == ["finetune: no estimate, it reads what pretrain will make"]

@@ -1,0 +1,93 @@
+"""`pretune recipes` and `pretune init`: what is listed, what is replaced, what is kept."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from cli import recipes
+from pretune.data import tokenizer
+from pretune.errors import DataError, NotFoundInRecordsError
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    """The files that `init` reads and writes, and a folder with a data set."""
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "elsewhere" / "sst2").mkdir(parents=True)
+    for name in ("train", "dev", "test"):
+        (tmp_path / "elsewhere" / "sst2" / f"{name}.tsv").write_text(f"{name}\t1\n", encoding="utf-8")
+    return tmp_path
+
+
+def deps(workspace, stage):
+    """The inputs of a stage that are no code."""
+    found = YAML(typ="safe").load(workspace / "dvc.yaml")["stages"][stage]["deps"]
+    return [path for path in found if not path.endswith(".py")]
+
+
+def test_a_recipe_becomes_params_yaml_and_the_old_one_is_kept(workspace):
+    """Byte for byte, both; so is dvc.yaml."""
+    before = {name: (workspace / name).read_bytes() for name in ("params.yaml", "dvc.yaml")}
+    done = recipes.init(workspace, "digits")
+    assert (workspace / "params.yaml").read_bytes() == (workspace / "examples/digits.yaml").read_bytes()
+    assert {name: (workspace / done.kept / name).read_bytes() for name in before} == before
+    assert done.missing == []
+    assert recipes.init(workspace, "digits").kept != done.kept
+
+
+def test_dvc_yaml_lists_what_the_recipe_reads_and_nothing_else_changes(workspace):
+    """The data under ingest, a checkpoint under every stage that reads it; without them, the file is as it was."""
+    recipes.init(workspace, "digits")
+    plain = (workspace / "dvc.yaml").read_text(encoding="utf-8")
+    usual = {
+        stage: deps(workspace, stage) for stage in ("ingest", "prepare", "pretrain", "scratch", "label_efficiency")
+    }
+    recipes.init(workspace, "sentiment-bert-base")
+    files = [f"data/sets/sst2/{name}.tsv" for name in ("train", "dev", "test")]
+    assert deps(workspace, "ingest") == files + usual["ingest"]
+    for stage in ("prepare", "pretrain", "scratch", "label_efficiency"):
+        assert deps(workspace, stage) == ["checkpoints/bert-base-uncased", *usual[stage]]
+    recipes.init(workspace, "digits")
+    assert (workspace / "dvc.yaml").read_text(encoding="utf-8") == plain
+
+
+def test_data_are_copied_from_a_folder_and_what_is_missing_is_told(workspace):
+    """From a folder of data sets or from that of one; nothing that is there is overwritten."""
+    files = [f"data/sets/sst2/{name}.tsv" for name in ("dev", "test", "train")]
+    checkpoint = "checkpoints/all-minilm-l6-v2"
+    assert recipes.init(workspace, "sentiment").missing == [checkpoint, *files]
+    done = recipes.init(workspace, "sentiment", workspace / "elsewhere")
+    assert (done.brought, done.missing) == (files, [checkpoint])
+    (workspace / files[0]).write_text("mine", encoding="utf-8")
+    assert recipes.init(workspace, "sentiment", workspace / "elsewhere" / "sst2").brought == []
+    assert (workspace / files[0]).read_text(encoding="utf-8") == "mine"
+
+
+def test_mistakes_change_nothing(workspace):
+    """A name that is near one, a folder that is not there."""
+    before = (workspace / "params.yaml").read_bytes()
+    with pytest.raises(NotFoundInRecordsError, match=r"no recipe `topic` \(did you mean topics\?\)"):
+        recipes.init(workspace, "topic")
+    with pytest.raises(DataError, match="no such folder"):
+        recipes.init(workspace, "topics", workspace / "nowhere")
+    assert (workspace / "params.yaml").read_bytes() == before
+
+
+def test_a_file_that_does_not_say_what_it_is_is_named(workspace):
+    """Every recipe begins with model, data, time and what to expect."""
+    (workspace / "examples" / "mine.yaml").write_text("# Mine\n# model: bert\n\nseed: 0\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"mine\.yaml does not say `# data"):
+        recipes.every(workspace)
+
+
+def test_tokenizers_that_are_learnt_are_known():
+    """Any other value of prepare.tokenizer is a folder that dvc.yaml has to list."""
+    assert set(recipes.LEARNT) == set(tokenizer.KINDS)

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pretune.config import overrides, params
+from pretune.errors import ParamsError
+
+
+@pytest.fixture
+def files(params_file, tmp_path):
+    """A copy of params.yaml, and where to write it with other values."""
+    path = tmp_path / "params.yaml"
+    path.write_bytes(params_file.read_bytes())
+    return path, tmp_path / "other.yaml"
+
+
+def test_only_the_line_asked_for_changes(files):
+    """Comments, order and every other line stay as they are."""
+    path, target = files
+    overrides.override(path, ["finetune.learning_rate=3e-5"], target)
+    before, after = (p.read_text(encoding="utf-8").splitlines() for p in files)
+    changed = [(old.strip(), new.split()) for old, new in zip(before, after, strict=True) if old.split() != new.split()]
+    assert [(old, new[0], float(new[1])) for old, new in changed] == [("learning_rate: 5e-4", "learning_rate:", 3e-5)]
+    assert params.load(target).finetune.learning_rate == 3e-5
+
+
+def test_the_changes_are_returned(files):
+    """Old and new value of each key, by dotted path."""
+    assert overrides.override(files[0], ["seed=7", "model.type=bert"], files[1]) == {
+        "seed": (0, 7),
+        "model.type": ("modernbert", "bert"),
+    }
+
+
+def test_the_original_is_left_alone(files):
+    """`--set` never changes params.yaml behind the user's back."""
+    before = files[0].read_bytes()
+    overrides.override(files[0], ["seed=7"], files[1])
+    assert files[0].read_bytes() == before
+
+
+def test_all_problems_are_listed_and_nothing_is_written(files, params_file):
+    """A missing sign, an unknown key and a broken value are told at once; neither file changes."""
+    path, target = files
+    with pytest.raises(ParamsError) as caught:
+        overrides.override(path, ["seed", "finetune.lerning_rate=1", "model.type=[", "seed=3"], target)
+    assert len(caught.value.problems) == 3
+    assert "write it as section.key=value" in caught.value.problems[0]
+    assert "did you mean finetune.learning_rate?" in caught.value.problems[1]
+    assert "not valid YAML" in caught.value.problems[2]
+    assert path.read_bytes() == params_file.read_bytes()
+    assert sorted(p.name for p in path.parent.iterdir()) == ["params.yaml"]
+
+
+@pytest.mark.parametrize(
+    "assignment", ["seed=-1", "seed=", "pretrain.optimizer=sgd", "pretrain.steps={a: 1}", "threads='2'"]
+)
+def test_a_value_that_the_schema_refuses_writes_nothing(files, assignment):
+    """An override is checked like the file itself."""
+    with pytest.raises(ParamsError, match=assignment.split("=", maxsplit=1)[0]):
+        overrides.override(files[0], [assignment], files[1])
+    assert not files[1].exists()
+
+
+@pytest.mark.parametrize("name", ["pretrain", "pretrain.", ".seed", "", "seed.x"])
+def test_a_section_is_no_key(files, name):
+    """Only leaves can be set."""
+    with pytest.raises(ParamsError, match="no such key"):
+        overrides.override(files[0], [f"{name}=1"], files[1])
+
+
+def test_several_values_can_be_wrong_at_once(files):
+    """Values that the schema refuses are all listed."""
+    with pytest.raises(ParamsError) as caught:
+        overrides.override(files[0], ["seed=-1", "evaluate.confidence=2"], files[1])
+    assert len(caught.value.problems) == 2
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    rate=st.floats(1e-12, 0.999999),
+    source=st.text(st.characters(codec="utf-8", exclude_characters="'", exclude_categories=["Cc", "Cs"]), min_size=1),
+)
+def test_a_written_override_reads_back_as_given(tmp_path_factory, params_file, seed, rate, source):
+    """Whatever is set is what the loaded file then holds, bit for bit."""
+    target = tmp_path_factory.mktemp("override") / "params.yaml"
+    quoted = f"ingest.source='{source}'"
+    overrides.override(params_file, [f"seed={seed}", f"pretrain.learning_rate={rate!r}", quoted], target)
+    loaded = params.load(target)
+    assert (loaded.seed, loaded.pretrain.learning_rate, loaded.ingest.source) == (seed, rate, source)
+
+
+@pytest.mark.parametrize(
+    "assignment", ["model.config.hidden_dropout_prob=0.2", "finetune.settings.beams=4", "adaptation.settings.r=8"]
+)
+def test_settings_of_what_is_chosen_may_be_added(files, assignment):
+    """Which keys they have depends on type, objective and method: params.yaml need not hold one to set it."""
+    path, target = files
+    dotted, value = assignment.split("=")
+    assert overrides.override(path, [assignment], target) == {dotted: (None, float(value))}
+    section, name, key = dotted.split(".")
+    assert getattr(getattr(params.load(target), section), name)[key] == float(value)
+
+
+def test_writing_an_override_changes_nothing_for_dvc(params_file, tmp_path):
+    """`null` stays `null` in the copy, and dvc.lock is written in the same process as it is in any other."""
+    from dvc.utils.serialize import dumps_yaml
+
+    before = dumps_yaml({"model": {"init": None}})
+    overrides.override(params_file, ["seed=1", "model.init=null"], tmp_path / "params.yaml")
+    assert "init: null" in (tmp_path / "params.yaml").read_text(encoding="utf-8")
+    assert dumps_yaml({"model": {"init": None}}) == before

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import functools
+import gzip
+import http.server
+import json
+import threading
+import urllib.request
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pretune.data.ingest.sources import read
+from pretune.errors import DataError
+
+ROWS = "".join(json.dumps({"text": f"text {number}"}) + "\n" for number in range(2000))
+
+
+class Files(http.server.SimpleHTTPRequestHandler):
+    """The files of a folder; `/locked/` asks for a password, and what is under `/broken/` breaks off half way."""
+
+    def do_GET(self):
+        if self.path.startswith("/locked/"):
+            self.send_error(401)
+            return
+        if self.path.startswith("/broken/"):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(ROWS)))
+            self.end_headers()
+            self.wfile.write(ROWS[: len(ROWS) // 2].encode())
+            self.close_connection = True
+            return
+        super().do_GET()
+
+    def log_message(self, *_):
+        """Nothing: tests are quiet."""
+
+
+@pytest.fixture
+def address(tmp_path, monkeypatch):
+    """A web server on this machine that gives out the folder `web`."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    (tmp_path / "web").mkdir()
+    handler = functools.partial(Files, directory=str(tmp_path / "web"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def values(ingest_params):
+    """A function that reads an address and returns the values of its records."""
+
+    def found(source, **changes):
+        params = ingest_params(source=source, **{"allow": ["network"]} | changes)
+        return [record.values for _, record in read.read(params, lambda place: place)]
+
+    return found
+
+
+def test_files_of_a_web_server_are_read_like_local_ones(tmp_path, address, values):
+    """As they are, compressed, and in a format that needs to move about; a question behind the name is no ending."""
+    web = tmp_path / "web"
+    (web / "a.csv").write_text("text,label\nhello,1\n", encoding="utf-8")
+    (web / "a.jsonl.gz").write_bytes(gzip.compress(ROWS.encode()))
+    pq.write_table(pa.table({"text": ["x", "y"]}), web / "a.parquet")
+    assert values(f"{address}/a.csv") == values(f"{address}/a.csv?token=1") == [{"text": "hello", "label": "1"}]
+    assert values(f"{address}/a.jsonl.gz") == [json.loads(line) for line in ROWS.splitlines()]
+    assert values([f"{address}/a.parquet", f"{address}/a.csv"])[:2] == [{"text": "x"}, {"text": "y"}]
+
+
+def test_a_signature_in_an_address_is_in_no_origin(tmp_path, address, ingest_params):
+    """Origins are written into the snapshot."""
+    (tmp_path / "web" / "a.csv").write_text("text\nhello\n", encoding="utf-8")
+    params = ingest_params(source=f"{address}/a.csv?token=secret", allow=["network"])
+    assert [record.origin for _, record in read.read(params, lambda place: place)] == [f"{address}/a.csv:2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("none.csv", "nothing at"), ("locked/a.csv", "refuses access"), ("broken/a.jsonl", "broke off")],
+)
+def test_what_a_web_server_does_not_give_is_an_error(address, values, name, message):
+    """Missing, refused, or broken off half way: never a short table."""
+    with pytest.raises(DataError, match=message) as caught:
+        values(f"{address}/{name}")
+    assert f"{address}/{name}" in str(caught.value)
+    assert caught.value.next_step
+
+
+def test_a_web_server_that_is_not_there_is_told(values):
+    """Nobody listens on port 1."""
+    with pytest.raises(DataError, match=r"127\.0\.0\.1:1/a\.csv does not answer"):
+        values("http://127.0.0.1:1/a.csv")
+
+
+@pytest.fixture(scope="module")
+def moto():
+    """A server on this machine that speaks S3's protocol."""
+    pytest.importorskip("s3fs", reason="the extra `remote` is not installed")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(moto, monkeypatch):
+    """A bucket `bucket` on that server, reached by nothing but the environment, through a client of the test's own."""
+    import s3fs
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": moto, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", "NO_PROXY": "127.0.0.1",
+        "AWS_CONFIG_FILE": "/nowhere", "AWS_SHARED_CREDENTIALS_FILE": "/nowhere",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    store = s3fs.S3FileSystem(skip_instance_cache=True)
+    store.makedirs("bucket", exist_ok=True)
+    yield store
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.slow
+def test_objects_of_a_bucket_are_read_by_glob(s3, values):
+    """In the order of their names, compressed or not; the folder below is not part of the glob."""
+    s3.pipe("bucket/b.jsonl.gz", gzip.compress(b'{"text": "b"}\n'))
+    s3.pipe("bucket/a.jsonl.gz", gzip.compress(ROWS.encode()))
+    s3.pipe("bucket/deeper/c.jsonl.gz", gzip.compress(b'{"text": "c"}\n'))
+    found = values("s3://bucket/*.jsonl.gz")
+    assert [each["text"] for each in found] == [*(f"text {number}" for number in range(2000)), "b"]
+    assert values("s3://bucket/deeper/c.jsonl.gz") == [{"text": "c"}]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["s3://absent/*.csv", "s3://absent/a.csv", "s3://bucket/a.csv", "s3://bucket/x*.csv"])
+@pytest.mark.usefixtures("s3")
+def test_a_bucket_or_an_object_that_is_missing_is_told(values, place):
+    """By its address."""
+    with pytest.raises(DataError) as caught:
+        values(place)
+    assert str(caught.value) == f"ingest.source: nothing at {place}"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("s3")
+def test_a_bucket_that_refuses_us_is_told_with_the_variables_to_set(moto, values):
+    """Keys that the server does not know."""
+
+    def authorised_from(request):
+        plain = {"Content-Type": "text/plain"}
+        urllib.request.urlopen(urllib.request.Request(f"{moto}/moto-api/reset-auth", request, plain)).close()
+
+    authorised_from(b"0")
+    try:
+        for place in ("s3://bucket/a.csv", "s3://bucket/*.csv"):
+            with pytest.raises(DataError, match="refuses access") as caught:
+                values(place)
+            assert "AWS_ACCESS_KEY_ID" in caught.value.next_step
+    finally:
+        authorised_from(b"inf")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("s3")
+def test_a_bucket_without_any_credentials_is_told(monkeypatch, values):
+    """The same message as where they are refused."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    with pytest.raises(DataError, match="refuses access"):
+        values("s3://bucket/a.csv")

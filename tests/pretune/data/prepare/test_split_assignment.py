@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pretune.data.prepare.leaks import DuplicateIndex, Passages
+from pretune.data.prepare.split_assignment import SplitAssignment
+
+PARTS = ("train", "validation", "test")
+
+
+def sentence(number, words=30):
+    """A text of random words, none like another."""
+    draw = np.random.default_rng(number)
+    return " ".join("".join(draw.choice(list("abcdefghijklmnop"), 6)) for _ in range(words))
+
+
+@pytest.fixture
+def divided(snapshot, prepare_params):
+    """A function that divides rows: {part: their numbers}, and what leaked."""
+
+    def divide(rows, **changes):
+        division = SplitAssignment(snapshot(rows), prepare_params(**changes), 0)
+        numbers = {
+            part: [int(row["origin"].removeprefix("made:")) for row in division.rows_of(part)]
+            for part in (*PARTS, "corpus")
+        }
+        return numbers, division.leaks
+
+    return divide
+
+
+@given(st.lists(st.sampled_from("ab-"), min_size=1, max_size=30), st.integers(1, 9), st.integers(1, 9))
+def test_no_row_is_in_two_splits_and_none_that_is_held_out_in_the_corpus(divided, labels, train, test):
+    """Sizes are those asked for, at most; all that is not held out may be read in pretraining."""
+    rows = [{"text": sentence(n)} | ({"label": label} if label != "-" else {}) for n, label in enumerate(labels)]
+    numbers, _ = divided(rows, train_rows=train, test_rows=test, validation_rows=2)
+    for first, second in combinations(PARTS, 2):
+        assert not set(numbers[first]) & set(numbers[second])
+    held_out = set(numbers["test"]) | set(numbers["validation"])
+    assert set(numbers["corpus"]) == set(range(len(rows))) - held_out
+    assert len(numbers["train"]) <= train
+    assert len(numbers["test"]) <= test
+
+
+def planted(kind):
+    """A test row, and beside many others one that would give it away."""
+    rows = [{"text": sentence(n), "label": "ab"[n % 2], "split": "train"} for n in range(40)]
+    secret = sentence(1000)
+    test = {"text": secret, "label": "a", "split": "test", "group": "patient 7"}
+    leak = {
+        "exact": {"text": secret, "label": "a", "split": "train"},
+        "near": {"text": secret.rsplit(" ", 1)[0] + " other", "label": "a", "split": "train"},
+        "group": {"text": sentence(2000), "label": "a", "split": "train", "group": "patient 7"},
+        "passage": {"text": f"{sentence(3000)} {' '.join(secret.split()[5:20])} {sentence(3001)}", "split": "corpus"},
+    }[kind]
+    return [*rows, leak, test]
+
+
+@pytest.mark.parametrize("kind", ["exact", "near", "group", "passage"])
+@pytest.mark.parametrize("held_out", ["test", "validation"])
+def test_a_planted_leak_is_stopped_and_reported(divided, kind, held_out):
+    """A copy, a near copy, a row of the same group, a passage in a longer text: in no split and not in the corpus."""
+    rows = planted(kind)
+    rows[-1]["split"] = held_out
+    numbers, leaks = divided(rows, test_share=0.0, validation_share=0.0)
+    assert numbers[held_out] == [41]
+    assert 40 not in {*numbers["train"], *numbers["corpus"]}
+    assert numbers["train"] == numbers["corpus"] == list(range(40))
+    assert {name: count for name, count in leaks.items() if count} == {kind: 1}
+
+
+def test_the_guards_are_what_stops_them(divided):
+    """With similarity 1 and without decontamination, a near copy trains and a passage is read."""
+    off = {"test_share": 0.0, "validation_share": 0.0, "similarity": 1.0, "decontaminate": 0}
+    assert 40 in divided(planted("near"), **off)[0]["train"]
+    assert 40 in divided(planted("passage"), **off)[0]["corpus"]
+
+
+def test_a_short_test_text_is_found_as_a_whole(snapshot):
+    """Shorter than a passage: only the same text counts, whatever its case and blanks."""
+    found = Passages([{"text": "A short one"}], 50)
+    assert found.shared([{"text": "a  SHORT one"}, {"text": "a short one and more"}]).tolist() == [True, False]
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(10, 60))
+def test_passages_are_found_exactly(start, length, wanted):
+    """So many characters in a row and not one fewer, wherever they stand."""
+    secret = "".join(map(chr, range(0x4E00, 0x4E00 + 120)))
+    text = "x" * 30 + secret[start : start + length] + "y" * 30
+    assert Passages([{"text": secret}], wanted).shared([{"text": text}]).tolist() == [length >= wanted]
+
+
+def test_twins_are_found_whatever_row_they_stand_in(snapshot):
+    """Each near copy is found, and nothing else."""
+    rows = [{"text": sentence(n)} for n in range(30)]
+    twins = DuplicateIndex(rows[:10], 0.8)
+    others = [{"text": sentence(n).replace(sentence(n).split()[3], "changed")} for n in range(30)]
+    assert twins.near(others).tolist() == [True] * 10 + [False] * 20
+    assert twins.exact(rows).tolist() == [True] * 10 + [False] * 20
+    assert twins.near([]).tolist() == []
+
+
+def test_images_and_numbers_are_compared_by_their_content(divided):
+    """The same bytes in training and test: the training row gives way."""
+    rows = [{"image": bytes([n]), "label": "ab"[n % 2], "split": "train"} for n in range(6)]
+    numbers, leaks = divided(
+        [*rows, {"image": bytes([3]), "label": "a", "split": "test"}], test_share=0.0, validation_share=0.0
+    )
+    assert (numbers["train"], numbers["test"], leaks["exact"]) == ([0, 1, 2, 4, 5], [6], 1)
+
+
+def test_a_context_is_read_once_however_many_questions_are_asked_about_it(snapshot, prepare_params):
+    """The corpus holds texts, not rows."""
+    rows = [{"question": f"{n}?", "context": f"about {n // 5}", "answers": []} for n in range(20)]
+    division = SplitAssignment(snapshot(rows), prepare_params(test_share=0.0, validation_share=0.0), 0)
+    assert list(division.documents()) == [f"about {n}" for n in range(4)]

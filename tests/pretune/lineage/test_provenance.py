@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import pytest
+
+from pretune.lineage import provenance
+
+
+def test_the_tags_name_commit_machine_and_versions(project):
+    """Which code, on what, with which libraries: all of it is there and is text."""
+    found = provenance.tags(project)
+    assert len(found["git.commit"]) == 40
+    assert found["git.dirty"] == "false"
+    assert found["version.mlflow"].startswith("3.")
+    assert all(isinstance(value, str) and value for value in found.values())
+
+
+def test_an_edit_makes_the_commit_dirty_but_a_result_does_not(project):
+    """dvc.lock changes with every run; that says nothing about the code."""
+    (project / "dvc.lock").write_text("schema: '2.0'\n", encoding="utf-8")
+    assert provenance.tags(project)["git.dirty"] == "false"
+    (project / "dvc.yaml").write_text("stages: {}\n", encoding="utf-8")
+    assert provenance.tags(project)["git.dirty"] == "true"
+
+
+def test_the_patch_leads_from_the_commit_to_the_files(project, tmp_path):
+    """Applied to a clean clone, it gives the edited, the new, the removed and the binary file."""
+    (project / "dvc.yaml").write_text("stages: {}\n", encoding="utf-8")
+    (project / "pretune" / "helper.py").unlink()
+    (project / "new ü.py").write_text("NEW = 'ü'\n", encoding="utf-8")
+    (project / "image.bin").write_bytes(bytes(range(256)))
+    index = (project / ".git" / "index").read_bytes()
+    patch = provenance.patch(project)
+    assert (project / ".git" / "index").read_bytes() == index
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", project, clone], check=True)
+    subprocess.run(["git", "apply", "--allow-empty"], cwd=clone, input=patch.encode(), check=True)
+    assert (clone / "dvc.yaml").read_text(encoding="utf-8") == "stages: {}\n"
+    assert (clone / "new ü.py").read_text(encoding="utf-8") == "NEW = 'ü'\n"
+    assert (clone / "image.bin").read_bytes() == bytes(range(256))
+    assert not (clone / "pretune" / "helper.py").exists()
+
+
+def test_a_clean_workspace_has_no_patch(project):
+    """Nothing changed: nothing to keep."""
+    assert provenance.patch(project) == ""
+
+
+@pytest.mark.parametrize("gone", [".git", ".git/HEAD"])
+def test_without_git_the_commit_is_none(project, gone):
+    """No repository, or a broken one: the run is recorded all the same."""
+    path = project / gone
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert provenance.commit(project) == "none"
+    assert provenance.patch(project) == ""

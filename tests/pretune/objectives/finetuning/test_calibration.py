@@ -1,0 +1,119 @@
+"""Confidence: labels that are smoothed in training, and a temperature fitted afterwards."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from pretune.config.params import validate
+from pretune.errors import ParamsError
+from pretune.evaluation.metrics import confidence
+from pretune.models import build, heads
+from pretune.objectives.base import ObjectiveContext
+from pretune.objectives.finetuning import calibration
+from pretune.objectives.finetuning.binary import Binary
+from pretune.objectives.finetuning.classification import Classification
+from pretune.objectives.finetuning.multi_label import MultiLabel
+from pretune.objectives.finetuning.table import OBJECTIVES
+from pretune.objectives.predictions import Classes, ManyLabels
+from pretune.objectives.registry import choose
+from pretune.predictor.model import Predictor
+
+LABELS = ["kitchen", "sea"]
+TEXTS = {"classification": Classification, "binary": Binary, "multi_label": MultiLabel}
+
+
+@given(st.floats(0.2, 8.0), st.integers(0, 99))
+def test_the_temperature_by_which_logits_are_off_is_found(factor, seed):
+    """Labels drawn from the softmax of logits: of those logits times `factor` the temperature is about `factor`."""
+    generator = torch.Generator().manual_seed(seed)
+    honest = torch.randn(4000, 3, generator=generator) * 2
+    targets = torch.multinomial(torch.softmax(honest, -1), 1, generator=generator)[:, 0]
+    found = calibration.temperature(honest * factor, targets, functional.cross_entropy)
+    assert found == pytest.approx(factor, rel=0.12)
+    lowest = functional.cross_entropy((honest * factor).double() / found, targets)
+    for other in (0.97, 1.03):
+        assert functional.cross_entropy((honest * factor).double() / (found * other), targets) > lowest
+
+
+@given(st.floats(0.3, 5.0), st.integers(0, 99))
+def test_what_a_model_says_without_its_temperature_follows_from_what_it_says_with_it(temperature, seed):
+    """Of one class for each row, and of any number of them."""
+    logits = torch.randn(20, 4, generator=torch.Generator().manual_seed(seed))
+    names, targets = list("abcd"), np.zeros(20, dtype=np.int64)
+    one = Classes(names, targets, torch.softmax(logits / temperature, -1).numpy())
+    many = ManyLabels(names, np.zeros((20, 4), dtype=bool), torch.sigmoid(logits / temperature).numpy())
+    before = confidence.powered(one, temperature).probabilities
+    np.testing.assert_allclose(before, torch.softmax(logits, -1).numpy(), rtol=1e-3, atol=1e-5)
+    before = confidence.powered(many, temperature).probabilities
+    np.testing.assert_allclose(before, torch.sigmoid(logits).numpy(), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_model_answers_by_its_temperature_wherever_it_is_asked(name, documents, words, tiny, tmp_path):
+    """Evaluation and the model's own folder divide by it, answer alike, and say the same labels as without it."""
+    kind = TEXTS[name]
+    rows = [row | {"labels": [row["label"]]} for row in documents]
+    told = ObjectiveContext(words, 32, 0, None, LABELS)
+    model = build.new(kind, tiny(), LABELS).eval()
+    with torch.no_grad():
+        model.classifier.weight *= 8
+    warm = ObjectiveContext(words, 32, 0, None, LABELS, temperature=3.0)
+    before, after = (kind(rows, each).predict(model) for each in (told, warm))
+    undone = confidence.powered(after, 3.0)
+    np.testing.assert_allclose(undone.probabilities, before.probabilities, atol=1e-4)
+    assert (before.probabilities.argmax(1) == after.probabilities.argmax(1)).all()
+    build.save(model, words, tmp_path / "model", kind.inference_config(warm))
+    assert json.loads((tmp_path / "model" / "pretune.json").read_text())["temperature"] == 3.0
+    answers = Predictor(str(tmp_path / "model")).answers(rows)
+    if name == "multi_label":
+        scores = [p for row in after.probabilities.tolist() for p in row if p > 0.5]
+        assert [p for answer in answers for p in answer["scores"]] == pytest.approx(scores)
+    else:
+        assert [answer["score"] for answer in answers] == pytest.approx(after.probabilities.max(1).tolist())
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_smoothed_labels_are_learnt_and_plain_ones_are_measured(name, documents, words, tiny):
+    """Training's loss is that against targets mixed with the uniform distribution; validation's is not."""
+    kind, share = TEXTS[name], 0.2
+    rows = [row | {"labels": [row["label"]]} for row in documents]
+    plain, soft = (kind(rows, ObjectiveContext(words, 32, 0, None, LABELS, label_smoothing=s)) for s in (0.0, share))
+    model = build.new(kind, tiny(), LABELS).eval()
+    heads.prepare(model)
+    with torch.no_grad():
+        model.classifier.weight *= 8
+        batch = plain.batch(np.zeros(60, dtype=int), np.arange(60))
+        assert soft.score(model, batch)["loss"] == plain.score(model, batch)["loss"] == plain.loss(model, batch)
+        logits = heads.classify(model, batch.packed).double()
+        right = functional.one_hot(torch.tensor([LABELS.index(row["label"]) for row in rows]), 2).double()
+        aims = right * (1 - share) + share / 2
+        if name == "classification":
+            expected = -(aims * logits.log_softmax(-1)).sum()
+        else:  # log p of yes and of no, for each output
+            yes, no = functional.logsigmoid(logits), functional.logsigmoid(-logits)
+            wanted = aims[:, -logits.shape[1] :]
+            expected = -(wanted * yes + (1 - wanted) * no).mean(1).sum()
+        assert float(soft.loss(model, batch)) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_what_has_no_classes_is_neither_smoothed_nor_calibrated(params):
+    """An objective that cannot do what params.yaml asks for is refused before work, and told so; so are no rows."""
+    asked = params.finetune.model_copy(update={"objective": "regression", "label_smoothing": 0.1, "calibrate": True})
+    with pytest.raises(ParamsError) as error:
+        choose(OBJECTIVES, "finetune", asked, "bert")
+    assert [problem.split(":")[0] for problem in error.value.problems] == [
+        "finetune.label_smoothing",
+        "finetune.calibrate",
+    ]
+    data = params.model_dump()
+    data["prepare"]["validation_rows"] = 0
+    data["finetune"] |= {"evaluate_every": 0, "calibrate": True}
+    with pytest.raises(ParamsError, match=r"finetune.calibrate needs prepare.validation_rows"):
+        validate(data)

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import os
+from functools import partial
+
+import pytest
+
+from flows.forkserver import ForkServer
+from pretune.errors import ParamsError
+from pretune.objectives import compatibility
+
+
+@pytest.fixture
+def changed(params):
+    """A function that gives the parameters with values of sections changed."""
+
+    def make(**sections):
+        return params.model_copy(
+            update={name: getattr(params, name).model_copy(update=values) for name, values in sections.items()}
+        )
+
+    return make
+
+
+def test_what_goes_together_has_no_problems(params):
+    """The tests' own parameters."""
+    assert compatibility.problems(params) == []
+
+
+def test_all_problems_are_told_at_once(changed):
+    """Of every section, each with its dotted path and the nearest match."""
+    found = compatibility.problems(
+        changed(
+            model={"config": {"hidden_sise": 3, "vocab_size": 5}},
+            pretrain={"objective": "masked_ml"},
+            finetune={"objective": "binary", "metric_for_best_model": "acuracy", "settings": {"x": 1}},
+            adaptation={"method": "lora", "settings": {"rank": 2}},
+        )
+    )
+    paths = ["model.config.vocab_size", "model.config.hidden_sise", "pretrain.objective",
+             "finetune.metric_for_best_model",
+             "finetune.settings.x", "adaptation.settings.rank"]  # fmt: skip
+    assert [line.split(":")[0] for line in found] == paths
+    assert "did you mean hidden_size?" in found[1]
+    assert "did you mean masked_lm?" in found[2]
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"model": {"type": "gpt2", "config": {}}}, "that model learns: causal_lm"),
+        ({"model": {"type": "t5", "config": {}}}, "that model learns: denoising, span_corruption"),
+        ({"pretrain": {"objective": "causal_lm", "settings": {}}}, "causal_lm is not for model.type modernbert"),
+        ({"model": {"type": "modernbrt"}}, "did you mean modernbert?"),
+        ({"model": {"config": {"hidden_size": "wide"}}}, "hidden_size"),
+        ({"model": {"config": {"hidden_size": 30, "num_attention_heads": 4}}}, "multiple"),
+        ({"pretrain": {"settings": {"mask_rate": 1.5, "whole_words": False}}}, "less than 1"),
+        ({"pretrain": {"settings": {"mask_rate": 0.3}}}, "pretrain.settings.whole_words: missing"),
+    ],
+)
+def test_an_invalid_pair_names_the_valid_ones(changed, sections, words):
+    """What the model can learn, and which models can learn the objective."""
+    assert any(words in line for line in compatibility.problems(changed(**sections)))
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"adaptation": {"method": "top", "settings": {"layers": 3}}}, "3, but the model has 2"),
+        (
+            {
+                "model": {"type": "linear", "config": {}},
+                "pretrain": {"objective": "reconstruction", "settings": {}},
+                "finetune": {"objective": "linear_regression", "metric_for_best_model": "last"},
+                "adaptation": {"method": "lora"},
+            },
+            "has no layers to adapt",
+        ),
+        (
+            {
+                "model": {"type": "gpt2", "config": {"n_layer": 1, "n_embd": 16, "n_head": 2}},
+                "pretrain": {"objective": "causal_lm", "settings": {}},
+                "finetune": {"objective": "language_modelling", "metric_for_best_model": "last"},
+                "adaptation": {"method": "head"},
+            },
+            "no head of its own",
+        ),
+    ],
+)
+def test_an_adaptation_that_finds_nothing_to_train_is_told_before_pretraining(changed, sections, words):
+    """More layers than there are, or none, or a head that is the embeddings."""
+    (line,) = compatibility.problems(changed(**sections))
+    assert words in line
+
+
+@pytest.mark.parametrize("method", ["full", "head", "top", "gradual", "lora", "dora", "ia3", "oft"])
+def test_an_adaptation_that_suits_the_model_has_no_problem(changed, method):
+    """Nor does one for a model from a checkpoint, whose shape is not known yet."""
+    settings = {"top": {"layers": 1}, "gradual": {"epochs_per_layer": 1}}.get(method, {})
+    assert compatibility.problems(changed(adaptation={"method": method, "settings": settings})) == []
+    chosen = {"adaptation": {"method": "top", "settings": {"layers": 9}}, "model": {"init": "checkpoint"}}
+    assert compatibility.problems(changed(**chosen)) == []
+
+
+@pytest.mark.slow
+def test_a_choice_is_checked_once(project, params_file, params):
+    """In a process of its own; what was found good is not asked again, what was not is."""
+    state = project / ".pretune"
+    start = partial(ForkServer(project, {}, [], state / "log").start, environment=os.environ)
+    compatibility.before_work(project, state, params, start)
+    assert (state / "checked").read_text(encoding="utf-8") == compatibility.chosen(params)
+    text = params_file.read_text(encoding="utf-8").replace("method: full", "method: fulll")
+    (project / "params.yaml").write_text(text, encoding="utf-8")
+    wrong = params.model_copy(update={"seed": 1, "adaptation": _fulll(params)})
+    with pytest.raises(ParamsError, match=r"did you mean full\?"):
+        compatibility.before_work(project, state, wrong, start)
+    assert (state / "checked").read_text(encoding="utf-8") == compatibility.chosen(params), (
+        "a bad choice is kept as good"
+    )
+
+
+def _fulll(params):
+    return params.adaptation.model_copy(update={"method": "fulll"})

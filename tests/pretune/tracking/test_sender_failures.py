@@ -1,0 +1,101 @@
+"""What becomes of records when writers die and servers are away: with real processes and databases."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pretune.tracking.client import connect
+from pretune.tracking.sender import Sender
+
+pytestmark = pytest.mark.slow  # starts processes that import MLflow
+
+KILLED = """
+import os, pathlib, signal, sys
+from pretune.tracking.journal import Run
+run = Run(pathlib.Path(sys.argv[1]), "pretrain", tags={})
+run.metrics({"loss": 1.5}, 10)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+CONNECT = """
+import pathlib, sys
+from pretune.tracking import connect
+root = pathlib.Path(sys.argv[1])
+print(connect(root, root / ".pretune")[1])
+"""
+NOWHERE = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+
+
+def close(sender, runs):
+    """Close a sender and wait for its process, which may outlive the run."""
+    warning = sender.close(runs)
+    sender._process.wait()
+    return warning
+
+
+def test_the_run_of_a_killed_writer_ends_as_killed(tracked):
+    """After `kill -9` the run does not stay RUNNING, and what it recorded is there."""
+    done = subprocess.run([sys.executable, "-c", KILLED, tracked.state], check=False)
+    assert done.returncode == -9
+    tracked.send()
+    sent = tracked.sent()["pretrain"]
+    assert sent.info.status == "KILLED"
+    assert sent.data.metrics == {"loss": 1.5}
+    assert not tracked.waiting()
+
+
+def test_a_sender_sends_and_says_nothing(tracked):
+    """`close` waits until what was recorded has arrived, and returns no warning."""
+    run = tracked.run("ingest")
+    sender = Sender(tracked.root, tracked.state).start()
+    run.metrics({"documents": 3})
+    run.end("FINISHED")
+    assert close(sender, [run]) == ""
+    assert tracked.sent()["ingest"].data.metrics == {"documents": 3.0}
+
+
+def test_without_a_server_records_are_kept_and_sent_later(tracked):
+    """Nobody answers: a warning that says where the record lies; the next sender brings it in."""
+    os.environ |= NOWHERE
+    lost = tracked.run("lost")
+    lost.metrics({"loss": 2.0})
+    sender = Sender(tracked.root, tracked.state).start()
+    lost.end("FINISHED")
+    warning = close(sender, [lost])
+    assert "127.0.0.1:9" in warning
+    assert str(tracked.state / "journal") in warning
+    assert tracked.waiting() == [lost.path]
+
+    del os.environ["MLFLOW_TRACKING_URI"]
+    run = tracked.run("next")
+    sender = Sender(tracked.root, tracked.state).start()
+    run.end("FINISHED")
+    assert close(sender, [run, lost]) == ""
+    sent = tracked.sent()
+    assert set(sent) == {"lost", "next"}
+    assert sent["lost"].data.metrics == {"loss": 2.0}
+    assert sent["lost"].info.status == "FINISHED"
+
+
+def test_recording_does_not_wait_for_a_server(tracked):
+    """With nobody there, a thousand events are written and read back before any sender is asked."""
+    os.environ |= NOWHERE
+    run = tracked.run("long")
+    for step in range(1000):
+        run.metrics({"loss": 1.0}, step)
+    run.end("FINISHED")
+    assert len(run.path.read_text(encoding="utf-8").splitlines()) == 1002
+
+
+def test_four_processes_may_create_the_database_at_once(tmp_path):
+    """All four connect to the same experiment; none crashes on the file that another is making."""
+    children = [
+        subprocess.Popen([sys.executable, "-c", CONNECT, tmp_path], stdout=subprocess.PIPE, text=True) for _ in range(4)
+    ]
+    answers = [child.communicate()[0].strip().splitlines()[-1:] for child in children]
+    assert [child.returncode for child in children] == [0] * 4
+    assert len(set(map(tuple, answers))) == 1
+    assert connect(tmp_path, tmp_path / ".pretune")[1] == answers[0][0]

@@ -15,10 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from pretune.config.params import load
 from pretune.errors import PretuneError
 from pretune.lineage.graph import Decision, Node, Workspace
 from pretune.runtime.launcher import trains
+from pretune.runtime.stage import StageInputs
 
 Estimate = dict[str, Any]
 HEADINGS = ("stage", "parameters", "FLOPs a step", "FLOPs in all", "memory at most", "time")
@@ -77,14 +80,14 @@ def _short(number: float) -> str:
     return f"{number:.1f}E"
 
 
-class DryRunStage:
+class DryRunStage(StageInputs):
     """What `prepare` of a training stage needs of a Stage; it cannot write."""
 
     def __init__(self, root: Path, node: Node, params: Any) -> None:
         self.name, self.params, self._root = node.name, params, root
 
+    @override
     def dep(self, path: str) -> Path:
-        """See Stage."""
         return self._root / path
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, ValidationError
 from torch import nn
 from transformers import PreTrainedModel
+from typing_extensions import override
 
 from pretune.adaptation import adapters
 from pretune.config.section import Section
@@ -38,8 +39,8 @@ class Adaptation:
 class Head(Adaptation):
     """The head, and whatever else is new: the pretrained body stays as it is."""
 
+    @override
     def apply(self, model: PreTrainedModel, new: frozenset[str]) -> None:
-        """See Adaptation."""
         _train_only(model, new | head(model), "adaptation.method: head; this model has no head of its own to train")
 
 
@@ -51,8 +52,8 @@ class Top(Adaptation):
 
         layers: Annotated[int, Field(ge=1)]
 
+    @override
     def apply(self, model: PreTrainedModel, new: frozenset[str]) -> None:
-        """See Adaptation."""
         most = layers.count(model)
         if self.settings.layers > most:
             raise ParamsError(
@@ -72,8 +73,8 @@ class Gradual(Adaptation):
 
         epochs_per_layer: Annotated[float, Field(gt=0)]
 
+    @override
     def unfreeze_schedule(self, model: PreTrainedModel, steps_per_epoch: float) -> dict[str, int]:
-        """See Adaptation."""
         heights, every = layers.layer_depths(model), self.settings.epochs_per_layer * steps_per_epoch
         most = max(heights.values())  # a model whose head is its embeddings begins with its uppermost layer
         return {name: round((most - height) * every) for name, height in heights.items() if height < most}
@@ -85,8 +86,8 @@ class Adapter(Adaptation):
     def __init__(self, method: str, settings: Mapping[str, Any]) -> None:
         self.method, self.settings = method, dict(settings)
 
+    @override
     def apply(self, model: PreTrainedModel, new: frozenset[str]) -> None:
-        """See Adaptation."""
         adapters.add(model, adapters.config_of(self.method, self.settings, model))
         for name, parameter in model.named_parameters():
             if name.replace(".base_layer", "") in new:

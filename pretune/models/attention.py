@@ -1,6 +1,6 @@
 """Attention within each sequence of a packed batch, as an implementation that transformers can call.
 
-A model is switched to it by `set_attn_implementation(PACKED)`. ObjectiveContext `packed=...` it stays inside
+A model is switched to it by `set_attn_implementation(PACKED)`. Given `packed=...` it stays inside
 the sequences; without, it is transformers' own SDPA.
 """
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from typing_extensions import override
 
 from pretune.data.rows import Row
 from pretune.errors import DataError
@@ -21,13 +22,13 @@ class ImageObjective(BaseObjective):
     """A kind whose models read images."""
 
     @classmethod
+    @override
     def inputs(cls, folder: Path) -> Pipeline:
-        """See BaseObjective."""
         return Pipeline.load(folder)
 
     @classmethod
+    @override
     def shape(cls, inputs: Pipeline) -> dict[str, Any]:
-        """See BaseObjective."""
         return {"image_size": inputs.size, "num_channels": len(inputs.mean)}
 
     @classmethod

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+from typing_extensions import override
 
 from .text import Row, Text
 
@@ -25,12 +26,12 @@ class Reply(Text):
     reads: ClassVar[dict[str, str]] = {"messages": "list(message)"}
     gives: ClassVar[dict[str, str]] = {"text": "string"}
 
+    @override
     def size(self, row: Row) -> int:
-        """See Text."""
         return sum(len(message["content"]) for message in row["messages"])
 
+    @override
     def answer(self, rows: Sequence[Row]) -> list[Row]:
-        """See Text."""
         return [{"text": self._reply(list(row["messages"]))} for row in rows]
 
     def _reply(self, messages: list[Row]) -> str:

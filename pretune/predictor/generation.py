@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from typing_extensions import override
+
 from .text import Row, Text
 
 
@@ -15,8 +17,8 @@ class Written(Text):
     reads: ClassVar[dict[str, str]] = {"text": "string"}
     gives: ClassVar[dict[str, str]] = {"target": "string"}
 
+    @override
     def answer(self, rows: Sequence[Row]) -> list[Row]:
-        """See Text."""
         written = self.model.generate(
             **self.encoded(rows),
             max_new_tokens=self.inference_config["target_length"],

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 import transformers
 from torch import Tensor
+from typing_extensions import override
 
 from .pixels import Pipeline
 from .text import calibrated, likeliest
@@ -78,8 +79,8 @@ class ImageClass(Images):
         """Of each class: (images, classes)."""
         return torch.softmax(calibrated(self.outputs(pixels), self.inference_config), dim=-1)
 
+    @override
     def answer(self, outputs: Tensor) -> list[Row]:
-        """See Images."""
         return likeliest(
             torch.softmax(calibrated(outputs, self.inference_config), dim=-1), self.inference_config["labels"]
         )
@@ -96,6 +97,6 @@ class Embedded(Images):
         found: Tensor = self.model.base_model(pixel_values=values).last_hidden_state[:, 1:].mean(dim=1)
         return found
 
+    @override
     def answer(self, outputs: Tensor) -> list[Row]:
-        """See Images."""
         return [{"vector": vector} for vector in outputs.tolist()]

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 import torch
 import transformers
 from torch import Tensor
+from typing_extensions import override
 
 from . import inputs
 from .inputs import OFFLINE
@@ -109,8 +110,8 @@ class Class(Text):
         """Of each class: (rows, classes)."""
         return torch.softmax(calibrated(self.logits(rows), self.inference_config), dim=-1)
 
+    @override
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
-        """See Text."""
         if not rows:
             return []
         return likeliest(self.probabilities(rows), self.inference_config["labels"])
@@ -139,8 +140,8 @@ class Binary(Text):
         """Of the second class: (rows, 1)."""
         return torch.sigmoid(calibrated(self.logits(rows), self.inference_config))
 
+    @override
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
-        """See Text."""
         labels = self.inference_config["labels"]
         second = self.probabilities(rows)[:, 0].tolist() if rows else []
         return [{"label": labels[p > 0.5], "score": max(p, 1 - p)} for p in second]
@@ -156,8 +157,8 @@ class Labels(Text):
         """Of each class: (rows, classes)."""
         return torch.sigmoid(calibrated(self.logits(rows), self.inference_config))
 
+    @override
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
-        """See Text."""
         names = self.inference_config["labels"]
         answers = []
         for row in self.probabilities(rows).tolist() if rows else []:
@@ -172,8 +173,8 @@ class Number(Text):
     auto = "AutoModelForSequenceClassification"
     gives: ClassVar[dict[str, str]] = {"score": "double"}
 
+    @override
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
-        """See Text."""
         return [{"score": value} for (value,) in self.logits(rows).tolist()] if rows else []
 
 
@@ -184,8 +185,8 @@ class Filled(Text):
     reads: ClassVar[dict[str, str]] = {"text": "string"}
     gives: ClassVar[dict[str, str]] = {"text": "string", "score": "double"}
 
+    @override
     def answer(self, rows: Sequence[Row]) -> list[Row]:
-        """See Text."""
         batch = self.encoded(rows)
         scores, best = torch.softmax(self.model(**batch).logits.float(), dim=-1).max(dim=-1)
         hidden = batch["input_ids"] == self.tokenizer.mask_token_id
@@ -203,8 +204,8 @@ class Continued(Text):
     reads: ClassVar[dict[str, str]] = {"text": "string"}
     gives: ClassVar[dict[str, str]] = {"text": "string"}
 
+    @override
     def answer(self, rows: Sequence[Row]) -> list[Row]:
-        """See Text."""
         texts = [str(row["text"]) for row in rows]
         return [{"text": self._written(asked, new)} for asked, new in map(self._continue, texts)]
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+from typing_extensions import override
 
 from .text import Row, Text
 
@@ -17,12 +18,12 @@ class Tags(Text):
     reads: ClassVar[dict[str, str]] = {"words": "list(string)"}
     gives: ClassVar[dict[str, str]] = {"tags": "list(string)"}
 
+    @override
     def size(self, row: Row) -> int:
-        """See Text."""
         return len(" ".join(row["words"]))
 
+    @override
     def answer(self, rows: Sequence[Row]) -> list[Row]:
-        """See Text."""
         encoded = [encode(self.tokenizer, list(row["words"]), self.inference_config["length"]) for row in rows]
         batch = self.tokenizer.pad({"input_ids": [ids for ids, _ in encoded]}, return_tensors="pt")
         inputs = {name: batch[name].to(self.model.device) for name in ("input_ids", "attention_mask")}

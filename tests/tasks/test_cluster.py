@@ -33,7 +33,8 @@ TEXTS = [f"text {number} is about salt and {'butter ' * (number % 9)}" for numbe
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pretune.data import shards, tokenizer
+from pretune.data import tokenizer
+from pretune.data.prepare import shards
 shards.SHARD = shards.BATCH = 100
 def texts():
     for number in range(60):

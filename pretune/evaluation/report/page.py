@@ -101,7 +101,7 @@ def _lead(result: Mapping[str, Any], headline: str) -> str:
     surely = "surely" if gain["low"] > 0 else "perhaps" if gain["value"] > 0 else "not"
     return (
         f"{headline} {own['value']:.4g} ({own['low']:.4g} to {own['high']:.4g}, {result['confidence']:.0%} interval). "
-        f"PretrainingObjective {surely} helped: {gain['value']:+.4g} ({gain['low']:+.4g} to {gain['high']:+.4g}) "
+        f"Pretraining {surely} helped: {gain['value']:+.4g} ({gain['low']:+.4g} to {gain['high']:+.4g}) "
         f"over the same model from scratch, on the same rows."
     )
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from typing_extensions import override
 
 from pretune.data.rows import Row
 from pretune.errors import DataError
@@ -44,21 +45,21 @@ class Binary(TextObjective):
         """1 for the second label: (texts, 1) float32."""
         return torch.tensor([[float(self.context.labels.index(row["label"]))] for row in rows])
 
+    @override
     def compute_metrics(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> dict[str, Tensor]:
-        """See TextObjective."""
         aims = smoothed(targets, smoothing)
         return {
             "loss": nn.functional.binary_cross_entropy_with_logits(logits, aims, reduction="sum"),
             "accuracy": ((logits > 0) == (targets > 0)).sum(),
         }
 
+    @override
     def temperature(self, model: PreTrainedModel) -> float:
-        """See FinetuningObjective."""
         logits = text.Binary(model, self.context.inputs, self.inference_config(self.context)).logits(self.rows)
         return calibration.temperature(logits, self.targets, nn.functional.binary_cross_entropy_with_logits)
 
+    @override
     def predict(self, model: PreTrainedModel) -> Classes:
-        """See FinetuningObjective."""
         second = (
             text.Binary(model, self.context.inputs, self.inference_config(self.context))
             .probabilities(self.rows)[:, 0]

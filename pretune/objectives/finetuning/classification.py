@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
+from typing_extensions import override
 
 from pretune.data.rows import Row
 from pretune.objectives.finetuning import calibration
@@ -26,24 +27,24 @@ class Classification(TextObjective):
     smooths = calibrates = True
 
     @classmethod
+    @override
     def head(cls, labels: list[str]) -> dict[str, Any]:
-        """See BaseObjective."""
         return {"problem_type": "single_label_classification"} | label_names(labels)
 
     def encode_targets(self, rows: Sequence[Row]) -> Tensor:
         """The number of each label: (texts,) int64."""
         return torch.tensor([self.context.labels.index(row["label"]) for row in rows])
 
+    @override
     def compute_metrics(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> dict[str, Tensor]:
-        """See TextObjective."""
         return class_metrics(logits, targets, smoothing)
 
+    @override
     def temperature(self, model: PreTrainedModel) -> float:
-        """See FinetuningObjective."""
         logits = text.Class(model, self.context.inputs, self.inference_config(self.context)).logits(self.rows)
         return calibration.temperature(logits, self.targets, functional.cross_entropy)
 
+    @override
     def predict(self, model: PreTrainedModel) -> Classes:
-        """See FinetuningObjective."""
         found = text.Class(model, self.context.inputs, self.inference_config(self.context)).probabilities(self.rows)
         return Classes(self.context.labels, self.targets.numpy(), found.numpy())

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForImageClassification, PreTrainedModel
+from typing_extensions import override
 
 from pretune.data.loading.batch import Movable
 from pretune.data.rows import Row
@@ -56,8 +57,8 @@ class ImageClassification(ImageObjective, FinetuningObjective):
         self.targets = np.array([context.labels.index(row["label"]) for row in rows])
 
     @classmethod
+    @override
     def head(cls, labels: list[str]) -> dict[str, Any]:
-        """See BaseObjective."""
         return {"problem_type": "single_label_classification"} | label_names(labels)
 
     def __len__(self) -> int:
@@ -80,12 +81,12 @@ class ImageClassification(ImageObjective, FinetuningObjective):
         logits = model(pixel_values=batch.pixel_values).logits.float()
         return class_metrics(logits, batch.targets, smoothing)
 
+    @override
     def temperature(self, model: PreTrainedModel) -> float:
-        """See FinetuningObjective."""
         logits = ImageClass(model, self.context.inputs, self.inference_config(self.context)).outputs(self.pixels)
         return calibration.temperature(logits, torch.from_numpy(self.targets), functional.cross_entropy)
 
+    @override
     def predict(self, model: PreTrainedModel) -> Classes:
-        """See FinetuningObjective."""
         found = ImageClass(model, self.context.inputs, self.inference_config(self.context)).probabilities(self.pixels)
         return Classes(self.context.labels, self.targets, found.numpy())

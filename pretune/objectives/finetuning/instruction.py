@@ -14,6 +14,7 @@ import torch
 from jinja2 import TemplateError
 from pydantic import Field
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from typing_extensions import override
 
 from pretune.config.section import Section
 from pretune.data.loading.varlen import pack
@@ -61,13 +62,13 @@ class Instruction(TokenObjective, FinetuningObjective):
         return CausalLM.families()
 
     @classmethod
+    @override
     def inference_config(cls, context: ObjectiveContext) -> dict[str, Any]:
-        """See BaseObjective."""
         return super().inference_config(context) | {"reply_tokens": context.settings.reply_tokens}
 
     @classmethod
-    def example(cls, context: ObjectiveContext) -> Row:  # noqa: ARG003 - the same for all
-        """See BaseObjective."""
+    @override
+    def example(cls, context: ObjectiveContext) -> Row:
         return {"messages": [{"role": "user", "content": "What does os.path.abspath return?"}]}
 
     def __len__(self) -> int:

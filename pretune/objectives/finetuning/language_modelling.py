@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from typing_extensions import override
 
 from pretune.data.loading.collate import pad
 from pretune.data.rows import Row
@@ -53,8 +54,8 @@ class LanguageModelling(TokenObjective, FinetuningObjective):
         chosen = [self.pieces[sample][1] for sample in samples]
         return foretold(np.concatenate(chosen), np.array([len(each) for each in chosen]))
 
+    @override
     def predict(self, model: PreTrainedModel) -> Likelihoods:
-        """See FinetuningObjective."""
         nats, tokens = np.zeros(len(self.rows)), np.zeros(len(self.rows), dtype=np.int64)
         order = sorted(range(len(self.pieces)), key=lambda number: len(self.pieces[number][1]))
         for start in range(0, len(order), ROWS):

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
+from typing_extensions import override
 
 from pretune.data.loading.arrays import Columns
 from pretune.data.rows import Row
@@ -48,8 +49,8 @@ class LinearRegression(FinetuningObjective):
         return Columns.load(folder)
 
     @classmethod
+    @override
     def shape(cls, inputs: Columns) -> dict[str, Any]:
-        """See BaseObjective."""
         return Reconstruction.shape(inputs)
 
     @classmethod
@@ -58,8 +59,8 @@ class LinearRegression(FinetuningObjective):
         return {"outputs": len(labels)}
 
     @classmethod
+    @override
     def example(cls, context: ObjectiveContext) -> Row:
-        """See BaseObjective."""
         return Reconstruction.example(context)
 
     def __len__(self) -> int:
@@ -77,6 +78,6 @@ class LinearRegression(FinetuningObjective):
         """Sums over the rows, for validation."""
         return {"loss": squares(model, batch)}
 
+    @override
     def predict(self, model: PreTrainedModel) -> Numbers:
-        """See FinetuningObjective."""
         return Numbers(self.y, Mapped(model).numbers(self.rows).numpy())

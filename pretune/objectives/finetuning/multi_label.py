@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from typing_extensions import override
 
 from pretune.data.rows import Row
 from pretune.objectives.finetuning import calibration
@@ -25,8 +26,8 @@ class MultiLabel(TextObjective):
     smooths = calibrates = True
 
     @classmethod
+    @override
     def head(cls, labels: list[str]) -> dict[str, Any]:
-        """See BaseObjective."""
         return {"problem_type": "multi_label_classification"} | label_names(labels)
 
     def encode_targets(self, rows: Sequence[Row]) -> Tensor:
@@ -40,12 +41,12 @@ class MultiLabel(TextObjective):
         right = (logits > 0) == (targets > 0)
         return {"loss": losses.mean(dim=-1).sum(), "exact_match": right.all(dim=-1).sum()}
 
+    @override
     def temperature(self, model: PreTrainedModel) -> float:
-        """See FinetuningObjective."""
         logits = text.Labels(model, self.context.inputs, self.inference_config(self.context)).logits(self.rows)
         return calibration.temperature(logits, self.targets, nn.functional.binary_cross_entropy_with_logits)
 
+    @override
     def predict(self, model: PreTrainedModel) -> ManyLabels:
-        """See FinetuningObjective."""
         found = text.Labels(model, self.context.inputs, self.inference_config(self.context)).probabilities(self.rows)
         return ManyLabels(self.context.labels, (self.targets > 0).numpy(), found.numpy())

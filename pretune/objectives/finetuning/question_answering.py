@@ -21,6 +21,7 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     PreTrainedModel,
 )
+from typing_extensions import override
 
 from pretune.config.section import Section
 from pretune.data.loading.varlen import pack
@@ -60,14 +61,14 @@ class QuestionAnswering(FinetuningObjective):
         return sorted(build.families(cls.auto) & encoders)
 
     @classmethod
+    @override
     def inference_config(cls, context: ObjectiveContext) -> dict[str, Any]:
-        """See BaseObjective."""
         own: dict[str, Any] = context.settings.model_dump()
         return super().inference_config(context) | own
 
     @classmethod
-    def example(cls, context: ObjectiveContext) -> Row:  # noqa: ARG003 - the same for all
-        """See BaseObjective."""
+    @override
+    def example(cls, context: ObjectiveContext) -> Row:
         return {"question": "What is returned?", "context": "Return the absolute path of a file."}
 
     def __len__(self) -> int:
@@ -92,8 +93,8 @@ class QuestionAnswering(FinetuningObjective):
             "accuracy": (logits.argmax(dim=1) == batch.targets).all(dim=1).sum(),
         }
 
+    @override
     def predict(self, model: PreTrainedModel) -> Answers:
-        """See FinetuningObjective."""
         best = Answered(model, self.context.inputs, self.inference_config(self.context)).best(self.rows)
         right = [[answer["text"] for answer in row["answers"]] for row in self.rows]
         return Answers(right, [found[0][0] if found else "" for found in best], best)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from typing_extensions import override
 
 from pretune.data.rows import Row
 from pretune.objectives.finetuning.texts import TextObjective
@@ -22,19 +23,19 @@ class Regression(TextObjective):
     answers = "number"
 
     @classmethod
-    def head(cls, labels: list[str]) -> dict[str, Any]:  # noqa: ARG003 - there are none
-        """See BaseObjective."""
+    @override
+    def head(cls, labels: list[str]) -> dict[str, Any]:
         return {"problem_type": "regression", "id2label": {0: "score"}, "label2id": {"score": 0}}
 
     def encode_targets(self, rows: Sequence[Row]) -> Tensor:
         """The numbers: (texts, 1) float32."""
         return torch.tensor([[row["score"]] for row in rows], dtype=torch.float32)
 
-    def compute_metrics(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> dict[str, Tensor]:  # noqa: ARG002 - no classes
-        """See TextObjective."""
+    @override
+    def compute_metrics(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> dict[str, Tensor]:
         return {"loss": nn.functional.mse_loss(logits, targets, reduction="sum")}
 
+    @override
     def predict(self, model: PreTrainedModel) -> Numbers:
-        """See FinetuningObjective."""
         found = text.Number(model, self.context.inputs, self.inference_config(self.context)).logits(self.rows)
         return Numbers(self.targets.numpy(), found.numpy())

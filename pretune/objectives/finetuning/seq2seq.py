@@ -10,6 +10,7 @@ import numpy.typing as npt
 from pydantic import Field
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
+from typing_extensions import override
 
 from pretune.config.section import Section
 from pretune.data.rows import Row
@@ -43,13 +44,13 @@ class Seq2Seq(FinetuningObjective):
         self.sources, self.targets = ([np.array(ids) for ids in each["input_ids"]] for each in (sources, targets))
 
     @classmethod
+    @override
     def families(cls) -> list[str]:
-        """See BaseObjective."""
         return sorted(seq2seq.FAMILIES)
 
     @classmethod
+    @override
     def inference_config(cls, context: ObjectiveContext) -> dict[str, Any]:
-        """See BaseObjective."""
         own: dict[str, Any] = context.settings.model_dump()
         return super().inference_config(context) | own
 
@@ -69,7 +70,7 @@ class Seq2Seq(FinetuningObjective):
         """Sums over the targets' tokens, for validation."""
         return {"loss": seq2seq.token_loss(model, batch)}
 
+    @override
     def predict(self, model: PreTrainedModel) -> Texts:
-        """See FinetuningObjective."""
         written = Written(model, self.context.inputs, self.inference_config(self.context))(self.rows)
         return Texts([row["target"] for row in self.rows], [row["target"] for row in written])

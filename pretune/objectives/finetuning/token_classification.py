@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers import AutoModelForTokenClassification, PreTrainedModel
+from typing_extensions import override
 
 from pretune.data.loading.varlen import pack
 from pretune.data.rows import Row
@@ -46,13 +47,13 @@ class TokenClassification(FinetuningObjective):
             self.targets.append(np.array(tags, dtype=np.int64))
 
     @classmethod
+    @override
     def head(cls, labels: list[str]) -> dict[str, Any]:
-        """See BaseObjective."""
         return label_names(labels)
 
     @classmethod
-    def example(cls, context: ObjectiveContext) -> Row:  # noqa: ARG003 - the same for all
-        """See BaseObjective."""
+    @override
+    def example(cls, context: ObjectiveContext) -> Row:
         return {"words": ["Return", "the", "absolute", "path"]}
 
     def __len__(self) -> int:
@@ -80,7 +81,7 @@ class TokenClassification(FinetuningObjective):
         logits = heads.tag(model, batch.packed)[batch.positions]
         return class_metrics(logits, batch.targets, smoothing)
 
+    @override
     def predict(self, model: PreTrainedModel) -> Tags:
-        """See FinetuningObjective."""
         answers = words.Tags(model, self.context.inputs, self.inference_config(self.context))(self.rows)
         return Tags([list(row["tags"]) for row in self.rows], [answer["tags"] for answer in answers])

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+from typing_extensions import override
 
 from pretune.data.loading.corpus import Sequences
 from pretune.data.loading.varlen import pack
@@ -26,8 +27,8 @@ class CausalLM(TokenObjective, PretrainingObjective):
         self.corpus = corpus
 
     @classmethod
-    def of(cls, samples: Sequences, context: ObjectiveContext) -> Self:  # noqa: ARG003 - nothing is drawn
-        """See PretrainingObjective."""
+    @override
+    def of(cls, samples: Sequences, context: ObjectiveContext) -> Self:
         return cls(samples)
 
     @classmethod

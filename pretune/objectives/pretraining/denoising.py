@@ -9,6 +9,7 @@ from typing import Annotated
 
 import numpy as np
 from pydantic import Field
+from typing_extensions import override
 
 from pretune.config.section import Section
 from pretune.data.loading.corpus import Sequences
@@ -35,12 +36,12 @@ class Denoising(Rewriting):
         self.stops = np.array([number for number, token in enumerate(tokens) if token.strip() in STOPS])
 
     @classmethod
+    @override
     def example(cls, context: ObjectiveContext) -> Row:
-        """See BaseObjective."""
         return {"text": f"Return the {context.inputs.mask_token} of a file."}
 
+    @override
     def damaged(self, ids: Ids, draw: Draw) -> tuple[Ids, Ids]:
-        """See Rewriting."""
         settings, mask = self.context.settings, int(self.context.inputs.mask_token_id)
         read = permute(ids, self.stops, draw[0]) if settings.permute_sentences else ids
         wide = draw[2:6].reshape(2, -1)

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForMaskedImageModeling, PreTrainedModel
+from typing_extensions import override
 
 from pretune.config.section import Section
 from pretune.data.loading.arrays import Samples
@@ -79,13 +80,13 @@ class MaskedImages(ImageObjective, PretrainingObjective):
         return ["vit"]
 
     @classmethod
-    def samples(cls, folder: Path, context: ObjectiveContext) -> Samples:  # noqa: ARG003 - images have one size
-        """See PretrainingObjective."""
+    @override
+    def samples(cls, folder: Path, context: ObjectiveContext) -> Samples:
         return Samples.open(folder / "images.npy")
 
     @classmethod
+    @override
     def of(cls, samples: Samples, context: ObjectiveContext) -> Self:
-        """See PretrainingObjective."""
         settings: Any = context.settings
         return cls(samples, context.inputs, rate=settings.mask_rate, square=settings.square, seed=context.seed)
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from pydantic import Field
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
+from typing_extensions import override
 
 from pretune.config.section import Section
 from pretune.data.loading.corpus import Sequences
@@ -63,8 +64,8 @@ class MaskedLM(TokenObjective, PretrainingObjective):
         return sorted(build.families(cls.auto) - build.families(AutoModelForSeq2SeqLM))
 
     @classmethod
+    @override
     def of(cls, samples: Sequences, context: ObjectiveContext) -> Self:
-        """See PretrainingObjective."""
         return cls(
             samples,
             context.inputs,
@@ -74,8 +75,8 @@ class MaskedLM(TokenObjective, PretrainingObjective):
         )
 
     @classmethod
+    @override
     def example(cls, context: ObjectiveContext) -> Row:
-        """See BaseObjective."""
         return {"text": f"Return the absolute {context.inputs.mask_token} of a file."}
 
     def __len__(self) -> int:

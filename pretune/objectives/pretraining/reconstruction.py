@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
+from typing_extensions import override
 
 from pretune.data.loading.arrays import Columns, Samples
 from pretune.data.loading.batch import Movable
@@ -65,18 +66,18 @@ class Reconstruction(PretrainingObjective):
         return {"inputs": len(inputs.x), "outputs": len(inputs.x)}
 
     @classmethod
+    @override
     def example(cls, context: ObjectiveContext) -> dict[str, Any]:
-        """See BaseObjective."""
         return {"x": [0.0] * len(context.inputs.x)}
 
     @classmethod
-    def samples(cls, folder: Path, context: ObjectiveContext) -> Samples:  # noqa: ARG003 - rows have no length to choose
-        """See PretrainingObjective."""
+    @override
+    def samples(cls, folder: Path, context: ObjectiveContext) -> Samples:
         return Samples.open(folder / "x.npy")
 
     @classmethod
-    def of(cls, samples: Samples, context: ObjectiveContext) -> Self:  # noqa: ARG003 - there is nothing to set
-        """See PretrainingObjective."""
+    @override
+    def of(cls, samples: Samples, context: ObjectiveContext) -> Self:
         return cls(samples)
 
     def __len__(self) -> int:

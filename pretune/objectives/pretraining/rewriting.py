@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
+from typing_extensions import override
 
 from pretune.data.loading.corpus import Sequences
 from pretune.data.loading.counter_rng import uniform
@@ -38,18 +39,18 @@ class Rewriting(PretrainingObjective):
         self.end = np.array([end], dtype=np.int64)
 
     @classmethod
+    @override
     def families(cls) -> list[str]:
-        """See BaseObjective."""
         return sorted(seq2seq.FAMILIES)
 
     @classmethod
+    @override
     def inference_config(cls, context: ObjectiveContext) -> dict[str, Any]:
-        """See BaseObjective."""
         return super().inference_config(context) | {"target_length": context.length, "beams": 1}
 
     @classmethod
+    @override
     def of(cls, samples: Sequences, context: ObjectiveContext) -> Self:
-        """See PretrainingObjective."""
         return cls(samples, context)
 
     @abstractmethod

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 from tokenizers import AddedToken
+from typing_extensions import override
 
 from pretune.config.section import Section
 from pretune.data.loading.corpus import Sequences
@@ -43,12 +44,12 @@ class SpanCorruption(Rewriting):
         return tokenizer
 
     @classmethod
-    def example(cls, context: ObjectiveContext) -> Row:  # noqa: ARG003 - the same for all
-        """See BaseObjective."""
+    @override
+    def example(cls, context: ObjectiveContext) -> Row:
         return {"text": f"Return the {SENTINELS[0]} path of a file."}
 
+    @override
     def damaged(self, ids: Ids, draw: Draw) -> tuple[Ids, Ids]:
-        """See Rewriting."""
         settings = self.context.settings
         return corrupt(ids, spans(len(ids), settings.mask_rate, settings.span_length, draw), self.sentinels)
 

@@ -1,19 +1,16 @@
-"""What training costs, told before anything is computed: parameters, FLOPs and memory of a step.
+"""What training costs, before anything is computed: parameters, FLOPs and memory of a step.
 
 A copy of the model is made of tensors without data, and takes a step on a real batch: every
-operation says what shapes come out of it, none computes. The blocks of memory that it would take
-are asked of the heap, none is touched: how far the heap splits up is then known as well.
+operation says what shapes come out of it, none computes. On a CPU the heap holds more than the tensors
+that are alive, for freed blocks split up; HEAP is the margin for that. `pretune plan` measures instead.
 """
 
 from __future__ import annotations
 
-import ctypes
-import platform
-import sys
 import time
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -36,7 +33,7 @@ if TYPE_CHECKING:
     from pretune.config.params import TrainingParams
     from pretune.objectives.protocol import Objective
 
-PASSES = 2  # the heap splits up further on the second
+HEAP = 1.5  # on CPUs, times what is alive at the peak: 1.3 to 1.9 were measured (docs/performance.md)
 PARTS = 2  # batches of a step that are passed through: on the second the gradients are there already
 PEAKS = {  # dense bf16 FLOP/s, from NVIDIA's data sheets; the first that the card's name contains
     "B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "GH200": 989e12,
@@ -53,7 +50,6 @@ class Cost:
     tokens: read by all processes.
     memory: bytes at the peak that are not held before training starts.
     snapshot: bytes more while a checkpoint is written.
-    stretch: what the heap takes at the peak for each byte that is asked of it.
     """
 
     parameters: int
@@ -61,7 +57,6 @@ class Cost:
     tokens: int
     memory: int
     snapshot: int
-    stretch: float
 
 
 def estimate(
@@ -91,14 +86,12 @@ def estimate(
         lasting, gathered = lasting // processes, _gathered(model)
     on_cpu = device.type == "cpu"
     alive = lasting + passed.ledger.peak - passed.lasting + gathered - (passed.weights if on_cpu else 0)
-    stretch = max(1.0, passed.grown / passed.ledger.peak)
     return Cost(
         parameters=sum(each.numel() for each in model.parameters()),
         flops=round(flops / share),
         tokens=round(tokens / share),
-        memory=round(alive * stretch),
+        memory=round(alive * (HEAP if on_cpu else 1)),
         snapshot=passed.kept if on_cpu and processes == 1 else 0,
-        stretch=stretch,
     )
 
 
@@ -120,7 +113,7 @@ class _Passed:
     """What a pass through a copy of the model has shown: FLOPs, and bytes.
 
     weights: parameters and buffers. kept: with the optimizer's state, averaged and best weights, which a
-    checkpoint copies. lasting: with gradients besides. grown: by how much the heap has grown.
+    checkpoint copies. lasting: with gradients besides.
     """
 
     def __init__(
@@ -131,10 +124,8 @@ class _Passed:
         params: TrainingParams,
         device: torch.device,
     ) -> None:
-        heap = _Heap() if device.type == "cpu" and _Heap.known() else None
-        size = heap.size() if heap else 0
         fake = FakeTensorMode()
-        self.ledger = _Ledger(heap)
+        self.ledger = _Ledger()
         batches = [mapped(batch, fake.from_tensor) for batch in batches]
         with torch.device("meta"), no_init_weights():
             frame = adapters.like(model) if hasattr(model, "peft_config") else None  # peft moves what it has made
@@ -153,26 +144,23 @@ class _Passed:
             copies = bool(params.ema_decay) + (params.metric_for_best_model != "last")
             others = [each.detach().clone() for each in learnt * copies]
             self.kept = self.ledger.alive
-            for _ in range(PASSES):
-                before = self.ledger.flops
-                for batch in batches:
-                    with devices.autocast(device, params.precision):
-                        loss = objective.loss(light, batch.to(device))
-                    loss.backward()  # type: ignore[no-untyped-call]
-                    del loss
-                self.lasting, self.flops = self.ledger.alive, self.ledger.flops - before
-                _step(optimizers)
+            before = self.ledger.flops
+            for batch in batches:
+                with devices.autocast(device, params.precision):
+                    loss = objective.loss(light, batch.to(device))
+                loss.backward()  # type: ignore[no-untyped-call]
+                del loss
+            self.lasting, self.flops = self.ledger.alive, self.ledger.flops - before
+            _step(optimizers)
             del others
-        self.grown = heap.size() - size if heap else 0
 
 
 class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps account of FLOPs, and of the bytes of tensors that are alive: now and at most."""
 
-    def __init__(self, heap: Blocks | None) -> None:
+    def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.alive = self.peak = self.flops = 0
-        self._heap = heap
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -191,59 +179,11 @@ class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known.add(key)
         self.alive += size
         self.peak = max(self.peak, self.alive)
-        address = self._heap.take(size) if self._heap else None
-        weakref.finalize(storage, self._leave, key, size, address).atexit = False
+        weakref.finalize(storage, self._leave, key, size).atexit = False
 
-    def _leave(self, key: int, size: int, address: int | None) -> None:
+    def _leave(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.alive -= size
-        if self._heap and address:
-            self._heap.give(address)
-
-
-class Blocks(Protocol):
-    """Something that memory is taken from."""
-
-    def take(self, size: int) -> int | None:
-        """The address of `size` bytes, None where there are none."""
-
-    def give(self, address: int) -> None:
-        """They are no longer needed."""
-
-    def size(self) -> int:
-        """Bytes in all, taken or not."""
-
-
-class _Heap:
-    """glibc's heap, as torch takes memory from it. What is taken here is not touched, so it costs no memory."""
-
-    ALIGNMENT = 64  # bytes, as torch asks for
-
-    class _Info(ctypes.Structure):
-        _fields_ = [(f"field_{number}", ctypes.c_size_t) for number in range(10)]
-
-    def __init__(self) -> None:
-        self._libc = ctypes.CDLL(None)
-        self._libc.mallinfo2.restype = self._Info
-
-    @staticmethod
-    def known() -> bool:
-        """Whether this is glibc, and one that can be asked."""
-        return sys.platform == "linux" and platform.libc_ver()[0] == "glibc" and hasattr(ctypes.CDLL(None), "mallinfo2")
-
-    def take(self, size: int) -> int | None:
-        """See Blocks."""
-        address = ctypes.c_void_p()
-        self._libc.posix_memalign(ctypes.byref(address), ctypes.c_size_t(self.ALIGNMENT), ctypes.c_size_t(max(1, size)))
-        return address.value
-
-    def give(self, address: int) -> None:
-        """See Blocks."""
-        self._libc.free(ctypes.c_void_p(address))
-
-    def size(self) -> int:
-        """See Blocks: mallinfo2's `arena`."""
-        return int(self._libc.mallinfo2().field_0)
 
 
 def _filled(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:

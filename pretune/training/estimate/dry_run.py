@@ -87,5 +87,5 @@ class _Few:
         return self._samples
 
     def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> Any:
-        """See Objective."""
+        """These samples of the objective."""
         return self._objective.batch(epochs, samples)

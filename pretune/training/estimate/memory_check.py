@@ -38,8 +38,8 @@ def checked(
         return cost
 
     def needs(model: PreTrainedModel, params: TrainingParams) -> int:
-        found = price(model, params)  # the heap has grown by now: how far it splits up shows the first time only
-        return held + round(found.memory / found.stretch * cost.stretch) + found.snapshot
+        less = price(model, params)
+        return held + less.memory + less.snapshot
 
     section = type(params).__name__.removesuffix("Params").lower()
     problem = f"{stage} needs {needed / GB:.1f} GB of memory, and {most / GB:.1f} GB are available"

@@ -55,7 +55,7 @@ def test_gradients_are_true_slopes():
 
 
 def test_a_perfect_prediction_costs_nothing_and_a_blind_one_the_logarithm():
-    """HashSet values: zero states give log(vocabulary) a row, sure and right ones nearly zero."""
+    """Known values: zero states give log(vocabulary) a row, sure and right ones nearly zero."""
     targets = torch.arange(WORDS)
     blind = projected_cross_entropy(torch.zeros(WORDS, WORDS), torch.eye(WORDS), None, targets)
     assert float(blind) == pytest.approx(WORDS * torch.log(torch.tensor(float(WORDS))).item(), rel=1e-6)

@@ -22,7 +22,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 CONNECT = """
 import pathlib, sys
-from pretune.tracking import connect
+from pretune.tracking.client import connect
 root = pathlib.Path(sys.argv[1])
 print(connect(root, root / ".pretune")[1])
 """

@@ -14,7 +14,8 @@ pytestmark = pytest.mark.slow
 
 COLLECT = """
 import pathlib, sys
-from pretune.data import pydocs, rows
+from pretune.data import rows
+from pretune.data.ingest import pydocs
 rows.write(pathlib.Path(sys.argv[1]), pydocs.collect())
 """
 

@@ -95,15 +95,10 @@ def test_an_estimate_leaves_model_and_chance_alone(job):
     assert not model.is_activation_checkpointing
 
 
-def asked(found):
-    """Bytes at the peak that tensors ask for; what the heap makes of it depends on its past."""
-    return found.memory / found.stretch
-
-
 def test_memory_shrinks_with_what_saves_it(job):
     """Parts of a step and activations computed twice both take less."""
     settings = [{}, {"gradient_accumulation_steps": 4}, {"gradient_checkpointing": True}]
-    plain, parts, twice = (asked(cost.estimate(*job(batch_size=32, **each), seed=0, device=CPU)) for each in settings)
+    plain, parts, twice = (cost.estimate(*job(batch_size=32, **each), seed=0, device=CPU).memory for each in settings)
     assert parts < 0.6 * plain
     assert twice < 0.8 * plain
 
@@ -124,7 +119,7 @@ def test_adamw_keeps_two_numbers_for_a_weight_and_muon_one(job):
 def test_fsdp_divides_what_lasts(job):
     """Weights, gradients and state of a process are a part; the layer at work is whole."""
     one, of_four = (
-        asked(cost.estimate(*job(batch_size=8), seed=0, device=CPU, processes=4, strategy=each))
+        cost.estimate(*job(batch_size=8), seed=0, device=CPU, processes=4, strategy=each).memory
         for each in ("ddp", "fsdp")
     )
     assert of_four < one
@@ -139,8 +134,10 @@ MEASURE = """
 import torch
 from pretune.models import build
 from pretune.objectives.pretraining.masked_lm import MaskedLM
-from pretune.training import cost, device, loop, memory, parallel
-from pretune.data import corpus, tokenizer
+from pretune.training import device, loop, memory, parallel
+from pretune.training.estimate import cost
+from pretune.data import tokenizer
+from pretune.data.loading import corpus
 from pretune.config.params import ModelParams, PretrainParams, load
 from pathlib import Path
 import numpy as np, sys

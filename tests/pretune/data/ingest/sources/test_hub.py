@@ -104,7 +104,7 @@ def test_what_is_not_there_is_told(found, place, message):
 COMMIT = "0123456789" * 4
 READ = """
 import json, sys
-from pretune.data.sources import hub
+from pretune.data.ingest.sources import hub
 from pretune.errors import DataError
 try:
     print(json.dumps([[split, r.values] for split, records in hub.read(sys.argv[1], None) for r in records()]))

@@ -1,7 +1,7 @@
 """What the default run leads to, seed by seed: `make bench-first-run`.
 
 Runs the pipeline of params.yaml in a copy of the project once for each seed (splits, initial weights, order of rows and
-masking all follow from it), and prints a line of decision 42 for each: the finetuned model's metrics, and by how much
+masking all follow from it), and prints a line of decision 31 for each: the finetuned model's metrics, and by how much
 it is better than the simple baseline that comes closest, with the paired interval.
 
     python benchmarks/first_run.py [--seeds 0 1 2]

@@ -15,7 +15,7 @@ CHOSEN := $(TORCH:%=.venv/torch-%)
 unexport PYTHONDONTWRITEBYTECODE
 TWO := --numprocesses 2 --dist worksteal
 
-.PHONY: run test test-fast test-nightly test-tensorflow tensorflow check format setup lock bench-first-run bench-overhead bench-start bench-train bench-plan bench-predict bench-data bench-adaptations bench-history results clean help
+.PHONY: run test test-fast test-nightly test-tensorflow tensorflow check format docs setup lock bench-first-run bench-overhead bench-start bench-train bench-plan bench-predict bench-data bench-adaptations bench-history results docs-figures clean help
 
 run: $(READY) ## set up, then run the pipeline: data, pretraining, finetuning, evaluation
 	@$(BIN)/pretune run
@@ -50,6 +50,10 @@ format: $(DEV) ## format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
+docs: $(DEV) ## build the documentation as a site, site/index.html; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "site/index.html; with search: $(BIN)/python -m http.server --bind 127.0.0.1 --directory site"
+
 setup: $(READY) ## set up .venv from requirements.lock, to run the pipeline; TORCH=cpu, cu130, auto: that build of torch
 
 $(CHOSEN): ;
@@ -66,7 +70,7 @@ $(READY): requirements.lock pyproject.toml $(CHOSEN)
 	@touch $(CHOSEN) $(READY)
 
 $(DEV): requirements-dev.lock $(READY)
-	@echo "adding what tests and benchmarks need from requirements-dev.lock (about 60 packages; a minute, once)"
+	@echo "adding what tests and benchmarks need from requirements-dev.lock (about 70 packages; a minute, once)"
 	@$(UV) pip install --requirement requirements-dev.lock
 	@touch $(DEV)
 
@@ -104,6 +108,9 @@ bench-data: $(DEV) ## speed and memory of the data stages, beside tokenizers and
 
 bench-adaptations: $(DEV) ## what each adaptation costs and leads to, from one pretrained model; half an hour
 	@$(BIN)/python benchmarks/adaptations.py
+
+docs-figures: $(DEV) ## make the pictures of the documentation anew (needs Chromium); five minutes
+	@$(BIN)/python benchmarks/figures.py
 
 clean: ## remove what the pipeline made (not the records of it, nor DVC's cache)
 	@rm -rf data/raw data/prepared models reports

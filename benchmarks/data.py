@@ -10,6 +10,7 @@ which a cluster can take over: all else bounds what one can bring.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import random
@@ -45,6 +46,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         speed(Path(folder))
         sketching(Path(folder))
+        peers(Path(folder))
         shares(Path(folder))
         memory(Path(folder), arguments.megabytes)
 
@@ -121,7 +123,7 @@ def speed(folder: Path) -> None:
 def sketching(folder: Path) -> None:
     """Sketch the same texts, in batches of two sizes in turn."""
     from pretune.data.similarity import minhash
-    from pretune.data.similarity.shingles import plain
+    from pretune.data.similarity.shingles import normalize
 
     texts = [json.loads(line)["text"] for line in (folder / "made.jsonl").read_text(encoding="utf-8").splitlines()]
     size = sum(len(text.encode()) for text in texts) / 1e6
@@ -130,11 +132,56 @@ def sketching(folder: Path) -> None:
         for batch, rates in found.items():
             minhash.BATCH = batch
             began = time.perf_counter()
-            minhash.sketches([plain(text) for text in texts])
+            minhash.sketches([normalize(text) for text in texts])
             rates.append(size / (time.perf_counter() - began))
     print("\nsketches for near duplicates, one process, MB/s")
     for batch, rates in found.items():
         print(f"  {batch:7} characters at once  {_range(rates)}")
+
+
+def peers(folder: Path) -> None:
+    """Sketch the same texts with rensa and datasketch, where they are installed (no dependencies), and with ours."""
+    from pretune.data.similarity import minhash
+    from pretune.data.similarity.shingles import normalize
+
+    lines = (folder / "made.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = [normalize(json.loads(line)["text"]) for line in lines]
+    size = sum(len(text.encode()) for text in texts) / 1e6
+    ways = {"ours": lambda: minhash.sketches(texts)}
+    if importlib.util.find_spec("rensa"):
+        ways["rensa, RMinHash"] = lambda: [_rensa(text) for text in texts]
+    if importlib.util.find_spec("datasketch"):
+        ways["datasketch"] = lambda: [_datasketch(text) for text in texts]
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            rates[name].append(size / (time.perf_counter() - began))
+    print("\nsketches of 128 values, one process, MB/s (pip install rensa datasketch, to see them)")
+    for name, found in rates.items():
+        print(f"  {name:<18} {_range(found)}")
+
+
+def _runs(text: str) -> list[str]:
+    """Every five characters in a row."""
+    return [text[start : start + 5] for start in range(max(1, len(text) - 4))]
+
+
+def _rensa(text: str) -> list[int]:
+    from rensa import RMinHash
+
+    sketch = RMinHash(128, 42)
+    sketch.update(_runs(text))
+    return sketch.digest()
+
+
+def _datasketch(text: str) -> object:
+    from datasketch import MinHash
+
+    sketch = MinHash(num_perm=128)
+    sketch.update_batch([run.encode() for run in _runs(text)])
+    return sketch
 
 
 def _range(values: list[float]) -> str:

@@ -134,8 +134,9 @@ class History:
         runs = database.execute("SELECT * FROM runs ORDER BY start_time")
         self.columns = [name for name, *_ in runs.description]
         every = [dict(zip(self.columns, run, strict=True)) for run in runs]
-        self.parent = next(run for run in reversed(every) if run["name"] == "pipeline")
         self.tags = {run["run_uuid"]: self._tags(run["run_uuid"]) for run in every}
+        pipelines = [run for run in every if self.tags[run["run_uuid"]].get("pretune.kind") == "pipeline"]
+        self.parent = pipelines[-1]
         stages = [
             run for run in every if self.tags[run["run_uuid"]].get("mlflow.parentRunId") == self.parent["run_uuid"]
         ]

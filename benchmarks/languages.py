@@ -28,9 +28,9 @@ def main() -> None:
         identify("The model is read when it is first needed.")
         for title, spoken, texts in sets():
             began = os.times()
-            found = [identify(text[: languages.READ]) for text in texts]
+            found = [identify(text[: languages.MAX_CHARACTERS]) for text in texts]
             ended = os.times()
-            right, unsure = (found.count(code) / len(found) for code in (spoken, languages.UNSURE))
+            right, unsure = (found.count(code) / len(found) for code in (spoken, languages.UNDETERMINED))
             speed = len(found) / max(ended.user + ended.system - began.user - began.system, 0.01)
             shares = "".join(f"{share:>8.3f}" for share in (right, 1 - right - unsure, unsure))
             print(f"{name:<16}{title:<26}{len(found):>6}{shares}{speed:>9.0f}", flush=True)
@@ -49,7 +49,7 @@ def identifiers() -> Iterator[tuple[str, Callable[[str], str]]]:
 
         def identify(text: str, detector: object = detector) -> str:
             found = detector.detect_language_of(text)  # type: ignore[attr-defined]
-            return found.iso_code_639_1.name.lower() if found else languages.UNSURE
+            return found.iso_code_639_1.name.lower() if found else languages.UNDETERMINED
 
         yield name, identify
 

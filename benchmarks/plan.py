@@ -56,8 +56,9 @@ view = DryRunStage(root, Workspace(root).node(name), load(root / "params.yaml"))
 job = importlib.import_module(f"tasks.{name}").prepare(view)
 job = type(job)(**vars(job) | {"params": job.params.model_copy(update={"gradient_checkpointing": False})})
 from torch.utils.flop_counter import FlopCounterMode
-from pretune.training import dataloader, loop, optimizer, parallel
-learner = loop.Learner(job.model, job.objective, job.params, world=parallel.single_process(), strategy="ddp")
+from pretune.training import dataloader, optimizer, parallel
+from pretune.training.learner import Learner
+learner = Learner(job.model, job.objective, job.params, world=parallel.single_process(), strategy="ddp")
 optimizer.step = lambda *_: None
 parts = job.params.gradient_accumulation_steps
 order = dataloader.EpochSampler(len(job.objective), job.params.batch_size, view.params.seed)

@@ -1,23 +1,20 @@
-"""Training speed and quality beside transformers' Trainer: `make bench-train`.
+"""Training speed and quality compared with transformers' Trainer: `make bench-train`.
 
-Every contender is a process of its own, with its own environment, that trains all the time and
-halts after each round; the rounds alternate (ours, peer, peer, ours, ...), so that what disturbs
-the machine disturbs all of them, and only one computes at a time. Ours goes through
-`pretune.training.loop.train` as a stage of the pipeline does; the Trainer gets the same model, the
-same rows, the same number of rows per step, and the best settings and data loading known for it.
-The first round of each, which compiles and warms up, is not counted.
+Every contender is a process of its own that trains continuously and pauses after each round. The rounds
+alternate, so only one contender computes at a time and all meet the same disturbances. Ours runs
+`pretune.training.loop.train` as a stage of the pipeline does. The Trainer gets the same model, the same rows, the
+same number of rows per step, and the best settings and data loading known for it. The first round of each, which
+compiles and warms up, is not counted.
 
-Speed is tokens per second, padding not counted. Memory is the peak of the process in the rounds.
-The share of the roof is useful FLOPs per second by what a large square bf16 matrix product reaches
-here in the same minutes. Useful, per step, forward and backward: 6 * parameters in the matrices of
-the layers * tokens + 12 * layers * hidden * length * tokens for attention + 6 * parameters of the
-head's transform and of the projection to the vocabulary * masked positions, the only ones that
-have to be projected. Run it on an idle machine.
+Speed is in tokens per second, without padding. Memory is the peak of the process in the rounds. The share of
+the roof is useful FLOP/s over those of a large square bf16 matrix product, measured in the same minutes. Useful
+FLOPs of a step, forward and backward: 6 * parameters in the matrices of the layers * tokens + 12 * layers * hidden *
+length * tokens for attention + 6 * parameters of the head's transform and of the projection to the vocabulary *
+masked positions, the only ones that need the projection. Run it on an idle machine.
 
-The cases whose names begin with `gpu` need a GPU and are left out where there is none: decoders of
-the shape of Llama on rows of random tokens, each row one document. Their roof is the data sheet's
-dense bf16 peak; of attention only what a decoder may see counts as useful (6 instead of 12 above).
-Memory is that of the card.
+The cases named `gpu...` need a GPU and are skipped without one: decoders with the architecture of Llama on rows of
+random tokens, one document a row. Their roof is the dense bf16 peak of the data sheet; attention is causal, so it
+counts half (6 instead of 12 above). Memory is that of the card.
 """
 
 from __future__ import annotations
@@ -56,9 +53,9 @@ EXAMPLES = """examples:
 
 @dataclass(frozen=True)
 class Task:
-    """What the contenders of a case train: `kind` is masked, causal or classifier."""
+    """The training of a case. objective: masked, causal, classifier, or decoder (causal, architecture of Llama)."""
 
-    kind: str  # or decoder: causal, of the shape of Llama
+    objective: str
     hidden: int = 256
     layers: int = LAYERS
     rows: int = ROWS  # of a step
@@ -70,7 +67,7 @@ class Task:
 
 
 class Goal(NamedTuple):
-    """Ours is to be `factor` times as fast as the fastest of `peers`."""
+    """The target: ours is `factor` times as fast as the fastest of `peers`."""
 
     peers: tuple[str, ...]
     factor: float
@@ -78,37 +75,37 @@ class Goal(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """Contenders by name, each with what it adds to the Trainer's arguments; ours and the roof add nothing."""
+    """Contenders by name, each with its additional arguments."""
 
     title: str
     task: Task
     contenders: dict[str, dict[str, Any]]
     goals: tuple[Goal, ...] = ()
-    share: float = 0.0  # of the roof, to be reached
-    gpu: bool = False  # needs one, and each contender has it to itself
+    share: float = 0.0  # target share of the roof
+    gpu: bool = False  # needs a GPU, which the contenders use one after the other
     data: str = "wikitext-2"
 
 
 @dataclass
 class Measured:
-    """What one contender has shown: a number for each round."""
+    """The measurements of one contender."""
 
     speeds: list[float] = field(default_factory=list)
     memory: float = 0.0  # MiB
 
-    def add(self, found: dict[str, float]) -> None:
-        """A round is over."""
-        self.speeds.append(found["amount"] / found["seconds"])
-        self.memory = max(self.memory, found["memory"])
+    def add(self, result: dict[str, float]) -> None:
+        """Add the result of a round."""
+        self.speeds.append(result["amount"] / result["seconds"])
+        self.memory = max(self.memory, result["memory"])
 
     @property
     def median(self) -> float:
-        """The speed that counts."""
+        """The median speed."""
         return statistics.median(self.speeds)
 
 
 def decoder(title: str, share: float, **shape: int) -> Case:
-    """A case of the shape of Llama, for a GPU."""
+    """A case with the architecture of Llama, for a GPU."""
     return Case(
         title,
         Task("decoder", vocabulary=32_000, length=2048, **shape),
@@ -161,7 +158,7 @@ CASES = {
 
 
 def main() -> None:
-    """Run the cases asked for, or all of them."""
+    """Run the cases named, or all of them."""
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").partition("\n\n")[0],
         epilog=EXAMPLES,
@@ -172,19 +169,19 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.1, help="of all contenders (default: 0.1, as configured)")
     parser.add_argument("--threads", type=int, default=2, help="of all contenders (default: 2)")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.worker:
-        work(*given.worker)
+    args = parser.parse_args()
+    if args.worker:
+        work(*args.worker)
         return
-    print(f"dropout {given.dropout}, {given.threads} threads, {given.rounds} rounds that count", flush=True)
-    for name in given.only or CASES:
+    print(f"dropout {args.dropout}, {args.threads} threads, {args.rounds} rounds that count", flush=True)
+    for name in args.only or CASES:
         case = CASES[name]
-        settings = vars(case.task) | {"dropout": given.dropout, "threads": given.threads}
-        run(name, case, Task(**settings), given.rounds)
+        settings = vars(case.task) | {"dropout": args.dropout, "threads": args.threads}
+        run(name, case, Task(**settings), args.rounds)
 
 
 def run(name: str, case: Case, task: Task, rounds: int) -> None:
-    """Prepare the data of a case, have its contenders work in turns, and print what came out."""
+    """Prepare the data of a case, run its contenders in turns, and print the results."""
     print(f"\n{case.title}", flush=True)
     if case.data == "sst2" and not (DATA / "sst2").is_dir():
         print(f"  skipped: no folder {DATA / 'sst2'}")
@@ -197,16 +194,18 @@ def run(name: str, case: Case, task: Task, rounds: int) -> None:
         if case.gpu:
             show_gpu(name, case, task, Path(folder), rounds)
             return
-        workers = {each: stack.enter_context(Worker(name, each, task, Path(folder))) for each in case.contenders}
+        workers = {
+            contender: stack.enter_context(Worker(name, contender, task, Path(folder))) for contender in case.contenders
+        }
         if name == "quality":
-            show_quality({each: worker.round()["loss"] for each, worker in workers.items()}, task)
+            show_quality({contender: worker.round()["loss"] for contender, worker in workers.items()}, task)
             return
-        measured = {each: Measured() for each in workers}
+        measured = {contender: Measured() for contender in workers}
         for number in range(rounds + 1):
-            for each, worker in workers.items():
-                found = worker.round()
+            for contender, worker in workers.items():
+                result = worker.round()
                 if number:
-                    measured[each].add(found)
+                    measured[contender].add(result)
         if case.share:
             show_share(measured, case.share, task)
         else:
@@ -214,10 +213,10 @@ def run(name: str, case: Case, task: Task, rounds: int) -> None:
 
 
 def show_speed(measured: dict[str, Measured], goals: tuple[Goal, ...]) -> None:
-    """The table of a case, and how its goals were met."""
+    """Print the table of a case, and whether its goals are met."""
     print(f"  {'':<26}{'median':>10}{'best':>10}   tokens/s{'peak':>10} MiB")
-    for name, found in measured.items():
-        print(f"  {name:<26}{found.median:10,.0f}{max(found.speeds):10,.0f}{found.memory:21,.0f}")
+    for name, results in measured.items():
+        print(f"  {name:<26}{results.median:10,.0f}{max(results.speeds):10,.0f}{results.memory:21,.0f}")
     for goal in goals:
         fastest = max(goal.peers, key=lambda name: measured[name].median)
         best = max((name for name in measured if name.startswith(OURS)), key=lambda name: measured[name].median)
@@ -225,7 +224,7 @@ def show_speed(measured: dict[str, Measured], goals: tuple[Goal, ...]) -> None:
 
 
 def show_share(measured: dict[str, Measured], target: float, task: Task) -> None:
-    """What part of the machine's own speed is used."""
+    """Print the share of the machine's peak that training reaches."""
     ours, roof = measured[OURS], max(measured[PRODUCT].speeds)
     flops = [speed * flops_per_token(task) for speed in ours.speeds]
     print(f"  {'':<26}{'median':>10}{'best':>10}   GFLOP/s{'peak':>10} MiB")
@@ -235,7 +234,7 @@ def show_share(measured: dict[str, Measured], target: float, task: Task) -> None
 
 
 def show_gpu(name: str, case: Case, task: Task, folder: Path, rounds: int) -> None:
-    """One contender after the other, each with the card to itself; useful FLOPs by the data sheet's dense bf16 peak."""
+    """Run one contender after the other; print useful FLOP/s over the data sheet's dense bf16 peak."""
     import torch
 
     from pretune.training import device
@@ -243,21 +242,21 @@ def show_gpu(name: str, case: Case, task: Task, folder: Path, rounds: int) -> No
 
     peak = peak_flops(device.choose(), "bf16")
     print(f"  {torch.cuda.get_device_name()}: {peak / 1e12:.0f} TFLOP/s in bf16 by its data sheet", flush=True)
-    measured = {each: Measured() for each in case.contenders}
-    for each, found in measured.items():
-        with Worker(name, each, task, folder) as worker:
+    measured = {contender: Measured() for contender in case.contenders}
+    for contender, results in measured.items():
+        with Worker(name, contender, task, folder) as worker:
             worker.round()
             for _ in range(rounds):
-                found.add(worker.round())
-        share = found.median * flops_per_token(task) / peak
-        print(f"  {each}: {share:.1%} of it", flush=True)
-        if each.startswith(OURS):
-            verdict(f"{each} / peak", share * 100, case.share * 100, " %")
+                results.add(worker.round())
+        share = results.median * flops_per_token(task) / peak
+        print(f"  {contender}: {share:.1%} of it", flush=True)
+        if contender.startswith(OURS):
+            verdict(f"{contender} / peak", share * 100, case.share * 100, " %")
     show_speed(measured, case.goals)
 
 
 def show_quality(losses: dict[str, float], task: Task) -> None:
-    """Held-out losses, and how far ours is from fp32."""
+    """Print held-out losses, and the deviation of ours from fp32."""
     print(f"  {'':<26}{'nats':>10}   after {task.steps} steps")
     for name, loss in losses.items():
         print(f"  {name:<26}{loss:10.4f}")
@@ -266,19 +265,19 @@ def show_quality(losses: dict[str, float], task: Task) -> None:
         verdict(f"ours, auto, from {peer}", away, 0.5, " %", at_most=True)
 
 
-def verdict(what: str, found: float, target: float, unit: str, *, at_most: bool = False) -> None:
-    """One line: reached, or missed."""
-    reached = found <= target if at_most else found >= target
+def verdict(name: str, value: float, target: float, unit: str, *, at_most: bool = False) -> None:
+    """Print whether a target is reached or missed."""
+    reached = value <= target if at_most else value >= target
     sign = "<=" if at_most else ">="
     print(
-        f"  {what}: {found:.2f}{unit}, target {sign} {target:g}{unit}: {'reached' if reached else 'MISSED'}", flush=True
+        f"  {name}: {value:.2f}{unit}, target {sign} {target:g}{unit}: {'reached' if reached else 'MISSED'}", flush=True
     )
 
 
 def flops_per_token(task: Task) -> float:
-    """Useful work of a masked LM's step by its tokens: the formula is at the top."""
+    """Useful FLOPs of a step per token: the formula is in the docstring of this file."""
     hidden = task.hidden
-    if task.kind == "decoder":
+    if task.objective == "decoder":
         layers = task.layers * (4 * hidden**2 + 3 * hidden * wide(hidden))
         return 6.0 * (layers + hidden * task.vocabulary) + 6.0 * task.layers * hidden * task.length
     masked = max(1, round(MASKED * task.length)) / task.length
@@ -288,7 +287,7 @@ def flops_per_token(task: Task) -> float:
 
 
 def wide(hidden: int) -> int:
-    """The width of the inner layer of Llama: 8/3 of the hidden size, a multiple of 256."""
+    """The intermediate size of Llama: 8/3 of the hidden size, a multiple of 256."""
     return -(-8 * hidden // (3 * 256)) * 256
 
 
@@ -300,14 +299,14 @@ def on_gpu() -> bool:
 
 
 def prepare(folder: Path, task: Task, data: str) -> str:
-    """Leave a tokenizer and tokenised rows in `folder`, the same for all contenders; return what they are."""
+    """Write a tokenizer and tokenised rows to `folder`, for all contenders; return a description."""
     from pretune.data import tokenizer
     from pretune.data.loading import corpus
 
     if data == "sst2":
         lines = (DATA / "sst2" / "train.tsv").read_text(encoding="utf-8").splitlines()
         texts = [line.split("\t")[0] for line in lines]
-        what = "sentences of SST-2, each as long as it is"
+        description = "sentences of SST-2 in their own lengths"
     elif data == "numbers":
         words = tokenizer.train(["0 1 2 3 4 5 6 7 8 9"], 300, task.length)
         words.save_pretrained(folder / "tokenizer")
@@ -317,20 +316,20 @@ def prepare(folder: Path, task: Task, data: str) -> str:
     elif (DATA / "wikitext-2").is_dir():
         text = "".join((DATA / "wikitext-2" / f"{part}.txt").read_text(encoding="utf-8") for part in ("valid", "test"))
         texts = re.split(r"\n(?= = [^=\n]+ = \n)", text)
-        what = f"articles of wikitext-2, one after the other, cut into rows of {task.length}"
+        description = f"articles of wikitext-2, concatenated and cut into rows of {task.length}"
     else:
         random = np.random.default_rng(0)
         texts = [" ".join(map(str, random.zipf(1.3, 5000) % 100_000)) for _ in range(120)]
-        what = f"RANDOM numbers: no folder {DATA / 'wikitext-2'}"
+        description = f"RANDOM numbers: no folder {DATA / 'wikitext-2'}"
     words = tokenizer.train(texts, task.vocabulary, task.length)
     words.save_pretrained(folder / "tokenizer")
     tokens = words(texts, verbose=False)["input_ids"]
     corpus.write(folder, tokens)
-    return f"{what}; {len(texts):,} texts, {sum(map(len, tokens)):,} tokens, {len(words):,} in the vocabulary"
+    return f"{description}; {len(texts):,} texts, {sum(map(len, tokens)):,} tokens, {len(words):,} in the vocabulary"
 
 
 class Worker:
-    """A contender's process, which computes only while it is waited for."""
+    """A contender's process, which computes only during `round`."""
 
     def __init__(self, case: str, contender: str, task: Task, folder: Path) -> None:
         self._contender, self._errors = contender, tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in __exit__
@@ -346,7 +345,7 @@ class Worker:
         )  # fmt: skip
 
     def round(self) -> dict[str, float]:
-        """Let it do one round."""
+        """Run one round; return its result."""
         assert self._process.stdin
         assert self._process.stdout
         with contextlib.suppress(BrokenPipeError):
@@ -355,8 +354,8 @@ class Worker:
         if not answer:
             self._errors.seek(0)
             sys.exit(f"{self._contender} ended with {self._process.wait()}:\n{self._errors.read()}")
-        found: dict[str, float] = json.loads(answer)
-        return found
+        result: dict[str, float] = json.loads(answer)
+        return result
 
     def __enter__(self) -> Self:
         return self
@@ -368,16 +367,16 @@ class Worker:
 
 
 class Rounds:
-    """The worker's side: waits for the word before each round, and answers after it."""
+    """The worker's side: waits for a line before each round, and answers after it."""
 
     def __init__(self) -> None:
         self._answers = os.fdopen(os.dup(1), "w", buffering=1)
-        os.dup2(2, 1)  # libraries print, too
+        os.dup2(2, 1)  # libraries print to stdout as well
         self._wait()
         self._first = True
 
     def done(self, amount: float) -> None:
-        """A round is over in which `amount` was done: tokens, or FLOPs."""
+        """End a round of `amount` tokens or FLOPs."""
         if "torch" in sys.modules and on_gpu():
             sys.modules["torch"].cuda.synchronize()
         seconds = time.perf_counter() - self._began
@@ -385,11 +384,11 @@ class Rounds:
         if self._first:
             self._first = False
             with contextlib.suppress(OSError):
-                Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak is counted anew
+                Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # reset the peak
         self._wait()
 
     def answer(self, **values: float) -> None:
-        """Tell the benchmark."""
+        """Send values to the benchmark."""
         print(json.dumps(values), file=self._answers)
 
     def _wait(self) -> None:
@@ -399,25 +398,25 @@ class Rounds:
 
 
 def peak() -> float:
-    """The most memory that this process has held, in MiB: on a GPU, of its card."""
+    """Peak memory of this process in MiB; on a GPU, of the card."""
     if on_gpu():
         import torch
 
         return torch.cuda.max_memory_allocated() / 2**20
     with contextlib.suppress(OSError):
-        found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))
-        if found:
-            return int(found[1]) / 1024
+        match = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))
+        if match:
+            return int(match[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def work(contender: str, settings: str, folder: str) -> None:
-    """Be a contender."""
-    found = json.loads(settings)
-    case, task, rounds = CASES[found["case"]], Task(**found["task"]), Rounds()
+    """Run a contender."""
+    message = json.loads(settings)
+    case, task, rounds = CASES[message["case"]], Task(**message["task"]), Rounds()
     if contender.startswith(OURS):
-        import tasks.__main__  # noqa: F401 - sets what a stage's environment is to hold, before torch reads it
-    if found["case"] == "quality":
+        import tasks.__main__  # noqa: F401 - sets a stage's environment variables before torch reads them
+    if message["case"] == "quality":
         quality(contender, case.contenders[contender], task, Path(folder), rounds)
     elif contender == PRODUCT:
         product(task, rounds)
@@ -428,7 +427,7 @@ def work(contender: str, settings: str, folder: str) -> None:
 
 
 def product(task: Task, rounds: Rounds) -> None:
-    """The machine's own speed: a round is the best of several large matrix products."""
+    """The machine's peak: a round is the fastest of several large matrix products."""
     import torch
 
     torch.set_num_threads(task.threads)
@@ -444,7 +443,7 @@ def product(task: Task, rounds: Rounds) -> None:
 
 
 def ours(options: dict[str, Any], task: Task, folder: Path, rounds: Rounds) -> None:
-    """Train as a stage does; a round is over with every `task.steps` steps."""
+    """Train as a stage does; a round has `task.steps` steps."""
     from pretune.runtime.events import Record, Validation
     from pretune.training import device, loop
 
@@ -463,7 +462,7 @@ def ours(options: dict[str, Any], task: Task, folder: Path, rounds: Rounds) -> N
 
 
 def peer(options: dict[str, Any], task: Task, folder: Path, rounds: Rounds) -> None:
-    """Train as transformers does; a round is over with every `task.steps` steps."""
+    """Train with the Trainer; a round has `task.steps` steps."""
     import torch
     from transformers import Trainer, TrainerCallback
 
@@ -494,7 +493,7 @@ def peer(options: dict[str, Any], task: Task, folder: Path, rounds: Rounds) -> N
 
 
 def arguments(folder: Path, rows: int = ROWS, **options: Any) -> Any:
-    """The Trainer's settings: its own defaults, but for what only writes or prints."""
+    """The Trainer's default settings, without logs and checkpoints."""
     from transformers import TrainingArguments
 
     quiet = {"report_to": "none", "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
@@ -504,7 +503,7 @@ def arguments(folder: Path, rows: int = ROWS, **options: Any) -> Any:
 
 
 def rows_of(task: Task, folder: Path) -> tuple[Any, Any]:
-    """Rows for the Trainer and what makes batches of them, prepared ahead as far as they can be."""
+    """Rows for the Trainer, tokenised in advance, and their collator."""
     import torch
     from transformers import DataCollatorForLanguageModeling, DataCollatorWithPadding
 
@@ -512,7 +511,7 @@ def rows_of(task: Task, folder: Path) -> tuple[Any, Any]:
     from pretune.data.loading.corpus import Sequences
 
     words = tokenizer.load(folder / "tokenizer")
-    if task.kind == "classifier":
+    if task.objective == "classifier":
         objective = objective_of(task, folder)
         return [
             {"input_ids": ids.tolist(), "labels": int(label)}
@@ -524,7 +523,7 @@ def rows_of(task: Task, folder: Path) -> tuple[Any, Any]:
         {"input_ids": ids, "special_tokens_mask": torch.isin(ids, special).long()}
         for ids in torch.from_numpy(sequences.rows(np.arange(len(sequences)))[0]).view(-1, task.length)
     ]
-    masked = task.kind == "masked"
+    masked = task.objective == "masked"
     return rows, DataCollatorForLanguageModeling(words, mlm=masked, mlm_probability=MASKED if masked else None)
 
 
@@ -542,14 +541,14 @@ def model_of(task: Task) -> Any:
     )
 
     torch.manual_seed(0)
-    if task.kind == "decoder":
-        torch.set_default_device("cuda" if on_gpu() else "cpu")  # numbers are drawn faster there
+    if task.objective == "decoder":
+        torch.set_default_device("cuda" if on_gpu() else "cpu")  # random weights are drawn faster there
         shape = {"hidden_size": task.hidden, "num_hidden_layers": task.layers, "intermediate_size": wide(task.hidden)}
         heads = {"num_attention_heads": task.hidden // 64, "max_position_embeddings": task.length}
         model = LlamaForCausalLM(LlamaConfig(vocab_size=task.vocabulary, **shape, **heads))
         torch.set_default_device("cpu")
         return model
-    if task.kind == "causal":
+    if task.objective == "causal":
         rates = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), task.dropout)
         shape = {"n_embd": task.hidden, "n_layer": task.layers, "n_head": 4, "n_positions": task.length}
         return GPT2LMHeadModel(GPT2Config(vocab_size=task.vocabulary, **shape, **rates))
@@ -563,11 +562,11 @@ def model_of(task: Task) -> Any:
         hidden_dropout_prob=task.dropout,
         attention_probs_dropout_prob=task.dropout,
     )
-    return (BertForSequenceClassification if task.kind == "classifier" else BertForMaskedLM)(config)
+    return (BertForSequenceClassification if task.objective == "classifier" else BertForMaskedLM)(config)
 
 
 def objective_of(task: Task, folder: Path) -> Any:
-    """What ours learns, and the number of rows."""
+    """Our objective."""
     from pretune.data import tokenizer
     from pretune.data.loading.corpus import Sequences
     from pretune.objectives.base import ObjectiveContext
@@ -576,19 +575,19 @@ def objective_of(task: Task, folder: Path) -> Any:
     from pretune.objectives.pretraining.masked_lm import MaskedLM
 
     words = tokenizer.load(folder / "tokenizer")
-    if task.kind == "classifier":
+    if task.objective == "classifier":
         lines = (DATA / "sst2" / "train.tsv").read_text(encoding="utf-8").splitlines()[: 4 * 50 * ROWS]
         fields = [line.split("\t") for line in lines]  # four whole length groups of the Trainer
         rows = [{"text": text, "label": label} for text, label in fields]
         return Classification(rows, ObjectiveContext(words, task.length, 0, None, ["0", "1"]))
     sequences = Sequences(folder, task.length, int(words.pad_token_id))
-    if task.kind == "masked":
+    if task.objective == "masked":
         return MaskedLM(sequences, words, rate=MASKED, seed=0)
     return CausalLM(sequences)
 
 
 def params_of(task: Task, **changes: Any) -> Any:
-    """Settings of the pipeline, at the Trainer's optimizer, schedule and sizes; precision as it finds best."""
+    """Our settings, with the Trainer's optimizer, schedule and sizes; precision auto."""
     from pretune.config import params
 
     return params.load(ROOT / "params.yaml").pretrain.model_copy(
@@ -605,8 +604,8 @@ def params_of(task: Task, **changes: Any) -> Any:
 def quality(contender: str, options: dict[str, Any], task: Task, folder: Path, rounds: Rounds) -> None:
     """Train for `task.steps` steps on the same batches in the same order; answer with the held-out loss in fp32.
 
-    Same initial weights, AdamW settings and schedule. The Trainer's batches are ours, so what
-    differs is the arithmetic, which numbers dropout draws, and one step's shift of the warm-up.
+    Initial weights, AdamW settings and schedule are the same, and the Trainer gets our batches. Differences:
+    arithmetic, random numbers of dropout, and a warm-up that is shifted by one step.
     """
     import torch
 
@@ -618,7 +617,7 @@ def quality(contender: str, options: dict[str, Any], task: Task, folder: Path, r
     words, rate, warmup = tokenizer.load(folder / "tokenizer"), 1e-3, 40
     training, held_out = Sequences(folder, task.length, int(words.pad_token_id)).divide(256, 0)
     assert held_out
-    objective, watched = (MaskedLM(each, words, rate=MASKED, seed=0) for each in (training, held_out))
+    objective, validation = (MaskedLM(part, words, rate=MASKED, seed=0) for part in (training, held_out))
     model = model_of(task)
     if contender.startswith(OURS):
         device.prepare(0, task.threads)
@@ -626,26 +625,26 @@ def quality(contender: str, options: dict[str, Any], task: Task, folder: Path, r
         model, _ = loop.train(model, objective, params, task.steps, seed=0, report=ignore)
     else:
         torch.set_num_threads(task.threads)
-        order = dataloader.EpochSampler(len(objective), ROWS, 0)
+        sampler = dataloader.EpochSampler(len(objective), ROWS, 0)
         rows = []
-        for batch in (objective.batch(*order.step(step)) for step in range(task.steps)):
+        for batch in (objective.batch(*sampler.step(step)) for step in range(task.steps)):
             labels = torch.full_like(batch.packed.input_ids, -100).index_copy_(0, batch.positions, batch.targets)
             ids = batch.packed.input_ids.view(ROWS, -1)
             rows += [{"input_ids": i, "labels": j} for i, j in zip(ids, labels.view(ROWS, -1), strict=True)]
         train_in_order(model, rows, folder, learning_rate=rate, warmup_steps=warmup, adam_beta2=0.98, **options)
-    rounds.answer(loss=held_out_loss(model, watched))
+    rounds.answer(loss=held_out_loss(model, validation))
 
 
 def train_in_order(model: Any, rows: list[Any], folder: Path, **options: Any) -> None:
-    """The Trainer, once over the rows as they stand."""
+    """Train with the Trainer for one epoch on the rows in their order."""
     from transformers import Trainer
 
-    given = arguments(folder, train_sampling_strategy="sequential", num_train_epochs=1, **options)
-    Trainer(model, given, train_dataset=rows).train()
+    settings = arguments(folder, train_sampling_strategy="sequential", num_train_epochs=1, **options)
+    Trainer(model, settings, train_dataset=rows).train()
 
 
 def held_out_loss(model: Any, objective: Any) -> float:
-    """Mean over the hidden tokens of all rows, in fp32."""
+    """Mean loss of the masked tokens of all rows, in fp32."""
     import torch
 
     from pretune.models import heads

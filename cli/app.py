@@ -53,8 +53,8 @@ app.add_typer(data.app, name="data", epilog="Example:  pretune data show")
 
 
 def main() -> None:
-    """Run a command; a user's mistake ends in a message and its exit code, never in a traceback."""
-    gc.set_threshold(100_000)  # what is imported stays: to look for garbage in it takes a fifth of the time
+    """Run a command. A PretuneError ends in a message and its exit code, not in a traceback."""
+    gc.set_threshold(100_000)  # collecting garbage during the imports takes a fifth of the time
     try:
         app()
     except PretuneError as error:

@@ -1,4 +1,4 @@
-"""`pretune compare`: evaluations side by side, from the settings that differ to the metrics, row by row."""
+"""`pretune compare`: evaluations side by side: settings and data that differ, metrics on the same rows, cost."""
 
 from __future__ import annotations
 
@@ -9,20 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from pretune.evaluation.metrics.bootstrap import Estimate
+    from pretune.pages.render import Table
     from pretune.release.compare import Comparison
     from pretune.release.runs import Evaluation
 
 PAGE = "reports/compare.html"
-COSTS = {  # metrics of training stages
-    "seconds": "seconds",
-    "device_hours": "device hours",
-    "flops": "FLOPs",
-    "energy_kwh": "kWh",
-    "co2_kg": "kg of CO₂",
-    "parameters": "parameters",
-    "system/process_memory_usage_megabytes": "MB of memory",
-}
-Table = tuple[str, list[str], list[list[str]]]  # title, head, rows
+TEMPLATE = Path(__file__).with_name("comparison.html.j2")
 
 
 def compare(
@@ -32,123 +25,123 @@ def compare(
     """Show evaluations side by side: settings and data that differ, metrics on the same rows, cost; also as a page."""
     from pretune.config import params
     from pretune.lineage.graph import find_root, state_dir
+    from pretune.pages.render import Table, render
     from pretune.release.compare import compare as side_by_side
     from pretune.release.runs import Runs
 
     root = find_root()
     settings = params.load(root / "params.yaml")
     runs = Runs(root, state_dir(root), settings.gate.name)
-    found = {name: runs.evaluation(name) for name in dict.fromkeys(names)}
-    said = {name: runs.predictions(each) for name, each in found.items()}
-    options = settings.evaluate
-    measured = side_by_side(
-        said, bootstrap_samples=options.bootstrap_samples, confidence=options.confidence, seed=settings.seed
+    evaluations = {name: runs.evaluation(name) for name in dict.fromkeys(names)}
+    comparison = side_by_side(
+        {name: runs.predictions(evaluation) for name, evaluation in evaluations.items()},
+        bootstrap_samples=settings.evaluate.bootstrap_samples,
+        confidence=settings.evaluate.confidence,
+        seed=settings.seed,
     )
+    head = ["", *evaluations]
+    used_settings = {name: evaluation.params for name, evaluation in evaluations.items()}
+    used_data = {name: evaluation.data for name, evaluation in evaluations.items()}
     tables = [
-        ("runs", ["", *found], facts(found)),
-        ("settings that differ", ["", *found], differing({name: each.params for name, each in found.items()})),
-        ("data that differ", ["", *found], differing({name: each.data for name, each in found.items()})),
-        metrics(measured, list(found)),
-        ("cost", ["", *found], costs(found)),
+        Table("runs", head, facts(evaluations), len(head)),
+        Table("settings that differ", head, differing(used_settings), len(head)),
+        Table("data that differ", head, differing(used_data), len(head)),
+        metrics(comparison, list(evaluations)),
+        Table("cost", head, costs(evaluations)),
     ]
     page = root / PAGE
     page.parent.mkdir(exist_ok=True)
-    page.write_text(html(tables), encoding="utf-8")
+    page.write_text(render(TEMPLATE, tables=tables), encoding="utf-8")
     if as_json:
-        print(json.dumps(as_dict(measured, tables), default=vars))
+        print(json.dumps(as_dict(comparison, tables), default=vars))
     else:
         show(tables, page)
 
 
-def facts(found: dict[str, Evaluation]) -> list[list[str]]:
-    """Which runs they are and which commits they were made at."""
+def facts(evaluations: dict[str, Evaluation]) -> list[list[str]]:
+    """The run, the commit and the machine of each evaluation."""
+    runs = [evaluation.run for evaluation in evaluations.values()]
     rows = {
-        "evaluation": [each.run.run_id[:8] for each in found.values()],
-        "commit": [each.run.tags.get("git.commit", "unknown")[:8] for each in found.values()],
-        "changes besides": [each.run.tags.get("git.dirty", "unknown") for each in found.values()],
-        "processor": [each.run.tags.get("host.processor", "unknown") for each in found.values()],
+        "evaluation": [run.run_id[:8] for run in runs],
+        "commit": [run.tags.get("git.commit", "unknown")[:8] for run in runs],
+        "uncommitted changes": [run.tags.get("git.dirty", "unknown") for run in runs],
+        "processor": [run.tags.get("host.processor", "unknown") for run in runs],
     }
     return [[name, *values] for name, values in rows.items()]
 
 
-def differing(found: dict[str, dict[str, str]]) -> list[list[str]]:
-    """[name, value of each] of all that is not the same everywhere."""
-    names = sorted({name for each in found.values() for name in each})
-    rows = [[name, *(each.get(name, "-") for each in found.values())] for name in names]
+def differing(by_evaluation: dict[str, dict[str, str]]) -> list[list[str]]:
+    """A row of values for each name whose value is not the same in all evaluations."""
+    names = sorted({name for values in by_evaluation.values() for name in values})
+    rows = [[name, *(values.get(name, "-") for values in by_evaluation.values())] for name in names]
     return [row for row in rows if len(set(row[1:])) > 1]
 
 
-def metrics(measured: Comparison, names: list[str]) -> Table:
-    """Each metric of each evaluation, and by how much each is better than the first."""
-    if not measured.rows:
-        return (f"metrics cannot be compared: {measured.reason}", [], [])
+def metrics(comparison: Comparison, names: list[str]) -> Table:
+    """Each metric of each evaluation, and by how much each is better than the first one."""
+    from pretune.pages.render import Table
+
+    if not comparison.rows:
+        return Table(f"metrics cannot be compared: {comparison.reason}", [], [])
     first, *others = names
-    head = ["", *(each for name in others for each in (name, f"better than {first} by"))]
+    head = ["", first, *(cell for name in others for cell in (name, f"better than {first} by"))]
     rows = []
-    for metric, estimate in measured.scores[first].items():
-        row = [metric, _told(estimate)]
+    for metric, estimate in comparison.scores[first].items():
+        row = [metric, _interval(estimate)]
         for name in others:
-            gain = measured.gains[name].get(metric)
-            scored = measured.scores[name].get(metric)
-            row += [_told(scored) if scored else "-", f"{_told(gain, '+')}, p {gain.p:.2g}" if gain else "-"]
+            score, gain = comparison.scores[name].get(metric), comparison.gains[name].get(metric)
+            row.append(_interval(score) if score else "-")
+            row.append(f"{_interval(gain, sign=True)}, p {gain.p:.2g}" if gain else "-")
         rows.append(row)
-    return (f"metrics on {measured.rows} rows that all have tested", ["", first, *head[1:]], rows)
+    return Table(f"metrics on {comparison.rows} rows that all have tested", head, rows)
 
 
-def costs(found: dict[str, Evaluation]) -> list[list[str]]:
-    """What the stages took."""
+def costs(evaluations: dict[str, Evaluation]) -> list[list[str]]:
+    """What each training stage cost."""
+    from pretune.evaluation.names import COSTS
+
+    by_evaluation = [evaluation.stages for evaluation in evaluations.values()]
     rows = []
-    for metric, word in COSTS.items():
-        stages = {stage for each in found.values() for stage, record in each.stages.items() if metric in record.metrics}
-        for stage in sorted(stages):
-            records = [each.stages.get(stage) for each in found.values()]
+    for metric, words in COSTS.items():
+        names = {name for stages in by_evaluation for name, record in stages.items() if metric in record.metrics}
+        for name in sorted(names):
+            records = [stages.get(name) for stages in by_evaluation]
             values = [record.metrics.get(metric) if record else None for record in records]
-            rows.append([f"{stage}: {word}", *("-" if value is None else f"{value:,.4g}" for value in values)])
+            rows.append([f"{name}: {words}", *("-" if value is None else f"{value:,.4g}" for value in values)])
     return rows
 
 
 def show(tables: list[Table], page: Path) -> None:
-    """Print them."""
+    """Print the tables, and where the page is."""
     from rich import box
     from rich.console import Console
     from rich.table import Table as RichTable
 
     console = Console()
-    for title, head, rows in tables:
-        if not rows:
-            console.print(title if not head else f"{title}: none", highlight=False, markup=False)
+    for table in tables:
+        if not table.body:
+            title = f"{table.title}: none" if table.head else table.title
+            console.print(title, highlight=False, markup=False)
             continue
-        table = RichTable(*head, title=title, box=box.SIMPLE_HEAD, title_justify="left")
-        for row in rows:
-            table.add_row(*row)
-        console.print(table, markup=False)
+        printed = RichTable(*table.head, title=table.title, box=box.SIMPLE_HEAD, title_justify="left")
+        for row in table.body:
+            printed.add_row(*row)
+        console.print(printed, markup=False)
     console.print(f"written to {page}", highlight=False, soft_wrap=True, markup=False)
 
 
-def html(tables: list[Table]) -> str:
-    """The same as a page that needs nothing besides."""
-    from html import escape
-
-    from pretune.evaluation.report.html import document, table
-
-    parts = ["<h1>Evaluations side by side</h1>"]
-    for title, head, rows in tables:
-        cells = [[escape(cell) for cell in row] for row in rows]
-        body = table(map(escape, head), cells, numbers=range(1, len(head))) if rows else "<p>none</p>"
-        parts.append(f"<h2>{escape(title)}</h2>{body}")
-    return document("Pretune: comparison", "\n".join(parts))
-
-
-def as_dict(measured: Comparison, tables: list[Table]) -> dict[str, Any]:
-    """All of it for a program."""
+def as_dict(comparison: Comparison, tables: list[Table]) -> dict[str, Any]:
+    """The comparison for `--json`."""
     return {
-        "rows": measured.rows,
-        "reason": measured.reason,
-        "scores": measured.scores,
-        "gains": measured.gains,
-        "tables": {title: [dict(zip(head, row, strict=True)) for row in rows] for title, head, rows in tables},
+        "rows": comparison.rows,
+        "reason": comparison.reason,
+        "scores": comparison.scores,
+        "gains": comparison.gains,
+        "tables": {table.title: [dict(zip(table.head, row, strict=True)) for row in table.body] for table in tables},
     }
 
 
-def _told(found: Any, sign: str = "") -> str:
-    return f"{found.value:{sign}.4g} ({found.low:{sign}.4g} to {found.high:{sign}.4g})"
+def _interval(estimate: Estimate, *, sign: bool = False) -> str:
+    from pretune.pages.units import interval
+
+    return interval(estimate.value, estimate.low, estimate.high, sign=sign)

@@ -1,4 +1,4 @@
-"""`pretune data …`: what the data are, and how two versions of them differ."""
+"""`pretune data …`: show the data card, and compare two versions of the data."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.options import Json
 from pretune.errors import DataError
 
-app = typer.Typer(no_args_is_help=True, help="What the data are, and how two versions of them differ.")
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
+app = typer.Typer(no_args_is_help=True, help="Show the data card, or compare two versions of the data.")
 ROWS = "rows.parquet"
 
 
 @app.command(epilog="Example:  pretune data show")
 def show(as_json: Json = False) -> None:
-    """Print the data card that `prepare` has left in reports/data."""
+    """Print the data card that `prepare` wrote to reports/data."""
     from pretune.lineage.graph import find_root
 
     folder = find_root() / "reports" / "data"
@@ -40,7 +40,7 @@ def diff(
     old: Annotated[
         str, typer.Argument(metavar="A", help="A folder with a snapshot, a commit, or . for the workspace.")
     ],
-    new: Annotated[str, typer.Argument(metavar="B", help="The same.")],
+    new: Annotated[str, typer.Argument(metavar="B", help="As A.")],
     as_json: Json = False,
 ) -> None:
     """Count the rows that were added, removed and relabelled from A to B."""
@@ -49,19 +49,20 @@ def diff(
 
     root = find_root()
     with tempfile.TemporaryDirectory() as folder:
-        found = card.difference(*(_rows(root, name, Path(folder) / side) for name, side in ((old, "a"), (new, "b"))))
-    print(json.dumps(found) if as_json else _told(found))
+        difference = card.difference(_rows(root, old, Path(folder) / "a"), _rows(root, new, Path(folder) / "b"))
+    print(json.dumps(difference) if as_json else _as_text(difference))
 
 
-def _told(found: dict[str, Any]) -> str:
-    lines = [f"rows        {found['rows'][0]} → {found['rows'][1]}"]
-    lines += [f"{name:<11} {found[name]}" for name in ("added", "removed")]
-    lines += [f"relabelled  {count}  {change}" for change, count in found["relabelled"].items()] or ["relabelled  0"]
+def _as_text(difference: dict[str, Any]) -> str:
+    lines = [f"rows        {difference['rows'][0]} → {difference['rows'][1]}"]
+    lines += [f"{name:<11} {difference[name]}" for name in ("added", "removed")]
+    relabelled = [f"relabelled  {count}  {change}" for change, count in difference["relabelled"].items()]
+    lines += relabelled or ["relabelled  0"]
     return "\n".join(lines)
 
 
 def _rows(root: Path, name: str, target: Path) -> Path:
-    """The rows of a snapshot: in a folder, in the workspace, or of a commit, whose dvc.lock leads to DVC's cache."""
+    """The rows of a snapshot: in a folder, in the workspace, or of a commit, fetched from DVC's cache to `target`."""
     for folder in (root / "data" / "raw" if name == "." else Path(name), Path(name) / "data" / "raw"):
         if (folder / ROWS).is_file():
             return folder / ROWS
@@ -71,6 +72,6 @@ def _rows(root: Path, name: str, target: Path) -> Path:
         reason = (done.stderr.strip().splitlines() or ["unknown"])[0].removeprefix("ERROR: ")
         raise DataError(
             f"{name} is neither a folder with {ROWS} nor a commit whose data/raw is in DVC's cache ({reason})",
-            "dvc pull   (where a remote has it), or name a folder",
+            "dvc pull   (if a remote has it), or name a folder",
         )
     return target

@@ -1,4 +1,4 @@
-"""`pretune doctor`: look for what makes runs fail or lie, and say what mends it."""
+"""`pretune doctor`: find problems that make runs fail or their results wrong, and how to fix them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from pretune.process import is_locked
 from pretune.tracking import journal
 from pretune.tracking.client import connect, tracking_uri
 
-DISK = 2 * 1024**3  # bytes that a run of some size needs
+DISK = 2 * 1024**3  # bytes that should be free
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
 @dataclass
 class Finding:
-    """One thing that was looked at, and how it is."""
+    """The result of a check. what: the subject of the check. fix: a command, if there is a problem."""
 
     what: str
     state: Literal["ok", "fixed", "problem"]
@@ -59,16 +59,16 @@ def doctor(
 
 
 def examine(root: Path, *, fix: bool = False) -> list[Finding]:
-    """Look at everything; with `fix`, mend what can be mended without loss."""
+    """Run all checks; with `fix`, fix what can be fixed without loss."""
     checks = (_versions, _parameters, _graph, _locks, _tracking, _stale_runs, _disk)
     return [finding for check in checks for finding in check(root, fix)]
 
 
 def _versions(root: Path, _fix: bool) -> Iterator[Finding]:
-    """What is installed against requirements.lock."""
-    path, what = root / "requirements.lock", "versions"
+    """The installed packages have the versions of requirements.lock."""
+    path, subject = root / "requirements.lock", "versions"
     if not path.is_file():
-        yield Finding(what, "problem", "requirements.lock is missing", "git checkout requirements.lock")
+        yield Finding(subject, "problem", "requirements.lock is missing", "git checkout requirements.lock")
         return
     lines = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
     wrong = []
@@ -83,13 +83,13 @@ def _versions(root: Path, _fix: bool) -> Iterator[Finding]:
         if installed == "nothing" or not requirement.specifier.contains(installed, prereleases=True):
             wrong.append(f"{requirement.name} is {installed}, the lock has {requirement.specifier}")
     if wrong:
-        yield Finding(what, "problem", "; ".join(wrong), "touch requirements.lock && make setup")
+        yield Finding(subject, "problem", "; ".join(wrong), "touch requirements.lock && make setup")
     else:
-        yield Finding(what, "ok", f"as requirements.lock has them ({len(pinned)} packages)")
+        yield Finding(subject, "ok", f"as in requirements.lock ({len(pinned)} packages)")
 
 
 def _parameters(root: Path, _fix: bool) -> Iterator[Finding]:
-    """params.yaml against its schema, and numbers that YAML holds for text."""
+    """params.yaml fits its schema, and no text in it looks like a number."""
     from pretune.config.params import load
 
     try:
@@ -108,7 +108,7 @@ def _parameters(root: Path, _fix: bool) -> Iterator[Finding]:
 
 
 def _graph(root: Path, _fix: bool) -> Iterator[Finding]:
-    """Whether DVC can read dvc.yaml, and every stage has its function."""
+    """DVC can read dvc.yaml, and every stage has its file in tasks/."""
     try:
         names = list(graph.Workspace(root).nodes)
     except PretuneError as error:
@@ -123,12 +123,12 @@ def _graph(root: Path, _fix: bool) -> Iterator[Finding]:
 
 
 def _locks(root: Path, fix: bool) -> Iterator[Finding]:
-    """Who is at work here, and DVC's lock file if a kill tore it."""
+    """Which locks are held, and whether a kill left DVC's lock file half written."""
     folder = graph.state_dir(root) / "locks"
-    held = [path.stem for path in sorted(folder.glob("*.lock")) if is_locked(path)] if folder.is_dir() else []
-    yield Finding("locks", "ok", f"held by a running process: {', '.join(held)}" if held else "none held")
+    locked = [path.stem for path in sorted(folder.glob("*.lock")) if is_locked(path)] if folder.is_dir() else []
+    yield Finding("locks", "ok", f"held by a running process: {', '.join(locked)}" if locked else "none held")
     path = root / ".dvc" / "tmp" / "rwlock"
-    if not held and path.is_file() and not _is_json(path):
+    if not locked and path.is_file() and not _is_json(path):
         if fix and dvc_config.drop_torn_lock(root):
             yield Finding("dvc lock", "fixed", "a half-written .dvc/tmp/rwlock was removed")
         else:
@@ -136,7 +136,7 @@ def _locks(root: Path, fix: bool) -> Iterator[Finding]:
 
 
 def _tracking(root: Path, _fix: bool) -> Iterator[Finding]:
-    """Whether MLflow's store answers and is whole, and whether records wait to be sent."""
+    """MLflow's store answers and is intact, and no records wait to be sent."""
     uri, state = tracking_uri(root), graph.state_dir(root)
     database = root / "mlflow.db"
     if uri.endswith(str(database)) and database.is_file():
@@ -152,7 +152,7 @@ def _tracking(root: Path, _fix: bool) -> Iterator[Finding]:
             return
     try:
         connect(root, state)
-    except Exception as error:  # whatever MLflow raises, the finding is that it does not answer
+    except Exception as error:  # MLflow may raise anything
         detail = f"{uri} does not answer: {str(error).splitlines()[0][:120]}"
         yield Finding("tracking", "problem", detail, "start the server, or unset MLFLOW_TRACKING_URI")
         return
@@ -165,13 +165,13 @@ def _tracking(root: Path, _fix: bool) -> Iterator[Finding]:
 
 
 def _stale_runs(root: Path, fix: bool) -> Iterator[Finding]:
-    """Runs that MLflow holds for RUNNING although nothing works on them."""
+    """No run is RUNNING in MLflow without a process."""
     state = graph.state_dir(root)
     alive = {p.stem for p in journal.folder(state).glob("*.jsonl")} if journal.folder(state).is_dir() else set()
     try:
         client, experiment = connect(root, state)
         running = client.search_runs([experiment], "attributes.status = 'RUNNING'")
-    except Exception:  # said by _tracking already
+    except Exception:  # _tracking reports it
         return
     stale: list[Any] = [run for run in running if run.data.tags.get("pretune.id") not in alive]
     if not stale:
@@ -187,7 +187,7 @@ def _stale_runs(root: Path, fix: bool) -> Iterator[Finding]:
 
 
 def _disk(root: Path, _fix: bool) -> Iterator[Finding]:
-    """Room for what runs write."""
+    """There is enough free disk space."""
     free = shutil.disk_usage(root).free
     detail = f"{free / 1024**3:.0f} GiB free"
     state: Literal["ok", "problem"] = "ok" if free > DISK else "problem"

@@ -1,7 +1,7 @@
-"""What the training stages of a plan will cost: each is tried for some seconds in a process of its own.
+"""Estimates what the training stages of a plan will cost: each trains for some seconds in a process of its own.
 
-`python -m cli.estimates STAGE` is that process. It imports what the stage imports, so that it needs as much
-memory, reads the stage's inputs, and writes nothing but its answer.
+`python -m cli.estimates STAGE` is that process. It imports what the stage imports, so that it needs as much memory,
+reads the stage's inputs, and writes nothing but the estimate.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing_extensions import override
 
 from pretune.config.params import load
 from pretune.errors import PretuneError
-from pretune.lineage.graph import Decision, Node, Workspace
+from pretune.lineage.graph import Node, Workspace
+from pretune.lineage.plan import Decision
 from pretune.runtime.launcher import trains
 from pretune.runtime.stage import StageInputs
 
@@ -27,42 +28,43 @@ Estimate = dict[str, Any]
 HEADINGS = ("stage", "parameters", "FLOPs a step", "FLOPs in all", "memory at most", "time")
 
 
-def estimates(root: Path, decisions: list[Decision], say: Callable[[str], None]) -> dict[str, Estimate]:
-    """What each training stage that will run costs, or why that cannot be said: {"unknown": reason}."""
-    nodes, params, found = Workspace(root).nodes, load(root / "params.yaml"), {}
+def estimates(root: Path, decisions: list[Decision], report: Callable[[str], None]) -> dict[str, Estimate]:
+    """An estimate for each training stage that will run, or {"unknown": reason}."""
+    nodes, params, by_stage = Workspace(root).nodes, load(root / "params.yaml"), {}
     actions = {decision.stage: decision.action for decision in decisions}
     for name in [name for name, action in actions.items() if action == "run" and trains(nodes[name], params)]:
         node = nodes[name]
-        before = [up for up in node.upstream if actions.get(up, "skip") != "skip"]
+        pending = [up for up in node.upstream if actions.get(up, "skip") != "skip"]
         missing = [path for path in node.data if not (root / path).exists()]
-        if before:
-            found[name] = {"unknown": f"it reads what {', '.join(before)} will make"}
+        if pending:
+            by_stage[name] = {"unknown": f"it reads what {', '.join(pending)} will make"}
         elif missing:
-            found[name] = {"unknown": f"{', '.join(missing)} is missing"}
+            by_stage[name] = {"unknown": f"{', '.join(missing)} is missing"}
         else:
-            say(f"trying out {name} for some seconds (--quick leaves that out) …")
-            found[name] = _ask(root, name)
-    return found
+            report(f"training {name} for some seconds (not with --quick) …")
+            by_stage[name] = _estimate_in_process(root, name)
+    return by_stage
 
 
-def rows(found: dict[str, Estimate]) -> list[tuple[str, ...]]:
-    """Those that are known, as rows under HEADINGS."""
-    return [(name, *_row(estimate)) for name, estimate in found.items() if "unknown" not in estimate]
+def rows(by_stage: dict[str, Estimate]) -> list[tuple[str, ...]]:
+    """The estimates that are known, as rows under HEADINGS."""
+    return [(name, *_row(estimate)) for name, estimate in by_stage.items() if "unknown" not in estimate]
 
 
-def unknown(found: dict[str, Estimate]) -> list[str]:
-    """A line for each that is not."""
-    return [f"{name}: no estimate, {each['unknown']}" for name, each in found.items() if "unknown" in each]
+def unknown(by_stage: dict[str, Estimate]) -> list[str]:
+    """A line for each stage without an estimate."""
+    reasons = {name: estimate["unknown"] for name, estimate in by_stage.items() if "unknown" in estimate}
+    return [f"{name}: no estimate, {reason}" for name, reason in reasons.items()]
 
 
-def _ask(root: Path, name: str) -> Estimate:
+def _estimate_in_process(root: Path, name: str) -> Estimate:
     done = subprocess.run(
         [sys.executable, "-m", "cli.estimates", name],
         cwd=root, stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding="utf-8", check=False,
     )  # fmt: skip
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
-        return {"unknown": f"the trial failed: {lines[-1]}"}
+        return {"unknown": f"training failed: {lines[-1]}"}
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -81,7 +83,7 @@ def _short(number: float) -> str:
 
 
 class DryRunStage(StageInputs):
-    """What `prepare` of a training stage needs of a Stage; it cannot write."""
+    """The argument of a training stage's `prepare` function in place of the stage; it cannot write."""
 
     def __init__(self, root: Path, node: Node, params: Any) -> None:
         self.name, self.params, self._root = node.name, params, root
@@ -91,44 +93,44 @@ class DryRunStage(StageInputs):
         return self._root / path
 
 
-def answer(name: str) -> Estimate:
-    """Build the job of a stage, cost it, and take some steps of it."""
-    began = time.perf_counter()
+def estimate(name: str) -> Estimate:
+    """Build the job of a stage, compute its cost, and time some of its steps."""
+    start = time.perf_counter()
     import importlib
 
     root = Path.cwd()
-    view = DryRunStage(root, Workspace(root).node(name), load(root / "params.yaml"))
-    job = importlib.import_module(f"tasks.{name}").prepare(view)
+    stage = DryRunStage(root, Workspace(root).node(name), load(root / "params.yaml"))
+    job = importlib.import_module(f"tasks.{name}").prepare(stage)
     from pretune.training import memory, parallel
     from pretune.training.estimate import dry_run
 
-    launch, world = view.params.launch, parallel.single_process()
+    launch, world = stage.params.launch, parallel.single_process()
     processes = launch.processes * launch.nodes
-    held = memory.held(world.device)
-    cost = job.cost(name, view.params.seed, world.device, processes=processes, strategy=launch.strategy)
-    ready = time.perf_counter() - began
-    tried = dry_run.timed(job, view.params.seed, world, processes, cost.snapshot)
+    memory_before = memory.held(world.device)
+    cost = job.cost(name, stage.params.seed, world.device, processes=processes, strategy=launch.strategy)
+    startup = time.perf_counter() - start
+    result = dry_run.timed(job, stage.params.seed, world, processes, cost.snapshot)
     return {
         "parameters": cost.parameters,
         "flops_per_step": cost.flops,
         "steps": job.steps,
         "flops": cost.flops * job.steps,
-        "memory_gb": max(tried.memory, held) / 1e9,
-        "seconds": ready + tried.training,
-        "seconds_per_step": tried.step,
+        "memory_gb": max(result.memory, memory_before) / 1e9,
+        "seconds": startup + result.training,
+        "seconds_per_step": result.step,
     }
 
 
 def main() -> None:
-    """Print the answer of `answer`, or the user's mistake that it met."""
-    from tasks.__main__ import NO_BARS, OFFLINE  # and with it what any stage imports
+    """Print the estimate as JSON, or {"unknown": reason} for a user's mistake."""
+    from tasks.__main__ import NO_BARS, OFFLINE  # which imports what every stage imports
 
     os.environ |= OFFLINE | NO_BARS
     try:
-        found = answer(sys.argv[1])
+        result = estimate(sys.argv[1])
     except PretuneError as error:
-        found = {"unknown": "; ".join(error.problems)}
-    print(json.dumps(found))
+        result = {"unknown": "; ".join(error.problems)}
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

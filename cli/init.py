@@ -1,4 +1,4 @@
-"""`pretune recipes` and `pretune init`: complete params files, and how one becomes the workspace's own."""
+"""`pretune recipes` and `pretune init`: list complete params files, and make one the workspace's own."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Annotated
 
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
+from cli.options import Json
 
 
 def recipes(as_json: Json = False) -> None:
-    """List complete params files for known data and models: what each does, needs and leads to."""
+    """List complete params files for known data sets and models, with their data, time and expected results."""
     from cli.recipes import every
     from pretune.lineage.graph import find_root
 
-    found = every(find_root())
+    known = every(find_root())
     if as_json:
-        print(json.dumps([recipe.facts() for recipe in found]))
+        print(json.dumps([recipe.facts() for recipe in known]))
         return
-    for recipe in found:
+    for recipe in known:
         print(f"{recipe.name}: {recipe.title}")
         for key in ("model", "data", "time", "expect"):
             print(f"    {key + ':':8}{getattr(recipe, key)}")
@@ -28,10 +28,10 @@ def recipes(as_json: Json = False) -> None:
 
 def init(
     recipe: Annotated[str, typer.Argument(help="A name that `pretune recipes` lists.")],
-    data: Annotated[Path | None, typer.Option(help="A folder to copy the data from, where they are missing.")] = None,
+    data: Annotated[Path | None, typer.Option(help="A folder to copy missing data from.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a recipe this workspace's params.yaml; the old one is kept."""
+    """Replace params.yaml by a recipe; the old file is kept."""
     from cli import recipes as all_recipes
     from pretune.lineage.graph import find_root
 
@@ -39,7 +39,7 @@ def init(
     if as_json:
         print(json.dumps(vars(done)))
         return
-    print(f"params.yaml is now the recipe {recipe}, and dvc.yaml lists its data; what they were lies in {done.kept}")
+    print(f"params.yaml is now the recipe {recipe}, and dvc.yaml lists its data; the old files are in {done.kept}")
     for path in done.brought:
         print(f"copied   {path}")
     for path in done.missing:

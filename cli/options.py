@@ -1,4 +1,4 @@
-"""What the commands share: options, the console, the workspace."""
+"""Options, the console and the workspace, which commands share."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Where tables are printed."""
+    """The console that tables are printed to."""
     from rich.console import Console
 
     return Console(stderr=stderr)
 
 
 def open_workspace(stages: list[str]) -> Path:
-    """The workspace, made the current folder. GraphError where dvc.yaml has no stage of these names."""
+    """Make the workspace the current folder and return it. Raises GraphError if dvc.yaml lacks one of the stages."""
     from pretune.config import files
     from pretune.lineage.graph import Workspace, find_root
 
     root = find_root()
     os.chdir(root)
-    files.read_yaml(root / "params.yaml")  # before DVC, whose message says less
+    files.read_yaml(root / "params.yaml")  # before DVC, whose message is less clear
     workspace = Workspace(root)
     for name in stages or list(workspace.nodes)[:1]:
         workspace.node(name)

@@ -1,4 +1,4 @@
-"""`pretune plan`: what a run would do, why, and what training would cost."""
+"""`pretune plan`: show what a run would do and why, and what training would cost."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from cli.options import Json, console, open_workspace
 
 def plan(
     stages: Annotated[list[str] | None, typer.Argument(help="Stages to plan for; default: all.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Leave out what training costs: no step is tried.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Do not estimate what training costs.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Say whether each stage would run, be restored or be skipped, why, and its last time; and what training costs."""
+    """Show whether each stage would run, be restored or be skipped, and why; and estimate what training costs."""
     from cli import estimates
     from flows.schedule import last_seconds
     from pretune.config.params import load
@@ -27,19 +27,19 @@ def plan(
     workspace.check_inputs(stages or [])
     decisions = workspace.plan(stages or [])
     seconds = {d.stage: last_seconds(state_dir(root), d.stage) for d in decisions}
-    say = console(stderr=True).print
-    costs = {} if quick else estimates.estimates(root, decisions, lambda text: say(text, markup=False))
+    stderr = console(stderr=True)
+    costs = {} if quick else estimates.estimates(root, decisions, lambda text: stderr.print(text, markup=False))
     if as_json:
         facts = [{"last_seconds": seconds[d.stage], "estimate": costs.get(d.stage)} for d in decisions]
-        print(json.dumps([vars(d) | each for d, each in zip(decisions, facts, strict=True)]))
+        print(json.dumps([vars(d) | fact for d, fact in zip(decisions, facts, strict=True)]))
         return
     from rich.table import Table
 
     table = Table("stage", "action", "last time", "why")
     for decision in decisions:
         last = seconds[decision.stage]
-        why_not = _shorten(decision.reasons) or "nothing changed"
-        table.add_row(decision.stage, decision.action, f"{last:.0f} s" if last else "", why_not)
+        reasons = _shorten(decision.reasons) or "nothing changed"
+        table.add_row(decision.stage, decision.action, f"{last:.0f} s" if last else "", reasons)
     screen = console()
     screen.print(table)
     runs = [d.stage for d in decisions if d.action == "run"]
@@ -57,6 +57,6 @@ def plan(
         screen.print(line, markup=False, highlight=False)
 
 
-def _shorten(reasons: list[str], most: int = 3) -> str:
-    more = [f"… and {len(reasons) - most} more (pretune why)"] if len(reasons) > most else []
-    return "\n".join(reasons[:most] + more)
+def _shorten(reasons: list[str], limit: int = 3) -> str:
+    more = [f"… and {len(reasons) - limit} more (pretune why)"] if len(reasons) > limit else []
+    return "\n".join(reasons[:limit] + more)

@@ -1,4 +1,4 @@
-"""`pretune promote` and `pretune rollback`: which model is in use."""
+"""`pretune promote` and `pretune rollback`: change which model is @champion."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
+from cli.options import Json
 
 
 def promote(
@@ -17,7 +17,7 @@ def promote(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Register a model as @challenger, and make it @champion if the gate in params.yaml lets it pass."""
+    """Register a model as @challenger, and make it @champion if it passes the gate in params.yaml."""
     from pretune.lineage.graph import find_root
     from pretune.release.promotion import decide
 
@@ -41,5 +41,5 @@ def rollback(as_json: Json = False) -> None:
     root = find_root()
     name = params.load(root / "params.yaml").gate.name
     client, _ = connect(root, state_dir(root))
-    was, now = promotion.rollback(Registry(client, name))
-    print(json.dumps({"was": was, "is": now}) if as_json else f"version {now} of {name} is @champion again (was {was})")
+    old, new = promotion.rollback(Registry(client, name))
+    print(json.dumps({"was": old, "is": new}) if as_json else f"version {new} of {name} is @champion again (was {old})")

@@ -1,9 +1,8 @@
-"""Recipes: the complete params files in `examples/`, what their first lines say, and how one comes into a workspace."""
+"""Recipes: the complete params files in `examples/`, with facts in their first lines; `init` installs one."""
 
 from __future__ import annotations
 
 import io
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -19,13 +18,13 @@ from pretune.lineage.graph import state_dir
 
 FOLDER = "examples"
 FACT = re.compile(r"# (model|data|time|expect): +(.+)")
-LEARNT = ("bpe", "byte_bpe", "unigram", "wordpiece")  # tokenizers that are learnt; any other value is a folder
+TRAINED = ("bpe", "byte_bpe", "unigram", "wordpiece")  # tokenizers that `prepare` trains; other values are folders
 HUB = re.compile(r"[^/]+(/[^/]+)?@[^/]+")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A file in `examples/`; all but its name and path stand in the comment that it begins with."""
+    """A file in `examples/`; its first comment holds all but name and path."""
 
     name: str
     path: Path
@@ -36,7 +35,7 @@ class Recipe:
     expect: str
 
     def facts(self) -> dict[str, str]:
-        """All of it but the path."""
+        """All fields except the path."""
         return {key: value for key, value in asdict(self).items() if key != "path"}
 
 
@@ -46,7 +45,7 @@ def every(root: Path) -> list[Recipe]:
 
 
 def find(root: Path, name: str) -> Recipe:
-    """One recipe; NotFoundInRecordsError names the nearest where there is none of that name."""
+    """One recipe. Raises NotFoundInRecordsError, with the nearest name, if there is none of this name."""
     known = {recipe.name: recipe for recipe in every(root)}
     if name not in known:
         raise NotFoundInRecordsError(
@@ -57,7 +56,7 @@ def find(root: Path, name: str) -> Recipe:
 
 @dataclass(frozen=True)
 class Written:
-    """What `init` did: where the files lie that it replaced, which inputs it brought, which are missing."""
+    """The result of `init`. kept: the folder of the replaced files. brought, missing: inputs copied and missing."""
 
     recipe: str
     kept: str
@@ -66,47 +65,46 @@ class Written:
 
 
 def init(root: Path, name: str, data: Path | None = None) -> Written:
-    """Make the recipe the workspace's params.yaml, and its inputs those of dvc.yaml; what both were is kept.
+    """Replace params.yaml by the recipe and the inputs in dvc.yaml by the recipe's; both old files are kept.
 
-    Inputs that are missing are copied from `data`: a folder that holds files of their names, or
-    folders as theirs.
+    Missing inputs are copied from the folder `data`, where they are called NAME or FOLDER/NAME, as in the workspace.
     """
     recipe = find(root, name)
     new, old = files.read_yaml(recipe.path), files.read_yaml(root / "params.yaml")
     params.validate(new)
     graph = _with_inputs((root / "dvc.yaml").read_text(encoding="utf-8"), inputs(old), inputs(new))
-    wanted = sorted({path for paths in inputs(new).values() for path in paths if not (root / path).exists()})
+    needed = sorted({path for paths in inputs(new).values() for path in paths if not (root / path).exists()})
     if data is not None and not data.is_dir():
         raise DataError(f"--data {data}: no such folder", f"pretune init {name} --data FOLDER")
-    brought = [path for path in wanted if data is not None and _bring(data, root / path)]
+    brought = [path for path in needed if data is not None and _bring(data, root / path)]
     kept = _keep(root, name)
-    _replace(root / "params.yaml", recipe.path.read_text(encoding="utf-8"))
-    _replace(root / "dvc.yaml", graph)
-    return Written(name, str(kept.relative_to(root)), brought, [path for path in wanted if path not in brought])
+    files.write_atomically(root / "params.yaml", recipe.path.read_text(encoding="utf-8"))
+    files.write_atomically(root / "dvc.yaml", graph)
+    return Written(name, str(kept.relative_to(root)), brought, [path for path in needed if path not in brought])
 
 
 def inputs(values: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The files and folders that params name, by the stage that reads them: what dvc.yaml has to list."""
-    found = {"ingest": list(dict.fromkeys(source_spec.local_paths(values["ingest"]["source"])))}
-    if values["prepare"]["tokenizer"] not in LEARNT:
-        found["prepare"] = [values["prepare"]["tokenizer"]]
-    first = values["model"]["init"]
-    if first is not None and not HUB.fullmatch(first):
-        found |= {"pretrain": [first], "scratch": [first], "label_efficiency": [first]}
-    return found
+    """The files and folders that params name, by the stage that reads them; dvc.yaml has to list them."""
+    by_stage = {"ingest": list(dict.fromkeys(source_spec.local_paths(values["ingest"]["source"])))}
+    if values["prepare"]["tokenizer"] not in TRAINED:
+        by_stage["prepare"] = [values["prepare"]["tokenizer"]]
+    checkpoint = values["model"]["init"]
+    if checkpoint is not None and not HUB.fullmatch(checkpoint):
+        by_stage |= {"pretrain": [checkpoint], "scratch": [checkpoint], "label_efficiency": [checkpoint]}
+    return by_stage
 
 
 def _read(path: Path) -> Recipe:
     head = path.read_text(encoding="utf-8").split("\n\n", 1)[0].splitlines()
-    facts = {found[1]: found[2] for line in head if (found := FACT.fullmatch(line))}
+    facts = {match[1]: match[2] for line in head if (match := FACT.fullmatch(line))}
     missing = sorted({"model", "data", "time", "expect"} - facts.keys())
     if missing:
-        raise DataError(f"{path.name} does not say `# {missing[0]}: ...` where it begins", f"mend {path}")
+        raise DataError(f"{path.name} does not say `# {missing[0]}: ...` in its first comment", f"edit {path}")
     return Recipe(path.stem, path, head[0].removeprefix("# "), **facts)
 
 
 def _with_inputs(text: str, old: dict[str, list[str]], new: dict[str, list[str]]) -> str:
-    """dvc.yaml with the inputs of the new params in place of those of the old."""
+    """The text of dvc.yaml with the new inputs in place of the old ones."""
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, 4096
     yaml.indent(mapping=2, sequence=4, offset=2)
@@ -115,7 +113,7 @@ def _with_inputs(text: str, old: dict[str, list[str]], new: dict[str, list[str]]
         deps = document["stages"][stage]["deps"]
         for path in (set(old.get(stage, [])) - set(new.get(stage, []))) & set(deps):
             deps.remove(path)
-        for path in reversed([each for each in new.get(stage, []) if each not in deps]):
+        for path in reversed([path for path in new.get(stage, []) if path not in deps]):
             deps.insert(0, path)
     out = io.StringIO()
     yaml.dump(document, out)
@@ -123,7 +121,7 @@ def _with_inputs(text: str, old: dict[str, list[str]], new: dict[str, list[str]]
 
 
 def _bring(data: Path, target: Path) -> bool:
-    """Copy the input from `data`, where it lies there; whether it did."""
+    """Copy an input from `data`. Returns False if it is not there."""
     source = next((place for place in _places(data, target) if place.exists()), None)
     if source is None:
         return False
@@ -138,7 +136,7 @@ def _places(data: Path, target: Path) -> Iterator[Path]:
 
 
 def _keep(root: Path, name: str) -> Path:
-    """Copy params.yaml and dvc.yaml to a folder of their own, which is returned."""
+    """Copy params.yaml and dvc.yaml to a new folder, which is returned."""
     kept = state_dir(root) / "kept"
     number = 1 + sum(1 for _ in kept.glob("before-*")) if kept.is_dir() else 1
     folder = kept / f"before-{number}-{name}"
@@ -146,9 +144,3 @@ def _keep(root: Path, name: str) -> Path:
     for file in ("params.yaml", "dvc.yaml"):
         shutil.copyfile(root / file, folder / file)
     return folder
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

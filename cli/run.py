@@ -1,4 +1,4 @@
-"""`pretune run`: bring stages up to date, then show what came out."""
+"""`pretune run`: bring stages up to date, then show the results."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def run(
     stages: Annotated[list[str] | None, typer.Argument(help="Stages to bring up to date; default: all.")] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Another value for this run; params.yaml stays as it is."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Use another value for this run; params.yaml is not changed."),
     ] = None,
-    no_prefect: Annotated[bool, typer.Option("--no-prefect", help="The same stages, without a flow run.")] = False,
-    promote: Annotated[bool, typer.Option("--promote", help="Then have the gate decide about the model.")] = False,
+    no_prefect: Annotated[bool, typer.Option("--no-prefect", help="Run the stages without Prefect.")] = False,
+    promote: Annotated[bool, typer.Option("--promote", help="Then promote the model if it passes the gate.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run the stages named that are out of date, and all that they need."""
+    """Run the named stages, and those they depend on, if they are out of date."""
     from pretune.lineage.graph import find_root
 
     home = find_root()
@@ -38,7 +38,7 @@ def run(
     try:
         result = _without_prefect(home, **request) if no_prefect else _with_prefect(home, request, screen)
     except KeyboardInterrupt:
-        print("stopped; `pretune run` goes on where it stopped", file=sys.stderr)
+        print("stopped; `pretune run` continues where it stopped", file=sys.stderr)
         raise typer.Exit(130) from None
     if result["warning"]:
         screen.print(f"warning: {result['warning']}", style="yellow", markup=False)
@@ -52,7 +52,7 @@ def run(
 def _with_prefect(home: Path, request: dict[str, Any], screen: Console) -> dict[str, Any]:
     from flows import prefect_server
 
-    with prefect_server.api(home) as load_flow:  # a server takes seconds to start: mistakes are reported meanwhile
+    with prefect_server.api(home) as load_flow:  # while the server starts, which takes seconds
         _check(home, request["stages"], request["overrides"])
         if flow := load_flow():
             return flow(**request)
@@ -61,7 +61,7 @@ def _with_prefect(home: Path, request: dict[str, Any], screen: Console) -> dict[
 
 
 def _check(home: Path, stages: list[str], overrides: list[str]) -> None:
-    """Raise for mistakes that can be found before there is a flow run."""
+    """Raise the errors that can be found before a flow run starts."""
     from pretune.config.overrides import overridden
     from pretune.lineage.graph import state_dir
     from pretune.process import lock
@@ -88,12 +88,12 @@ def _without_prefect(home: Path, stages: list[str], overrides: list[str], *, pro
         with pipeline_run:
             run_plain(pipeline_run)
             results = pipeline_run.results()
-        verdict = str(decide(home, pipeline_run.sent())) if promote else ""
+        verdict = str(decide(home, pipeline_run.wait_until_sent())) if promote else ""
         return summary.summary(pipeline_run, results) | {"promotion": verdict}
 
 
 def show(screen: Console, result: dict[str, Any], *, overridden: bool) -> None:
-    """Print the table of models and the next commands."""
+    """Print the table of models and useful next commands."""
     from rich.table import Table
 
     from flows import summary
@@ -116,8 +116,8 @@ def show(screen: Console, result: dict[str, Any], *, overridden: bool) -> None:
 
 
 def _next_commands(stages: Collection[str], *, overridden: bool) -> list[tuple[str, str]]:
-    """Commands and their purpose; those about a report or a model only where the run made one."""
-    made = {
+    """Commands and their purpose; those about a report or a model only if the run made one."""
+    by_stage = {
         "evaluate": ("reports/report.html", "opens in a browser: curves, slices, mistakes"),
         "prepare": ("pretune data show", "rows kept and left out, splits, samples of the data"),
         "finetune": ("pretune trace models/finetuned", "which data, parameters and commit made the model"),
@@ -128,7 +128,7 @@ def _next_commands(stages: Collection[str], *, overridden: bool) -> list[tuple[s
         else ("git add dvc.lock && git commit", "to keep this result: dvc.lock names every input and output")
     )
     return [
-        *(made[stage] for stage in made if stage in stages),
+        *(by_stage[stage] for stage in by_stage if stage in stages),
         ("pretune ui", "compare runs in MLflow, look at flow runs in Prefect"),
         ("pretune run --set seed=1", "the same with another seed, params.yaml untouched"),
         keep,

@@ -1,4 +1,4 @@
-"""`pretune ui`: the MLflow UI and a Prefect server, on this machine only, until Ctrl-C."""
+"""`pretune ui`: run the MLflow UI and a Prefect server, on this machine only, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from flows.prefect_server import HOST, address_file, start_server
 from pretune.errors import LockedError, WorkspaceError
 from pretune.lineage.graph import state_dir
 from pretune.process import terminating
-from pretune.tracking.client import connect, tracking_uri
+from pretune.tracking.client import connect, page, tracking_uri
 
-START = 120.0  # seconds that a server may take to answer
+START = 120.0  # seconds that a server may take to start
 
 
 def ui(
@@ -38,7 +38,7 @@ def ui(
 def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
     """Start both servers, print their addresses, stop them on Ctrl-C or SIGTERM.
 
-    Where MLFLOW_TRACKING_URI names a server, that one is shown instead of starting another.
+    If MLFLOW_TRACKING_URI names a server, its address is printed, and no MLflow server is started.
     """
     uri, state = tracking_uri(root), state_dir(root)
     remote = uri.startswith("http")
@@ -47,24 +47,26 @@ def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
             [f"port {port} is in use" for port in busy],
             f"pretune ui --mlflow-port {mlflow_port + 1} --prefect-port {prefect_port + 1}",
         )
-    connect(root, state)
+    _, experiment = connect(root, state)
     logs = state / "logs"
     api = f"http://{HOST}:{prefect_port}/api"
     with ExitStack() as stack:
         stack.enter_context(terminating())
         prefect = start_server(root, prefect_port, logs / "prefect-ui.log")
-        servers = [stack.enter_context(_ended(prefect))]
+        servers = [stack.enter_context(_stopped_after(prefect))]
         if remote:
-            print(f"MLflow   {uri}", flush=True)
+            print(f"MLflow   {page(uri, experiment)}", flush=True)
         else:
-            servers.append(stack.enter_context(_ended(_start_mlflow(root, uri, mlflow_port, logs / "mlflow-ui.log"))))
+            servers.append(
+                stack.enter_context(_stopped_after(_start_mlflow(root, uri, mlflow_port, logs / "mlflow-ui.log")))
+            )
             _wait(f"http://{HOST}:{mlflow_port}/health", servers[1], logs / "mlflow-ui.log")
-            print(f"MLflow   http://{HOST}:{mlflow_port}", flush=True)
+            print(f"MLflow   {page(f'http://{HOST}:{mlflow_port}', experiment)}", flush=True)
         _wait(f"{api}/health", prefect, logs / "prefect-ui.log")
         print(f"Prefect  http://{HOST}:{prefect_port}", flush=True)
         address_file(root).write_text(api, encoding="utf-8")
         stack.callback(address_file(root).unlink, missing_ok=True)
-        print("Ctrl-C stops them; `pretune run` in another terminal shows up in them at once", flush=True)
+        print("Ctrl-C stops both; they show what `pretune run` in another terminal does", flush=True)
         while all(server.poll() is None for server in servers):
             time.sleep(1)
 
@@ -73,7 +75,7 @@ def _start_mlflow(root: Path, uri: str, port: int, log: Path) -> subprocess.Pope
     environment = os.environ | {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # a page needs none of these eight processes
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes that the pages do not need
     }
     store = ["--backend-store-uri", uri, "--default-artifact-root", (root / "mlartifacts").as_uri()]
     with log.open("wb") as file:
@@ -84,12 +86,12 @@ def _start_mlflow(root: Path, uri: str, port: int, log: Path) -> subprocess.Pope
 
 
 @contextmanager
-def _ended(server: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """A server in a process group of its own, which is ended with the block."""
+def _stopped_after(server: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """Stop a server, with its process group, at the end of the block."""
     try:
         yield server
     finally:
-        for number in (signal.SIGTERM, signal.SIGKILL):  # the second for what outlived the first
+        for number in (signal.SIGTERM, signal.SIGKILL):  # SIGKILL for processes that outlive SIGTERM
             try:
                 os.killpg(server.pid, number)
                 server.wait(timeout=10)

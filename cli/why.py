@@ -1,4 +1,4 @@
-"""`pretune why`: what changed since a stage last ran."""
+"""`pretune why`: show what changed since a stage last ran."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Prefect and orchestration: in which order stages run, in which processes, under which flow run."""
+"""Prefect and orchestration: the order of stages, their processes, and the flow run."""

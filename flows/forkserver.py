@@ -1,8 +1,8 @@
-"""Processes of a pipeline run that need not start: forked from one that has imported what they will use.
+"""A server that forks the processes of a pipeline run, after it has imported what they need.
 
-To start Python and import DVC takes a second, torch and transformers some four more; a fork takes milliseconds.
-The server imports and nothing else: it computes nothing, so no thread is lost in a fork, and asks for no GPU.
-It dies with the run, and its processes die with it. Where it cannot serve, a process starts as it always could.
+Starting Python and importing DVC takes a second; torch and transformers take some four more. A fork takes
+milliseconds. The server only imports: it starts no thread, which a fork would lose, and uses no GPU. It dies with the
+run, and its processes die with it. Where it does not work, processes are started as usual.
 """
 
 from __future__ import annotations
@@ -28,33 +28,41 @@ from pretune import process
 from pretune.errors import PretuneError
 
 CODE = ("flows", "tasks", "pretune")
-DVC = ("dvc.cli.parser", "dvc.rwlock", "dvc.analytics", "dvc_data.hashfile.db.local", "dvc_data.hashfile.status")
-LATER = {  # by stage: what it imports in functions, and nearly always
+DVC_MODULES = (
+    "dvc.cli.parser",
+    "dvc.rwlock",
+    "dvc.analytics",
+    "dvc_data.hashfile.db.local",
+    "dvc_data.hashfile.status",
+)
+DVC_COMMAND = "pretune.lineage.dvc"
+LAZY_IMPORTS = {  # by stage: modules that its functions import
     "evaluate": ("sklearn.feature_extraction.text", "sklearn.linear_model", "sklearn.metrics", "captum.attr"),
 }
-ROOM = " " * 100  # on the server's command line: there its processes write what they are
-MOST = 2**20  # bytes of an order, which holds an environment
+PADDING = " " * 100  # of the server's command line, which its processes overwrite with their own
+MAX_REQUEST = 2**20  # bytes; a request holds an environment
 
 
 class ForkServer:
-    """Starts our modules as processes in the folder `root`; `stages` are those that will run: they are imported."""
+    """Starts our modules as processes in the folder `root`. stages: those that will run; they are imported."""
 
     def __init__(self, root: Path, environment: Mapping[str, str], stages: list[str], log: Path) -> None:
         self._root, self._channel = root, None
         if sys.platform != "linux" or not stages:
             return
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._channel, server_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         log.parent.mkdir(parents=True, exist_ok=True)
-        with theirs, log.open("w", encoding="utf-8") as file:
+        with server_end, log.open("w", encoding="utf-8") as file:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "flows.forkserver", str(theirs.fileno()), *stages, ROOM], cwd=root,
-                env={**environment, process.PARENT: str(os.getpid())}, pass_fds=[theirs.fileno()], process_group=0,
+                [sys.executable, "-m", "flows.forkserver", str(server_end.fileno()), *stages, PADDING],
+                cwd=root,
+                env={**environment, process.PARENT: str(os.getpid())}, pass_fds=[server_end.fileno()], process_group=0,
                 stdin=subprocess.DEVNULL, stdout=file, stderr=file,
             )  # fmt: skip
 
     def start(self, module: str, *arguments: str, environment: Mapping[str, str]) -> Forked | subprocess.Popen[str]:
-        """`python -m module arguments`, in a process group of its own; both its outputs are in `stdout`."""
-        if self._channel and (forked := _ask(self._channel, [module, *arguments], environment)):
+        """Start `python -m module arguments` in its own process group; `stdout` has standard output and error."""
+        if self._channel and (forked := _request_fork(self._channel, [module, *arguments], environment)):
             return forked
         return subprocess.Popen(
             [sys.executable, "-m", module, *arguments], cwd=self._root,
@@ -64,7 +72,7 @@ class ForkServer:
         )  # fmt: skip
 
     def close(self) -> None:
-        """End the server, and what it has started."""
+        """End the server and the processes that it has forked."""
         if self._channel:
             self._channel.close()
             self._process.kill()
@@ -72,21 +80,21 @@ class ForkServer:
 
 
 class Forked:
-    """A process that the server has forked, as subprocess.Popen shows one."""
+    """A process that the server has forked, with the interface of subprocess.Popen."""
 
-    def __init__(self, pid: int, output: int, told: IO[str]) -> None:
-        self.pid, self._told = pid, told
+    def __init__(self, pid: int, output: int, status: IO[str]) -> None:
+        self.pid, self._status = pid, status
         self.stdout = os.fdopen(output, encoding="utf-8", errors="replace")
         self.returncode: int | None = None
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
 
     def _watch(self) -> None:
-        with self._told as told:  # nothing is told where the server was killed: its processes were too
-            self.returncode = int(told.readline() or -signal.SIGKILL)
+        with self._status as status:  # empty if the server was killed, and with it its processes
+            self.returncode = int(status.readline() or -signal.SIGKILL)
 
     def wait(self, timeout: float | None = None) -> int:
-        """The exit code, negative for a signal, once there is one; subprocess.TimeoutExpired before."""
+        """Wait for the exit code, which is negative for a signal. Raises subprocess.TimeoutExpired."""
         self._watcher.join(timeout)
         if self.returncode is None:
             raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
@@ -100,96 +108,97 @@ class Forked:
         self.wait()
 
 
-def _ask(channel: socket.socket, command: list[str], environment: Mapping[str, str]) -> Forked | None:
-    """Have the server fork; None where it does not."""
-    order = json.dumps({"command": command, "environment": dict(environment)}).encode()
-    (output, out), (told, end) = os.pipe(), os.pipe()
-    with suppress(OSError):  # the server is gone, or the environment larger than a message may be
-        socket.send_fds(channel, [order], [out, end])
-    os.close(out)
-    os.close(end)
-    news = os.fdopen(told, encoding="ascii")
-    if pid := news.readline():
-        return Forked(int(pid), output, news)
-    news.close()
+def _request_fork(channel: socket.socket, command: list[str], environment: Mapping[str, str]) -> Forked | None:
+    """Have the server fork; None if it does not."""
+    request = json.dumps({"command": command, "environment": dict(environment)}).encode()
+    (output, output_end), (status_fd, status_end) = os.pipe(), os.pipe()
+    with suppress(OSError):  # the server has ended, or the environment is larger than a message may be
+        socket.send_fds(channel, [request], [output_end, status_end])
+    os.close(output_end)
+    os.close(status_end)
+    status = os.fdopen(status_fd, encoding="ascii")
+    if pid := status.readline():
+        return Forked(int(pid), output, status)
+    status.close()
     os.close(output)
     return None
 
 
 def _serve(channel: socket.socket, stages: list[str]) -> dict[str, Any]:
-    """Return in each process that is forked, with its order; in the server itself, never."""
-    ahead = deque([*(f"tasks.{name}" for name in stages), *(m for name in stages for m in LATER.get(name, ()))])
-    running: dict[int, tuple[int, int]] = {}  # by a handle of the process: its pid, and where to tell its end
+    """Fork for each request; returns in the forked processes only, with the request."""
+    to_import = deque([f"tasks.{name}" for name in stages])
+    to_import += [module for name in stages for module in LAZY_IMPORTS.get(name, ())]
+    running: dict[int, tuple[int, int]] = {}  # pidfd → pid, pipe for the exit code
     with channel, selectors.DefaultSelector() as selector:
         selector.register(channel, selectors.EVENT_READ)
         while True:
-            for key, _ in selector.select(0 if ahead else None):
+            for key, _ in selector.select(0 if to_import else None):
                 if key.fd in running:
                     selector.unregister(key.fd)
                     os.close(key.fd)
-                    _tell_end(*running.pop(key.fd))
+                    _send_exit_code(*running.pop(key.fd))
                     continue
-                content, descriptors, *_ = socket.recv_fds(channel, MOST, 2)
+                content, descriptors, *_ = socket.recv_fds(channel, MAX_REQUEST, 2)
                 if not content:  # the run has ended
                     raise SystemExit
-                order, (out, end) = json.loads(content), descriptors
-                _import(_needed(order["command"], stages))
-                if threading.active_count() > 1:  # its locks would be held for ever in the fork: no pid, no process
-                    os.close(out)
-                    os.close(end)
+                request, (output, status) = json.loads(content), descriptors
+                _import(_module_to_import(request["command"], stages))
+                if threading.active_count() > 1:  # a lock that a thread holds would never be released in the fork
+                    os.close(output)
+                    os.close(status)
                     continue
-                if not (pid := _fork(out)):
-                    for descriptor in (end, *running, *(each for _, each in running.values())):
+                if not (pid := _fork(output)):
+                    for descriptor in (status, *running, *(pipe for _, pipe in running.values())):
                         os.close(descriptor)
-                    return dict(order)
-                os.close(out)
-                os.write(end, f"{pid}\n".encode())
-                handle = os.pidfd_open(pid)
-                running[handle] = pid, end
-                selector.register(handle, selectors.EVENT_READ)
-            if ahead:
-                _import(ahead.popleft())
+                    return dict(request)
+                os.close(output)
+                os.write(status, f"{pid}\n".encode())
+                pidfd = os.pidfd_open(pid)
+                running[pidfd] = pid, status
+                selector.register(pidfd, selectors.EVENT_READ)
+            if to_import:
+                _import(to_import.popleft())
 
 
-def _needed(command: list[str], stages: list[str]) -> str:
-    """The module that takes the process longest to import: it had better be there before the fork."""
-    if command[0] == "pretune.check":
+def _module_to_import(command: list[str], stages: list[str]) -> str:
+    """The module that the process would import longest."""
+    if command[0] != DVC_COMMAND:  # the check of compatibility
         return "tasks.pretrain"
     return f"tasks.{command[-1]}" if command[-1] in stages else command[0]
 
 
 def _import(module: str) -> None:
-    """What cannot be imported is left to the process that needs it, which says why."""
+    """Import a module. Errors are left to the process that needs it."""
     with suppress(Exception):
         importlib.import_module(module)
 
 
-def _fork(out: int) -> int:
+def _fork(output: int) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
-    gc.freeze()  # the collector would write to every page that is shared
+    gc.freeze()  # the garbage collector would write to, and so copy, every shared page
     if pid := process.fork():
         with suppress(ProcessLookupError):
-            os.setpgid(pid, pid)  # here too: whoever is told the pid may send signals to the group
+            os.setpgid(pid, pid)  # here too: whoever gets the pid may send signals to the group at once
         return pid
     os.setpgid(0, 0)
     for stream in (1, 2):
-        os.dup2(out, stream)
-    os.close(out)
+        os.dup2(output, stream)
+    os.close(output)
     return 0
 
 
-def _tell_end(pid: int, end: int) -> None:
+def _send_exit_code(pid: int, pipe: int) -> None:
     _, status = os.waitpid(pid, 0)
     with suppress(BrokenPipeError):
-        os.write(end, f"{os.waitstatus_to_exitcode(status)}\n".encode())
-    os.close(end)
+        os.write(pipe, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+    os.close(pipe)
 
 
-class Waiting:
-    """The process of a stage, made before DVC has threads and files open, which waits until DVC wants it.
+class WaitingStage:
+    """The process of a stage, forked before DVC starts threads and opens files; it waits until DVC starts the stage.
 
-    To DVC it is subprocess.Popen.
+    DVC uses it as a subprocess.Popen.
     """
 
     def __init__(self, stage: str) -> None:
@@ -200,7 +209,7 @@ class Waiting:
         self._pipe = outbox if self.pid else inbox
 
     def popen(self, command: list[str], *, cwd: str, env: dict[str, str], **options: Any) -> Any:
-        """Have it run, if `command` is what dvc.yaml says for a stage; else start what is asked for."""
+        """Let the process run if `command` is that of the stage in dvc.yaml; start any other command as usual."""
         if command[-1] != f"exec python -m tasks {self.stage}":
             return subprocess.Popen(command, cwd=cwd, env=env, **options)
         with suppress(BrokenPipeError), os.fdopen(self._pipe, "w", encoding="utf-8") as pipe:
@@ -208,40 +217,40 @@ class Waiting:
         return self
 
     def communicate(self) -> None:
-        """Wait for its end."""
+        """Wait for the end of the process."""
         _, status = os.waitpid(self.pid, 0)
         self.returncode = os.waitstatus_to_exitcode(status)
 
-    def told(self) -> bool:
-        """Within the process: wait; whether DVC wants the stage, in the folder and environment that are set then."""
+    def wait_for_start(self) -> bool:
+        """In the process: wait, then enter DVC's folder and environment. Returns False if DVC skips the stage."""
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         with os.fdopen(self._pipe, encoding="utf-8") as pipe:
             content = pipe.read()
         if content:
             cwd, environment = json.loads(content)
             os.chdir(cwd)
-            _be(["tasks", self.stage], environment)
+            _become(["tasks", self.stage], environment)
             signal.signal(signal.SIGINT, signal.default_int_handler)
         return bool(content)
 
 
-def _be(command: list[str], environment: Mapping[str, str]) -> None:
+def _become(command: list[str], environment: Mapping[str, str]) -> None:
     process.show(["python", "-m", *command])
     os.environ.clear()
     os.environ.update(environment)
 
 
 class Code:
-    """The files of our code as they are before any of them is imported."""
+    """The hashes of our code's files before any of them is imported."""
 
     def __init__(self, root: Path) -> None:
-        self._known = {path: _digest(path) for package in CODE for path in (root / package).rglob("*.py")}
+        self._hashes = {path: _digest(path) for package in CODE for path in (root / package).rglob("*.py")}
 
     def is_current(self) -> bool:
-        """Whether all that this process has imported is what the files hold now."""
-        ours = [module for name, module in sys.modules.items() if name.partition(".")[0] in CODE]
-        loaded = {Path(module.__file__) for module in ours if module.__file__}
-        return all(_digest(path) == known for path, known in self._known.items() if path in loaded)
+        """Whether the files that this process has imported are unchanged."""
+        modules = [module for name, module in sys.modules.items() if name.partition(".")[0] in CODE]
+        imported = {Path(module.__file__) for module in modules if module.__file__}
+        return all(_digest(path) == digest for path, digest in self._hashes.items() if path in imported)
 
 
 def _digest(path: Path) -> str:
@@ -252,29 +261,29 @@ def _digest(path: Path) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Be the server; and then, in each process that it forks, what that one is for."""
+    """Run the server, and in each process that it forks, the command of that process."""
     process.die_with_parent()
-    os.close(os.pidfd_open(os.getpid()))  # an error here, where the kernel lacks it, and no server
+    os.close(os.pidfd_open(os.getpid()))  # fails, and with it the server, on a kernel without pidfd
     code = Code(Path.cwd())
     from pretune.lineage import dvc, graph
     from pretune.objectives import compatibility
     from tasks import __main__ as tasks
 
     tasks.settle()
-    for each in DVC:
-        _import(each)
+    for module in DVC_MODULES:
+        _import(module)
     with suppress(PretuneError):
-        _ = graph.Workspace(Path.cwd()).nodes  # imports what DVC takes to read the graph
+        _ = graph.Workspace(Path.cwd()).nodes  # imports what DVC needs to read the graph
     descriptor, *stages, _ = arguments
-    order = _serve(socket.socket(fileno=int(descriptor)), stages)
-    module, *rest = order["command"]
-    _be(order["command"], order["environment"])
-    if module == "pretune.check":
+    request = _serve(socket.socket(fileno=int(descriptor)), stages)
+    command, *rest = request["command"]
+    _become(request["command"], request["environment"])
+    if command != DVC_COMMAND:
         return compatibility.main(rest)
-    waiting = Waiting(rest[-1])
+    waiting = WaitingStage(rest[-1])
     if waiting.pid:
         return dvc.main(rest, waiting.popen)
-    return tasks.main([waiting.stage], code.is_current) if waiting.told() else 0
+    return tasks.main([waiting.stage], code.is_current) if waiting.wait_for_start() else 0
 
 
 if __name__ == "__main__":

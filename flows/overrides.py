@@ -1,7 +1,6 @@
-"""`--set`: run with other parameters in a copy of the workspace, so that its own files stay as they are.
+"""`--set`: run with other parameters in a copy of the workspace, whose own files stay as they are.
 
-The copy shares DVC's cache: what it made is restored at once when the same values come into
-params.yaml later.
+The copy shares DVC's cache: if params.yaml gets the same values later, the results are restored from it.
 """
 
 from __future__ import annotations
@@ -57,12 +56,12 @@ def _share_cache(root: Path, copy: Path) -> None:
 
 
 def _bring_inputs(root: Path, copy: Path) -> None:
-    """Link the data that no stage makes and git does not track: a user's own files."""
+    """Copy the user's own data: inputs that no stage writes and git does not track."""
     workspace = graph.Workspace(copy)
-    made = {out for node in workspace.nodes.values() for out in node.outs}
+    outs = {out for node in workspace.nodes.values() for out in node.outs}
     for node in workspace.nodes.values():
         for path in node.data:
-            if path not in made and not (copy / path).exists() and (root / path).exists():
+            if path not in outs and not (copy / path).exists() and (root / path).exists():
                 (copy / path).parent.mkdir(parents=True, exist_ok=True)
                 copy_any = shutil.copytree if (root / path).is_dir() else shutil.copy2
                 copy_any(root / path, copy / path)

@@ -1,7 +1,6 @@
-"""dvc.yaml's graph as a Prefect flow: order, retries, timeouts, parallel branches, artifacts.
+"""The graph of dvc.yaml as a Prefect flow: order, retries, parallel branches, artifacts.
 
-Only DVC decides what is fresh, so no task is cached by Prefect. Deployed, it is the same flow:
-see prefect.yaml.
+Only DVC decides what is up to date: Prefect caches no task. A deployment runs the same flow: see prefect.yaml.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import Any
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
@@ -30,7 +30,6 @@ from pretune.runtime import progress
 
 @flow(
     name="pretune",
-    flow_run_name="pipeline",
     task_runner=ThreadPoolTaskRunner(max_workers=32),  # type: ignore[arg-type]
     log_prints=True,
     validate_parameters=True,
@@ -38,42 +37,47 @@ from pretune.runtime import progress
 def pipeline(
     stages: list[str] | None = None, overrides: list[str] | None = None, *, promote: bool = False
 ) -> dict[str, Any]:
-    """Bring `stages` (default: all) and what they need up to date.
+    """Bring `stages` (default: all) and what they depend on up to date.
 
-    `overrides` holds `section.key=value` entries; they apply to this run only. `promote` has the gate decide
-    about the model that came out.
+    overrides: `section.key=value` entries, for this run only. promote: then have the gate decide on the model.
     """
     home = find_root()
     with ExitStack() as stack:
         root = stack.enter_context(workspace_copy(home, overrides)) if overrides else home
         run = PipelineRun(root, stages or [], progress.for_run(), home=home, prefect_run=str(flow_run.id or ""))
         with run:
+            _rename(run.name)
 
             def submit(name: str, upstream: list[PrefectFuture[Outcome]]) -> PrefectFuture[Outcome]:
                 return _task(run, name).submit(name, wait_for=upstream)  # type: ignore[call-overload,no-any-return]
 
             futures = submit_all(run.nodes, run.schedule, submit)
-            states = {name: _settled(future) for name, future in futures.items()}
-            raise_failures([error for error in states.values() if error])
+            raise_failures([error for future in futures.values() if (error := _error_of(future))])
             results = run.results()
             create_markdown_artifact(summary.markdown(results, list(run.outcomes.values())), key="pretune-result")
             card = run.root / "reports" / "data" / "card.md"
             if card.is_file():
                 create_markdown_artifact(card.read_text(encoding="utf-8"), key="pretune-data-card")
-        verdict = _promote(home, run.sent()) if promote else ""
+        verdict = _promote(home, run.wait_until_sent()) if promote else ""
         return summary.summary(run, results) | {"promotion": verdict}
+
+
+def _rename(name: str) -> None:
+    """Name the flow run like its run in MLflow."""
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(flow_run.id, name=name)
 
 
 @task(name="promote", cache_policy=NO_CACHE, persist_result=False)
 def _promote(home: Path, run: str) -> str:
-    """The gate's verdict, which is an artifact too."""
+    """The gate's verdict, also as an artifact."""
     verdict = str(decide(home, run))
     create_markdown_artifact(f"```\n{verdict}\n```", key="pretune-promotion")
     return verdict
 
 
 def _task(run: PipelineRun, name: str) -> Task[[str], Outcome]:
-    """The Prefect task of a stage: its name, and the hints that dvc.yaml gives in `meta`."""
+    """The Prefect task of a stage, with the retries that dvc.yaml sets in `meta`."""
 
     @task(
         name=name,
@@ -91,17 +95,17 @@ def _task(run: PipelineRun, name: str) -> Task[[str], Outcome]:
 
 
 def _may_retry(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """A user's mistake would only be repeated."""
+    """Whether a retry may help: a user's mistake would only be repeated."""
     error = state.result(raise_on_failure=False)
     return bool(getattr(error, "retryable", False))
 
 
-def _settled(future: PrefectFuture[Outcome]) -> BaseException | None:
-    """Wait for a task; the exception that it ended with, if any."""
+def _error_of(future: PrefectFuture[Outcome]) -> BaseException | None:
+    """Wait for a task. Returns the exception that it ended with, if any."""
     future.wait()
     if future.state.is_completed():
         return None
-    if future.state.is_pending():  # Prefect's NotReady: something before it failed
+    if future.state.is_pending():  # Prefect's NotReady: a task that it waits for failed
         return NotReachedError("not reached")
     error = future.state.result(raise_on_failure=False)
     return error if isinstance(error, BaseException) else NotReachedError(str(error))

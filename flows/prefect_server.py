@@ -1,11 +1,10 @@
-"""A Prefect API for a flow run: the one that is configured or running, else a server of its own.
+"""A Prefect API for a flow run: the one that is configured or running, else a temporary server.
 
-Prefect would start such a server itself, but only after importing all of it into our process;
-started here, and at once, it comes up while we look at the graph.
+Prefect would start such a server itself, but only after importing all of Prefect into our process. Started here, it
+comes up while the graph is read.
 
-`python -m flows.prefect_server PORT [ephemeral]` is a server that answers its own address only. It listens on
-this machine, but so does a browser that shows somebody's page: Prefect itself would answer any page (Origin),
-and any name that leads here (Host).
+`python -m flows.prefect_server PORT [ephemeral]` is the server. It listens on this machine only, and refuses requests
+for another host name (Host) or from another page in a browser (Origin), which Prefect alone would answer.
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Callable[[], Awaitable[Message]], Send], Awaitable[None]]
 REFUSED = b"403: this server answers its own address only\n"
-START = 90.0  # seconds that the server may take to answer; the first time it makes its database
+START = 90.0  # seconds that the server may take to answer; at the first start it creates its database
 QUIET = {"PREFECT_LOGGING_LEVEL": "CRITICAL", "PREFECT_LOGGING_TO_API_ENABLED": "false"}
 PRIVATE = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
 
 
-def start_server(root: Path, port: int, log: Path, *kind: str) -> subprocess.Popen[bytes]:
-    """A Prefect server with its database in `.pretune/`, in a process group of its own; it dies with this process.
+def start_server(root: Path, port: int, log: Path, *, ephemeral: bool = False) -> subprocess.Popen[bytes]:
+    """Start a Prefect server with its database in `.pretune/`, in its own process group; it dies with this process.
 
-    One of the kind `ephemeral` is there for a flow run: no UI, no scheduler.
+    ephemeral: for one flow run, without UI and scheduler.
     """
     settings = PRIVATE | {
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{state_dir(root) / 'prefect.db'}",
@@ -50,22 +49,23 @@ def start_server(root: Path, port: int, log: Path, *kind: str) -> subprocess.Pop
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]),
         process.PARENT: str(os.getpid()),
     }
+    arguments = [str(port), *(["ephemeral"] if ephemeral else [])]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", "flows.prefect_server", str(port), *kind], env=os.environ | settings,
+            [sys.executable, "-m", "flows.prefect_server", *arguments], env=os.environ | settings,
             stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0,
         )  # fmt: skip
 
 
 def address_file(root: Path) -> Path:
-    """Where `pretune ui` leaves the address of the server that it runs."""
+    """The file in which `pretune ui` stores the address of its server."""
     return state_dir(root) / "prefect-api-url"
 
 
 @contextmanager
 def api(root: Path) -> Iterator[Callable[[], Callable[..., dict[str, Any]] | None]]:
-    """A Prefect API during the block; what it yields gives the pipeline as a flow, or None where no API answers."""
+    """A Prefect API during the block. Yields a function that returns the flow, or None if no API answers."""
     for name, value in (QUIET | PRIVATE).items():
         os.environ.setdefault(name, value)
     configured = os.environ.get("PREFECT_API_URL") or _running(root)
@@ -77,7 +77,7 @@ def api(root: Path) -> Iterator[Callable[[], Callable[..., dict[str, Any]] | Non
     os.environ["PREFECT_API_URL"] = url
 
     def flow() -> Callable[..., dict[str, Any]] | None:
-        pipeline = _load()  # takes a second or two, while the server comes up
+        pipeline = _load()  # takes a second or two, in which the server starts
         return pipeline if wait(server, url) else None
 
     try:
@@ -107,7 +107,7 @@ def _load() -> Callable[..., dict[str, Any]]:
 
 
 def _running(root: Path) -> str | None:
-    """The address of the server of `pretune ui`, if that runs."""
+    """The address of the server of `pretune ui`, if it is running."""
     path = address_file(root)
     url = path.read_text(encoding="utf-8").strip() if path.is_file() else None
     return url if url and answers(url) else None
@@ -118,11 +118,11 @@ def _start(root: Path) -> tuple[subprocess.Popen[bytes], str]:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
     log = state_dir(root) / "logs" / "prefect-server.log"
-    return start_server(root, port, log, "ephemeral"), f"http://{HOST}:{port}/api"
+    return start_server(root, port, log, ephemeral=True), f"http://{HOST}:{port}/api"
 
 
 def wait(server: subprocess.Popen[bytes], url: str) -> bool:
-    """Whether a server that was started comes to answer."""
+    """Wait until the server answers. Returns False if it ends or takes longer than START."""
     deadline = time.monotonic() + START
     while server.poll() is None and time.monotonic() < deadline:
         if answers(url):
@@ -132,28 +132,28 @@ def wait(server: subprocess.Popen[bytes], url: str) -> bool:
 
 
 def addresses(port: int) -> list[str]:
-    """Host and port as a client on this machine writes them."""
+    """The addresses that a client on this machine may use, as HOST:PORT."""
     return [f"{HOST}:{port}", f"localhost:{port}"]
 
 
 def origins(port: int) -> str:
-    """The pages that may ask, as Prefect's setting wants them."""
+    """The origins of the server's own pages, in the format of Prefect's setting."""
     return ",".join(f"http://{address}" for address in addresses(port))
 
 
 def own_address(app: App, port: int) -> App:
-    """Refuse requests and websockets for another Host or from another Origin; a client that is no page sends none."""
+    """Refuse requests and websockets with another Host or Origin. Clients other than browsers send no Origin."""
     allowed = {b"host": addresses(port), b"origin": origins(port).split(",")}
 
     async def guarded(scope: Message, receive: Callable[[], Awaitable[Message]], send: Send) -> None:
-        said = [(name, value.decode("latin-1").lower()) for name, value in scope.get("headers", ()) if name in allowed]
-        if all(value in allowed[name] for name, value in said):
+        headers = [(name, value.decode("latin-1").lower()) for name, value in scope.get("headers", ())]
+        if all(value in allowed[name] for name, value in headers if name in allowed):
             await app(scope, receive, send)
         elif scope["type"] == "websocket":
-            await send({"type": "websocket.close"})  # before it is accepted: 403
+            await send({"type": "websocket.close"})  # before it was accepted: status 403
         else:
-            headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(REFUSED)).encode())]
-            await send({"type": "http.response.start", "status": 403, "headers": headers})
+            plain = [(b"content-type", b"text/plain"), (b"content-length", str(len(REFUSED)).encode())]
+            await send({"type": "http.response.start", "status": 403, "headers": plain})
             await send({"type": "http.response.body", "body": REFUSED})
 
     return guarded
@@ -161,7 +161,7 @@ def own_address(app: App, port: int) -> App:
 
 def main(port: int, *, ephemeral: bool) -> None:
     """Serve until SIGTERM."""
-    gc.disable()  # what is imported stays: to look for garbage in it takes a fifth of the time
+    gc.disable()  # collecting garbage during the imports takes a fifth of the time
     import uvicorn
     from prefect.server.api.server import create_app
 

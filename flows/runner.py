@@ -1,46 +1,37 @@
-"""Run stages of the graph as `dvc repro` subprocesses, under one record: with Prefect or without."""
+"""Runs the stages of the graph as `dvc repro` processes, under one record, with Prefect or without."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Self
+from types import TracebackType
+from typing import Any, NoReturn, Self
 
-from flows import schedule
-from flows.forkserver import Forked, ForkServer
-from flows.schedule import Ask, Schedule
+from flows import naming, schedule
+from flows.processes import StageProcesses, reported_error
+from flows.recording import PipelineRecording
+from flows.schedule import Resources, Schedule
 from pretune import process
 from pretune.config import files, params
 from pretune.errors import PretuneError, StageFailedError, TerminatedError
-from pretune.lineage import dvc_config, graph, provenance
-from pretune.lineage.graph import Node, Workspace
+from pretune.lineage import dvc_config, graph
+from pretune.lineage.graph import Workspace
 from pretune.objectives import compatibility
 from pretune.runtime import launcher, progress
 from pretune.runtime.progress import RunDisplay
-from pretune.tracking.journal import Run
-from pretune.tracking.sender import Sender
 from tasks import __main__ as tasks
 
-GRACE = 60.0  # seconds that a stage has to stop by itself: training ends its step and saves it
 METRICS = "reports/metrics.json"
-Child = Forked | subprocess.Popen[str]
-LOG_TAIL = 15  # lines shown of a stage that crashed
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a stage of a pipeline run ended: ran, restored (from DVC's cache) or skipped (was fresh)."""
+    """How a stage of a pipeline run ended: ran, restored (from DVC's cache) or skipped (was up to date)."""
 
     stage: str
     how: str
@@ -48,10 +39,10 @@ class Outcome:
 
 
 class PipelineRun:
-    """One pipeline run: a lock, a parent record, and stages that can be run from any thread.
+    """One pipeline run: a lock, a record, and stages that can be run from any thread.
 
-    `root` is where the stages run, `home` the workspace that keeps the records (they differ
-    where parameters are overridden).
+    root: where the stages run. home: the workspace that keeps the records; another folder if parameters are
+    overridden. names: stages to bring up to date, with all that they depend on; [] for all.
     """
 
     def __init__(
@@ -63,12 +54,9 @@ class PipelineRun:
         self.warning = ""
         self._names = names
         self._stack = ExitStack()
-        self._reading = threading.Lock()
-        self._running: dict[str, Child] = {}
-        self._stopping: PretuneError | KeyboardInterrupt | None = None
 
     def __enter__(self) -> Self:
-        """Check everything that can be checked before work, then open the record."""
+        """Check all that can be checked before the first stage, then open the record."""
         try:
             self._open()
         except BaseException:
@@ -77,254 +65,170 @@ class PipelineRun:
         return self
 
     def _open(self) -> None:
-        self._settings = params.load(self.root / "params.yaml")
+        self._params = params.load(self.root / "params.yaml")
         self._stack.enter_context(process.lock(self.state / "locks" / "run.lock", "a pipeline run"))
         dvc_config.drop_torn_lock(self.root)
-        workspace = self._fresh = Workspace(self.root)
+        workspace = self._workspace = Workspace(self.root)
         self.nodes = {name: workspace.nodes[name] for name in workspace.with_upstream(self._names)}
         workspace.check_inputs(self._names)
         self.plan = {decision.stage: decision for decision in workspace.plan(self._names)}
-        self.schedule = self._scheduled()
-        stages = [name for name, told in self.plan.items() if told.action == "run" and not self._is_idle(name)]
-        log = self.state / "logs" / "forkserver.log"
-        self._processes = ForkServer(self.root, self._environment(), stages, log)
+        self.schedule = self._make_schedule()
+        stages = [name for name, decision in self.plan.items() if decision.action == "run" and not self._is_idle(name)]
+        self._processes = StageProcesses(
+            self.root, self.state, self.display, prefect_run=self.prefect_run, warm_stages=stages
+        )
         self._stack.callback(self._processes.close)
         if compatibility.STAGES & set(stages):
-            compatibility.before_work(self.root, self.state, self._settings, self._start)
-        for line in params.advice(self._settings):
+            compatibility.before_work(self.root, self.state, self._params, self._processes.start)
+        for line in params.advice(self._params):
             self.display.warn(line)
-        self._tags = provenance.tags(self.home) | (
-            {"prefect.flow_run_id": self.prefect_run} if self.prefect_run else {}
+        flat = files.flatten(self._params.model_dump())
+        self.name = self._choose_name(flat)
+        self._recording = PipelineRecording(
+            self.root, self.home, self.state, name=self.name, params=flat, prefect_run=self.prefect_run
         )
-        self.record = Run(self.state, "pipeline", tags=self._tags | {"pretune.kind": "pipeline"})
-        self._sender = Sender(self.home, self.state).start()
-        self.record.params(files.flatten(self._settings.model_dump()))
-        if self._tags["git.dirty"] == "true":
-            self.record.text("changes.patch", provenance.patch(self.home))
-        self._children: list[Run] = []
-        self._stack.enter_context(self._signals())
+        self.record = self._recording.run
+        self._stack.enter_context(process.stop_signals(self._handle_signal))
         self.display.start(list(self.nodes))
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Close the record as the run ended."""
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        """Stop what is running, and end the record as FINISHED, FAILED or KILLED."""
         with self._stack:
-            self.stop()
+            self._processes.stop()
             self.display.close()
-            self._fresh.order_lock()
+            self._workspace.order_lock()
             killed = isinstance(error, KeyboardInterrupt | TerminatedError)
-            if kind is None:
-                self.record.metrics(self.results())
-            self.record.end("FINISHED" if kind is None else "KILLED" if killed else "FAILED")
-            # Records of a run in which nothing ran may follow by themselves: nobody waits for them.
-            if kind is not None or any(outcome.how != "skipped" for outcome in self.outcomes.values()):
-                self.sent()
+            if error_type is None:
+                self._recording.describe(self.results(), self.outcomes.values())
+            elif isinstance(error, PretuneError):
+                self._recording.describe_failure(error.problems)
+            self.record.end("FINISHED" if error_type is None else "KILLED" if killed else "FAILED")
+            # Nobody waits for the records of a run in which nothing ran: the sender may outlive this process.
+            if error_type is not None or any(outcome.how != "skipped" for outcome in self.outcomes.values()):
+                self.wait_until_sent()
 
-    def sent(self) -> str:
-        """The id of the record, once MLflow has all of the run: for who is about to ask for it."""
-        self.warning = self._sender.close([self.record, *self._children])
+    def wait_until_sent(self) -> str:
+        """Wait until MLflow has all records of the run, or set `warning`. Returns the id of the run's record."""
+        self.warning = self._recording.wait_until_sent()
         return self.record.id
 
     def stage(self, name: str) -> Outcome:
-        """Bring one stage up to date; its upstream must be. Raises StageFailedError."""
-        began = time.monotonic()
-        if self._is_fresh(name):
-            return self._end(name, "skipped", 0.0)
-        stage_lock = self.state / "locks" / f"{name}.lock"
-        if process.is_locked(stage_lock):  # asked now: DVC removes outputs before it runs a stage
-            raise process.held(stage_lock, f"stage {name}")
+        """Bring one stage up to date, after its upstream stages. Raises StageFailedError."""
+        start = time.monotonic()
+        if self._is_up_to_date(name):
+            return self._finish(name, "skipped", 0.0)
+        if process.is_locked(self._lock_of(name)):  # first: DVC removes outputs before it runs a stage
+            raise process.locked_error(self._lock_of(name), f"stage {name}")
         self.display.begin(name)
         try:
-            if not (self._is_idle(name) and self._brought(name)):
-                self._repro(self.nodes[name])
+            if not (self._is_idle(name) and self._run_idle(name)):
+                self._repro(name)
         except PretuneError:
-            with suppress(PretuneError):  # DVC removed the former outputs: they are not lost
+            with suppress(PretuneError):  # DVC removed the former outputs: restore them
                 Workspace(self.root).checkout([name])
-            self.display.finish(name, "failed", time.monotonic() - began)
+            self.display.finish(name, "failed", time.monotonic() - start)
             raise
-        how = "ran" if self._executed(name) else "restored"
-        return self._end(name, how, time.monotonic() - began)
+        return self._finish(name, "ran" if self._executed(name) else "restored", time.monotonic() - start)
 
     def results(self) -> dict[str, Any]:
-        """What the evaluation found (reports/metrics.json), where this run brought it up to date."""
-        made = [name for name in self.outcomes if METRICS in self.nodes[name].outs]
-        return dict(json.loads((self.root / METRICS).read_text(encoding="utf-8"))) if made else {}
+        """The content of reports/metrics.json if this run brought it up to date, else {}."""
+        evaluated = any(METRICS in self.nodes[name].outs for name in self.outcomes)
+        return dict(json.loads((self.root / METRICS).read_text(encoding="utf-8"))) if evaluated else {}
 
-    def stop(self) -> None:
-        """End every stage that is running: SIGINT first (DVC passes over it, the stage stops), then SIGKILL."""
-        running = list(self._running.values())
-        for child in running:
-            _signal_group(child, signal.SIGINT)
-        deadline = time.monotonic() + GRACE
-        for child in running:
-            try:
-                child.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                _signal_group(child, signal.SIGKILL)
+    def _make_schedule(self) -> Schedule:
+        """The order in which stages start, from what they need and how long each took when it last ran."""
+        gpus = schedule.gpus()
 
-    def _is_fresh(self, name: str) -> bool:
-        """Whether nothing is to be done for a stage whose upstream has ended."""
-        upstream = [self.outcomes[up].how for up in self.nodes[name].upstream if up in self.outcomes]
-        return self.plan[name].action == "skip" and all(how == "skipped" for how in upstream)
+        def needs(name: str) -> Resources:
+            reached = all(up in self.outcomes for up in self.nodes[name].upstream)
+            if not reached or self._is_up_to_date(name) or self._is_idle(name):
+                return Resources(0)
+            return schedule.needs(self.nodes[name], self._params, gpus)
+
+        seconds = {
+            name: schedule.last_seconds(self.state, name) or schedule.UNKNOWN if decision.action == "run" else 0.0
+            for name, decision in self.plan.items()
+        }
+        return Schedule(self.nodes, needs, seconds, schedule.cores(), gpus)
+
+    def _choose_name(self, flat: dict[str, Any]) -> str:
+        """The name of the run: what changed since the run before or, with --set, since params.yaml."""
+        if self.root != self.home:
+            former = files.flatten(params.load(self.home / "params.yaml").model_dump())
+        else:
+            former = naming.last_params(self.state)
+            naming.remember_params(self.state, flat)
+        if not former:
+            return naming.run_name(self._params, [])
+        outs = {out for node in self.nodes.values() for out in node.outs}
+        changes = naming.changed_params(former, flat) or naming.changed_inputs(self.plan.values(), outs)
+        unchanged = all(decision.action == "skip" for decision in self.plan.values())
+        return naming.run_name(self._params, changes or (["unchanged"] if unchanged else []))
+
+    def _handle_signal(self, number: int) -> NoReturn:
+        """On Ctrl-C and SIGTERM stop the stages, then let an exception end the run."""
+        self._processes.stop_for_good()
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise TerminatedError("stopped by SIGTERM", "pretune run   (continues where it stopped)")
+
+    def _lock_of(self, name: str) -> Path:
+        return self.state / "locks" / f"{name}.lock"
+
+    def _is_up_to_date(self, name: str) -> bool:
+        """Whether there is nothing to do for a stage whose upstream stages have ended."""
+        upstream = [self.outcomes[up] for up in self.nodes[name].upstream if up in self.outcomes]
+        return self.plan[name].action == "skip" and all(outcome.how == "skipped" for outcome in upstream)
 
     def _is_idle(self, name: str) -> bool:
-        """Whether a stage that trains otherwise has nothing to train: `label_efficiency` without shares."""
-        return name in compatibility.STAGES and not launcher.trains(self.nodes[name], self._settings)
+        """Whether a training stage has nothing to train: `label_efficiency` without shares."""
+        return name in compatibility.STAGES and not launcher.trains(self.nodes[name], self._params)
 
-    def _brought(self, name: str) -> bool:
-        """Bring an idle stage up to date within this process, which takes less than to start one; False: DVC has to."""
+    def _run_idle(self, name: str) -> bool:
+        """Run an idle stage in this process, which is faster than a new one. Returns False if DVC has to do it."""
         workspace, node = Workspace(self.root, wait=True), self.nodes[name]
-        entry, now = workspace.entry(name), params.load(self.root / "params.yaml")  # in this order: publish looks again
+        entry = workspace.entry(name)  # before params.yaml is read: publish compares it with the files again
+        current = params.load(self.root / "params.yaml")
         action = Workspace(self.root).plan([name])[-1].action
-        if action == "restore" or launcher.trains(node, now):
+        if action == "restore" or launcher.trains(node, current):
             return False
         if action == "run":
+            display = progress.StageProgress(self.display, name)
             runs = {"parent": self.record.id, "prefect_run": self.prefect_run}
             try:
-                with process.lock(self.state / "locks" / f"{name}.lock", f"stage {name}"):
-                    tasks.perform(
-                        self.root,
-                        self.state,
-                        node,
-                        entry,
-                        params=now,
-                        progress=progress.StageProgress(self.display, name),
-                        **runs,
-                    )
+                with process.lock(self._lock_of(name), f"stage {name}"):
+                    tasks.perform(self.root, self.state, node, entry, params=current, progress=display, **runs)
                     workspace.commit(name)
             except PretuneError as error:
-                raise _mistake(name, error.as_dict()) from error
+                raise reported_error(name, error.as_dict()) from error
         return True
 
-    def _scheduled(self) -> Schedule:
-        """In which order stages begin: what they ask for, and what each took when it last ran."""
-        gpus = schedule.gpus()
-        took = {name: schedule.last_seconds(self.state, name) or schedule.UNKNOWN for name in self.nodes}
-
-        def asks(name: str) -> Ask:
-            reached = all(up in self.outcomes for up in self.nodes[name].upstream)
-            if not reached or self._is_fresh(name) or self._is_idle(name):
-                return Ask(0)
-            return schedule.asks(self.nodes[name], self._settings, gpus)
-
-        seconds = {name: took[name] if self.plan[name].action == "run" else 0.0 for name in self.nodes}
-        return Schedule(self.nodes, asks, seconds, schedule.cores(), gpus)
-
-    def _end(self, name: str, how: str, seconds: float) -> Outcome:
-        if how != "ran":
-            self._record_cached(name, self._fresh if how == "skipped" else Workspace(self.root))
-        self.outcomes[name] = Outcome(name, how, seconds)
-        self.display.finish(name, how, seconds)
-        return self.outcomes[name]
-
-    def _record_cached(self, name: str, workspace: Workspace) -> None:
-        """A light run for a stage that did not have to run, so that pipeline runs compare in full."""
-        with self._reading:  # DVC's objects are not made for several threads
-            entry, outputs = workspace.entry(name), workspace.outputs(name)
-        graph.remember_code(self.root, entry)
-        key = graph.stage_key(entry)
-        facts = {"pretune.kind": "stage", "pretune.status": "cached", "pretune.stage": name, "pretune.stage_key": key}
-        run = Run(self.state, name, parent=self.record.id, tags=self._tags | facts)
-        run.params(files.flatten(entry["params"]))
-        for path in self.nodes[name].data:
-            run.input(path, entry["deps"][path])
-        for path, md5 in outputs.items():
-            run.output(path, md5)
-        run.copy_of(key)
-        run.end("FINISHED")
-        self._children.append(run)
+    def _repro(self, name: str) -> None:
+        gpus = self.schedule.gpus(name)
+        devices = {schedule.DEVICES: ",".join(gpus)} if gpus else {}
+        self._processes.repro(self.nodes[name], PRETUNE_PARENT_RUN=self.record.id, **devices)
 
     def _executed(self, name: str) -> bool:
-        """Whether the stage's own process ran under this pipeline run (DVC may have found it fresh)."""
+        """Whether the stage ran under this pipeline run, rather than being restored by DVC."""
         path = self.state / "stages" / f"{name}.json"
         return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["parent"] == self.record.id
 
-    def _repro(self, node: Node) -> None:
-        log = self.state / "logs" / f"{node.name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        timeout = float(node.meta.get("timeout", 86_400))
-        if self._stopping:
-            raise StageFailedError(f"{node.name}: not started, the run is being stopped")
-        command = ["pretune.lineage.dvc", "--wait-for-lock", "repro", "--single-item", node.name]
-        gpus = {schedule.DEVICES: ",".join(named)} if (named := self.schedule.gpus(node.name)) else {}
-        with self._start(*command, PRETUNE_PARENT_RUN=self.record.id, **gpus) as child:
-            self._running[node.name] = child
-            if self._stopping:  # meanwhile: a start may take seconds
-                _signal_group(child, signal.SIGKILL)
-            alarm = threading.Timer(timeout, _signal_group, (child, signal.SIGKILL))
-            alarm.start()
-            try:
-                mistake = self._follow(node.name, child, log)
-            finally:
-                alarm.cancel()
-                self._running.pop(node.name, None)
-        if child.returncode:
-            raise self._failure(node.name, mistake, log, timed_out=alarm.finished.is_set() and child.returncode == -9)
-
-    def _start(self, module: str, *arguments: str, **more: str) -> Child:
-        return self._processes.start(module, *arguments, environment=self._environment() | more)
-
-    def _follow(self, name: str, child: Child, log: Path) -> dict[str, Any] | None:
-        """Pass the stage's messages to the display and all else to its log; return the mistake it reported."""
-        mistake = None
-        assert child.stdout is not None
-        with log.open("w", encoding="utf-8") as file:
-            for line in child.stdout:
-                message = progress.message(line)
-                if message is None:
-                    file.write(line)
-                elif message["event"] == "error":
-                    mistake = message
-                else:
-                    self.display.progress(name, message["done"], message["total"], message["note"])
-        return mistake
-
-    def _failure(self, name: str, mistake: dict[str, Any] | None, log: Path, *, timed_out: bool) -> StageFailedError:
-        if mistake:
-            return _mistake(name, mistake)
-        if timed_out:
-            return StageFailedError(f"{name}: stopped after its timeout (meta.timeout in dvc.yaml)", "pretune run")
-        tail = log.read_text(encoding="utf-8").rstrip().splitlines()[-LOG_TAIL:]
-        return StageFailedError(
-            [f"{name}: failed; the end of {log}:", *[f"    {line}" for line in tail]], "pretune run"
-        )
-
-    def _environment(self) -> dict[str, str]:
-        folder = str(Path(sys.executable).parent)
-        return os.environ | {
-            "PATH": os.pathsep.join([folder, os.environ.get("PATH", "")]),
-            "PRETUNE_STATE": str(self.state),
-            "PRETUNE_PREFECT_RUN": self.prefect_run,
-            progress.PIPE: "1",
-            "DVC_NO_ANALYTICS": "1",
-        }
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """On Ctrl-C and SIGTERM stop the stages, then let the exception end the run; a second one kills."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def handle(number: int, _frame: FrameType | None) -> None:
-            for each in before:
-                signal.signal(each, signal.SIG_DFL)
-            self._stopping = TerminatedError("stopped by SIGTERM", "pretune run   (goes on where it stopped)")
-            self.stop()
-            raise KeyboardInterrupt if number == signal.SIGINT else self._stopping
-
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _finish(self, name: str, how: str, seconds: float) -> Outcome:
+        if how != "ran":
+            workspace = self._workspace if how == "skipped" else Workspace(self.root)
+            self._recording.add_cached_stage(self.nodes[name], workspace)
+        self.outcomes[name] = Outcome(name, how, seconds)
+        self.display.finish(name, how, seconds)
+        return self.outcomes[name]
 
 
 def run_plain(run: PipelineRun) -> None:
     """Run the stages in threads. Raises StageFailedError."""
 
     def submit(name: str, upstream: list[Future[Outcome]]) -> Future[Outcome]:
-        return pool.submit(_after, upstream, run, name)
+        return pool.submit(_run_stage, upstream, run, name)
 
     with ThreadPoolExecutor(len(run.nodes)) as pool:
         futures = schedule.submit_all(run.nodes, run.schedule, submit)
@@ -332,11 +236,11 @@ def run_plain(run: PipelineRun) -> None:
 
 
 def raise_failures(errors: list[BaseException]) -> None:
-    """Raise one error for all stages that failed; those that only waited for them say nothing."""
+    """Raise one error for all stages that failed, without those that only waited for them."""
     failed = [error for error in errors if isinstance(error, PretuneError) and not isinstance(error, NotReachedError)]
     if not failed:
         for error in sorted(errors, key=lambda error: isinstance(error, NotReachedError)):
-            raise error  # a defect before those that only waited for it
+            raise error  # a defect in our code, rather than the stages that waited for it
         return
     merged = StageFailedError([line for error in failed for line in error.problems], failed[0].next_step)
     merged.exit_code = failed[0].exit_code
@@ -344,28 +248,18 @@ def raise_failures(errors: list[BaseException]) -> None:
 
 
 class NotReachedError(PretuneError):
-    """A stage that did not run because one before it failed."""
+    """A stage did not run because one that it depends on failed."""
 
 
-def _mistake(name: str, mistake: dict[str, Any]) -> StageFailedError:
-    """A user's mistake that a stage found: to try again would only repeat it."""
-    failed = StageFailedError([f"{name}: {problem}" for problem in mistake["problems"]], mistake["next_step"])
-    failed.exit_code, failed.retryable = mistake["exit_code"], False
-    return failed
-
-
-def _after(upstream: list[Future[Outcome]], run: PipelineRun, name: str) -> Outcome:
+def _run_stage(upstream: list[Future[Outcome]], run: PipelineRun, name: str) -> Outcome:
+    """Run a stage, with the retries of dvc.yaml, if its upstream stages succeeded."""
     if any(future.exception() for future in upstream):
         raise NotReachedError(f"{name}: not reached")
-    for attempt in range(int(run.nodes[name].meta.get("retries", 0)) + 1):
+    retries = int(run.nodes[name].meta.get("retries", 0))
+    for attempt in range(retries + 1):
         try:
             return run.stage(name)
         except StageFailedError as error:
-            if not error.retryable or attempt == int(run.nodes[name].meta.get("retries", 0)):
+            if not error.retryable or attempt == retries:
                 raise
     raise AssertionError
-
-
-def _signal_group(child: Child, number: int) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, number)

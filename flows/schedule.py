@@ -1,6 +1,6 @@
-"""Which stage begins next: the one with the longest way to the end, as soon as the cores and GPUs it asks for are free.
+"""Decides which stage starts next: the one with the longest remaining path, once its cores and GPUs are free.
 
-Two stages of two threads each take longer side by side on two cores than one after the other.
+On two cores, two stages of two threads each take longer in parallel than one after the other.
 """
 
 from __future__ import annotations
@@ -18,61 +18,61 @@ from pretune.config.params import Params
 from pretune.lineage.graph import Node
 from pretune.runtime import launcher
 
-UNKNOWN = 60.0  # seconds of a stage that has never run here
+UNKNOWN = 60.0  # seconds that a stage which never ran here is assumed to take
 CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 DEVICES = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
-class Ask:
-    """How many processors and GPUs a stage asks for."""
+class Resources:
+    """How many cores and GPUs a stage needs."""
 
     cores: int
     gpus: int = 0
 
 
 class Schedule:
-    """List scheduling by critical path: of the stages whose upstream has ended, which may begin now.
+    """List scheduling by critical path: which of the stages whose upstream has ended may start now.
 
-    `nodes` are upstream first, `asks` is called when a stage could begin, `seconds` is what each may take.
+    nodes: upstream first. needs: called when a stage could start. seconds: an estimate for each stage. gpus: names.
     """
 
     def __init__(
-        self, nodes: Mapping[str, Node], asks: Callable[[str], Ask], seconds: Mapping[str, float],
+        self, nodes: Mapping[str, Node], needs: Callable[[str], Resources], seconds: Mapping[str, float],
         cores: int, gpus: list[str],
     ) -> None:  # fmt: skip
-        way = ways(nodes, seconds)
-        self._asks, self._cores, self._gpus = asks, cores, gpus
-        self._all = Ask(cores, len(gpus))
+        remaining = remaining_seconds(nodes, seconds)
+        self._needs, self._cores, self._gpus = needs, cores, gpus
+        self._total = Resources(cores, len(gpus))
         self._upstream = {
-            name: set(nodes[name].upstream) & nodes.keys() for name in sorted(nodes, key=lambda n: -way[n])
+            name: set(nodes[name].upstream) & nodes.keys() for name in sorted(nodes, key=lambda n: -remaining[n])
         }
-        self._held: dict[str, tuple[int, list[str]]] = {}
+        self._used: dict[str, tuple[int, list[str]]] = {}
 
     def begin(self) -> str | None:
-        """The next stage, if one may begin. What one with a longer way still lacks is kept free for it.
+        """The next stage that may start, if there is one. Resources that a stage before it waits for stay reserved.
 
-        One that asks for more than there is begins when all of it is free.
+        A stage that needs more than the machine has starts when all of it is free.
         """
         cores, gpus = self._cores, len(self._gpus)
         for name in [name for name, upstream in self._upstream.items() if not upstream]:
-            asked = self._asks(name)
-            asked = Ask(min(asked.cores, self._all.cores), min(asked.gpus, self._all.gpus))
-            if asked.cores <= cores and asked.gpus <= gpus:
+            needs = self._needs(name)
+            needs = Resources(min(needs.cores, self._total.cores), min(needs.gpus, self._total.gpus))
+            if needs.cores <= cores and needs.gpus <= gpus:
                 del self._upstream[name]
-                self._held[name] = asked.cores, self._gpus[: asked.gpus]
-                self._cores, self._gpus = self._cores - asked.cores, self._gpus[asked.gpus :]
+                self._used[name] = needs.cores, self._gpus[: needs.gpus]
+                self._cores, self._gpus = self._cores - needs.cores, self._gpus[needs.gpus :]
                 return name
-            cores, gpus = max(0, cores - asked.cores), max(0, gpus - asked.gpus)
+            cores, gpus = max(0, cores - needs.cores), max(0, gpus - needs.gpus)
         return None
 
     def gpus(self, name: str) -> list[str]:
-        """The GPUs that a stage which has begun may use."""
-        return self._held[name][1]
+        """The names of the GPUs that a running stage may use."""
+        return self._used[name][1]
 
     def end(self, name: str) -> None:
-        """A stage has ended, however it went."""
-        cores, gpus = self._held.pop(name)
+        """Release the resources of a stage that has ended or failed."""
+        cores, gpus = self._used.pop(name)
         self._cores, self._gpus = self._cores + cores, self._gpus + gpus
         for upstream in self._upstream.values():
             upstream.discard(name)
@@ -88,7 +88,7 @@ Future = TypeVar("Future", bound=_Future)
 def submit_all(
     nodes: Mapping[str, Node], schedule: Schedule, submit: Callable[[str, list[Future]], Future]
 ) -> dict[str, Future]:
-    """Submit each stage when it may begin, with the futures of its upstream; return when all have ended."""
+    """Submit each stage when it may start, with the futures of its upstream. Returns when all have ended."""
     futures: dict[str, Future] = {}
     ended: SimpleQueue[str] = SimpleQueue()
     for _ in nodes:
@@ -99,33 +99,33 @@ def submit_all(
     return futures
 
 
-def ways(nodes: Mapping[str, Node], seconds: Mapping[str, float]) -> dict[str, float]:
-    """Seconds from the start of each stage to the end of the last one that waits for it."""
-    found = dict.fromkeys(nodes, 0.0)
+def remaining_seconds(nodes: Mapping[str, Node], seconds: Mapping[str, float]) -> dict[str, float]:
+    """Seconds from the start of each stage to the end of the last stage that depends on it: its critical path."""
+    remaining = dict.fromkeys(nodes, 0.0)
     for name in reversed(list(nodes)):
-        found[name] += seconds[name]
+        remaining[name] += seconds[name]
         for up in nodes[name].upstream:
-            found[up] = max(found.get(up, 0.0), found[name])
-    return found
+            remaining[up] = max(remaining.get(up, 0.0), remaining[name])
+    return remaining
 
 
-def asks(node: Node, params: Params, gpus: list[str]) -> Ask:
-    """What a stage asks for: `threads` for each process that trains, or a GPU and the core that feeds it."""
+def needs(node: Node, params: Params, gpus: list[str]) -> Resources:
+    """What a stage needs: `threads` cores for each process that trains, or a GPU and a core to feed it."""
     trains = launcher.trains(node, params)
     processes = params.launch.processes if trains else 1
     if trains and gpus:
-        return Ask(processes, processes)
-    return Ask(processes * (params.threads if "threads" in node.params else 1))
+        return Resources(processes, processes)
+    return Resources(processes * (params.threads if "threads" in node.params else 1))
 
 
 def cores() -> int:
-    """Processors that this process may use: by affinity, and by the quota of its cgroup."""
+    """The number of processors that this process may use, by its affinity and the quota of its cgroup."""
     allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return max(1, int(min([allowed, *_quotas()])))
 
 
 def _quotas() -> Iterator[float]:
-    """Processors by the quota of each cgroup (version 2) above this process; none where there is no quota."""
+    """The quotas of the cgroups (version 2) that contain this process, in processors."""
     lines = OWN_CGROUP.read_text(encoding="utf-8").splitlines() if OWN_CGROUP.is_file() else []
     own = CGROUPS / next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
     for file in [folder / "cpu.max" for folder in (own, *own.parents)]:
@@ -135,13 +135,13 @@ def _quotas() -> Iterator[float]:
 
 
 def gpus() -> list[str]:
-    """The names by which CUDA is told which GPUs to use."""
+    """The names of the GPUs for CUDA_VISIBLE_DEVICES."""
     if (visible := os.environ.get(DEVICES)) is not None:
-        return [name for each in visible.split(",") if (name := each.strip()) not in {"", "-1"}]
+        return [name for name in map(str.strip, visible.split(",")) if name not in {"", "-1"}]
     return sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
 
 
 def last_seconds(state: Path, stage: str) -> float | None:
-    """How long a stage took when it last ran here."""
+    """The seconds that the last run of a stage here took; None if it never ran."""
     path = state / "stages" / f"{stage}.json"
     return float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.is_file() else None

@@ -1,47 +1,37 @@
-"""The end of a pipeline run in words: the table of models, and where to look next."""
+"""The results of a pipeline run in words: the table of models, the gain from pretraining, the stages."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pretune.evaluation.label_efficiency import saving
+from pretune.evaluation.label_efficiency import describe_saving
+from pretune.evaluation.names import MODELS
 
 if TYPE_CHECKING:
     from flows.runner import Outcome, PipelineRun
 
-LABELS = {
-    "finetuned": "finetuned from the pretrained model",
-    "scratch": "the same model from scratch",
-    "tfidf": "TF-IDF and a linear model",
-    "pixels": "pixels and a linear model",
-    "linear": "linear model",
-    "nearest": "nearest training row or sentence",
-    "unigram": "frequencies of bytes",
-    "mean": "mean of the training rows",
-    "majority": "majority baseline",
-}
-SHARES = {"accuracy", "micro_f1", "entity_f1", "exact_match"}  # headlines that are told in points, hundredths
+SHARES = {"accuracy", "micro_f1", "entity_f1", "exact_match"}  # headlines whose gain is shown in points, hundredths
 Row = tuple[str, ...]
 
 
 def heads(results: dict[str, Any]) -> list[str]:
-    """The names of the metrics that are shown: the first two that were taken."""
-    return [name for model in LABELS if model in results for name in list(results[model])[:2]][:2]
+    """The names of the metrics that are shown: the first two."""
+    return [name for model in MODELS if model in results for name in list(results[model])[:2]][:2]
 
 
 def rows(results: dict[str, Any]) -> list[Row]:
     """(model, first metric, its interval, second metric) of each model that was evaluated."""
-    shown = []
-    for name, label in LABELS.items():
+    table = []
+    for name, words in MODELS.items():
         if name in results:
             first, *others = [results[name].get(head) for head in heads(results)]
             cells = [f"{first['value']:.3f}", f"{first['low']:.3f} - {first['high']:.3f}"]
-            shown.append((label, *cells, *(f"{other['value']:.3f}" if other else "" for other in others)))
-    return shown
+            table.append((words, *cells, *(f"{other['value']:.3f}" if other else "" for other in others)))
+    return table
 
 
 def gain(results: dict[str, Any]) -> str:
-    """What pretraining brought: in points of what is a share, else in the metric's own unit, above 0 being better."""
+    """The gain from pretraining: in points of a share, else in the unit of the metric; above 0 is better."""
     if "gain" not in results:
         return ""
     metric = heads(results)[0]
@@ -52,9 +42,9 @@ def gain(results: dict[str, Any]) -> str:
 
 
 def labels(results: dict[str, Any]) -> str:
-    """How many labels pretraining saves, where that was measured."""
-    found = results.get("label_efficiency")
-    return saving(found) if found else ""
+    """How many labels pretraining saves; empty if it was not measured."""
+    by_share = results.get("label_efficiency")
+    return describe_saving(by_share) if by_share else ""
 
 
 def summary(run: PipelineRun, results: dict[str, Any]) -> dict[str, Any]:
@@ -68,7 +58,7 @@ def summary(run: PipelineRun, results: dict[str, Any]) -> dict[str, Any]:
 
 
 def markdown(results: dict[str, Any], outcomes: list[Outcome]) -> str:
-    """The same as a Prefect artifact."""
+    """Results and stages as Markdown, for Prefect and MLflow."""
     names = heads(results)
     lines = ["| " + " | ".join(["model", *names[:1], "interval", *names[1:]]) + " |", "|---" * (len(names) + 2) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows(results)]

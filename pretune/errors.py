@@ -1,4 +1,4 @@
-"""Every mistake a user can make, each with its exit code and the next command to run.
+"""Errors that end in a message, each with its exit code and the next command to run.
 
 | code | meaning |
 |---|---|
@@ -11,10 +11,10 @@
 | 6 | a stage failed |
 | 7 | inputs changed while a stage was running |
 | 8 | training diverged (a loss that is not finite) |
-| 9 | the environment is not fit (no git, a wrong interpreter, a missing package) |
-| 10 | `doctor` found something |
+| 9 | the environment is unsuitable (no git, a wrong interpreter, a missing package) |
+| 10 | `doctor` found a problem |
 | 11 | training does not fit into memory |
-| 12 | the gate did not let a model pass; `reproduce`: the outputs differ |
+| 12 | the gate rejected a model; `reproduce`: the outputs differ |
 | 130, 143 | stopped by Ctrl-C, by SIGTERM |
 """
 
@@ -25,10 +25,7 @@ from collections.abc import Iterable
 
 
 class PretuneError(Exception):
-    """A mistake that the user can mend: what is wrong, and the next command.
-
-    `problems` holds one line each; all that were found, not the first only.
-    """
+    """An error that the user can fix. problems: one line for each problem found. next_step: the next command."""
 
     exit_code = 1
 
@@ -54,13 +51,13 @@ class ParamsError(PretuneError):
 
 
 class GraphError(PretuneError):
-    """dvc.yaml is broken, has a cycle, or lacks the stage asked for."""
+    """dvc.yaml is invalid, has a cycle, or lacks the stage."""
 
     exit_code = 3
 
 
 class UndeclaredInputError(PretuneError):
-    """A stage asked for something that dvc.yaml does not declare for it."""
+    """A stage uses a path or parameter that dvc.yaml does not declare for it."""
 
     exit_code = 3
 
@@ -72,19 +69,19 @@ class DataError(PretuneError):
 
 
 class NotFoundInRecordsError(PretuneError):
-    """No run, file or hash of that name is known."""
+    """No run, file or hash has this name."""
 
     exit_code = 4
 
 
 class LockedError(PretuneError):
-    """Another run is at work here."""
+    """Another process holds the lock."""
 
     exit_code = 5
 
 
 class StageFailedError(PretuneError):
-    """One or more stages of a pipeline run ended with an error; `retryable` unless a mistake was the cause."""
+    """Stages of a pipeline run failed. retryable: False if the user made a mistake, which a retry would repeat."""
 
     exit_code = 6
     retryable = True
@@ -109,7 +106,7 @@ class DoesNotFitError(PretuneError):
 
 
 class WorkspaceError(PretuneError):
-    """The environment is not fit: no git, no workspace, a wrong interpreter."""
+    """The environment is unsuitable: no git, no workspace, a wrong interpreter."""
 
     exit_code = 9
 
@@ -121,6 +118,6 @@ class TerminatedError(PretuneError):
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
-    """Return ' (did you mean X?)' for the nearest allowed word, or nothing."""
-    near = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)
-    return f" (did you mean {near[0]}?)" if near else ""
+    """Return ' (did you mean X?)' with the nearest allowed word, or ''."""
+    matches = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)
+    return f" (did you mean {matches[0]}?)" if matches else ""

@@ -1,4 +1,4 @@
-"""Processes that die with their parent, and locks that die with their process."""
+"""Processes that die with their parent, signal handlers, and locks that end with their process."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pretune.errors import LockedError, TerminatedError
 
@@ -26,8 +26,8 @@ PR_SET_PDEATHSIG = 1
 def die_with_parent() -> None:
     """Have the kernel kill this process when its parent ends, however that happens.
 
-    Where there is no such call (macOS), a thread looks once a second. A parent that was gone
-    before the call is found by the pid that it left in the environment.
+    On systems without such a call (macOS) a thread checks once a second. The parent leaves its pid in the
+    environment (PARENT): if this process has another parent, the former has ended already.
     """
     parent = os.getppid()
     expected = os.environ.pop(PARENT, None)
@@ -46,7 +46,7 @@ def _watch(parent: int) -> None:
 
 
 def fork() -> int:
-    """os.fork; the new process dies with this one. To be called in the main thread: with that it dies."""
+    """os.fork; the new process dies with the thread that calls this, so call it in the main thread."""
     os.environ[PARENT] = str(os.getpid())
     pid = os.fork()
     if not pid:
@@ -56,7 +56,7 @@ def fork() -> int:
 
 
 def leave(code: int) -> NoReturn:
-    """End as Python does, but do not take apart all that was imported: that takes half a second."""
+    """End the process as Python does, without tearing down modules, which takes half a second."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -65,9 +65,9 @@ def leave(code: int) -> NoReturn:
 
 
 def show(command: list[str]) -> None:
-    """Have `ps` show `command` for this process, as far as it was started with one as long (Linux)."""
+    """Have `ps` show `command` for this process, cut to the length of its own command line (Linux)."""
     status = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    start, end = int(status[45]), int(status[46])  # where the arguments lie: proc(5) counts from the name on
+    start, end = int(status[45]), int(status[46])  # addresses of the arguments; see proc(5)
     text = "\0".join(command).encode()[: end - start - 1]
     if start:
         ctypes.memmove(start, text.ljust(end - start, b"\0"), end - start)
@@ -75,32 +75,59 @@ def show(command: list[str]) -> None:
 
 @contextmanager
 def terminating() -> Iterator[None]:
-    """Turn SIGTERM into TerminatedError, so that what is open gets closed; a second one kills."""
+    """Turn SIGTERM into TerminatedError, so that context managers exit; a second SIGTERM kills."""
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        raise TerminatedError("stopped by SIGTERM", "pretune run   (goes on where it stopped)")
+        raise TerminatedError("stopped by SIGTERM", "pretune run   (continues where it stopped)")
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits "ignored"
-    before = signal.signal(signal.SIGTERM, stop)
+    former = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, former)
 
 
 @contextmanager
-def lock(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
-    """Hold `path` alone; the kernel lets go when this process ends.
+def stop_signals(handle: Callable[[int], None] | None = None, *, second_kills: bool = True) -> Iterator[list[int]]:
+    """Handle SIGTERM and SIGINT until the end of the block; yields the list of the signals received, in their order.
 
-    Where another process holds it: wait, or raise LockedError at once.
+    A signal is noted, then passed to `handle`, which may raise. With `second_kills` the next one ends the process
+    at once. Only the main thread may set handlers: in any other, nothing is noted.
+    """
+    received: list[int] = []
+    former: dict[int, Any] = {}
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        if second_kills:
+            for other in former:
+                signal.signal(other, signal.SIG_DFL)
+        if handle:
+            handle(number)
+
+    if threading.current_thread() is threading.main_thread():
+        former = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def lock(path: Path, owner: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold an exclusive lock on `path`; the kernel releases it when this process ends.
+
+    If another process holds it, wait, or raise LockedError, whose message says that `owner` is already running.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            raise held(path, what) from None
+            raise locked_error(path, owner) from None
         file.truncate(0)
         json.dump({"pid": os.getpid(), "since": time.strftime("%H:%M:%S")}, file)
         file.flush()
@@ -108,13 +135,13 @@ def lock(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
         file.truncate(0)
 
 
-def held(path: Path, what: str) -> LockedError:
-    """The error that says who holds the lock at `path`."""
-    return LockedError(f"{what} is already running{_holder(path)}", "wait for it to end, or stop that process")
+def locked_error(path: Path, owner: str) -> LockedError:
+    """The error that names the process that holds the lock at `path`."""
+    return LockedError(f"{owner} is already running{_holder(path)}", "wait for it to end, or stop that process")
 
 
 def is_locked(path: Path) -> bool:
-    """Whether some process holds the lock at `path`."""
+    """Whether a process holds the lock at `path`."""
     if not path.exists():
         return False
     with path.open("a", encoding="utf-8") as file:

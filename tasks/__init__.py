@@ -1,1 +1,1 @@
-"""One file per stage of dvc.yaml: plain functions that know nothing of Prefect."""
+"""One file per stage of dvc.yaml: plain functions, without Prefect."""

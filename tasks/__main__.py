@@ -1,6 +1,6 @@
-"""`python -m tasks STAGE`: run one stage. It is what dvc.yaml calls; by hand it does the same.
+"""`python -m tasks STAGE`: run one stage. dvc.yaml calls it; a user may call it too.
 
-Run by hand, the stage records itself in dvc.lock when it has succeeded.
+If a user calls it, the stage records itself in dvc.lock when it has succeeded.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import sys
 
 from pretune.process import die_with_parent
 
-# Read when torch loads: waiting threads must not spin for long, yet to be woken costs more than a small operation.
+# OpenMP reads both when torch loads. Waiting threads must not spin for long, but waking one costs more than a small
+# operation.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
-if {"DVC_STAGE", "PRETUNE_WORKER"} & os.environ.keys():  # first: who started this may be killed at any moment
+if {"DVC_STAGE", "PRETUNE_WORKER"} & os.environ.keys():  # first: the parent may be killed at any moment
     die_with_parent()
 
 try:
-    import pydantic  # noqa: F401 - the first thing that a Python without our environment lacks
+    import pydantic  # noqa: F401 - the first package that a Python outside our environment lacks
 except ModuleNotFoundError:
     sys.exit(
         f"error: {sys.executable} lacks Pretune's packages\n"
@@ -31,6 +32,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pretune.config.files import write_atomically
 from pretune.config.params import Params, advice, load
 from pretune.errors import GraphError, PretuneError, TerminatedError
 from pretune.lineage import provenance
@@ -45,7 +47,7 @@ from pretune.tracking.sender import Sender
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-PIPELINE = {"parent": "PRETUNE_PARENT_RUN", "prefect_run": "PRETUNE_PREFECT_RUN"}  # what a stage belongs to: its runs
+PIPELINE = {"parent": "PRETUNE_PARENT_RUN", "prefect_run": "PRETUNE_PREFECT_RUN"}  # variables with ids of runs
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TRANSFORMERS_VERBOSITY": "error"}
 NO_BARS = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "true"}
 
@@ -53,7 +55,7 @@ NO_BARS = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1", "TOKENIZERS
 def main(arguments: list[str], is_current: Callable[[], bool] = lambda: True) -> int:
     """Run the stage named on the command line; return its exit code.
 
-    `is_current`: whether the code that this process has imported is still that of the files.
+    is_current: whether the files still hold the code that this process has imported.
     """
     if worker.WORKER in os.environ:
         return worker.main(arguments[0], function)
@@ -71,7 +73,7 @@ def main(arguments: list[str], is_current: Callable[[], bool] = lambda: True) ->
                 run_stage(workspace, arguments[0], is_current)
             else:
                 settle()
-                launcher.join(root, state_dir(root), arguments[0])
+                launcher.run_on_other_machine(root, state_dir(root), arguments[0])
     except PretuneError as error:
         report(root, error)
         return error.exit_code
@@ -82,26 +84,26 @@ def main(arguments: list[str], is_current: Callable[[], bool] = lambda: True) ->
 
 
 def settle() -> None:
-    """Set what libraries read from the environment when they are imported."""
+    """Set the environment variables that libraries read when they are imported."""
     os.environ |= OFFLINE | NO_BARS
-    if os.environ.get("PRETUNE_DOWNLOAD") == "1":  # `model.init` may be fetched: models/build.py
+    if os.environ.get("PRETUNE_DOWNLOAD") == "1":  # then models/build.py may fetch `model.init`
         os.environ["HF_HUB_OFFLINE"] = "0"
 
 
 def run_stage(workspace: Workspace, name: str, is_current: Callable[[], bool]) -> None:
-    """Check everything, run the stage, publish its outputs, record it."""
+    """Check params and code, run the stage, publish its outputs, record it."""
     root, by_hand = workspace.root, "DVC_STAGE" not in os.environ
     state = state_dir(root)
     settle()
     with lock(state / "locks" / f"{name}.lock", f"stage {name}"):
         (state / "last-error.json").unlink(missing_ok=True)
         if not by_hand and workspace.is_orphan(name):
-            raise TerminatedError("the dvc process that started this stage is gone", "pretune run")
-        entry = workspace.entry(name)  # first: what is edited from here on is found when the stage ends
-        if not is_current():  # the same process begins anew
+            raise TerminatedError("the dvc process that started this stage has ended", "pretune run")
+        entry = workspace.entry(name)  # first: later edits are found when the stage ends
+        if not is_current():  # start again, in the same process
             os.execv(sys.executable, [sys.executable, "-m", "tasks", name])  # noqa: S606
         params = load(root / "params.yaml")
-        if name == "finetune" and PIPE not in os.environ:  # the flow has said it
+        if name == "finetune" and PIPE not in os.environ:  # the flow has printed it
             for line in advice(params):
                 print(f"warning: {line}", file=sys.stderr)
         progress, runs = for_stage(name), {key: os.environ.get(variable) for key, variable in PIPELINE.items()}
@@ -117,14 +119,15 @@ def run_stage(workspace: Workspace, name: str, is_current: Callable[[], bool]) -
 def perform(
     root: Path, state: Path, node: Node, entry: Entry, *, params: Params, progress: Progress, **runs: str | None
 ) -> None:
-    """Run a stage that is locked, publish its outputs and record it; `runs`: those of the pipeline (see recorded)."""
+    """Run a stage whose lock is held, publish its outputs and record it. runs: the ids that `recorded` takes."""
     with recorded(root, state, node.name, **runs) as run:
         stage = PublishedStage(root, node, entry, params=params, run=run, progress=progress)
         stage.log_inputs()
         try:
             with monitored(run, node, params):
                 if launcher.is_distributed(node, params):
-                    launcher.lead(launcher.WorkerGroup(root, state, node, entry, params), stage, progress)
+                    workers = launcher.WorkerGroup(root, state, node, entry, params)
+                    launcher.run_on_first_machine(workers, stage, progress)
                 else:
                     function(node.name)(stage)
             stage.publish()
@@ -136,9 +139,9 @@ def perform(
 def recorded(
     root: Path, state: Path, name: str, *, parent: str | None = None, prefect_run: str | None = None
 ) -> Iterator[Run]:
-    """A run that ends as the block does; what varies (time) goes to it, never to an output.
+    """A record of the stage that ends as the block ends: FINISHED, FAILED or KILLED.
 
-    `parent` is the pipeline run that the stage belongs to, which then sends the record.
+    parent: the id of the pipeline run that the stage belongs to; its process then sends the record.
     """
     tags = provenance.tags(root) | {"pretune.kind": "stage", "pretune.status": "executed"}
     if prefect_run:
@@ -147,18 +150,18 @@ def recorded(
     if tags["git.dirty"] == "true":
         run.text("changes.patch", provenance.patch(root))
     sender = None if parent else Sender(root, state).start()
-    began, status = time.monotonic(), "FAILED"
+    start, status = time.monotonic(), "FAILED"
     try:
         yield run
         status = "FINISHED"
-        run.metrics({"seconds": time.monotonic() - began})
+        run.metrics({"seconds": time.monotonic() - start})
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) or getattr(error, "exit_code", 0) == 143:
             status = "KILLED"
         raise
     finally:
         run.end(status)
-        facts = {"seconds": round(time.monotonic() - began, 1), "outputs": run.outputs, "metrics": run.latest}
+        facts = {"seconds": round(time.monotonic() - start, 1), "outputs": run.outputs, "metrics": run.latest}
         remember(state, name, parent=parent, run=run.id, status=status, **facts)
         if sender and (warning := sender.close([run])):
             print(f"warning: {warning}", file=sys.stderr)
@@ -166,7 +169,7 @@ def recorded(
 
 @contextmanager
 def monitored(run: Run, node: Node, params: Params) -> Iterator[None]:
-    """During the block, record the energy and load of a stage that trains; several processes record their own load."""
+    """Record energy and load of a stage that trains. If it runs in several processes, they record the load."""
     with ExitStack() as stack:
         if launcher.trains(node, params):
             stack.enter_context(monitoring.energy(run.metrics, params.launch.processes))
@@ -176,29 +179,27 @@ def monitored(run: Run, node: Node, params: Params) -> Iterator[None]:
 
 
 def remember(state: Path, name: str, **facts: object) -> None:
-    """Leave how the stage last went: the flow reads it, `pretune plan` its time, the report what training took."""
+    """Write the facts of the last run of a stage for the flow, `pretune plan` and the report."""
     path = state / "stages" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(facts), encoding="utf-8")
-    partial.rename(path)
+    write_atomically(path, json.dumps(facts))
 
 
 def function(name: str) -> Callable[[Stage], None]:
-    """The function of a stage: its own name, in the file of its name."""
+    """The function of a stage: NAME in tasks/NAME.py. Raises GraphError if there is no such file."""
     try:
-        found: Callable[[Stage], None] = getattr(importlib.import_module(f"tasks.{name}"), name)
+        stage_function: Callable[[Stage], None] = getattr(importlib.import_module(f"tasks.{name}"), name)
     except ModuleNotFoundError as error:
         if error.name != f"tasks.{name}":
             raise
         raise GraphError(
             f"dvc.yaml has a stage {name}, but there is no tasks/{name}.py", f"write tasks/{name}.py"
         ) from None
-    return found
+    return stage_function
 
 
 def report(root: Path | None, error: PretuneError) -> None:
-    """Print a user's mistake and leave it where the flow finds it: DVC returns 255 for all of them."""
+    """Print an error, and write it where the flow finds it: DVC's exit code is always 255."""
     for problem in error.problems:
         print(f"error: {problem}", file=sys.stderr)
     if error.next_step:

@@ -15,6 +15,7 @@ from pretune.data.rows import Row
 from pretune.evaluation import baselines, label_efficiency, slices, speed
 from pretune.evaluation.metrics import compute, confidence
 from pretune.evaluation.metrics.bootstrap import Bootstrap
+from pretune.evaluation.metrics.headline import headline
 from pretune.evaluation.report import attribution, curves, mistakes, page, samples
 from pretune.models import build
 from pretune.objectives import predictions_io
@@ -38,42 +39,46 @@ def evaluate(stage: Stage) -> None:
     test = rows.read(folder / "test.parquet")
     data = LabelledData(folder, stage.params.finetune, seed)
     predictions = {name: data.predictions(stage.dep(f"models/{name}"), "test") for name in label_efficiency.MODELS}
-    shares = label_efficiency.read(stage.dep("reports/label_efficiency"), predictions)
+    shares = label_efficiency.read_shares(stage.dep("reports/label_efficiency"), predictions)
     temperature = build.inference_config(finetuned).get("temperature")
     predictions |= _baselines(folder, test, predictions["finetuned"], calibrated=bool(temperature))
 
     own = predictions["finetuned"]
     bootstrap = Bootstrap(len(test), params.bootstrap_samples, params.confidence, seed)
-    result = compute.measured(predictions, bootstrap) | {
+    result = compute.evaluate_models(predictions, bootstrap) | {
         "confidence": params.confidence,
-        "train_rows": rows.number_of(folder / "train.parquet"),
+        "train_rows": rows.count_rows(folder / "train.parquet"),
     }
     if shares:
-        result["label_efficiency"] = label_efficiency.measured(shares, bootstrap)
+        result["label_efficiency"] = label_efficiency.evaluate_shares(shares, bootstrap)
     if temperature and isinstance(own, Classes | ManyLabels):
-        result["calibration"] = confidence.measured(own, temperature, bootstrap)
-    by_slice = compute.sliced(own, slices.slices(test, params.slices), bootstrap)
+        result["calibration"] = confidence.evaluate_calibration(own, temperature, bootstrap)
+    by_slice = compute.evaluate_slices(own, slices.slice_masks(test, params.slices), bootstrap)
     tables = curves.tables(own) | label_efficiency.tables(result)
-    worst = mistakes.worst(own, params.mistakes)
+    worst = mistakes.worst_mistakes(own, params.mistakes)
     model = Predictor(str(finetuned)).answers
-    attributions = {each.row: attribution.explained(model, test[each.row]) for each in worst[: params.attributions]}
-    written = samples.samples(own, model, test)
+    attributions = {
+        mistake.row: weights
+        for mistake in worst[: params.attributions]
+        if (weights := attribution.attribute(model, test[mistake.row]))
+    }
+    generated = samples.collect(own, model, test)
     curve_paths = {name: f"reports/curves/{name}.csv" for name in CURVES}
     report = partial(
-        page.render,
+        page.render_report,
         result,
         rows=test,
         slices=by_slice,
         tables=tables,
         mistakes=worst,
-        explained={row: each for row, each in attributions.items() if each},
-        samples=written,
+        attributions=attributions,
+        samples=generated,
         training={name: files.read_csv(stage.dep(path)) for name, path in curve_paths.items()},
     )
 
     texts = {f"{name}.csv": files.as_csv(tables.get(name, [])) for name in curves.TABLES}
     texts |= {"slices.csv": files.as_csv(by_slice), "mistakes.json": as_json(worst)}
-    texts |= {"samples.json": as_json(written)} if written else {}
+    texts |= {"samples.json": as_json(generated)} if generated else {}
     stored = StoredPredictions([rows.input_key(row) for row in test], predictions)
     texts["predictions.json"] = predictions_io.dumps(stored)
     _write(stage, texts)
@@ -81,14 +86,14 @@ def evaluate(stage: Stage) -> None:
     stage.out("reports/metrics.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     costs = {name: stage.metrics_of(path, name) for name, path in curve_paths.items()}
     stage.run.text("report.html", report(costs=costs))
-    stage.run.metrics(result)
-    stage.run.metrics(speed.measured(model, test) | {"model_megabytes": speed.megabytes(finetuned)})
+    stage.run.metrics(result | headline(result))
+    stage.run.metrics(speed.latency(model, test) | {"model_megabytes": speed.megabytes(finetuned)})
 
 
 def _baselines(folder: Path, test: list[Row], own: Predictions, *, calibrated: bool) -> dict[str, Predictions]:
     """The predictions of simpler models, trained on the same rows and calibrated where the finetuned model is."""
     validation = rows.read(folder / "validation.parquet") if calibrated else None
-    return baselines.baselines(rows.read(folder / "train.parquet"), test, own, validation=validation)
+    return baselines.predict(rows.read(folder / "train.parquet"), test, own, validation=validation)
 
 
 def _write(stage: Stage, texts: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""finetune: the pretrained model is finetuned on few labelled rows."""
+"""finetune: train the pretrained model on the labelled rows."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def finetune(stage: Stage) -> None:
-    """Train `models/pretrained` with a new head, as `adaptation` says; leave `models/finetuned`."""
+    """Train `models/pretrained` with a new head by the method of `adaptation`; write `models/finetuned`."""
     run_training(stage, prepare(stage), out="models/finetuned")
 
 
 def prepare(stage: StageInputs) -> Job:
-    """What is trained, on what, for how long."""
+    """The training job: model, data and number of steps."""
     params, adapt = stage.params.finetune, stage.params.adaptation
     device.prepare(stage.params.seed, stage.params.threads)
     pretrained = stage.dep("models/pretrained")

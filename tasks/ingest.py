@@ -1,4 +1,4 @@
-"""ingest: make a snapshot of the user's rows, which DVC then versions."""
+"""ingest: write a snapshot of the user's rows, which DVC versions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pretune.data import workers
 from pretune.data.ingest import pydocs
-from pretune.data.ingest.snapshot import Snapshot, shown
+from pretune.data.ingest.snapshot import Snapshot, describe_source
 from pretune.data.ingest.sources import read
 
 if TYPE_CHECKING:
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def ingest(stage: Stage) -> None:
-    """Write `data/raw`: the rows of `ingest.source`, cleaned, without duplicates, and what was left out and why."""
-    workers.join()
+    """Write `data/raw`: the rows of `ingest.source`, cleaned and deduplicated, with counts of the rows dropped."""
+    workers.connect()
     params = stage.params.ingest
-    origin = pydocs.version() if params.source == "pydocs" else shown(params.source)
+    origin = pydocs.version() if params.source == "pydocs" else describe_source(params.source)
     folder = stage.out("data/raw")
     snapshot = Snapshot(folder, params)
     counts = snapshot.write(read.read(params, stage.resolve_input))

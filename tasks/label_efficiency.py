@@ -1,4 +1,4 @@
-"""label_efficiency: the models of `finetune` and `scratch` again, on shares of the labelled rows."""
+"""label_efficiency: train the models of `finetune` and `scratch` on shares of the labelled rows."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 
 def label_efficiency(stage: Stage) -> None:
-    """Train both models on each share; leave their predictions for the test rows in `reports/label_efficiency`."""
-    if not stage.params.label_efficiency.partial:  # as a rule: torch is not even loaded
+    """Train both models on each share; write their predictions for the test rows to `reports/label_efficiency`."""
+    if not stage.params.label_efficiency.partial:  # the default; torch is not even imported
         folder = stage.out("reports/label_efficiency")
         folder.mkdir(parents=True)
         (folder / "shares.csv").write_text("", encoding="utf-8")
@@ -24,7 +24,7 @@ def label_efficiency(stage: Stage) -> None:
 
 
 def prepare(stage: StageInputs) -> Job:
-    """All trainings as if they were one: what they cost together."""
+    """All trainings as one job, to estimate what they cost together."""
     from pretune.training.label_efficiency import without_validation
     from tasks import finetune
 

@@ -1,4 +1,4 @@
-"""prepare: split the rows, learn a tokenizer, tokenize the corpus, describe the data."""
+"""prepare: split the rows, train a tokenizer, tokenize the corpus, describe the data."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 from pretune.data import workers
 from pretune.data.prepare import card, labels, write
 from pretune.data.prepare.split_assignment import SplitAssignment
-from pretune.data.prepare.splits import SIDES
+from pretune.data.prepare.splits import SPLITS
 
 if TYPE_CHECKING:
     from pretune.runtime.stage import Stage
 
 
 def prepare(stage: Stage) -> None:
-    """Turn the snapshot into what training reads: labelled rows, a corpus, an input pipeline; and a data card."""
-    workers.join()
+    """Turn the snapshot into labelled rows, a tokenizer and a tokenized corpus for training, and write a data card."""
+    workers.connect()
     params, raw = stage.params.prepare, stage.dep("data/raw")
     about, counts = (json.loads((raw / name).read_text(encoding="utf-8")) for name in ("source.json", "counts.json"))
     assignment = SplitAssignment(raw / "rows.parquet", params, stage.params.seed)
@@ -26,7 +26,7 @@ def prepare(stage: Stage) -> None:
         stage.out("data/prepared/corpus"), stage.out("data/prepared/tokenizer"), stage.checkpoints
     )
     corpus = write.write_corpus(out, assignment, about["names"], params, stage.resolve_input)
-    sizes = {part: len(getattr(assignment, part)) for part in (*SIDES, "corpus")}
+    sizes = {part: len(getattr(assignment, part)) for part in (*SPLITS, "corpus")}
     with (raw / "rows.parquet").open("rb") as file:
         md5 = hashlib.file_digest(file, "md5").hexdigest()
     facts = {
@@ -40,7 +40,7 @@ def prepare(stage: Stage) -> None:
         },
         "leaks": assignment.leaks,
         "problems": labels.problems(balance),
-        "suspects": labels.suspects(list(assignment.some("train", labels.MOST))),
+        "suspects": labels.suspects(list(assignment.sample("train", labels.MAX_ROWS))),
         "corpus": corpus,
         "samples": card.samples(assignment.rows_of("train")),
     }

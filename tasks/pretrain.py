@@ -1,4 +1,4 @@
-"""pretrain: a model is trained on every document, without labels."""
+"""pretrain: train a model on the corpus, without labels."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def pretrain(stage: Stage) -> None:
-    """Train a model from random weights, or from those of `model.init`; leave it in `models/pretrained`."""
+    """Train a model from random weights or from those of `model.init`; write `models/pretrained`."""
     run_training(stage, prepare(stage), out="models/pretrained")
 
 
 def prepare(stage: StageInputs) -> Job:
-    """What is trained, on what, for how long."""
+    """The training job: model, data and number of steps."""
     params, seed = stage.params.pretrain, stage.params.seed
     device.prepare(seed, stage.params.threads)
     objective, settings = choose(OBJECTIVES, "pretrain", params, stage.params.model.type)

@@ -1,4 +1,4 @@
-"""scratch: the same model as `finetune`, but from random weights: the baseline that pretraining is compared with."""
+"""scratch: train the model of `finetune` from random weights, as the baseline for pretraining."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def scratch(stage: Stage) -> None:
-    """Train a new model on the same rows with the same settings; leave it in `models/scratch`."""
+    """Train a new model on the same rows with the same settings; write `models/scratch`."""
     run_training(stage, prepare(stage), out="models/scratch")
 
 
 def prepare(stage: StageInputs) -> Job:
-    """What is trained, on what, for how long."""
+    """The training job: model, data and number of steps."""
     params, architecture = stage.params.finetune, stage.params.model
     device.prepare(stage.params.seed, stage.params.threads)
     data = LabelledData(stage.dep("data/prepared/labelled"), params, stage.params.seed)

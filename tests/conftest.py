@@ -263,7 +263,7 @@ class Tracked:
 
     def send(self):
         """Send all journals once, in this process."""
-        from pretune.tracking.sender import Outbox
+        from pretune.tracking.outbox import Outbox
 
         Outbox(self.root, self.state).send(self.waiting())
 

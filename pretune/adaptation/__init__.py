@@ -1,1 +1,1 @@
-"""Which weights of a model are trained, and adapters that are added to it."""
+"""Which weights of a pretrained model are trained, and the adapters that are added to it."""

@@ -1,6 +1,6 @@
-"""Adapters of peft, put into a model in place: it stays the class it is, so everything runs as without them.
+"""Adapters of peft, added to a model in place: its class stays the same, and so does all code that runs it.
 
-peft takes a second to import, so only what needs it does: training all of a model goes without.
+Importing peft takes a second, so functions import it where they need it: full finetuning never does.
 """
 
 from __future__ import annotations
@@ -23,43 +23,46 @@ OWN = {"peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "
        "inference_mode", "modules_to_save", "runtime_config"}  # fmt: skip
 ALIASES: dict[str, tuple[str, dict[str, Any]]] = {"dora": ("LORA", {"use_dora": True})}
 REFUSED = {
-    "adalora": "its ranks have to be divided anew while training goes on",
-    "beft": "it cannot be merged where a matrix has no bias",
+    "adalora": "it has to reallocate its ranks during training",
+    "beft": "it cannot be merged into a matrix without a bias",
     "boft": "it compiles code while it runs",
     "lily": "it cannot be merged into the model",
-    "poly": "it needs the number of a task with each row",
-    "shadow": "it is a second model beside the first",
-    "trainable_tokens": "it needs the numbers of new tokens",
-    "xlora": "it mixes adapters that are there already",
+    "poly": "it needs a task number in each row",
+    "shadow": "it adds a second model",
+    "trainable_tokens": "it needs the ids of new tokens",
+    "xlora": "it mixes existing adapters",
 }
 
 
 def methods() -> list[str]:
-    """The names of the methods that can be put into a model and merged."""
+    """The names of the methods whose adapters can be added to a model and merged."""
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
-    found = [kind.value.lower() for kind, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items() if _injectable(kind, tuner)]
-    return sorted({*found, *ALIASES} - set(REFUSED))
+    names = [
+        peft_type.value.lower()
+        for peft_type, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items()
+        if _injectable(peft_type, tuner)
+    ]
+    return sorted({*names, *ALIASES} - set(REFUSED))
 
 
 def refusal(method: str) -> str:
-    """Why a method of peft is not offered; nothing where there is no such method."""
+    """Why a method of peft is not offered; "" if peft has no such method."""
     from peft import PeftType
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
-    known = {kind.value.lower() for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
-    if method not in known:
+    if method not in {peft_type.value.lower() for peft_type in PEFT_TYPE_TO_CONFIG_MAPPING}:
         return ""
     tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(PeftType(method.upper()))
     shared = getattr(tuner, "uses_shared_state", False)
-    usual = "its layers share weights that peft keeps beside the model" if shared else "it adds no weights to be merged"
-    return f" (peft has it, but {REFUSED.get(method, usual)})"
+    default = "its layers share weights outside the model" if shared else "it adds no weights to be merged"
+    return f" (peft has it, but {REFUSED.get(method, default)})"
 
 
 def problems(method: str, settings: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the settings of a method, without a model."""
-    kind, fixed = _kind(method)
-    known = [each.name for each in fields(kind) if each.name not in OWN and each.name not in fixed]
+    """What is wrong with the settings of a method, as far as it can be told without a model; one line each."""
+    config_class, fixed = _config_class(method)
+    known = [field.name for field in fields(config_class) if field.name not in OWN and field.name not in fixed]
     return [
         f"adaptation.settings.{key}: no setting of {method}{did_you_mean(key, known)}"
         for key in settings
@@ -68,10 +71,13 @@ def problems(method: str, settings: Mapping[str, Any]) -> list[str]:
 
 
 def config_of(method: str, settings: Mapping[str, Any], model: PreTrainedModel) -> Any:
-    """Peft's configuration; without `target_modules` every matrix within the layers is adapted."""
-    kind, fixed = _kind(method)
+    """Peft's configuration; without `target_modules` every matrix within the layers is adapted.
+
+    Raises ParamsError if peft refuses the settings, or if the model has no layers.
+    """
+    config_class, fixed = _config_class(method)
     chosen = fixed | copy.deepcopy(dict(settings))
-    names = {each.name for each in fields(kind)}
+    names = {field.name for field in fields(config_class)}
     if "target_modules" in names and not chosen.get("target_modules"):
         chosen["target_modules"] = targets(model)
         if not chosen["target_modules"]:
@@ -82,9 +88,9 @@ def config_of(method: str, settings: Mapping[str, Any], model: PreTrainedModel) 
         if "feedforward_modules" in names:
             chosen.setdefault("feedforward_modules", [])
     if "fan_in_fan_out" in names and any(isinstance(module, Conv1D) for module in model.modules()):
-        chosen.setdefault("fan_in_fan_out", True)  # gpt2 keeps its matrices the other way round
+        chosen.setdefault("fan_in_fan_out", True)  # gpt2 stores its matrices transposed
     try:
-        return kind(**chosen)
+        return config_class(**chosen)
     except (TypeError, ValueError) as error:
         raise _refused(method, error) from None
 
@@ -99,7 +105,7 @@ def targets(model: PreTrainedModel) -> list[str]:
 
 
 def add(model: PreTrainedModel, config: Any) -> None:
-    """Put adapters into `model`; they alone are trained."""
+    """Add adapters to `model` and freeze everything else."""
     import peft
 
     try:
@@ -109,18 +115,18 @@ def add(model: PreTrainedModel, config: Any) -> None:
 
 
 def like(model: PreTrainedModel, config: PreTrainedConfig | None = None) -> PreTrainedModel:
-    """A model made like `model`, adapters included: other weights, the same ones trained."""
-    made = type(model)(copy.deepcopy(config or model.config))
-    if found := getattr(model, "peft_config", None):
-        add(made, copy.deepcopy(found["default"]))
-    trained = {name for name, each in model.named_parameters() if each.requires_grad}
-    for name, each in made.named_parameters():
-        each.requires_grad_(name in trained)
-    return made
+    """A new model with the architecture and adapters of `model`, and the same parameters frozen; other weights."""
+    copied = type(model)(copy.deepcopy(config or model.config))
+    if peft_config := getattr(model, "peft_config", None):
+        add(copied, copy.deepcopy(peft_config["default"]))
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, parameter in copied.named_parameters():
+        parameter.requires_grad_(name in trained)
+    return copied
 
 
 def merge(model: PreTrainedModel) -> PreTrainedModel:
-    """Work the adapters into the weights, in place; without adapters nothing happens."""
+    """Merge the adapters into the weights, in place; a model without adapters stays as it is."""
     if not hasattr(model, "peft_config"):
         return model
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -135,36 +141,40 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def weights(model: PreTrainedModel) -> tuple[Any, dict[str, Tensor]] | None:
-    """The adapters of `model`: peft's configuration, and their weights by the names that peft gives them in files."""
-    found = getattr(model, "peft_config", None)
-    if not found:
+    """The adapters of `model`: peft's configuration, and the weights by their names in peft's files; None if none."""
+    peft_config = getattr(model, "peft_config", None)
+    if not peft_config:
         return None
     from peft.utils import get_peft_model_state_dict
 
-    config = copy.deepcopy(found["default"])
+    config = copy.deepcopy(peft_config["default"])
     config.inference_mode = True
-    own = get_peft_model_state_dict(model, adapter_name="default")
-    return config, {f"base_model.model.{name}": each.detach().clone().contiguous() for name, each in own.items()}
+    state = get_peft_model_state_dict(model, adapter_name="default")
+    return config, {f"base_model.model.{name}": value.detach().clone().contiguous() for name, value in state.items()}
 
 
 def save(adapters: tuple[Any, dict[str, Tensor]] | None, folder: Path) -> None:
-    """Write what `weights` found as peft does; nothing, where there are none."""
+    """Write the adapters returned by `weights` in peft's format; nothing for None."""
     if adapters:
-        config, found = adapters
+        config, tensors = adapters
         folder.mkdir()
-        save_file(found, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        for field in fields(config):
+            if isinstance(names := getattr(config, field.name), set):
+                setattr(config, field.name, sorted(names))  # the order of a set differs between processes
         config.save_pretrained(str(folder))
 
 
-def _injectable(kind: Any, tuner: Any) -> bool:
+def _injectable(peft_type: Any, tuner: Any) -> bool:
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     return not getattr(tuner, "uses_shared_state", True) and "target_modules" in {
-        each.name for each in fields(PEFT_TYPE_TO_CONFIG_MAPPING[kind])
+        field.name for field in fields(PEFT_TYPE_TO_CONFIG_MAPPING[peft_type])
     }
 
 
-def _kind(method: str) -> tuple[Any, dict[str, Any]]:
+def _config_class(method: str) -> tuple[Any, dict[str, Any]]:
+    """Peft's configuration class for a method, and the settings that the method fixes."""
     from peft import PeftType
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
@@ -173,7 +183,7 @@ def _kind(method: str) -> tuple[Any, dict[str, Any]]:
 
 
 def _refused(method: str, error: Exception) -> ParamsError:
-    words = " ".join(str(error).split())
+    reason = " ".join(str(error).split())
     return ParamsError(
-        f"adaptation.settings: peft refuses {method}: {words}", "edit `adaptation` in params.yaml (docs/models.md)"
+        f"adaptation.settings: peft refuses {method}: {reason}", "edit `adaptation` in params.yaml (docs/models.md)"
     )

@@ -1,4 +1,4 @@
-"""The adaptations that `adaptation.method` may name, and how one is chosen. peft's come by their own names."""
+"""The adaptations that `adaptation.method` may name: those here, and the methods of peft under their own names."""
 
 from __future__ import annotations
 
@@ -11,33 +11,32 @@ from transformers import PreTrainedModel
 from typing_extensions import override
 
 from pretune.adaptation import adapters
-from pretune.config.section import Section
+from pretune.config.section import NoSettings, Section, describe
 from pretune.errors import ParamsError, did_you_mean
 from pretune.models import layers
 
 
-class Nothing(Section):
-    """No settings: `settings: {}`."""
-
-
 class Adaptation:
-    """What of a pretrained model is trained: everything, unless a method below says otherwise."""
+    """Which weights of a pretrained model are trained: all of them, unless a subclass overrides it."""
 
-    Settings: ClassVar[type[Section]] = Nothing
+    Settings: ClassVar[type[Section]] = NoSettings
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.settings: Any = self.Settings.model_validate(settings)
 
     def apply(self, model: PreTrainedModel, new: frozenset[str]) -> None:
-        """Say what is trained, in place. `new`: the weights that did not come from the pretrained model."""
+        """Set which parameters are trained, in place; ParamsError if none are.
+
+        new: the names of the weights that are not in the pretrained model.
+        """
 
     def unfreeze_schedule(self, model: PreTrainedModel, steps_per_epoch: float) -> dict[str, int]:  # noqa: ARG002
-        """The step from which each parameter learns; from the first, where none is said."""
+        """The first step in which each parameter is trained; those not listed are trained from step 0."""
         return {}
 
 
 class Head(Adaptation):
-    """The head, and whatever else is new: the pretrained body stays as it is."""
+    """Trains the head and all other new weights; the pretrained body is frozen."""
 
     @override
     def apply(self, model: PreTrainedModel, new: frozenset[str]) -> None:
@@ -45,43 +44,43 @@ class Head(Adaptation):
 
 
 class Top(Adaptation):
-    """The head and the layers next to it (Howard & Ruder 2018 tell why those first)."""
+    """Trains the head and the uppermost layers, which are the most task-specific (Howard & Ruder 2018)."""
 
     class Settings(Section):
-        """layers: how many of them."""
+        """layers: number of layers to train."""
 
         layers: Annotated[int, Field(ge=1)]
 
     @override
     def apply(self, model: PreTrainedModel, new: frozenset[str]) -> None:
-        most = layers.count(model)
-        if self.settings.layers > most:
+        count = layers.count(model)
+        if self.settings.layers > count:
             raise ParamsError(
-                f"adaptation.settings.layers: {self.settings.layers}, but the model has {most}",
+                f"adaptation.settings.layers: {self.settings.layers}, but the model has {count}",
                 "lower it in params.yaml, or adaptation.method: full",
             )
-        lowest = most - self.settings.layers
-        chosen = {name for name, height in layers.layer_depths(model).items() if height >= lowest}
-        _train_only(model, new | head(model) | chosen, "nothing is left to train")
+        lowest = count - self.settings.layers
+        top = {name for name, depth in layers.layer_depths(model).items() if depth >= lowest}
+        _train_only(model, new | head(model) | top, "nothing is left to train")
 
 
 class Gradual(Adaptation):
-    """The head first, then one layer more after every so many epochs, embeddings last (Howard & Ruder 2018)."""
+    """Gradual unfreezing (Howard & Ruder 2018): the head first, then layer by layer downwards, embeddings last."""
 
     class Settings(Section):
-        """epochs_per_layer: how long the layers above learn before the next one does."""
+        """epochs_per_layer: epochs between the unfreezing of two layers."""
 
         epochs_per_layer: Annotated[float, Field(gt=0)]
 
     @override
     def unfreeze_schedule(self, model: PreTrainedModel, steps_per_epoch: float) -> dict[str, int]:
-        heights, every = layers.layer_depths(model), self.settings.epochs_per_layer * steps_per_epoch
-        most = max(heights.values())  # a model whose head is its embeddings begins with its uppermost layer
-        return {name: round((most - height) * every) for name, height in heights.items() if height < most}
+        depths, steps_per_layer = layers.layer_depths(model), self.settings.epochs_per_layer * steps_per_epoch
+        top = max(depths.values())  # the uppermost layer if the head is tied to the embeddings
+        return {name: round((top - depth) * steps_per_layer) for name, depth in depths.items() if depth < top}
 
 
 class Adapter(Adaptation):
-    """A method of peft: small weights are added and trained, those of the body stay; what is new is trained too."""
+    """A method of peft: trains the adapters it adds and all other new weights; the body is frozen."""
 
     def __init__(self, method: str, settings: Mapping[str, Any]) -> None:
         self.method, self.settings = method, dict(settings)
@@ -98,9 +97,9 @@ METHODS: dict[str, type[Adaptation]] = {"full": Adaptation, "head": Head, "top":
 
 
 def choose(method: str, settings: Mapping[str, Any]) -> Adaptation:
-    """The adaptation that the section `adaptation` names; ParamsError lists all that is wrong with it."""
-    if found := problems(method, settings):
-        raise ParamsError(found, "edit `adaptation` in params.yaml (docs/models.md), then run again")
+    """The adaptation that the section `adaptation` names; ParamsError with everything that is wrong with it."""
+    if errors := problems(method, settings):
+        raise ParamsError(errors, "edit `adaptation` in params.yaml (docs/models.md), then run again")
     return METHODS[method](settings) if method in METHODS else Adapter(method, settings)
 
 
@@ -109,34 +108,32 @@ def problems(method: str, settings: Mapping[str, Any]) -> list[str]:
     if method not in METHODS:
         known = [*METHODS, *adapters.methods()]
         if method not in known:
-            why = adapters.refusal(method) or did_you_mean(method, known)
-            return [f"adaptation.method: no adaptation `{method}`{why}; there are: {', '.join(known)}"]
+            reason = adapters.refusal(method) or did_you_mean(method, known)
+            return [f"adaptation.method: no adaptation `{method}`{reason}; there are: {', '.join(known)}"]
         return adapters.problems(method, settings)
-    kind = METHODS[method].Settings
+    settings_class = METHODS[method].Settings
     try:
-        kind.model_validate(settings)
+        settings_class.model_validate(settings)
     except ValidationError as error:
-        return [
-            f"adaptation.settings.{'.'.join(map(str, item['loc']))}: {item['msg'].lower()}; "
-            f"the settings of {method}: {', '.join(kind.model_fields) or 'none'}"
-            for item in error.errors()
-        ]
+        unknown = f"no setting of {method}, which has {', '.join(settings_class.model_fields) or 'none'}"
+        return describe(error, settings_class, "adaptation.settings", unknown=unknown, missing=f"{method} needs it")
     return []
 
 
 def head(model: PreTrainedModel) -> set[str]:
-    """The names of the parameters that are not in the body."""
+    """The names of the parameters outside the body."""
     prefix = model.base_model_prefix + "."
     return {name for name, _ in model.named_parameters() if not name.startswith(prefix)}
 
 
 def trained(model: nn.Module) -> int:
-    """Numbers that are trained."""
-    return sum(each.numel() for each in model.parameters() if each.requires_grad)
+    """Number of trained parameters (scalars)."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def _train_only(model: PreTrainedModel, names: frozenset[str] | set[str], otherwise: str) -> None:
+def _train_only(model: PreTrainedModel, names: frozenset[str] | set[str], problem: str) -> None:
+    """Train the parameters `names` only; ParamsError with `problem` if there are none."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in names)
     if not trained(model):
-        raise ParamsError(otherwise, "name another adaptation.method in params.yaml")
+        raise ParamsError(problem, "name another adaptation.method in params.yaml")

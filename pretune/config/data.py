@@ -5,15 +5,12 @@ from __future__ import annotations
 import codecs
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
 from pretune.config import source_spec
-from pretune.config.section import Section
+from pretune.config.section import Count, FractionBelowOne, NonEmptyStr, NonNegative, PositiveFraction, Section
 from pretune.errors import did_you_mean
 
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Similarity = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Column = Literal[
     "text", "pair", "label", "labels", "score", "words", "tags", "question", "context", "answers", "target", "messages",
     "image", "x", "y", "split", "group",
@@ -21,7 +18,7 @@ Column = Literal[
 
 
 class CleanParams(Section):
-    """Which rows are kept, and in which form. `max_bad_rows` is a number of rows, below 1 a share of them."""
+    """Which rows are kept, and in which form. `max_bad_rows` below 1 is a share of all rows, otherwise their number."""
 
     unicode: Literal["as is", "nfc", "nfkc"]
     whitespace: bool
@@ -31,18 +28,18 @@ class CleanParams(Section):
     languages: list[str]
     scrub: list[Literal["email", "phone", "ip", "key"]]
     duplicates: Literal["keep", "exact", "near"]
-    similarity: Similarity
-    max_bad_rows: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    similarity: PositiveFraction
+    max_bad_rows: NonNegative
 
 
 class IngestParams(Section):
-    """Where rows come from, and what their source calls the columns that we know."""
+    """Where rows come from, and the names that the source gives to our columns."""
 
     source: Any
     format: Literal[
         "auto", "text", "lines", "blocks", "csv", "tsv", "jsonl", "json", "parquet", "arrow", "images", "idx"
     ]
-    encoding: Annotated[str, Field(min_length=1)]
+    encoding: NonEmptyStr
     header: bool
     columns: dict[Column, str | int | list[str | int] | dict[str, str]]
     labels: dict[str | int, str]
@@ -53,48 +50,48 @@ class IngestParams(Section):
 
     @field_validator("source")
     @classmethod
-    def _readable(cls, source: Any) -> Any:
+    def _check_source(cls, source: Any) -> Any:
         for part in source_spec.parts(source):
             unknown = [column for column, _ in part.aligned if column not in get_args(Column)]
             if unknown:
-                raise ValueError(f"no column is called {unknown[0]}{did_you_mean(unknown[0], get_args(Column))}")
+                raise ValueError(f"unknown column {unknown[0]}{did_you_mean(unknown[0], get_args(Column))}")
         return source
 
     @field_validator("encoding")
     @classmethod
-    def _known(cls, encoding: str) -> str:
+    def _check_encoding(cls, encoding: str) -> str:
         try:
             codecs.lookup(encoding)
         except LookupError:
-            raise ValueError(f"no encoding is called {encoding}") from None
+            raise ValueError(f"unknown encoding {encoding}") from None
         return encoding
 
 
 class ImageParams(Section):
-    """The form of images in pixels; 1 channel is grey, 3 are red, green and blue."""
+    """The size of square images in pixels; 1 channel is grey, 3 channels are RGB."""
 
     size: Annotated[int, Field(ge=1, le=4096)]
     channels: Literal[1, 3]
 
 
 class PrepareParams(Section):
-    """Tokenizer and splits. Counts are rows, at most; null: as many as there are."""
+    """Tokenizer and splits. `*_rows` are the most rows to use; null uses all."""
 
-    tokenizer: Annotated[str, Field(min_length=1)]
+    tokenizer: NonEmptyStr
     vocabulary_size: Annotated[int, Field(ge=300, le=2**20)]
     lowercase: bool
     max_length: Annotated[int, Field(ge=8, le=2**20)]
     image: ImageParams
-    validation_share: Share
-    test_share: Share
+    validation_share: FractionBelowOne
+    test_share: FractionBelowOne
     train_rows: Count | None
-    validation_rows: Annotated[int, Field(ge=0)] | None
+    validation_rows: NonNegativeInt | None
     test_rows: Count | None
-    similarity: Similarity
+    similarity: PositiveFraction
     decontaminate: Annotated[int, Field(ge=0, le=1000)]
 
     @model_validator(mode="after")
-    def _rows_are_left(self) -> Self:
+    def _check_shares(self) -> Self:
         if self.validation_share + self.test_share >= 1:
-            raise ValueError("validation_share + test_share must leave rows to train on: below 1")
+            raise ValueError("validation_share + test_share must be below 1, so that rows are left to train on")
         return self

@@ -1,9 +1,10 @@
-"""YAML and CSV files, and names of nested values."""
+"""YAML and CSV files, nested values by dotted name, and files that are replaced as a whole."""
 
 from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from pretune.errors import ParamsError
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML 1.2 mapping (there `1e-5` is a number, as it is for DVC)."""
+    """Read a YAML 1.2 mapping, where `1e-5` is a number, as it is for DVC. ParamsError where it is none."""
     try:
         data = YAML(typ="safe", pure=True).load(path)
     except FileNotFoundError:
@@ -24,15 +25,33 @@ def read_yaml(path: Path) -> dict[str, Any]:
             "git checkout " + path.name + "   (or run in the folder that holds dvc.yaml)",
         ) from None
     except (YAMLError, UnicodeDecodeError) as error:
-        where = ""
+        position = ""
         if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
             mark = error.problem_mark
-            where = f", line {mark.line + 1}, column {mark.column + 1}"
-        what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ParamsError(f"{path.name}{where}: not valid YAML: {what}") from None
+            position = f", line {mark.line + 1}, column {mark.column + 1}"
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ParamsError(f"{path.name}{position}: not valid YAML: {reason}") from None
     if not isinstance(data, dict):
         raise ParamsError(f"{path.name} must hold `section: {{key: value}}`, not {type(data).__name__}")
     return data
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file by another content, text as UTF-8: readers see the old one or the new one, never a part.
+
+    The content goes to a temporary file in the same folder first, and to the disk before that is renamed. Processes
+    that write the same path at the same time do not disturb each other.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -47,17 +66,17 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def as_csv(table: Sequence[Mapping[str, Any]]) -> str:
-    """Rows that have the same keys, under a head; nothing where there are none."""
+    """Rows with the same keys, below a header; an empty text for no rows."""
     if not table:
         return ""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(table[0]), lineterminator="\n")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(table)
-    return out.getvalue()
+    return text.getvalue()
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a table under its head."""
+    """The rows of a table with a header."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

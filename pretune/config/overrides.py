@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping
+import io
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +12,29 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from pretune.config.files import read_yaml
+from pretune.config.files import read_yaml, write_atomically
 from pretune.config.params import RENAMED, Params, validate
 from pretune.errors import ParamsError, did_you_mean
 
-OPEN = ("model.config", "pretrain.settings", "finetune.settings", "adaptation.settings")  # --set may add keys there
+OPEN_SECTIONS = ("model.config", "pretrain.settings", "finetune.settings", "adaptation.settings")  # --set may add keys
 
 
 def overridden(path: Path, assignments: Iterable[str]) -> tuple[Any, dict[str, tuple[Any, Any]]]:
     """The content of params.yaml with `section.key=value` assignments applied, checked in full.
 
-    Returns the document, comments and layout kept, and {dotted path: (old, new)}.
+    Returns the document, comments and layout kept, and {dotted path: (old, new)}. ParamsError lists every problem.
     """
-    yaml = _round_trip()
-    known = set(_dotted(read_yaml(path), Params))
-    document = yaml.load(path)
+    known = set(_dotted_paths(read_yaml(path), Params))
+    document = _round_trip().load(path)
     problems: list[str] = []
     changes: dict[str, tuple[Any, Any]] = {}
     for assignment in assignments:
-        dotted, equals, text = assignment.partition("=")
-        if not equals:
-            problems.append(f"--set {assignment}: write it as section.key=value")
+        try:
+            dotted, value = _parse(assignment, known)
+        except ValueError as error:
+            problems.append(f"--set {assignment}: {error}")
             continue
         *sections, key = dotted.split(".")
-        if dotted not in known and ".".join(sections) not in OPEN:
-            renamed = f" (it is called {RENAMED[key]} now)" if key in RENAMED else did_you_mean(dotted, known)
-            problems.append(f"--set {assignment}: no such key{renamed}")
-            continue
-        try:
-            value = YAML(typ="safe", pure=True).load(text)
-        except YAMLError:
-            problems.append(f"--set {assignment}: the value is not valid YAML")
-            continue
         node = document
         for section in sections:
             node = node[section]
@@ -61,11 +52,25 @@ def overridden(path: Path, assignments: Iterable[str]) -> tuple[Any, dict[str, t
 def override(path: Path, assignments: Iterable[str], target: Path) -> dict[str, tuple[Any, Any]]:
     """Write `path` with the assignments applied to `target`; returns {dotted path: (old, new)}."""
     document, changes = overridden(path, assignments)
-    partial = target.with_name(target.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        _round_trip().dump(document, file)
-    os.replace(partial, target)
+    text = io.StringIO()
+    _round_trip().dump(document, text)
+    write_atomically(target, text.getvalue())
     return changes
+
+
+def _parse(assignment: str, known: Collection[str]) -> tuple[str, Any]:
+    """The dotted path and the value of an assignment. Raises ValueError with the reason where it is none."""
+    dotted, equals, text = assignment.partition("=")
+    if not equals:
+        raise ValueError("write it as section.key=value")
+    section, _, key = dotted.rpartition(".")
+    if dotted not in known and section not in OPEN_SECTIONS:
+        hint = f" (it is called {RENAMED[key]} now)" if key in RENAMED else did_you_mean(dotted, known)
+        raise ValueError(f"no such key{hint}")
+    try:
+        return dotted, YAML(typ="safe", pure=True).load(text)
+    except YAMLError:
+        raise ValueError("the value is not valid YAML") from None
 
 
 def _round_trip() -> YAML:
@@ -76,18 +81,20 @@ def _round_trip() -> YAML:
 
 
 class _Representer(RoundTripRepresenter):
-    """Writes None as `null`. A class of its own: DVC writes dvc.lock with the one above, in the same process."""
+    """Writes None as `null`. A class of its own: DVC writes dvc.lock with its base class, in the same process."""
 
 
-_Representer.add_representer(type(None), lambda of, _: of.represent_scalar("tag:yaml.org,2002:null", "null"))
+_Representer.add_representer(
+    type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
+)
 
 
-def _dotted(data: Mapping[str, Any], model: Any, prefix: str = "") -> Iterator[str]:
-    """The paths of all values; a section is none, but a value may be a mapping, and what it holds are values too."""
+def _dotted_paths(data: Mapping[str, Any], model: Any, prefix: str = "") -> Iterator[str]:
+    """The paths of all values. Sections are left out; a value that is a mapping counts, and so do the values in it."""
     for key, value in data.items():
         field = getattr(model, "model_fields", {}).get(key)
-        inner = field.annotation if field and isinstance(field.annotation, type) else None
-        if not (inner and issubclass(inner, BaseModel)):
+        annotation = field.annotation if field and isinstance(field.annotation, type) else None
+        if not (annotation and issubclass(annotation, BaseModel)):
             yield f"{prefix}{key}"
         if isinstance(value, Mapping):
-            yield from _dotted(value, inner, f"{prefix}{key}.")
+            yield from _dotted_paths(value, annotation, f"{prefix}{key}.")

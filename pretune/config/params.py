@@ -1,7 +1,7 @@
 """The typed schema of params.yaml: one class per section, every key required.
 
-No key has a default here: a default that is not in params.yaml would change a stage's output
-without DVC seeing it. All problems are found at once, before any work starts.
+No key has a default: DVC would not see a change of one that is not in params.yaml. All problems are reported at once,
+before any work starts.
 """
 
 from __future__ import annotations
@@ -10,19 +10,24 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 
 from pretune.config.data import IngestParams, PrepareParams
 from pretune.config.files import read_yaml
-from pretune.config.section import Section
-from pretune.errors import ParamsError, UndeclaredInputError, did_you_mean
+from pretune.config.section import (
+    Count,
+    FractionBelowOne,
+    NonEmptyStr,
+    NonNegative,
+    OpenFraction,
+    Positive,
+    PositiveFraction,
+    Section,
+    describe,
+)
+from pretune.errors import ParamsError, UndeclaredInputError
 
-Count = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-
-
-RENAMED = {  # keys of before 0.1.0, which are refused
+RENAMED = {  # old name: new name; keys older than 0.1.0 are refused
     "accumulation": "gradient_accumulation_steps",
     "resamples": "bootstrap_samples",
     "select": "metric_for_best_model",
@@ -31,43 +36,43 @@ RENAMED = {  # keys of before 0.1.0, which are refused
 
 
 class ModelParams(Section):
-    """What is trained: an architecture of transformers, new or from a checkpoint.
+    """An architecture of transformers, with new weights or those of a checkpoint.
 
-    `config` is checked against the type's configuration where transformers is loaded (models/build.py).
+    `config` is checked against the configuration of the type, where transformers is loaded (models/build.py).
     """
 
-    type: Annotated[str, Field(min_length=1)]
-    init: Annotated[str, Field(min_length=1)] | None
+    type: NonEmptyStr
+    init: NonEmptyStr | None
     config: dict[str, Any]
 
 
 class TrainingParams(Section):
-    """What pretraining and finetuning share. `warmup` is a share of all steps, from 1 on their number.
+    """What pretraining and finetuning share. `warmup` below 1 is a fraction of all steps, otherwise their number.
 
     `objective`, its `settings` and `metric_for_best_model` are checked against the objective's class
     (objectives/registry.py).
     """
 
-    objective: Annotated[str, Field(min_length=1)]
+    objective: NonEmptyStr
     settings: dict[str, Any]
     batch_size: Count
     gradient_accumulation_steps: Count
     sequence_length: Annotated[int, Field(ge=8)]
     optimizer: Literal["adamw", "muon"]
-    learning_rate: Rate
-    layer_decay: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+    learning_rate: OpenFraction
+    layer_decay: PositiveFraction
     schedule: Literal["constant", "linear", "cosine", "wsd"]
-    warmup: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    gradient_clip: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    warmup: NonNegative
+    weight_decay: NonNegative
+    gradient_clip: Positive
     precision: Literal["auto", "bf16", "fp32"]
     gradient_checkpointing: bool
     compile: bool
-    max_skipped_steps: Annotated[int, Field(ge=0)]
-    ema_decay: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-    evaluate_every: Annotated[int, Field(ge=0)]
-    metric_for_best_model: Annotated[str, Field(min_length=1)]
-    patience: Annotated[int, Field(ge=0)]
+    max_skipped_steps: NonNegativeInt
+    ema_decay: FractionBelowOne
+    evaluate_every: NonNegativeInt
+    metric_for_best_model: NonEmptyStr
+    patience: NonNegativeInt
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -80,39 +85,40 @@ class TrainingParams(Section):
         if self.metric_for_best_model != "last" and not self.evaluate_every:
             problems.append(f"metric_for_best_model `{self.metric_for_best_model}` needs evaluate_every, in steps")
         if self.patience and self.metric_for_best_model == "last":
-            problems.append(f"patience {self.patience} needs metric_for_best_model: the metric that has to improve")
+            problems.append(f"patience {self.patience} needs metric_for_best_model, the metric that has to improve")
         if problems:
             raise ValueError("; ".join(problems))
         return self
 
 
 class PretrainParams(TrainingParams):
-    """Learning without labels, from all documents; 0 steps leave the first weights as they are."""
+    """Training without labels on all documents; 0 steps leave the initial weights as they are."""
 
-    steps: Annotated[int, Field(ge=0)]
-    validation_rows: Annotated[int, Field(ge=0)]
+    steps: NonNegativeInt
+    validation_rows: NonNegativeInt
 
 
 class FinetuneParams(TrainingParams):
-    """Learning from the labelled training rows.
+    """Training on the labelled rows.
 
-    Whether the objective can smooth labels and be calibrated is checked against its class (objectives/registry.py).
+    Whether the objective supports label smoothing and calibration is checked against its class
+    (objectives/registry.py).
     """
 
     epochs: Count
-    label_smoothing: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+    label_smoothing: FractionBelowOne
     calibrate: bool
 
 
 class AdaptationParams(Section):
-    """What of the pretrained model is trained; checked where peft is loaded (adaptation/methods.py)."""
+    """Which weights of the pretrained model are trained; checked where peft is loaded (adaptation/methods.py)."""
 
-    method: Annotated[str, Field(min_length=1)]
+    method: NonEmptyStr
     settings: dict[str, Any]
 
 
 class LaunchParams(Section):
-    """How many processes train one model, and how they share the work."""
+    """The number of processes that train one model, and how they share its weights."""
 
     processes: Count
     nodes: Count
@@ -121,20 +127,20 @@ class LaunchParams(Section):
 
 
 class LabelEfficiencyParams(Section):
-    """On which shares of the labelled rows both models are trained besides."""
+    """The shares of the labelled rows on which the pretrained and the new model are trained once more."""
 
-    shares: list[Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]]
+    shares: list[PositiveFraction]
 
     @property
     def partial(self) -> list[float]:
-        """Those that ask for a training: all rows are what `finetune` and `scratch` learn from."""
+        """The shares below 1, each once, ascending: `finetune` and `scratch` already train on all rows."""
         return sorted({share for share in self.shares if share < 1})
 
 
 class EvaluateParams(Section):
-    """`confidence` of the intervals, from `bootstrap_samples` bootstrap draws."""
+    """The confidence level of the intervals, the number of bootstrap samples, and what the report shows."""
 
-    confidence: Rate
+    confidence: OpenFraction
     bootstrap_samples: Annotated[int, Field(ge=100, le=100_000)]
     slices: list[Literal["label", "length", "script", "group", "origin"]]
     mistakes: Annotated[int, Field(ge=0, le=1000)]
@@ -142,14 +148,14 @@ class EvaluateParams(Section):
 
 
 class GateParams(Section):
-    """What a model has to show before it becomes the champion."""
+    """The conditions that a model has to meet to become the champion."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     thresholds: dict[str, float]
     baselines: bool
-    margin: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    latency: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    size: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    margin: NonNegative
+    latency: Positive
+    size: Positive
     lineage: bool
 
 
@@ -180,18 +186,20 @@ class Params(Section):
                     "(gradient_accumulation_steps x launch.processes x launch.nodes)"
                 )
             if section.optimizer == "muon" and self.launch.strategy == "fsdp":
-                problems.append(f"{name}.optimizer muon needs whole matrices: launch.strategy ddp, or adamw")
+                problems.append(
+                    f"{name}.optimizer muon needs whole matrices: write launch.strategy: ddp, or optimizer: adamw"
+                )
         if self.pretrain.evaluate_every and not self.pretrain.validation_rows:
             problems.append("pretrain.evaluate_every needs pretrain.validation_rows")
         if self.finetune.evaluate_every and self.prepare.validation_rows == 0:
             problems.append("finetune.evaluate_every needs prepare.validation_rows")
         if self.finetune.calibrate and self.prepare.validation_rows == 0:
             problems.append("finetune.calibrate needs prepare.validation_rows")
-        most = self.prepare.train_rows
+        train_rows = self.prepare.train_rows
         problems += [
-            f"label_efficiency.shares: {share:g} of prepare.train_rows {most} is no row"
+            f"label_efficiency.shares: {share:g} of prepare.train_rows {train_rows} rounds to 0 rows"
             for share in self.label_efficiency.partial
-            if most is not None and round(share * most) == 0
+            if train_rows is not None and round(share * train_rows) == 0
         ]
         if problems:
             raise ValueError("; ".join(problems))
@@ -228,60 +236,17 @@ def validate(data: Mapping[str, Any]) -> Params:
     try:
         return Params.model_validate(data)
     except ValidationError as error:
-        problems = [_describe(dict(item)) for item in error.errors()]
+        problems = describe(error, Params, renamed=RENAMED)
         raise ParamsError(problems, "edit params.yaml (docs/params.md explains every key), then run again") from None
 
 
-def _describe(item: dict[str, Any]) -> str:
-    """One line for one pydantic error: dotted path, value, what is allowed, nearest match."""
-    path = [str(part) for part in item["loc"]]
-    dotted, value = ".".join(path) or "params.yaml", item["input"]
-    if item["type"] == "extra_forbidden":
-        if path[-1] in RENAMED:
-            return f"{dotted}: is called {RENAMED[path[-1]]} now; rename it"
-        return f"{dotted}: unknown key{did_you_mean(path[-1], _keys(path[:-1]))}"
-    if item["type"] == "missing":
-        return f"{dotted}: missing; every key must be in params.yaml"
-    if item["type"] == "value_error":
-        return f"{dotted}: {item['ctx']['error']}"
-    message = item["msg"][0].lower() + item["msg"][1:]
-    hint = did_you_mean(value, _choices(item)) if isinstance(value, str) else ""
-    if isinstance(value, str) and _is_number(value):
-        hint = f"; `{value}` is text here: write it without quotes"
-    return f"{dotted}: {message}, got {value!r}{hint}"
-
-
-def _choices(item: dict[str, Any]) -> list[str]:
-    expected = str(item.get("ctx", {}).get("expected", ""))
-    return [word.strip(" '") for word in expected.replace(" or ", ",").split(",")]
-
-
-def _keys(path: list[str]) -> list[str]:
-    """The keys that the section at `path` allows."""
-    model: type[BaseModel] = Params
-    for part in path:
-        annotation = model.model_fields[part].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return list(model.model_fields)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 def advice(params: Params) -> list[str]:
-    """What is allowed but seldom meant."""
-    found = []
+    """Warnings about values that are allowed but rarely intended."""
+    warnings = []
     before, after = params.pretrain.learning_rate, params.finetune.learning_rate
     if params.pretrain.steps and after >= before and params.adaptation.method in {"full", "top", "gradual"}:
-        found.append(
-            f"finetune.learning_rate {after:g} is not below pretrain.learning_rate {before:g}: steps that large "
-            "wash out what pretraining has learnt; usual is a tenth of it, or less"
+        warnings.append(
+            f"finetune.learning_rate {after:g} is not below pretrain.learning_rate {before:g}: such large steps "
+            "wash out what pretraining has learnt; a tenth of it or less is usual"
         )
-    return found
+    return warnings

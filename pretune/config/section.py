@@ -1,11 +1,94 @@
-"""What every part of params.yaml is: a mapping with fixed keys and types."""
+"""The base class of every section of params.yaml, the types of its values, and pydantic's errors in plain words."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pretune.errors import did_you_mean
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+Count = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+OpenFraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]  # (0, 1)
+PositiveFraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]  # (0, 1]
+FractionBelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]  # [0, 1)
+NonEmptyStr = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
     """Unknown keys are refused, types are not coerced, and no key has a default."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class NoSettings(Section):
+    """The schema of `settings: {}`."""
+
+
+def describe(
+    error: ValidationError,
+    model: type[BaseModel],
+    prefix: str = "",
+    *,
+    unknown: str = "unknown key",
+    missing: str = "every key must be in params.yaml",
+    renamed: Mapping[str, str] | None = None,
+) -> list[str]:
+    """One line for each problem: its dotted path, the value, what is allowed, the nearest match.
+
+    `model` is the class that refused the values, and `prefix` the dotted path of its section. `unknown` and `missing`
+    say why a key is refused or required; `renamed` maps old keys to new ones.
+    """
+    texts = {"unknown": unknown, "missing": missing}
+    return [_describe(details, model, prefix, texts, renamed or {}) for details in error.errors()]
+
+
+def _describe(
+    details: ErrorDetails, model: type[BaseModel], prefix: str, texts: Mapping[str, str], renamed: Mapping[str, str]
+) -> str:
+    path, value = [str(part) for part in details["loc"]], details["input"]
+    dotted = ".".join([prefix, *path] if prefix else path) or "params.yaml"
+    if details["type"] == "extra_forbidden":
+        if path[-1] in renamed:
+            return f"{dotted}: is called {renamed[path[-1]]} now; rename it"
+        return f"{dotted}: {texts['unknown']}{did_you_mean(path[-1], _keys(model, path[:-1]))}"
+    if details["type"] == "missing":
+        return f"{dotted}: missing; {texts['missing']}"
+    if details["type"] == "value_error":
+        return f"{dotted}: {details['ctx']['error']}"
+    message = details["msg"][0].lower() + details["msg"][1:]
+    return f"{dotted}: {message}, got {value!r}{_hint(value, details.get('ctx', {}))}"
+
+
+def _hint(value: Any, context: Mapping[str, Any]) -> str:
+    """What a text was probably meant to be: a number, or one of the allowed words."""
+    if not isinstance(value, str):
+        return ""
+    if _is_number(value):
+        return f"; `{value}` is text here: write it without quotes"
+    choices = str(context.get("expected", "")).replace(" or ", ",").split(",")
+    return did_you_mean(value, [choice.strip(" '") for choice in choices])
+
+
+def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
+    """The keys that the section at `path` allows."""
+    for part in path:
+        annotation = model.model_fields[part].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,90 +1,153 @@
-"""What `ingest.source` may say: which files, for which split, side by side for which column."""
+"""The grammar of `ingest.source`: which places are read, for which split, and for which column."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
+
+from pretune.errors import did_you_mean
 
 BUILT_IN = ("pydocs", "digits")
 SPLITS = ("train", "validation", "test", "corpus")  # `corpus`: for pretraining only
 SQLITE = "sqlite:///"
 REMOTE = ("http://", "https://", "s3://", "gs://", "az://", "hf://")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """A data set of the Hugging Face hub at a commit, or a local copy of one, which `name` then gives the path of."""
+
+    name: str
+    config: str | None = None
+    revision: str | None = None
+    split: str | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether `name` is a path: `./copy`, `../copy` or `/copy`."""
+        return self.name.startswith(("./", "../", "/"))
+
+    def __str__(self) -> str:
+        return f"hub data set {self.name}"
+
+
+Place = str | HubDataset
 
 
 @dataclass(frozen=True)
 class Part:
-    """Places that are read one after the other, or, `aligned`, side by side: {column: place}.
+    """Places that are read one after the other, or in parallel: `aligned`, as (column, place).
 
-    `split` is None where rows are to be divided by `prepare`.
+    `split` is None where `prepare` assigns the rows to splits.
     """
 
     split: str | None
-    places: tuple[str, ...] = ()
+    places: tuple[Place, ...] = ()
     aligned: tuple[tuple[str, str], ...] = ()
 
     @property
-    def all_places(self) -> tuple[str, ...]:
-        """Every place that is named."""
+    def all_places(self) -> tuple[Place, ...]:
+        """Every place of the part."""
         return self.places or tuple(place for _, place in self.aligned)
 
 
 def parts(source: Any) -> list[Part]:
-    """Take `ingest.source` apart. Raises ValueError where it is of no known shape.
+    """Parse `ingest.source`: a place, a list of places, {column: place}, or {split: any of these}.
 
-    A place, a list of places, {column: place}, or {split: any of these}.
+    A place is a string, or {type: hub, name: NAME, …} for a data set of the hub. Raises ValueError for anything else.
     """
-    if isinstance(source, dict) and source and set(source) <= set(SPLITS):
-        return [_part(split, value) for split, value in source.items()]
-    return [_part(None, source)]
+    by_split = isinstance(source, dict) and source and set(source) <= set(SPLITS)
+    parsed, problems = [], []
+    for split, value in source.items() if by_split else [(None, source)]:
+        try:
+            parsed.append(_part(split, value))
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("; ".join(problems))
+    return parsed
 
 
 def _part(split: str | None, source: Any) -> Part:
-    if isinstance(source, str) and source:
-        return Part(split, places=(source,))
-    if isinstance(source, list) and source and all(isinstance(place, str) and place for place in source):
-        return Part(split, places=tuple(source))
+    if _is_place(source):
+        return Part(split, places=(_place(source),))
+    if isinstance(source, list) and source and all(_is_place(place) for place in source):
+        return Part(split, places=tuple(_place(place) for place in source))
     if isinstance(source, dict) and source and all(isinstance(place, str) and place for place in source.values()):
         return Part(split, aligned=tuple((str(column), place) for column, place in source.items()))
     raise ValueError(
-        "a source is a place (file, folder, glob or address), a list of places, {column: place} for files "
-        f"side by side, or {{split: source}} with the splits {', '.join(SPLITS)}, got {source!r}"
+        "a source is a place (file, folder, glob or address, or {type: hub, name: NAME, revision: COMMIT}), a list of "
+        "places, {column: place} for files that are read in parallel, or {split: source} with the splits "
+        f"{', '.join(SPLITS)}, got {source!r}"
     )
 
 
-def scheme(place: str) -> str:
-    """What kind of place it is: `built-in`, `hub`, `sql`, `remote` or `local`."""
+def _is_place(value: Any) -> bool:
+    return bool(value) and (isinstance(value, str) or (isinstance(value, dict) and "type" in value))
+
+
+def _place(value: str | Mapping[str, Any]) -> Place:
+    """A string as it is, a mapping as a HubDataset. Raises ValueError with all that is wrong in the mapping."""
+    if isinstance(value, str):
+        if value.startswith("hub:"):
+            raise ValueError(f"{value}: write a data set of the hub as {{type: hub, name: NAME, revision: COMMIT}}")
+        return value
+    allowed = [field.name for field in fields(HubDataset)]
+    keys = {str(key): text for key, text in value.items() if key != "type"}
+    problems = [] if value["type"] == "hub" else [f"the type of a source is hub, got {value['type']!r}"]
+    problems += [f"unknown key {key}{did_you_mean(key, allowed)}" for key in keys if key not in allowed]
+    problems += [
+        f"{key} is a text, got {text!r}" for key, text in keys.items() if not isinstance(text, str) or not text
+    ]
+    dataset = HubDataset(**{"name": ""} | {key: text for key, text in keys.items() if key in allowed})
+    if "name" not in keys:
+        problems.append("a data set of the hub needs a name")
+    elif not problems and not dataset.is_local and not COMMIT.fullmatch(dataset.revision or ""):
+        problems.append(
+            "a data set of the hub needs revision: COMMIT of 40 hexadecimal digits, "
+            "which its page shows under `Files and versions`"
+        )
+    if problems:
+        raise ValueError(f"{dict(value)}: {'; '.join(problems)}")
+    return dataset
+
+
+def scheme(place: Place) -> str:
+    """The kind of a place: `built-in`, `hub`, `sql`, `remote` or `local`."""
+    if isinstance(place, HubDataset):
+        return "hub"
     if place in BUILT_IN:
         return "built-in"
-    if place.startswith("hub:"):
-        return "hub"
     if place.startswith(REMOTE):
         return "remote"
     return "sql" if "://" in place else "local"
 
 
 def local_paths(source: Any) -> Iterator[str]:
-    """The files, folders and fixed beginnings of globs in the workspace: what dvc.yaml has to list under `deps`."""
+    """The paths that dvc.yaml has to list under `deps`: files, folders, and the part of a glob before its pattern."""
     for part in parts(source):
         for place in part.all_places:
             if path := local_path(place):
                 yield path
 
 
-def local_path(place: str) -> str | None:
-    """The file or folder that a place is read from, None where it is none of this machine."""
+def local_path(place: Place) -> str | None:
+    """The file or folder that a place is read from; None where it is not on this machine."""
+    if isinstance(place, HubDataset):
+        return place.name if place.is_local else None
     if place.startswith(SQLITE):
         return place.removeprefix(SQLITE).partition("#")[0]
-    if place.startswith(("hub:./", "hub:../", "hub:/")):
-        return place.removeprefix("hub:").partition("?")[0]
-    return fixed(place) if scheme(place) == "local" else None
+    return fixed_prefix(place) if scheme(place) == "local" else None
 
 
-def fixed(place: str) -> str:
+def fixed_prefix(place: str) -> str:
     """The part of a path before its first pattern: `a/b` of `a/b/*.csv`."""
-    kept: list[str] = []
+    names: list[str] = []
     for name in place.rstrip("/").split("/"):
-        if any(mark in name for mark in "*?["):
+        if any(wildcard in name for wildcard in "*?["):
             break
-        kept.append(name)
-    return "/".join(kept) or "."
+        names.append(name)
+    return "/".join(names) or "."

@@ -1,1 +1,1 @@
-"""From a source to what training reads: ingest, prepare, loading."""
+"""Data: ingest, prepare, loading."""

@@ -1,7 +1,7 @@
-"""Tokenizers: learnt from the corpus itself, the same bytes each time, or a pretrained one from a folder.
+"""Tokenizers: trained on the corpus, with the same bytes each time, or pretrained ones from a folder.
 
-The trainers of `tokenizers` walk through hash tables whose order changes from process to process. What
-that order could decide (the alphabet, the numbers of its characters, last bits of scores) is fixed here.
+The trainers of `tokenizers` iterate over hash tables whose order changes from process to process. What that order
+could change (the alphabet, the ids of its characters, the last bits of scores) is fixed here.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ from pretune.predictor import inputs
 SPECIAL = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 UNKNOWN = "[UNK]"
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
-ALPHABET = 0.6  # of the vocabulary, at most, are single characters: Chinese has thousands
-
-Texts = Callable[[], Iterable[str]]  # gone through more than once
+ALPHABET = 0.6  # the largest share of the vocabulary that single characters take: Chinese has thousands
 
 
 def train(
@@ -35,20 +33,19 @@ def train(
     kind: str = "byte_bpe",
     lowercase: bool = False,
 ) -> PreTrainedTokenizerFast:
-    """Learn a tokenizer of `vocabulary_size` tokens that encodes as [CLS] text [SEP].
+    """Train a tokenizer of `vocabulary_size` tokens that encodes as [CLS] text [SEP].
 
-    byte_bpe: BPE on bytes (Radford et al. 2019), every text comes back. bpe: BPE on characters (Sennrich
-    et al. 2016), others by their bytes. wordpiece: as BERT (Devlin et al. 2019), Chinese characters each
-    by itself, what is unknown is [UNK]. unigram: Kudo 2018, other characters by their bytes.
+    byte_bpe: BPE on bytes, without loss (Radford et al. 2019). bpe: BPE on characters (Sennrich et al. 2016), with
+    byte fallback. wordpiece: as BERT (Devlin et al. 2019), each Chinese character by itself, the unknown as [UNK].
+    unigram: Kudo 2018, with byte fallback.
     """
-    given = list(texts)
-    tokenizer = KINDS[kind](given, vocabulary_size, lowercase)
-    ends = [(SPECIAL[name], tokenizer.token_to_id(SPECIAL[name])) for name in ("cls_token", "sep_token")]
+    tokenizer = KINDS[kind](list(texts), vocabulary_size, lowercase)
+    special_tokens = [(SPECIAL[name], tokenizer.token_to_id(SPECIAL[name])) for name in ("cls_token", "sep_token")]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=special_tokens
     )
-    known = SPECIAL if kind == "byte_bpe" else SPECIAL | {"unk_token": UNKNOWN}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_length, **known)
+    special = SPECIAL if kind == "byte_bpe" else SPECIAL | {"unk_token": UNKNOWN}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_length, **special)
 
 
 def _byte_bpe(texts: list[str], size: int, lowercase: bool) -> Tokenizer:
@@ -93,7 +90,7 @@ def _wordpiece(texts: list[str], size: int, lowercase: bool) -> Tokenizer:
     alphabet = _alphabet(tokenizer, texts, int(ALPHABET * (size - len(special)) / 2))
     trainer = trainers.WordPieceTrainer(
         vocab_size=size,
-        special_tokens=[*special, *[f"##{character}" for character in alphabet]],  # fixes their numbers
+        special_tokens=[*special, *[f"##{character}" for character in alphabet]],  # fixes their ids
         initial_alphabet=alphabet,
         limit_alphabet=len(alphabet),
         show_progress=False,
@@ -116,11 +113,11 @@ def _unigram(texts: list[str], size: int, lowercase: bool) -> Tokenizer:
     counts = np.zeros(tokenizer.get_vocab_size(), np.int64)
     for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False):
         np.add.at(counts, encoding.ids, 1)
-    pieces = {piece: int(counts[number]) for piece, number in tokenizer.get_vocab().items() if piece not in special}
+    pieces = {piece: int(counts[index]) for piece, index in tokenizer.get_vocab().items() if piece not in special}
     total = counts.sum()
-    learnt = [(piece, round(float(np.log(max(count, 0.5) / total)), 6)) for piece, count in pieces.items()]
+    scores = [(piece, round(float(np.log(max(count, 0.5) / total)), 6)) for piece, count in pieces.items()]
     fixed = [(piece, 0.0) for piece in [*special, *BYTES]]
-    vocabulary = fixed + sorted(learnt, key=lambda entry: (-entry[1], entry[0]))
+    vocabulary = fixed + sorted(scores, key=lambda entry: (-entry[1], entry[0]))
     return _with_model(tokenizer, lambda *_: models.Unigram(vocabulary, special.index(UNKNOWN), byte_fallback=True))
 
 
@@ -133,7 +130,7 @@ KINDS: dict[str, Callable[[list[str], int, bool], Tokenizer]] = {
 
 
 def _spaced(model: Any, lowercase: bool) -> Tokenizer:
-    """Spaces belong to the words after them; punctuation stands alone, so that unspaced scripts fall into clauses."""
+    """Attach spaces to the next word and split off punctuation, which cuts scripts without spaces into clauses."""
     tokenizer = Tokenizer(model)
     if lowercase:
         tokenizer.normalizer = normalizers.Lowercase()
@@ -144,17 +141,17 @@ def _spaced(model: Any, lowercase: bool) -> Tokenizer:
     return tokenizer
 
 
-def _alphabet(tokenizer: Tokenizer, texts: list[str], most: int) -> list[str]:
-    """The commonest characters that the tokenizer sees in the texts; of equally common ones the first in Unicode."""
+def _alphabet(tokenizer: Tokenizer, texts: list[str], size: int) -> list[str]:
+    """The `size` commonest characters after normalization, sorted; ties go to the lower code point."""
     counts: Counter[str] = Counter()
     for text in texts:
         normal = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
         counts.update("".join(piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal)))
-    return sorted(sorted(counts, key=lambda character: (-counts[character], character))[:most])
+    return sorted(sorted(counts, key=lambda character: (-counts[character], character))[:size])
 
 
 def _with_model(tokenizer: Tokenizer, model: Callable[[dict[str, int], dict[str, Any]], Any]) -> Tokenizer:
-    """The same around a model made anew, so that only what is special counts as such."""
+    """The tokenizer around a new model: the added tokens are special, and no others."""
     trained = json.loads(tokenizer.to_str())["model"]
     vocabulary = dict(sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1]))
     fresh = Tokenizer(model(vocabulary, trained))
@@ -166,27 +163,27 @@ def _with_model(tokenizer: Tokenizer, model: Callable[[dict[str, int], dict[str,
 
 
 def pretrained(folder: Path, max_length: int) -> PreTrainedTokenizerFast:
-    """The tokenizer in a folder, reading at most `max_length` tokens. Raises DataError where it is none to be used."""
+    """The tokenizer in a folder, for at most `max_length` tokens. Raises DataError where it cannot be used."""
     config = folder / "tokenizer_config.json"
     if config.is_file() and '"auto_map"' in config.read_text(encoding="utf-8"):
-        raise DataError(f"{config} asks to run code (`auto_map`), which is never done", "use another tokenizer")
+        raise DataError(f"{config} asks to run code (`auto_map`), which is never done", "name another tokenizer")
     try:
-        words = load(folder)
+        tokenizer = load(folder)
     except (OSError, ValueError) as error:
         raise DataError(
             f"prepare.tokenizer: {folder} holds no tokenizer ({error})",
             f"name a folder with tokenizer.json, or one of {', '.join(KINDS)}",
         ) from None
-    if not isinstance(words, PreTrainedTokenizerFast):
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise DataError(f"prepare.tokenizer: {folder} has no tokenizer.json", "save it with `tokenizers` first")
-    if words.pad_token is None:
-        words.pad_token = words.eos_token or words.unk_token
-    words.model_max_length = min(words.model_max_length, max_length)
-    return words
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    tokenizer.model_max_length = min(tokenizer.model_max_length, max_length)
+    return tokenizer
 
 
 def load(folder: Path) -> PreTrainedTokenizerBase:
-    """Open a tokenizer folder; nothing is fetched and no code from it is run."""
+    """Load a tokenizer from a folder; nothing is downloaded, and no code in it is run."""
     tokenizer = inputs.tokenizer(folder)
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     return tokenizer

@@ -1,7 +1,7 @@
-"""Work on many chunks at once, results in order: in threads here, or on the Ray cluster that PRETUNE_CLUSTER names.
+"""Work on many chunks at once, with results in order: in threads, or on the Ray cluster that PRETUNE_CLUSTER names.
 
-What is done to a chunk depends on that chunk alone. So results are the same wherever, beside whatever and
-however often it is done: a chunk whose process or machine is lost is done again.
+The result for a chunk depends on the chunk alone. So results are the same wherever and however often the work is done,
+and the work of a process or machine that is lost is done again.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from typing import Any, TypeVar
 from pretune.errors import PretuneError, StageFailedError, WorkspaceError
 
 CLUSTER = "PRETUNE_CLUSTER"
-CHUNK = 1024  # rows that are worked on together
-THREADS = 2  # one works while the other waits for the interpreter
-SECONDS = 10  # that a cluster has to answer within
-PACKAGES = ("numpy", "tokenizers", "ray")  # those that results could depend on
+CHUNK = 1024  # rows
+THREADS = 2  # one works while the other waits for the interpreter lock
+TIMEOUT = 10  # seconds until a cluster has to accept a connection
+PACKAGES = ("numpy", "tokenizers", "ray")  # results could depend on their versions
 
 Chunk = TypeVar("Chunk")
 Result = TypeVar("Result")
-Begin = Callable[[Any], Callable[[], Any]]  # from a chunk to what waits for its result
+Submit = Callable[[Any], Callable[[], Any]]  # from a chunk to a function that waits for its result
 
 
 def in_order(work: Callable[[Chunk], Result], chunks: Iterable[Chunk]) -> Iterator[Result]:
-    """Yield `work(chunk)` for each chunk, in their order, while the next ones are being worked on.
+    """Yield `work(chunk)` for each chunk, in order, while the next chunks are being worked on.
 
-    `work` has to be a function of the chunk, safe in threads; for a cluster one that can be pickled.
+    `work` has to be a function of the chunk alone and thread-safe; for a cluster it has to be picklable.
     """
-    with _workers(work) as (begin, ahead):
+    with _workers(work) as (submit, ahead):
         pending: deque[Callable[[], Result]] = deque()
         for chunk in chunks:
-            pending.append(begin(chunk))
+            pending.append(submit(chunk))
             if len(pending) > ahead:
                 yield pending.popleft()()
         while pending:
@@ -58,99 +58,102 @@ def chunked(items: Iterable[Chunk]) -> Iterator[list[Chunk]]:
 
 
 @contextmanager
-def _workers(work: Callable[[Any], Any]) -> Iterator[tuple[Begin, int]]:
-    """What begins work on a chunk, and how many chunks are to be begun ahead of the one that is waited for."""
-    if ray := join():
-        sent, task, expected = ray.put(work), ray.remote(_done), _same()
+def _workers(work: Callable[[Any], Any]) -> Iterator[tuple[Submit, int]]:
+    """A function that submits a chunk, and how many chunks to submit ahead of the one whose result is awaited."""
+    if ray := connect():
+        reference, task, expected = ray.put(work), ray.remote(_run), _environment()
         cores = int(ray.cluster_resources().get("CPU", 1))
-        yield lambda chunk: partial(_result, ray, task.remote([sent], expected, chunk)), 2 * cores
+        yield lambda chunk: partial(_result, ray, task.remote([reference], expected, chunk)), 2 * cores
     else:
         with ThreadPoolExecutor(THREADS) as pool:
             yield lambda chunk: pool.submit(work, chunk).result, THREADS
 
 
-def join() -> Any:
-    """Connect with the cluster that PRETUNE_CLUSTER names and return `ray`; None where it names none.
+def connect() -> Any:
+    """Connect to the cluster that PRETUNE_CLUSTER names and return `ray`; None where it names none.
 
     Raises WorkspaceError where Ray is not installed or the cluster does not answer.
     """
     address = os.environ.get(CLUSTER)
     if not address:
         return None
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}  # read when it loads
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}  # read at its import
     try:
         import ray
     except ModuleNotFoundError:
         raise WorkspaceError(
-            f"{CLUSTER} is {address}, and Ray is not installed",
+            f"{CLUSTER} is {address}, but Ray is not installed",
             f"pip install 'pretune[cluster]'   (or: unset {CLUSTER})",
         ) from None
     if not ray.is_initialized():
-        _connect(ray, address)
+        _init_ray(ray, address)
     return ray
 
 
-def _connect(ray: Any, address: str) -> None:
-    """Ray takes over SIGTERM, which is ours: give it back."""
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGTERM)
+def _init_ray(ray: Any, address: str) -> None:
+    """Join the cluster. Ray replaces the handler of SIGTERM; put ours back."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM)
     try:
-        _reach(address)
+        _check_reachable(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except Exception as error:  # Ray has no class of its own for it
+    except Exception as error:  # Ray has no exception class for this
         reason = [*str(error).strip().splitlines(), type(error).__name__][0]
         raise WorkspaceError(
             f"{CLUSTER}: the Ray cluster {address} cannot be joined ({reason})",
             f"ray start --head, on this machine, and {CLUSTER}=auto   (or: unset {CLUSTER})",
         ) from None
     finally:
-        if main:
-            signal.signal(signal.SIGTERM, before)
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, handler)
 
 
-def _reach(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Raise OSError where nothing listens at HOST:PORT: Ray itself would try for a minute."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
-        socket.create_connection((host, int(port)), SECONDS).close()
+        socket.create_connection((host, int(port)), TIMEOUT).close()
 
 
 def _result(ray: Any, reference: Any) -> Any:
-    """The result of a chunk, or the error that it led to."""
+    """Wait for the result of a chunk, or raise the error of its work."""
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         raise (error.cause if isinstance(error.cause, PretuneError) else error) from None
     except ray.exceptions.RayError as error:
         raise StageFailedError(
-            f"the cluster at {os.environ[CLUSTER]} lost a piece of work again and again: {error}",
-            "ray status   (what it has), then: pretune run   (goes on where it stopped)",
+            f"the cluster at {os.environ[CLUSTER]} lost the same chunk of work several times: {error}",
+            "ray status   (shows its nodes), then: pretune run   (continues where it stopped)",
         ) from None
 
 
-_works: dict[str, Callable[[Any], Any]] = {}  # in a process of the cluster: the last work, opened once
+_last_work: dict[str, Callable[[Any], Any]] = {}  # in a worker process of the cluster: the last work, unpickled once
 
 
-def _done(sent: list[Any], expected: str, chunk: Any) -> Any:
-    """Do a piece of work, in a process of the cluster. `sent` says where the work lies; in a list it stays there."""
-    if _same() != expected:
+def _run(references: list[Any], expected: str, chunk: Any) -> Any:
+    """Do the work on a chunk in a worker process of the cluster.
+
+    `references` holds the reference to the work: Ray would resolve one that is an argument by itself.
+    """
+    if _environment() != expected:
         raise WorkspaceError(
-            f"{socket.gethostname()}, a machine of the cluster, has {_same()}; here there is {expected}",
-            "the same commit and `make setup` on all machines of the cluster, then start Ray there again",
+            f"{socket.gethostname()}, a machine of the cluster, has {_environment()}; here there is {expected}",
+            "use the same commit and `make setup` on all machines of the cluster, then start Ray there again",
         )
     import ray
 
-    key = sent[0].hex()
-    if key not in _works:
-        _works.clear()
-        _works[key] = ray.get(sent[0])
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # this process was given one core
-    return _works[key](chunk)
+    key = references[0].hex()
+    if key not in _last_work:
+        _last_work.clear()
+        _last_work[key] = ray.get(references[0])
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # this process has one core
+    return _last_work[key](chunk)
 
 
 @cache
-def _same() -> str:
-    """What has to be the same on all machines for results to be."""
+def _environment() -> str:
+    """The versions that have to be the same on all machines for the results to be the same."""
     code = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         code.update(path.read_bytes())

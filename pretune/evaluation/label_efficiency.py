@@ -1,4 +1,4 @@
-"""How many labels pretraining saves: both models on shares of the labelled rows, measured on the same test rows."""
+"""How many labels pretraining saves: both models trained on shares of the labelled rows, on the same test rows."""
 
 from __future__ import annotations
 
@@ -13,78 +13,80 @@ if TYPE_CHECKING:
     from pretune.objectives.predictions import Predictions
 
 MODELS = ("finetuned", "scratch")
-COMPARED = ("gain", "over_all")  # with the model from scratch on the same share, and on all labels
+GAINS = ("gain", "over_all")  # over the model from scratch on the same share, and on all labels
 
 
 @dataclass(frozen=True)
 class Share:
-    """A share of the labelled rows, how many rows and labels are in it, what each of MODELS learnt to say from it."""
+    """A share of the labelled rows, its numbers of rows and labels, and the predictions of MODELS trained on it."""
 
     share: float
     rows: int
     labels: int
-    said: Mapping[str, Predictions]
+    predictions: Mapping[str, Predictions]
 
 
-def read(folder: Path, said: Mapping[str, Predictions]) -> list[Share]:
-    """What the stage `label_efficiency` has left, the smallest share first; `said` was learnt from all rows."""
+def read_shares(folder: Path, predictions: Mapping[str, Predictions]) -> list[Share]:
+    """The outputs of the stage `label_efficiency`, smallest share first; predictions: of the models on all rows."""
     from pretune.config import files
     from pretune.objectives import predictions_io
 
-    found = []
+    shares = []
     for row in files.read_csv(folder / "shares.csv"):
         path = folder / f"{row['share']}.json"
-        models = predictions_io.loads(path.read_text(encoding="utf-8")).models if path.exists() else said
-        found.append(Share(float(row["share"]), int(row["rows"]), int(row["labels"]), models))
-    return found
+        models = predictions_io.loads(path.read_text(encoding="utf-8")).models if path.exists() else predictions
+        shares.append(Share(float(row["share"]), int(row["rows"]), int(row["labels"]), models))
+    return shares
 
 
-def measured(found: Sequence[Share], bootstrap: Bootstrap) -> dict[str, Any]:
-    """By share: the headline of both models, and two paired gains of the pretrained one.
+def evaluate_shares(shares: Sequence[Share], bootstrap: Bootstrap) -> dict[str, Any]:
+    """By share: the headline of both models, and two paired gains of the pretrained model.
 
-    `gain` is that over the model from scratch on the same share, `over_all` that over the one on all labels.
+    `gain` is over the model from scratch on the same share, `over_all` over the one on all labels.
     """
     from pretune.evaluation.metrics import compute
 
-    whole = compute.metrics(found[-1].said["scratch"])
+    scratch_on_all = compute.metrics(shares[-1].predictions["scratch"])
     result: dict[str, Any] = {}
-    for each in found:
-        pretrained, new = (compute.metrics(each.said[name]) for name in MODELS)
-        entry: dict[str, Any] = {"rows": each.rows, "labels": each.labels}
+    for share in shares:
+        finetuned, scratch = (compute.metrics(share.predictions[name]) for name in MODELS)
         headlines = {
-            name: next(iter(each.values())).measure for name, each in zip(MODELS, (pretrained, new), strict=True)
+            name: next(iter(metrics.values())).measure
+            for name, metrics in zip(MODELS, (finetuned, scratch), strict=True)
         }
-        entry |= {name: score.as_dict() for name, score in bootstrap.estimates(headlines).items()}
-        entry["gain"] = compute.gain(pretrained, new, bootstrap).as_dict()
-        entry["over_all"] = compute.gain(pretrained, whole, bootstrap).as_dict()
-        result[f"{each.share:g}"] = entry
+        result[f"{share.share:g}"] = {
+            "rows": share.rows,
+            "labels": share.labels,
+            **{name: estimate.as_dict() for name, estimate in bootstrap.estimates(headlines).items()},
+            "gain": compute.gain(finetuned, scratch, bootstrap).as_dict(),
+            "over_all": compute.gain(finetuned, scratch_on_all, bootstrap).as_dict(),
+        }
     return result
 
 
 def tables(result: Mapping[str, Any]) -> dict[str, list[Point]]:
-    """What was measured as a table for DVC's plot, and for people: a row for each share."""
-    found = result.get("label_efficiency", {})
+    """{"label_efficiency": a row for each share}, for DVC's plot; empty if it was not measured."""
     rows: list[Point] = []
-    for share, entry in found.items():
+    for share, entry in result.get("label_efficiency", {}).items():
         row: Point = {"share": float(share), "rows": entry["rows"], "labels": entry["labels"]}
-        for name in (*MODELS, *COMPARED):
-            value = entry.get(name, {})
+        for name in (*MODELS, *GAINS):
+            estimate = entry.get(name, {})
             row |= {
-                name: value.get("value", ""),
-                f"{name}_low": value.get("low", ""),
-                f"{name}_high": value.get("high", ""),
+                name: estimate.get("value", ""),
+                f"{name}_low": estimate.get("low", ""),
+                f"{name}_high": estimate.get("high", ""),
             }
         rows.append(row)
     return {"label_efficiency": rows} if rows else {}
 
 
-def saving(found: Mapping[str, Any]) -> str:
-    """The answer in a sentence: from how many labels the pretrained model does what the other one does with all."""
-    *parts, whole = found.items()
-    best = f"the model from scratch on all {whole[1]['rows']}"
-    for end, words in (("low", "surely better than"), ("value", "about as good as")):
+def describe_saving(by_share: Mapping[str, Any]) -> str:
+    """In a sentence: the smallest share on which the pretrained model is as good as the other one on all labels."""
+    *parts, (_, whole) = by_share.items()
+    rival = f"the model from scratch on all {whole['rows']}"
+    for end, words in (("low", "significantly better than"), ("value", "about as good as")):
         for share, entry in parts:
             if entry["over_all"][end] >= 0:
                 rows = f"{100 * float(share):.4g} % of the labels ({entry['rows']} rows)"
-                return f"From {rows} the pretrained model is {words} {best}."
-    return f"On none of these shares is the pretrained model as good as {best}."
+                return f"From {rows} the pretrained model is {words} {rival}."
+    return f"On none of these shares is the pretrained model as good as {rival}."

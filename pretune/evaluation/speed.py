@@ -1,4 +1,4 @@
-"""How long a model takes over one row, and how large it is: for the record, never for an output."""
+"""The latency and the size of a model. They vary between machines, so they go to MLflow and not into outputs."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ import numpy as np
 
 from pretune.data.rows import Row
 
-ROWS = 200  # that are timed, one by one
-FIRST = 5  # that are not: what is loaded or compiled on the way does not count
+ROWS = 200  # timed one by one
+WARMUP = 5  # rows before them, not timed: loading and compiling do not count
 
 
-def measured(model: Callable[[list[Row]], Any], rows: list[Row]) -> dict[str, float]:
-    """Seconds that single rows took: half of them, and 99 of 100, took no longer."""
-    chosen = [rows[place % len(rows)] for place in range(FIRST + ROWS)]
-    taken = []
-    for row in chosen:
-        began = time.perf_counter()
-        model([row])
-        taken.append(time.perf_counter() - began)
-    half, most = np.quantile(taken[FIRST:], [0.5, 0.99])
-    return {"latency_p50": float(half), "latency_p99": float(most)}
+def latency(model: Callable[[list[Row]], Any], rows: list[Row]) -> dict[str, float]:
+    """The median and the 99th percentile of the seconds that a single row takes."""
+    seconds = []
+    for number in range(WARMUP + ROWS):
+        start = time.perf_counter()
+        model([rows[number % len(rows)]])
+        seconds.append(time.perf_counter() - start)
+    p50, p99 = np.quantile(seconds[WARMUP:], [0.5, 0.99])
+    return {"latency_p50": float(p50), "latency_p99": float(p99)}
 
 
 def megabytes(folder: Path) -> float:
-    """Of all files of a model."""
+    """The size of all files of a model."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6

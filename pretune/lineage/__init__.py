@@ -1,1 +1,1 @@
-"""The graph, hashes and stage keys, as DVC knows them; the only package that imports dvc."""
+"""The graph, hashes and stage keys as DVC sees them. The only package that imports dvc."""

@@ -17,17 +17,17 @@ def main(arguments: list[str], popen: Callable[..., Any] = subprocess.Popen) -> 
     from dvc.cli import main as dvc
     from dvc.stage import run
 
-    rwlock.psutil = _Processes  # whose locks it waits for
+    rwlock.psutil = _Processes  # which processes hold locks
     run.subprocess = SimpleNamespace(Popen=popen, check_output=subprocess.check_output)
     return int(dvc(arguments) or 0)
 
 
 class _Processes:
-    """What dvc.rwlock asks of psutil. A zombie, which some containers never collect, holds no lock any more."""
+    """The part of psutil that dvc.rwlock uses. A zombie, which some containers never reap, counts as ended."""
 
     @staticmethod
     def pid_exists(pid: int) -> bool:
-        """Whether a process runs."""
+        """Whether a process is running."""
         import psutil
 
         try:

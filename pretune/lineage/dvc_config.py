@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 from configparser import ConfigParser
 from pathlib import Path
 
+from pretune.config.files import write_atomically
+
 
 def keep_private(root: Path) -> None:
-    """Keep DVC's state in the workspace: its default is a folder that every user may write."""
+    """Keep DVC's state in the workspace: by default it is in a folder that every user may write to."""
     if (root / ".dvc").is_dir() and not read_config(root).has_option("core", "site_cache_dir"):
         write_config(root, read_config(root), {"core": {"site_cache_dir": str(root / ".dvc" / "tmp" / "site")}})
 
@@ -22,24 +24,23 @@ def read_config(root: Path) -> ConfigParser:
 
 
 def cache_dir(root: Path) -> Path:
-    """Where the workspace's DVC keeps what it has seen."""
+    """The DVC cache of the workspace."""
     return Path(read_config(root).get("cache", "dir", fallback=str(root / ".dvc" / "cache")))
 
 
 def write_config(root: Path, config: ConfigParser, settings: dict[str, dict[str, str]]) -> None:
-    """Write it with `settings` added."""
+    """Write `config` with `settings` added to `.dvc/config.local`. Stages that start together all do this."""
     for section, values in settings.items():
         if not config.has_section(section):
             config.add_section(section)
         config[section].update(values)
-    partial = root / ".dvc" / f"config.local.{os.getpid()}.partial"  # stages that start together all do this
-    with partial.open("w", encoding="utf-8") as file:
-        config.write(file)
-    os.replace(partial, root / ".dvc" / "config.local")
+    text = io.StringIO()
+    config.write(text)
+    write_atomically(root / ".dvc" / "config.local", text.getvalue())
 
 
 def drop_torn_lock(root: Path) -> bool:
-    """Remove DVC's rwlock file if a kill left it half written; whether it did."""
+    """Remove DVC's rwlock file if a kill left it half written. Returns whether it was removed."""
     path = root / ".dvc" / "tmp" / "rwlock"
     try:
         json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Which code, on which machine, with which libraries: what a run's record says besides its data."""
+"""Which commit, machine and library versions a run used."""
 
 from __future__ import annotations
 
@@ -9,23 +9,21 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-PATCH_FILE = 100_000
+PATCH_FILE = 100_000  # bytes of an untracked file that still goes into the patch
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "mlflow", "dvc", "prefect")
 
 
 def tags(root: Path) -> dict[str, str]:
     """Commit, hardware and library versions, as tags."""
-    found = {
+    return {
         "git.commit": commit(root),
         "git.dirty": str(bool(changes(root))).lower(),
         "host.platform": platform.platform(),
         "host.processor": _processor(),
         "host.cores": str(os.cpu_count()),
         "version.python": platform.python_version(),
+        **{f"version.{library}": metadata.version(library) for library in LIBRARIES},
     }
-    for library in LIBRARIES:
-        found[f"version.{library}"] = metadata.version(library)
-    return found
 
 
 def commit(root: Path) -> str:
@@ -34,12 +32,12 @@ def commit(root: Path) -> str:
 
 
 def changes(root: Path) -> str:
-    """`git status` in short, without dvc.lock: that one is a result."""
+    """The output of `git status --porcelain`, without dvc.lock, which is a result."""
     return _git(root, "status", "--porcelain", "--", ".", ":!dvc.lock", ":!**/dvc.lock.partial")
 
 
 def patch(root: Path) -> str:
-    """What leads from the commit to the files as they are, with new files of up to PATCH_FILE bytes."""
+    """The patch from the commit to the files as they are, with untracked files of up to PATCH_FILE bytes."""
     parts = [_git(root, "diff", "--binary", "HEAD", "--", ".", ":!dvc.lock")]
     for name in _git(root, "ls-files", "-z", "--others", "--exclude-standard").split("\0"):
         if name and name != "dvc.lock" and (root / name).stat().st_size <= PATCH_FILE:
@@ -50,19 +48,19 @@ def patch(root: Path) -> str:
 
 
 def changed_since(root: Path, file: str, folder: str) -> dict[str, str]:
-    """{path: modified, new or deleted} of what has changed in `folder` since the commit that last changed `file`."""
-    commit = _git(root, "log", "--max-count=1", "--format=%H", "--", file).strip()
-    if not commit:
+    """{path: modified, new or deleted} of the files in `folder` changed since the last commit that changed `file`."""
+    last_commit = _git(root, "log", "--max-count=1", "--format=%H", "--", file).strip()
+    if not last_commit:
         return {}
     words = {"A": "new", "D": "deleted"}
-    lines = _git(root, "diff", "--name-status", "--no-renames", commit, "--", folder).splitlines()
+    lines = _git(root, "diff", "--name-status", "--no-renames", last_commit, "--", folder).splitlines()
     changed = {path: words.get(letter, "modified") for letter, _, path in (line.partition("\t") for line in lines)}
     untracked = _git(root, "ls-files", "--others", "--exclude-standard", "--", folder).splitlines()
     return changed | dict.fromkeys(untracked, "new")
 
 
 def _git(root: Path, *arguments: str, differs: bool = False) -> str:
-    """The output of a git command, or nothing where it fails; `git diff --no-index` ends with 1 when it differs."""
+    """The output of a git command; "" if it fails. differs: success is exit code 1, as of `git diff --no-index`."""
     try:
         done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, check=False)
     except FileNotFoundError:

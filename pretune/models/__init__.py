@@ -1,1 +1,1 @@
-"""Builds and loads models of transformers, and runs them on packed sequences."""
+"""Models of transformers: built, loaded, saved, and run on packed sequences."""

@@ -1,7 +1,7 @@
 """Attention within each sequence of a packed batch, as an implementation that transformers can call.
 
-A model is switched to it by `set_attn_implementation(PACKED)`. Given `packed=...` it stays inside
-the sequences; without, it is transformers' own SDPA.
+`model.set_attn_implementation(PACKED)` selects it. With `packed=...` tokens attend within their own
+sequence only; without, it is transformers' own SDPA.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pretune.data.loading.varlen import Bucket, Packed
 from pretune.models.dropout import drop
 
 PACKED = "pretune_packed"
-MATERIALIZED = 512  # tokens; up to here a CPU is faster with the matrix of scores than without it
+MATERIALIZED = 512  # tokens; up to here the matrix of scores is faster on a CPU than SDPA
 
 
 def packed_attention(
@@ -37,7 +37,7 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention of (1, heads, tokens, size) tensors; returns (1, tokens, heads, size).
 
-    Tokens beyond those of `packed` take no part and get zeros.
+    Tokens beyond those of `packed` are ignored; their output is zero.
     """
     causal = bool(getattr(module, "is_causal", False))
     if packed is None:
@@ -48,26 +48,28 @@ def packed_attention(
         )
         return output, None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    q, k, v = (each[0].transpose(0, 1) for each in (query, key, value))  # (tokens, heads, size)
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # (tokens, heads, size)
     if torch.is_autocast_enabled(q.device.type):  # norms and rotations of queries and keys give fp32
-        q, k, v = (each.to(torch.get_autocast_dtype(q.device.type)) for each in (q, k, v))
+        q, k, v = (tensor.to(torch.get_autocast_dtype(q.device.type)) for tensor in (q, k, v))
     if q.shape[1] != k.shape[1]:
-        k, v = (each.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for each in (k, v))
+        k, v = (tensor.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for tensor in (k, v))
     if q.is_cuda and dropout == 0.0 and q.dtype != torch.float32:
         return _flash(q, k, v, packed, scale=scale, window=sliding_window, causal=causal)[None], None
     padded = [
-        _Spread.apply(packed, each)  # type: ignore[no-untyped-call]
-        for each in (q, k, v)
+        _Pad.apply(packed, tensor)  # type: ignore[no-untyped-call]
+        for tensor in (q, k, v)
     ]
     outputs = [
-        _attend(each_q, each_k, each_v, bucket, scale=scale, dropout=dropout, window=sliding_window, causal=causal)
-        for bucket, each_q, each_k, each_v in zip(packed.buckets, *padded, strict=True)
+        _attend(
+            bucket_q, bucket_k, bucket_v, bucket, scale=scale, dropout=dropout, window=sliding_window, causal=causal
+        )
+        for bucket, bucket_q, bucket_k, bucket_v in zip(packed.buckets, *padded, strict=True)
     ]
-    return _Gather.apply(packed, len(q), *outputs)[None], None  # type: ignore[no-untyped-call]
+    return _Unpad.apply(packed, len(q), *outputs)[None], None  # type: ignore[no-untyped-call]
 
 
 def packed_mask(*, q_length: int, kv_length: int, attention_mask: Tensor | None = None, **rest: Any) -> Tensor | None:
-    """No mask where nothing is padded or cached: packed_attention then knows what may be seen."""
+    """No mask without padding and cache: packed_attention needs none."""
     if attention_mask is None and q_length == kv_length:
         return None
     mask: Tensor | None = sdpa_mask(q_length=q_length, kv_length=kv_length, attention_mask=attention_mask, **rest)
@@ -89,8 +91,8 @@ def _attend(
     window: int | None,
     causal: bool,
 ) -> Tensor:
-    """Attention within the rows of a bucket: (rows, width, heads, size) to the same."""
-    q, k, v = (each.transpose(1, 2) for each in (query, key, value))
+    """Attention within the rows of a bucket: (rows, width, heads, size), as is the result."""
+    q, k, v = (tensor.transpose(1, 2) for tensor in (query, key, value))
     hidden = _hidden(bucket, window, q.device, causal=causal)
     if bucket.width > MATERIALIZED or q.is_cuda:
         seen = None if hidden is None else ~hidden
@@ -103,7 +105,7 @@ def _attend(
 
 
 def _hidden(bucket: Bucket, window: int | None, device: torch.device, *, causal: bool) -> Tensor | None:
-    """What a place may not see: padding, what follows it, what is `window` or more tokens away."""
+    """Where a token may not attend to: padding, later tokens if causal, tokens `window` or more away."""
     if window is not None and window >= bucket.width:
         window = None
     if window is None and not causal:
@@ -112,13 +114,13 @@ def _hidden(bucket: Bucket, window: int | None, device: torch.device, *, causal:
     if bucket.padding is None:
         return outside
     itself = torch.eye(bucket.width, dtype=torch.bool, device=device)
-    return (outside | bucket.padding) & ~itself  # padding beyond the window of all tokens would see nothing: 0 / 0
+    return (outside | bucket.padding) & ~itself  # for padding outside every window: a softmax over nothing is 0 / 0
 
 
 def _outside(width: int, window: int | None, device: torch.device, *, causal: bool) -> Tensor:
-    """What is not seen of a sequence of `width` tokens: (width, width) bool."""
-    places = torch.arange(width, device=device)
-    distance = places[:, None] - places[None, :]
+    """Where a token may not attend to in a sequence of `width` tokens: (width, width) bool."""
+    positions = torch.arange(width, device=device)
+    distance = positions[:, None] - positions[None, :]
     outside = distance < 0 if causal else torch.zeros_like(distance, dtype=torch.bool)
     return outside if window is None else outside | (distance.abs() >= window)
 
@@ -145,36 +147,36 @@ def _flash(
     return output
 
 
-class _Spread(torch.autograd.Function):
+class _Pad(torch.autograd.Function):
     """Packed tokens (tokens, heads, size) to one (rows, width, heads, size) per bucket.
 
-    Each token has one place, so the gradient is gathered back; indexing by autograd would add it up
-    one element after the other.
+    Each token has one place, so the gradient is a gather. Autograd's own indexing would accumulate it element
+    by element.
     """
 
     @staticmethod
     def forward(ctx: Any, packed: Packed, tokens: Tensor) -> tuple[Tensor, ...]:
         ctx.packed, ctx.tokens = packed, len(tokens)
-        return _spread(packed, tokens)
+        return _pad(packed, tokens)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
-        return None, _gather(ctx.packed, ctx.tokens, gradients)
+        return None, _unpad(ctx.packed, ctx.tokens, gradients)
 
 
-class _Gather(torch.autograd.Function):
-    """The way back: what _Spread makes to packed tokens; what stands at padding is dropped."""
+class _Unpad(torch.autograd.Function):
+    """The inverse of _Pad: buckets to packed tokens, without the padding."""
 
     @staticmethod
     def forward(ctx: Any, packed: Packed, tokens: int, *padded: Tensor) -> Tensor:
         ctx.packed = packed
-        return _gather(packed, tokens, padded)
+        return _unpad(packed, tokens, padded)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         packed = ctx.packed
         if packed.places is None:
-            return None, None, *_spread(packed, gradient)
+            return None, None, *_pad(packed, gradient)
         size = sum(bucket.rows * bucket.width for bucket in packed.buckets)
         real = gradient[: len(packed.places)]
         flat = gradient.new_zeros(size, *gradient.shape[1:]).index_copy_(0, packed.places, real)
@@ -186,7 +188,7 @@ class _Gather(torch.autograd.Function):
         )
 
 
-def _spread(packed: Packed, tokens: Tensor) -> tuple[Tensor, ...]:
+def _pad(packed: Packed, tokens: Tensor) -> tuple[Tensor, ...]:
     return tuple(
         (tokens if packed.places is None else tokens.index_select(0, bucket.index)).view(
             bucket.rows, bucket.width, *tokens.shape[1:]
@@ -195,10 +197,10 @@ def _spread(packed: Packed, tokens: Tensor) -> tuple[Tensor, ...]:
     )
 
 
-def _gather(packed: Packed, tokens: int, padded: tuple[Tensor, ...]) -> Tensor:
+def _unpad(packed: Packed, tokens: int, padded: tuple[Tensor, ...]) -> Tensor:
     flat = torch.cat([part.flatten(0, 1) for part in padded]) if len(padded) > 1 else padded[0].flatten(0, 1)
     if packed.places is None:
         return flat
-    found = flat.new_zeros(tokens, *flat.shape[1:])
-    torch.index_select(flat, 0, packed.places, out=found[: len(packed.places)])
-    return found
+    unpadded = flat.new_zeros(tokens, *flat.shape[1:])
+    torch.index_select(flat, 0, packed.places, out=unpadded[: len(packed.places)])
+    return unpadded

@@ -1,6 +1,6 @@
 """Build a model from params, or load one from a folder or the hub: transformers' Auto classes, offline.
 
-`kind` is a class of pretune/objectives/: it says which Auto class, and what head its labels ask for.
+`objective` is a class of pretune/objectives/: it defines the Auto class and the head for its labels.
 """
 
 from __future__ import annotations
@@ -32,13 +32,11 @@ if TYPE_CHECKING:
     from pretune.config.params import ModelParams
 
 
-DOWNLOAD = "PRETUNE_DOWNLOAD"  # set to 1, it lets `model.init` be fetched from the hub
-INFERENCE_CONFIG = "pretune.json"  # beside the weights: how the model answers
+DOWNLOAD = "PRETUNE_DOWNLOAD"  # 1 allows fetching `model.init` from the hub
+INFERENCE_CONFIG = "pretune.json"  # next to the weights: the predictor and its settings
 PINNED = re.compile(r"(?P<name>[\w.\-]+(?:/[\w.\-]+)?)@(?P<revision>[0-9a-f]{40})")
-INDIRECT = {
-    "modernbert": {"global_attn_every_n_layers"}
-}  # keys that a configuration takes without a field of that name
-OFFSET = {"camembert", "roberta", "xlm-roberta"}  # their positions start after the padding index
+INDIRECT = {"modernbert": {"global_attn_every_n_layers"}}  # arguments of a configuration that are no fields of it
+OFFSET = {"camembert", "roberta", "xlm-roberta"}  # positions start after the padding index
 DERIVED = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id",
            "decoder_start_token_id", "forced_eos_token_id", "id2label", "label2id", "num_labels", "problem_type",
            "architectures", "transformers_version", "auto_map")  # fmt: skip
@@ -50,12 +48,12 @@ AutoModel.register(LinearConfig, LinearModel, exist_ok=True)
 
 
 def families(auto: Any) -> set[str]:
-    """The model types that an Auto class knows."""
+    """The model types that an Auto class can build."""
     return set(auto._model_mapping._model_mapping)
 
 
 def text_shape(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """What follows from a tokenizer; a configuration takes those of the keys that it has."""
+    """Configuration values that follow from a tokenizer; each configuration takes the keys that it has."""
     return {
         "vocab_size": len(tokenizer),
         "max_position_embeddings": tokenizer.model_max_length,
@@ -70,34 +68,32 @@ def text_shape(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 
 def problems(model: ModelParams) -> list[str]:
-    """What is wrong with the section `model`: unknown type, unknown keys, values that do not go together."""
+    """What is wrong with the section `model`, one line each: unknown type, unknown keys, incompatible values."""
     if model.type not in CONFIG_MAPPING:
         near = did_you_mean(model.type, CONFIG_MAPPING)
         return [f"model.type: no architecture `{model.type}` in transformers{near}"]
-    kind = CONFIG_MAPPING[model.type]
+    config_class = CONFIG_MAPPING[model.type]
     derived = [key for key in model.config if key in DERIVED]
-    known = _keys(kind) - set(DERIVED)
+    known = _keys(config_class) - set(DERIVED)
     unknown = [key for key in model.config if key not in known and key not in derived]
-    found = [f"model.config.{key}: follows from the data and the objective; leave it out" for key in derived]
-    found += [f"model.config.{key}: no setting of {model.type}{did_you_mean(key, known)}" for key in unknown]
-    if not found:
+    errors = [f"model.config.{key}: follows from the data and the objective; leave it out" for key in derived]
+    errors += [f"model.config.{key}: no setting of {model.type}{did_you_mean(key, known)}" for key in unknown]
+    if not errors:
         try:
             config = AutoConfig.for_model(model.type, **copy.deepcopy(model.config))
         except (StrictDataclassError, ValueError, TypeError, ZeroDivisionError) as error:
             return [f"model.config: {' '.join(str(error).split())}"]
         width, heads = getattr(config, "hidden_size", 0), getattr(config, "num_attention_heads", 1)
-        by_two = 2 if hasattr(config, "rope_parameters") else 1  # rotary positions take pairs
-        own = "head_dim" in model.config or hasattr(
-            config, "d_kv"
-        )  # a size of heads that does not follow from the width
-        if not own and width % (by_two * heads):
-            word = "an even multiple" if by_two == 2 else "a multiple"
-            found.append(f"model.config: hidden_size {width} must be {word} of num_attention_heads {heads}")
-    return found
+        factor = 2 if hasattr(config, "rope_parameters") else 1  # rotary embeddings rotate pairs
+        own_head_size = "head_dim" in model.config or hasattr(config, "d_kv")  # does not follow from hidden_size
+        if not own_head_size and width % (factor * heads):
+            word = "an even multiple" if factor == 2 else "a multiple"
+            errors.append(f"model.config: hidden_size {width} must be {word} of num_attention_heads {heads}")
+    return errors
 
 
 def source(model: ModelParams, dep: Callable[[str], Path]) -> Path | str | None:
-    """Where the first weights come from; a folder has to be an input that `dep` knows. None: they are random."""
+    """Where the initial weights come from: `dep(folder)`, NAME@REVISION of the hub, or None for random ones."""
     if model.init is None or PINNED.fullmatch(model.init):
         return model.init
     if re.fullmatch(r"[^/]+(/[^/]+)?@[^/]*", model.init):
@@ -108,49 +104,50 @@ def source(model: ModelParams, dep: Callable[[str], Path]) -> Path | str | None:
 
 
 def config_for(model: ModelParams, shape: Mapping[str, Any], source: Path | str | None = None) -> PreTrainedConfig:
-    """The configuration of the model: `shape` follows from its inputs, `model.config` has the last word.
+    """The configuration of the model: `model.config`, and for other keys `shape`, which follows from its inputs.
 
-    With a checkpoint as `source` it is that of the checkpoint, with what `model.config` changes of it.
+    With a checkpoint as `source`, those of its configuration instead of `shape`. Raises ParamsError if type or
+    vocabulary do not match the checkpoint.
     """
-    found = problems(model)
-    known = None if source is None else configuration(source)
-    if known is not None and known.model_type != model.type:
-        found.append(f"model.type: {model.type}, but model.init holds a {known.model_type}")
-    if known is not None and shape.get("vocab_size", 0) > getattr(known, "vocab_size", 0):
-        found.append(
-            f"model.init: it knows {known.vocab_size} tokens, the tokenizer has {shape['vocab_size']}: "
+    errors = problems(model)
+    pretrained = None if source is None else configuration(source)
+    if pretrained is not None and pretrained.model_type != model.type:
+        errors.append(f"model.type: {model.type}, but model.init holds a {pretrained.model_type}")
+    if pretrained is not None and shape.get("vocab_size", 0) > getattr(pretrained, "vocab_size", 0):
+        errors.append(
+            f"model.init: it has {pretrained.vocab_size} tokens, the tokenizer {shape['vocab_size']}: "
             "prepare.tokenizer has to be the one that the checkpoint was trained with"
         )
-    if found:
-        raise ParamsError(found, "edit `model` in params.yaml (docs/models.md), then run again")
-    own = copy.deepcopy(model.config)
-    if known is not None:
-        return type(known).from_dict(known.to_dict() | own)
-    kind = CONFIG_MAPPING[model.type]
-    keys = _keys(kind) | ({"decoder_start_token_id"} if kind.is_encoder_decoder else set())  # a t5 lacks the field
-    follows = {key: value for key, value in shape.items() if key in keys}
-    if "max_position_embeddings" in follows and model.type in OFFSET:
-        follows["max_position_embeddings"] += int(shape["pad_token_id"]) + 1
-    config: PreTrainedConfig = AutoConfig.for_model(model.type, **follows | own)
+    if errors:
+        raise ParamsError(errors, "edit `model` in params.yaml (docs/models.md), then run again")
+    settings = copy.deepcopy(model.config)
+    if pretrained is not None:
+        return type(pretrained).from_dict(pretrained.to_dict() | settings)
+    config_class = CONFIG_MAPPING[model.type]
+    keys = _keys(config_class) | ({"decoder_start_token_id"} if config_class.is_encoder_decoder else set())  # not in t5
+    derived = {key: value for key, value in shape.items() if key in keys}
+    if "max_position_embeddings" in derived and model.type in OFFSET:
+        derived["max_position_embeddings"] += int(shape["pad_token_id"]) + 1
+    config: PreTrainedConfig = AutoConfig.for_model(model.type, **derived | settings)
     return config
 
 
-def first(kind: Any, model: ModelParams, inputs: Any, dep: Callable[[str], Path]) -> PreTrainedModel:
-    """The model as pretraining finds it: new, or from the checkpoint `model.init`."""
-    where = source(model, dep)
-    config = config_for(model, kind.shape(inputs), where)
-    return new(kind, config) if where is None else load(kind, where, config=config)[0]
+def first(objective: Any, model: ModelParams, inputs: Any, dep: Callable[[str], Path]) -> PreTrainedModel:
+    """The model before pretraining: with random weights, or those of the checkpoint `model.init`."""
+    checkpoint = source(model, dep)
+    config = config_for(model, objective.shape(inputs), checkpoint)
+    return new(objective, config) if checkpoint is None else load(objective, checkpoint, config=config)[0]
 
 
 def configuration(source: Path | str) -> PreTrainedConfig:
-    """The configuration of the checkpoint `source`; DataError where there is none, or one that asks to run code."""
+    """The configuration of the checkpoint `source`; DataError if there is none, or one that refers to code."""
     try:
-        found: PreTrainedConfig = AutoConfig.from_pretrained(**_where(source), trust_remote_code=False)
-    except (OSError, ValueError) as error:  # a ValueError: a configuration of no known type, or none
-        raise _absent(source, error) from None
-    if "auto_map" in found.to_dict():
+        config: PreTrainedConfig = AutoConfig.from_pretrained(**_location(source), trust_remote_code=False)
+    except (OSError, ValueError) as error:  # ValueError: no configuration, or one of an unknown type
+        raise _missing(source, error) from None
+    if "auto_map" in config.to_dict():
         raise DataError(f"{source} asks to run code (`auto_map`), which is never done", "use another model")
-    return found
+    return config
 
 
 def model_type(folder: Path) -> str:
@@ -158,33 +155,33 @@ def model_type(folder: Path) -> str:
     return str(configuration(folder).model_type)
 
 
-def new(kind: Any, config: PreTrainedConfig, labels: Iterable[str] = ()) -> PreTrainedModel:
-    """A model with random weights (draws from torch's global generator)."""
-    config = type(config).from_dict(config.to_dict() | kind.head(list(labels)))
-    return _model(kind.auto.from_config(config, dtype=torch.float32))
+def new(objective: Any, config: PreTrainedConfig, labels: Iterable[str] = ()) -> PreTrainedModel:
+    """A model with random weights, drawn from torch's global generator."""
+    config = type(config).from_dict(config.to_dict() | objective.head(list(labels)))
+    return _model(objective.auto.from_config(config, dtype=torch.float32))
 
 
 def load(
-    kind: Any, source: Path | str, labels: Iterable[str] | None = None, config: PreTrainedConfig | None = None
+    objective: Any, source: Path | str, labels: Iterable[str] | None = None, config: PreTrainedConfig | None = None
 ) -> tuple[PreTrainedModel, frozenset[str]]:
-    """The model in the folder `source`, or of the hub; and the names of its weights that are not from there but new.
+    """The model from the folder `source` or from the hub, and the names of its new weights, which are random.
 
-    With `labels` its head is made for them; without, all is as it was saved.
+    With `labels` the model gets a head for them; without, it is as it was saved.
     """
-    found = config or configuration(source)
+    config = config or configuration(source)
     if labels is not None:
-        found = type(found).from_dict(found.to_dict() | kind.head(list(labels)))
+        config = type(config).from_dict(config.to_dict() | objective.head(list(labels)))
     options = LOADING | {"output_loading_info": True, "ignore_mismatched_sizes": labels is not None}
     try:
-        model, info = kind.auto.from_pretrained(**_where(source), config=found, **options)
+        model, info = objective.auto.from_pretrained(**_location(source), config=config, **options)
     except OSError as error:
-        raise _absent(source, error) from None
-    fresh = {*info["missing_keys"], *(each[0] for each in info["mismatched_keys"])}
-    return _model(model), frozenset(fresh)
+        raise _missing(source, error) from None
+    new_weights = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+    return _model(model), frozenset(new_weights)
 
 
 def save(model: PreTrainedModel, inputs: Any, folder: Path, inference_config: Mapping[str, Any]) -> None:
-    """Write a folder in transformers' format, weights in safetensors, with input pipeline and `inference_config`."""
+    """Write model, input pipeline and `inference_config` to `folder`, in transformers' format with safetensors."""
     folder.mkdir(parents=True)
     model.save_pretrained(folder)
     inputs.save_pretrained(folder)
@@ -193,12 +190,12 @@ def save(model: PreTrainedModel, inputs: Any, folder: Path, inference_config: Ma
 
 
 def inference_config(folder: Path) -> dict[str, Any]:
-    """What `save` was given for the model in `folder`."""
+    """The `inference_config` that was saved with the model in `folder`."""
     return dict(json.loads((folder / INFERENCE_CONFIG).read_text(encoding="utf-8")))
 
 
-def _where(source: Path | str) -> dict[str, Any]:
-    """The arguments of `from_pretrained` that say where; nothing is fetched unless DOWNLOAD says so."""
+def _location(source: Path | str) -> dict[str, Any]:
+    """The arguments of `from_pretrained` for the location; nothing is fetched unless DOWNLOAD allows it."""
     pinned = PINNED.fullmatch(source) if isinstance(source, str) else None
     if pinned:
         offline = os.environ.get(DOWNLOAD) != "1"
@@ -207,22 +204,24 @@ def _where(source: Path | str) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": _safe(Path(source)), "local_files_only": True}
 
 
-def _absent(source: Path | str, error: Exception) -> DataError:
-    """Why a checkpoint, or the part of it that is read, is not there."""
-    reason = str(error).splitlines()[0].partition(". ")[0]  # what follows tells of other options and of branches
+def _missing(source: Path | str, error: Exception) -> DataError:
+    """The error for a checkpoint, or a file of it, that is missing."""
+    reason = str(error).splitlines()[0].partition(". ")[0]  # the rest suggests other options and branches
     if isinstance(source, Path):
         return DataError(f"{source}: {reason}", "only weights in safetensors are read: pickled ones can run code")
     if os.environ.get(DOWNLOAD) != "1":
-        what = f"model.init: {source} is not on this machine: {reason}"
-        return DataError(what, f"{DOWNLOAD}=1 pretune run   (fetches it), or name a folder")
+        return DataError(
+            f"model.init: {source} is not on this machine: {reason}",
+            f"{DOWNLOAD}=1 pretune run   (fetches it), or name a folder",
+        )
     return DataError(
         f"model.init: {source} cannot be fetched: {reason}",
-        "see that name, commit and network are right, and that there are weights in safetensors; or name a folder",
+        "check the name, the commit and the network, and that its weights are in safetensors; or name a folder",
     )
 
 
 def _safe(folder: Path) -> Path:
-    """The folder, unless its configuration asks for code of its own to be run."""
+    """The folder itself; DataError if it holds no model, or one whose configuration refers to code."""
     if not (folder / "config.json").is_file():
         raise DataError(f"{folder} holds no model: there is no config.json", "name a folder in transformers' format")
     if '"auto_map"' in (folder / "config.json").read_text(encoding="utf-8"):
@@ -230,8 +229,10 @@ def _safe(folder: Path) -> Path:
     return folder
 
 
-def _keys(kind: type[PreTrainedConfig]) -> set[str]:
-    return {each.name for each in fields(kind)} | set(kind.attribute_map) | INDIRECT.get(kind.model_type, set())
+def _keys(config_class: type[PreTrainedConfig]) -> set[str]:
+    """The arguments that a configuration takes."""
+    names = {field.name for field in fields(config_class)} | set(config_class.attribute_map)
+    return names | INDIRECT.get(config_class.model_type, set())
 
 
 def _model(model: Any) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""Dropout (Srivastava et al. 2014) that takes four decisions from one number: on a CPU, drawing is what it costs."""
+"""Dropout (Srivastava et al. 2014) with four decisions from each random number, as drawing them is slow on a CPU."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ BITS = 16  # of a decision: the rate is a multiple of 2 ** -16
 
 
 class Dropout(nn.Dropout):
-    """nn.Dropout, drawn with `drop`."""
+    """nn.Dropout by `drop`."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Dropout's own name for it
-        """Drop while training."""
+        """Drop values in training mode."""
         return drop(input, self.p) if self.training else input
 
 
 def drop(values: Tensor, rate: float) -> Tensor:
-    """Zeros in place of a share `rate` of the values, the others scaled up; draws from torch's global generator."""
+    """Set a share `rate` of the values to zero and scale up the others; draws from torch's global generator."""
     limit = round(rate * 2**BITS)
     if values.is_cuda or torch.compiler.is_compiling() or not 0 < limit < 2**BITS:
         return functional.dropout(values, rate)
@@ -29,7 +29,7 @@ def drop(values: Tensor, rate: float) -> Tensor:
 
 
 def use_fast_dropout(model: nn.Module) -> None:
-    """Have every dropout of the model be drawn so."""
+    """Replace every nn.Dropout of the model by Dropout, with its rate and mode."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.Dropout:

@@ -1,4 +1,4 @@
-"""Projection to the vocabulary and cross entropy in one, a few rows at a time."""
+"""Projection to the vocabulary and cross entropy in one function, a few rows at a time."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-CHUNK = 256  # rows; on a GPU more, for the gradient of the weight is read and written with each chunk
-CHUNK_ON_GPU = 4096
+CHUNK = 256  # rows
+CHUNK_ON_GPU = 4096  # more: every chunk reads and writes the gradient of the weight
 
 
 def projected_cross_entropy(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
     """Sum of the cross entropies (nats) of `states @ weight.T + bias` against `targets`.
 
     states: (rows, hidden), weight: (vocabulary, hidden), bias: (vocabulary,), targets: (rows,) int64.
-    The gradient is computed along with the loss, chunk by chunk, so that the logits of all rows
-    never exist at once. Matrix products are in the type that autocast says.
+    The gradient is computed along with the loss, chunk by chunk, so that the logits of all rows never exist at once.
+    Matrix products have autocast's type.
     """
     device = states.device.type
     compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
@@ -28,7 +28,7 @@ def projected_cross_entropy(states: Tensor, weight: Tensor, bias: Tensor | None,
 
 class _ProjectedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(  # noqa: PLR0917 - autograd hands over positions only
+    def forward(  # noqa: PLR0917 - autograd passes positional arguments only
         ctx: Any,
         states: Tensor,
         weight: Tensor,
@@ -41,28 +41,28 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
             x, w = states.to(compute), weight.to(compute)
             b = None if bias is None else bias.to(compute)
             loss = states.new_zeros((), dtype=torch.float32)
-            of_states = torch.empty_like(x)
-            of_weight, of_bias = torch.zeros_like(weight), None if bias is None else torch.zeros_like(bias)
+            grad_states = torch.empty_like(x)
+            grad_weight, grad_bias = torch.zeros_like(weight), None if bias is None else torch.zeros_like(bias)
             chunk = CHUNK_ON_GPU if x.is_cuda else CHUNK
             for start in range(0, len(x), chunk):
                 rows = slice(start, start + chunk)
-                right = targets[rows, None]
+                labels = targets[rows, None]
                 p = torch.log_softmax(functional.linear(x[rows], w, b), dim=-1, dtype=torch.float32)
-                loss -= p.gather(1, right).sum()
+                loss -= p.gather(1, labels).sum()
                 if not learning:
                     continue
-                p.exp_().scatter_add_(1, right, p.new_full(right.shape, -1.0))
-                of_logits = p.to(compute)
-                of_states[rows] = of_logits @ w
-                of_weight += of_logits.T @ x[rows]
-                if of_bias is not None:
-                    of_bias += p.sum(0)
-        ctx.save_for_backward(of_states, of_weight, of_bias)
+                p.exp_().scatter_add_(1, labels, p.new_full(labels.shape, -1.0))
+                grad_logits = p.to(compute)
+                grad_states[rows] = grad_logits @ w
+                grad_weight += grad_logits.T @ x[rows]
+                if grad_bias is not None:
+                    grad_bias += p.sum(0)
+        ctx.save_for_backward(grad_states, grad_weight, grad_bias)
         ctx.dtype = states.dtype
         return loss
 
     @staticmethod
-    def backward(ctx: Any, of_loss: Tensor) -> tuple[Tensor | None, ...]:
-        of_states, of_weight, of_bias = ctx.saved_tensors
-        of_bias = None if of_bias is None else of_bias * of_loss
-        return of_states.to(ctx.dtype) * of_loss, of_weight.mul_(of_loss), of_bias, None, None, None
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        grad_states, grad_weight, grad_bias = ctx.saved_tensors
+        grad_bias = None if grad_bias is None else grad_bias * grad_loss
+        return grad_states.to(ctx.dtype) * grad_loss, grad_weight.mul_(grad_loss), grad_bias, None, None, None

@@ -1,1 +1,1 @@
-"""What a model learns: one file per objective, with its batches, loss and predictions."""
+"""Training objectives: one file each, with batches, loss and predictions."""

@@ -1,7 +1,7 @@
-"""What an objective offers to stages, which know it by its name in params.yaml only.
+"""The interface of an objective: model families, input pipeline, predictor, batches and loss.
 
-A class of one of these two kinds stands in each file beside this one, and in the table
-pretraining.py or finetuning.py. Its instances are what the loop trains on (training/loop.py, Objective).
+Stages know an objective by its name in params.yaml only. The modules in pretraining/ and finetuning/ hold one
+subclass each, listed in the `table.py` there. The training loop works on instances (protocol.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from pretune.config.section import Section
+from pretune.config.section import NoSettings, Section
 from pretune.data import tokenizer
 from pretune.data.loading import corpus
 from pretune.data.rows import Row
@@ -27,13 +27,13 @@ from pretune.predictor.model import ANSWERS
 
 @dataclass(frozen=True)
 class ObjectiveContext:
-    """What an objective is told besides its data.
+    """What an objective needs besides its data.
 
-    inputs: the model's input pipeline, a tokenizer where it reads text.
-    length: tokens that a sequence may have. settings: the objective's own, its `Settings`.
-    labels: the names of the classes in the order of their numbers, [] where there are none.
+    inputs: the model's input pipeline, a tokenizer for text.
+    length: maximum sequence length in tokens. settings: an instance of the objective's `Settings`.
+    labels: the names of the classes in the order of their ids, [] if there are none.
     label_smoothing: share of each target's probability that is spread over all classes (Szegedy et al. 2016).
-    temperature: what logits are divided by when the trained model answers (calibration.py); 1: nothing.
+    temperature: divisor of the logits at inference (calibration.py); 1 leaves them as they are.
     """
 
     inputs: Any
@@ -45,63 +45,59 @@ class ObjectiveContext:
     temperature: float = 1.0
 
 
-class Nothing(Section):
-    """No settings: `settings: {}`."""
-
-
 class BaseObjective(ABC):
-    """Of a model that learns this: which it can be, what it is context, what it then answers.
+    """Interface of an objective: model families, inputs, predictor.
 
-    auto: transformers' Auto class; the model types that it knows can learn this objective.
-    Settings: the keys of `settings` in params.yaml. metrics: what `score` returns.
-    answers: how the trained model answers, a name of predictor/model.py's table.
+    auto: the Auto class of transformers that builds models for this objective.
+    Settings: the keys of `settings` in params.yaml. metrics: the keys that `score` returns.
+    answers: the predictor of the trained model, a key of ANSWERS in predictor/model.py.
     """
 
     auto: ClassVar[Any]
-    Settings: ClassVar[type[Section]] = Nothing
+    Settings: ClassVar[type[Section]] = NoSettings
     metrics: ClassVar[tuple[str, ...]] = ("loss",)
     answers: ClassVar[str]
 
     @classmethod
     def families(cls) -> list[str]:
-        """The values of `model.type` that can learn this."""
+        """The values of `model.type` that can be trained on this objective."""
         return sorted(build.families(cls.auto))
 
     @classmethod
     def inputs(cls, folder: Path) -> Any:
-        """Open the input pipeline in `folder`; it has `save_pretrained(folder)`."""
+        """Load the input pipeline from `folder`; it has `save_pretrained(folder)`."""
         return tokenizer.load(folder)
 
     @classmethod
     def shape(cls, inputs: Any) -> dict[str, Any]:
-        """The keys of a new model's configuration that follow from its inputs."""
+        """The keys of a new model's configuration that follow from the input pipeline."""
         return build.text_shape(inputs)
 
     @classmethod
-    def head(cls, labels: list[str]) -> dict[str, Any]:  # noqa: ARG003 - for those that override it
+    def head(cls, labels: list[str]) -> dict[str, Any]:  # noqa: ARG003 - subclasses use it
         """The keys of the configuration that follow from the objective and its labels."""
         return {}
 
     @classmethod
     def inference_config(cls, context: ObjectiveContext) -> dict[str, Any]:
-        """What the trained model has to know to answer as in training; JSON."""
-        answers = ANSWERS[cls.answers]
-        known = {"answers": cls.answers, "reads": answers.reads, "gives": answers.gives}
-        calibrated = {} if context.temperature == 1 else {"temperature": context.temperature}
-        return known | {"length": context.length, "labels": context.labels} | calibrated
+        """The content of pretune.json: what the predictor needs to process inputs as training did. JSON types only."""
+        predictor = ANSWERS[cls.answers]
+        config = {"answers": cls.answers, "reads": predictor.reads, "gives": predictor.gives}
+        calibration = {} if context.temperature == 1 else {"temperature": context.temperature}
+        return config | {"length": context.length, "labels": context.labels} | calibration
 
     @classmethod
-    def example(cls, context: ObjectiveContext) -> Row:  # noqa: ARG003 - for those that override it
-        """A row that a trained model can be asked."""
+    def example(cls, context: ObjectiveContext) -> Row:  # noqa: ARG003 - subclasses use it
+        """An input row for the trained model."""
         return {"text": "Return the absolute path of a file."}
 
     @abstractmethod
     def __len__(self) -> int:
-        """Samples of an epoch."""
+        """Samples in an epoch."""
 
     @abstractmethod
     def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> Any:
-        """See the loop's Objective, here and below."""
+        """A batch of these samples, each in its epoch: (rows,) both; a pure function of the seed and the arguments."""
 
     @abstractmethod
     def loss(self, model: Any, batch: Any) -> Tensor:
@@ -109,15 +105,15 @@ class BaseObjective(ABC):
 
     @abstractmethod
     def score(self, model: Any, batch: Any) -> dict[str, Tensor]:
-        """Sums over `batch.count`: `metrics`."""
+        """Sums over `batch.count`, with the keys `metrics`."""
 
 
 class PretrainingObjective(BaseObjective):
-    """Learns from what `prepare` leaves in data/prepared/corpus."""
+    """Trains on the corpus that `prepare` writes to data/prepared/corpus."""
 
     @classmethod
     def samples(cls, folder: Path, context: ObjectiveContext) -> Any:
-        """What to learn from, with `divide(validation_rows, seed)` into what trains and what watches, or None."""
+        """The corpus in `folder`. Its `divide(validation_rows, seed)` gives a training and a validation part."""
         return corpus.Sequences(folder, context.length, int(context.inputs.pad_token_id))
 
     @classmethod
@@ -127,10 +123,10 @@ class PretrainingObjective(BaseObjective):
 
 
 class FinetuningObjective(BaseObjective):
-    """Learns from labelled rows. columns: those that each row must have; data/rows.py says what they hold.
+    """Trains on labelled rows. columns: those that each row must have (data/rows.py describes their values).
 
-    smooths: whether its targets are classes that `label_smoothing` applies to.
-    calibrates: whether the model answers with probabilities, which a temperature can correct.
+    smooths: whether `label_smoothing` applies, which needs classes as targets.
+    calibrates: whether the model predicts probabilities, which a temperature can calibrate.
     """
 
     columns: ClassVar[tuple[str, ...]]
@@ -141,10 +137,13 @@ class FinetuningObjective(BaseObjective):
     def __init__(self, rows: Sequence[Row], context: ObjectiveContext) -> None:
         """The objective on these rows."""
 
-    def temperature(self, model: Any) -> float:  # noqa: ARG002 - for those that override it
-        """The temperature at which the probabilities of `model` fit these rows best (`calibrates`); see predict."""
+    def temperature(self, model: Any) -> float:  # noqa: ARG002 - subclasses use it
+        """The temperature that calibrates the probabilities of `model` on these rows, 1 without `calibrates`.
+
+        `model` is in eval mode and not wrapped.
+        """
         return 1.0
 
     @abstractmethod
     def predict(self, model: Any) -> Predictions:
-        """What the trained `model` says about these rows, beside what is right; it is in eval mode, unwrapped."""
+        """The predictions of the trained `model` and the targets of these rows; it is in eval mode and not wrapped."""

@@ -1,7 +1,7 @@
-"""Whether what params.yaml names goes together: model, objectives, adaptation. Asked before any stage works.
+"""Check that model, objectives and adaptation in params.yaml go together, before any stage works.
 
-The answers need transformers and peft, which take seconds to load: a process of its own gives them
-(`python -m pretune.objectives.compatibility ROOT`), once for each choice.
+The check needs transformers and peft, which take seconds to import. It runs in a process of its own
+(`python -m pretune.objectives.compatibility ROOT`), once for each combination.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ NEXT = "edit params.yaml (docs/models.md lists what goes with what), then run ag
 
 
 def before_work(root: Path, state: Path, params: Params, start: Callable[..., Any]) -> None:
-    """Raise ParamsError with all that does not go together; `start` starts a module as a process."""
-    note, digest = state / "checked", chosen(params)
-    if note.is_file() and note.read_text(encoding="utf-8") == digest:
+    """Raise ParamsError with everything that does not go together; `start` starts a module as a process."""
+    marker, digest = state / "checked", digest_of(params)
+    if marker.is_file() and marker.read_text(encoding="utf-8") == digest:
         return
-    with start("pretune.check", str(root)) as child:
-        said = child.stdout.read()
+    with start("pretune.objectives.compatibility", str(root)) as child:
+        output = child.stdout.read()
     if child.returncode:
-        raise SystemExit(said)
-    if found := json.loads(said.splitlines()[-1]):  # before it, warnings of what was imported
-        raise ParamsError(found, NEXT)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(digest, encoding="utf-8")
+        raise SystemExit(output)
+    if errors := json.loads(output.splitlines()[-1]):  # imports may print warnings before it
+        raise ParamsError(errors, NEXT)
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.write_text(digest, encoding="utf-8")
 
 
-def chosen(params: Params) -> str:
-    """A digest of what is checked."""
+def digest_of(params: Params) -> str:
+    """The sha256 of the parameters that are checked."""
     sections = {
         name: getattr(params, name).model_dump(include={"objective", "settings", "metric_for_best_model"})
         for name in ("pretrain", "finetune")
@@ -50,24 +50,24 @@ def chosen(params: Params) -> str:
 
 
 def problems(params: Params) -> list[str]:
-    """All that does not go together, one line each."""
+    """Everything that does not go together, one line each."""
     from pretune.adaptation import methods
     from pretune.models import build
     from pretune.objectives import registry
     from pretune.objectives.finetuning.table import OBJECTIVES as FINETUNING
     from pretune.objectives.pretraining.table import OBJECTIVES as PRETRAINING
 
-    found = build.problems(params.model)
-    found += registry.problems(PRETRAINING, "pretrain", params.pretrain, params.model.type)
-    found += registry.problems(FINETUNING, "finetune", params.finetune, params.model.type)
-    found += methods.problems(params.adaptation.method, params.adaptation.settings)
-    return found or unsuited(params)
+    errors = build.problems(params.model)
+    errors += registry.problems(PRETRAINING, "pretrain", params.pretrain, params.model.type)
+    errors += registry.problems(FINETUNING, "finetune", params.finetune, params.model.type)
+    errors += methods.problems(params.adaptation.method, params.adaptation.settings)
+    return errors or adaptation_problems(params)
 
 
-def unsuited(params: Params) -> list[str]:
-    """Why the adaptation finds nothing to train in the model, if so; asked of one without data.
+def adaptation_problems(params: Params) -> list[str]:
+    """Why the adaptation cannot be applied to the model, tested on one without data; [] if it can.
 
-    A checkpoint may have another shape than `model.config` says: with `model.init` nothing is asked.
+    With `model.init` nothing is tested: the shape of a checkpoint may differ from `model.config`.
     """
     import torch
     from transformers.initialization import no_init_weights
@@ -80,31 +80,33 @@ def unsuited(params: Params) -> list[str]:
         return []
     method, settings = params.adaptation.method, params.adaptation.settings
     with torch.device("meta"), no_init_weights():
-        before = _frame(PRETRAINING[params.pretrain.objective], params)
-        after = _frame(FINETUNING[params.finetune.objective], params)
-    for each in (before, after):
-        each.tie_weights()  # what no_init_weights leaves out
-    names, known = (frozenset(name for name, _ in each.named_parameters()) for each in (after, before))
+        pretrained = _model_without_data(PRETRAINING[params.pretrain.objective], params)
+        finetuned = _model_without_data(FINETUNING[params.finetune.objective], params)
+    for model in (pretrained, finetuned):
+        model.tie_weights()  # no_init_weights leaves it out
+    names, pretrained_names = (
+        frozenset(name for name, _ in model.named_parameters()) for model in (finetuned, pretrained)
+    )
     try:
         if method in methods.METHODS:
-            methods.choose(method, settings).apply(after, names - known)
-        else:  # some of peft's look at the weights when they are put in
-            adapters.config_of(method, settings, after)
+            methods.choose(method, settings).apply(finetuned, names - pretrained_names)
+        else:  # some methods of peft read the weights when they are added, and there are none
+            adapters.config_of(method, settings, finetuned)
     except ParamsError as error:
         return error.problems
     return []
 
 
-def _frame(kind: Any, params: Params) -> Any:
-    """A model of the family with the head of the objective, for two labels."""
+def _model_without_data(objective: Any, params: Params) -> Any:
+    """A model of the family with the objective's head for two labels."""
     from transformers import AutoConfig
 
     config = AutoConfig.for_model(params.model.type, **copy.deepcopy(params.model.config))
-    return kind.auto.from_config(type(config).from_dict(config.to_dict() | kind.head(["one", "other"])))
+    return objective.auto.from_config(type(config).from_dict(config.to_dict() | objective.head(["one", "other"])))
 
 
 def main(arguments: list[str]) -> int:
-    """Print what does not go together in the folder named, as JSON."""
+    """Print the problems of params.yaml in the folder `arguments[0]`, as JSON."""
     print(json.dumps(problems(load(Path(arguments[0]) / "params.yaml"))))
     return 0
 

@@ -1,4 +1,4 @@
-"""What the objectives on images share: the input pipeline, and what of a model's configuration follows from it."""
+"""Shared by the objectives on images: the input pipeline and the configuration keys that follow from it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pretune.predictor.pixels import Pipeline
 
 
 class ImageObjective(BaseObjective):
-    """A kind whose models read images."""
+    """An objective for models that read images."""
 
     @classmethod
     @override
@@ -40,14 +40,14 @@ class ImageObjective(BaseObjective):
 
 
 def decode(rows: Sequence[Row], pipeline: Pipeline) -> npt.NDArray[np.uint8]:
-    """The rows' images as the model takes them: (rows, channels, size, size). DataError where one is none."""
-    found = np.empty((len(rows), len(pipeline.mean), pipeline.size, pipeline.size), dtype=np.uint8)
-    for number, row in enumerate(rows):
+    """The pixels of the rows' images: (rows, channels, size, size). DataError for a file that is not an image."""
+    pixels = np.empty((len(rows), len(pipeline.mean), pipeline.size, pipeline.size), dtype=np.uint8)
+    for index, row in enumerate(rows):
         try:
-            found[number] = pipeline.pixels(row["image"])
+            pixels[index] = pipeline.pixels(row["image"])
         except OSError as error:
-            where = row.get("origin", f"row {number}")
+            origin = row.get("origin", f"row {index}")
             raise DataError(
-                f"{where}: the image cannot be read: {error}", "remove the row, then: pretune run"
+                f"{origin}: the image cannot be read: {error}", "remove the row, then: pretune run"
             ) from None
-    return found
+    return pixels

@@ -1,4 +1,4 @@
-"""What a model says about rows, and what is right: the one form that each kind of objective is evaluated in."""
+"""Predictions with their targets: one dataclass for each form in which models are evaluated."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Tags:
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers to questions; `targets` are the right ones, any of which counts; `best` are (answer, probability)."""
+    """Answers to questions. targets: any of a row's counts as correct; best: (answer, probability), likeliest first."""
 
     targets: list[list[str]]
     predicted: list[str]
@@ -55,7 +55,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts that were generated, beside those that a person wrote."""
+    """Generated texts, and the reference texts."""
 
     targets: list[str]
     predicted: list[str]
@@ -63,7 +63,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class Likelihoods:
-    """How well texts were foreseen. nats: (rows,), the sum over a row's predicted tokens; tokens, bytes: (rows,)."""
+    """Likelihoods of texts. nats: (rows,), negative log likelihood of all predicted tokens; tokens, bytes: (rows,)."""
 
     nats: npt.NDArray[np.float64]
     tokens: npt.NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""What the training loop asks of an objective."""
+"""What the training loop expects of an objective."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from transformers import PreTrainedModel
 
 
 class Batch(Protocol):
-    """Rows that one forward pass takes."""
+    """Rows for one forward pass."""
 
     @property
     def count(self) -> int:
-        """What the loss is a sum over: predicted tokens, or labels."""
+        """Number of terms in the loss: predicted tokens, or labels."""
 
     @property
     def tokens(self) -> int:
-        """Tokens that are read."""
+        """Input tokens."""
 
     def to(self, device: torch.device) -> Any:
-        """The same on another device."""
+        """The batch on another device."""
 
 
 class Objective(Protocol):
-    """What is learnt."""
+    """What a model is trained on: samples and a loss."""
 
     def __len__(self) -> int:
-        """Samples of an epoch."""
+        """Samples in an epoch."""
 
     def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> Any:
-        """A Batch of these samples, each in its epoch: a pure function of the seed and the two arrays."""
+        """A Batch of these samples, each in its epoch: (rows,) both; a pure function of the seed and the arguments."""
 
     def loss(self, model: PreTrainedModel, batch: Any) -> Tensor:
         """The sum of the losses over `batch.count`."""
 
     def score(self, model: PreTrainedModel, batch: Any) -> dict[str, Tensor]:
-        """Sums over `batch.count` by which a model is judged, `loss` among them."""
+        """Sums over `batch.count` of the validation metrics, `loss` among them."""

@@ -1,4 +1,4 @@
-"""What the objectives share that predict tokens of packed sequences."""
+"""Shared by the objectives that predict tokens of packed sequences."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from pretune.objectives.base import BaseObjective
 
 @dataclass(frozen=True)
 class TokenBatch(Movable):
-    """Sequences one after the other; at `positions` (predictions,) int64 of them, `targets` (predictions,) int64."""
+    """Packed sequences, and what is predicted: `targets` (predictions,) int64 at `positions` (predictions,) int64.
+
+    Positions count through the packed tokens.
+    """
 
     packed: Packed
     positions: Tensor
@@ -28,12 +31,12 @@ class TokenBatch(Movable):
 
     @property
     def tokens(self) -> int:
-        """Tokens that are read."""
+        """Input tokens."""
         return len(self.packed.input_ids)
 
 
 class TokenObjective(BaseObjective):
-    """A kind whose loss is that of the vocabulary's logits at the positions of a TokenBatch."""
+    """Cross entropy over the vocabulary at the positions of a TokenBatch."""
 
     def loss(self, model: PreTrainedModel, batch: TokenBatch) -> Tensor:
         """Sum of the cross entropies in nats over the predicted tokens."""

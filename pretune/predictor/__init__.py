@@ -1,1 +1,1 @@
-"""How trained models answer. These files travel with a model to MLflow and import nothing else of Pretune."""
+"""Predictors of trained models. These files are saved with a model in MLflow and import nothing else of Pretune."""

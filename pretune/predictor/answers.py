@@ -1,4 +1,4 @@
-"""Answers in long texts: windows of question and context, and the best spans of all windows of a row."""
+"""The predictor of extractive question answering: windows over long contexts, and the best spans of all windows."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Floats = npt.NDArray[np.float64]
 class Window:
     """A question with a part of its context.
 
-    row: whose it is. ids, types: (tokens,) int64. offsets: (tokens, 2), each token's characters of
-    the context. inside: (tokens,) bool, which tokens are of the context.
+    row: index of its row. ids, types: (tokens,) int64. offsets: (tokens, 2) int64, start and end of each token in
+    characters of the context. inside: (tokens,) bool, True for tokens of the context.
     """
 
     row: int
@@ -31,8 +31,8 @@ class Window:
     offsets: Ids
     inside: npt.NDArray[np.bool_]
 
-    def place(self, start: int, end: int) -> tuple[int, int]:
-        """The first and last token of the characters `start` to `end`; (0, 0) where they are not all in here."""
+    def token_span(self, start: int, end: int) -> tuple[int, int]:
+        """First and last token of the characters from `start` to `end`; (0, 0) if the window lacks some of them."""
         touched = np.flatnonzero(self.inside & (self.offsets[:, 0] < end) & (self.offsets[:, 1] > start))
         if not len(touched) or self.offsets[touched[0], 0] > start or self.offsets[touched[-1], 1] < end:
             return 0, 0
@@ -40,7 +40,7 @@ class Window:
 
 
 class Answered(Text):
-    """The best answers to each question, as spans of its context, with their probabilities."""
+    """Predicts the best answers to each question, spans of its context, with their probabilities."""
 
     auto = "AutoModelForQuestionAnswering"
     reads: ClassVar[dict[str, str]] = {"question": "string", "context": "string"}
@@ -49,61 +49,61 @@ class Answered(Text):
     }  # fmt: skip
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
-        """See Text; `answer` is "" where the context holds nothing to answer with."""
+        """One output row for each row, in the same order; `answer` is "" if the context has no tokens."""
         answers = []
-        for found in self.best(rows):
-            text, score = found[0] if found else ("", 0.0)
+        for best in self.best(rows):
+            text, score = best[0] if best else ("", 0.0)
             answers.append(
-                {"answer": text, "score": score, "answers": [t for t, _ in found], "scores": [p for _, p in found]}
+                {"answer": text, "score": score, "answers": [t for t, _ in best], "scores": [p for _, p in best]}
             )
         return answers
 
     def best(self, rows: Sequence[Row]) -> list[list[tuple[str, float]]]:
-        """The best answers of each row, the likeliest first."""
+        """The best answers of each row with their probabilities, the likeliest first."""
         if not rows:
             return []
-        inference_config = self.inference_config
-        found = windows(rows, self.tokenizer, length=inference_config["length"], overlap=inference_config["overlap"])
+        config = self.inference_config
+        parts = windows(rows, self.tokenizer, length=config["length"], overlap=config["overlap"])
         contexts = [row["context"] for row in rows]
-        return best(
-            contexts, found, self._scores(found), number=inference_config["best"], longest=inference_config["longest"]
-        )
+        return best(contexts, parts, self._logits(parts), number=config["best"], longest=config["longest"])
 
-    def _scores(self, found: Sequence[Window]) -> list[tuple[Floats, Floats]]:
-        """Of each window the logits of its tokens to be first and last; windows of similar length go together."""
-        order = sorted(range(len(found)), key=lambda number: len(found[number].ids))
-        scores: dict[int, tuple[Floats, Floats]] = {}
+    def _logits(self, parts: Sequence[Window]) -> list[tuple[Floats, Floats]]:
+        """For each window the logits of its tokens to be first and last; windows of similar length share a batch."""
+        order = sorted(range(len(parts)), key=lambda index: len(parts[index].ids))
+        logits: dict[int, tuple[Floats, Floats]] = {}
         with torch.inference_mode():
             for start in range(0, len(order), ROWS):
-                places = order[start : start + ROWS]
-                said = self.model(**self._padded([found[place] for place in places]))
-                for row, place in enumerate(places):
-                    ends = (each[row, : len(found[place].ids)] for each in (said.start_logits, said.end_logits))
-                    first, last = (each.double().cpu().numpy() for each in ends)
-                    scores[place] = first, last
-        return [scores[place] for place in range(len(found))]
+                indices = order[start : start + ROWS]
+                output = self.model(**self._padded([parts[index] for index in indices]))
+                for row, index in enumerate(indices):
+                    length = len(parts[index].ids)
+                    ends = (tensor[row, :length] for tensor in (output.start_logits, output.end_logits))
+                    first, last = (tensor.double().cpu().numpy() for tensor in ends)
+                    logits[index] = first, last
+        return [logits[index] for index in range(len(parts))]
 
-    def _padded(self, found: Sequence[Window]) -> dict[str, Tensor]:
-        shape = len(found), max(len(each.ids) for each in found)
+    def _padded(self, parts: Sequence[Window]) -> dict[str, Tensor]:
+        """The model's input: (windows, longest) int64 each."""
+        shape = len(parts), max(len(window.ids) for window in parts)
         ids = torch.full(shape, int(self.tokenizer.pad_token_id))
         types, real = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
-        for row, each in enumerate(found):
-            ids[row, : len(each.ids)] = torch.from_numpy(each.ids)
-            types[row, : len(each.ids)] = torch.from_numpy(each.types)
-            real[row, : len(each.ids)] = 1
-        names = {"input_ids": ids, "attention_mask": real}
+        for row, window in enumerate(parts):
+            ids[row, : len(window.ids)] = torch.from_numpy(window.ids)
+            types[row, : len(window.ids)] = torch.from_numpy(window.types)
+            real[row, : len(window.ids)] = 1
+        batch = {"input_ids": ids, "attention_mask": real}
         if getattr(self.model.config, "type_vocab_size", 0) > 1:
-            names["token_type_ids"] = types
-        return {name: each.to(self.model.device) for name, each in names.items()}
+            batch["token_type_ids"] = types
+        return {name: tensor.to(self.model.device) for name, tensor in batch.items()}
 
 
 def windows(rows: Sequence[Row], tokenizer: Any, *, length: int, overlap: int) -> list[Window]:
-    """Every row's question with all of its context, in windows of `length` tokens that share `overlap` of them.
+    """Windows of `length` tokens: each row's question with a part of its context, adjacent ones share `overlap` tokens.
 
-    A question is cut at half of that, and windows share a quarter at most.
+    A question is cut at half of `length`, the overlap at a quarter.
     """
-    around = tokenizer.num_special_tokens_to_add(pair=True)
-    questions = [_cut(row["question"], tokenizer, length // 2 - around) for row in rows]
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    questions = [_cut(row["question"], tokenizer, length // 2 - special) for row in rows]
     encoded = tokenizer(
         questions,
         [row["context"] for row in rows],
@@ -127,42 +127,43 @@ def windows(rows: Sequence[Row], tokenizer: Any, *, length: int, overlap: int) -
 
 
 def _cut(text: str, tokenizer: Any, length: int) -> str:
-    """`text` up to its `length`th token."""
+    """The first `length` tokens of `text`."""
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     return text if len(offsets) <= length else text[: offsets[length - 1][1]]
 
 
 def best(
     contexts: Sequence[str],
-    found: Sequence[Window],
-    scores: Sequence[tuple[Floats, Floats]],
+    parts: Sequence[Window],
+    logits: Sequence[tuple[Floats, Floats]],
     *,
     number: int,
     longest: int,
 ) -> list[list[tuple[str, float]]]:
     """For each context the `number` best answers of at most `longest` tokens, each with its probability.
 
-    scores: per window the logits of each token to be the first and the last, two of (tokens,). A
-    window's spans share its probability with the place that says `not in here`; the probability of
-    an answer is that of all spans that read alike, of all spans of all windows of the context.
+    parts: the windows of all contexts. logits: for each window those of its tokens to be the first and the last,
+    two of (tokens,). A window's softmax is over all of its tokens, so a window without the answer can give its
+    probability to the first one. Probabilities of spans with the same text are added, then divided by the sum of
+    all spans of all windows of the context.
     """
-    alike: list[dict[str, float]] = [{} for _ in contexts]
+    answers: list[dict[str, float]] = [{} for _ in contexts]
     totals = np.zeros(len(contexts))
-    for window, (first, last) in zip(found, scores, strict=True):
-        places = np.flatnonzero(window.inside)
-        if not len(places):
+    for window, (first, last) in zip(parts, logits, strict=True):
+        positions = np.flatnonzero(window.inside)
+        if not len(positions):
             continue
-        ends = np.pad(_softmax(last)[places], (0, longest - 1))
-        spans = _softmax(first)[places, None] * np.lib.stride_tricks.sliding_window_view(ends, longest)
+        ends = np.pad(_softmax(last)[positions], (0, longest - 1))
+        spans = _softmax(first)[positions, None] * np.lib.stride_tricks.sliding_window_view(ends, longest)
         totals[window.row] += spans.sum()
         for flat in np.argsort(-spans, axis=None, kind="stable")[: 2 * number]:
             begin, more = divmod(int(flat), longest)
-            end = places[min(begin + more, len(places) - 1)]
-            text = contexts[window.row][window.offsets[places[begin], 0] : window.offsets[end, 1]].strip()
-            alike[window.row][text] = alike[window.row].get(text, 0.0) + float(spans.flat[flat])
+            end = positions[min(begin + more, len(positions) - 1)]
+            text = contexts[window.row][window.offsets[positions[begin], 0] : window.offsets[end, 1]].strip()
+            answers[window.row][text] = answers[window.row].get(text, 0.0) + float(spans.flat[flat])
     return [
-        [(text, value / total) for text, value in sorted(each.items(), key=lambda item: -item[1])[:number]]
-        for each, total in zip(alike, totals, strict=True)
+        [(text, value / total) for text, value in sorted(by_text.items(), key=lambda item: -item[1])[:number]]
+        for by_text, total in zip(answers, totals, strict=True)
     ]
 
 

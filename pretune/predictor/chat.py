@@ -1,4 +1,4 @@
-"""Answers of models that take part in a conversation."""
+"""The predictor of chat models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from .text import Row, Text
 
-PLAIN = (  # for tokenizers that have no template of their own
+PLAIN = (  # for tokenizers without a chat template
     "{{ bos_token or cls_token }}"
     "{% for message in messages %}"
     "{{ message['role'] }}: {{ message['content'] }}{{ eos_token or sep_token }}"
@@ -20,7 +20,7 @@ PLAIN = (  # for tokenizers that have no template of their own
 
 
 class Reply(Text):
-    """What the model answers to the last message of each conversation: the likeliest token each time."""
+    """Generates a reply to the last message of each conversation, by greedy search."""
 
     auto = "AutoModelForCausalLM"
     reads: ClassVar[dict[str, str]] = {"messages": "list(message)"}
@@ -37,15 +37,15 @@ class Reply(Text):
     def _reply(self, messages: list[Row]) -> str:
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        most = self.inference_config["reply_tokens"]
-        asked = torch.tensor([ids[-max(1, self.inference_config["length"] - most) :]], device=self.model.device)
-        found = self.model.generate(
-            asked, attention_mask=torch.ones_like(asked), max_new_tokens=most, do_sample=False,
+        new_tokens = self.inference_config["reply_tokens"]
+        prompt = torch.tensor([ids[-max(1, self.inference_config["length"] - new_tokens) :]], device=self.model.device)
+        output = self.model.generate(
+            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=new_tokens, do_sample=False,
             eos_token_id=end_of_turn(self.tokenizer), pad_token_id=self.tokenizer.pad_token_id,
         )  # fmt: skip
-        return str(self.tokenizer.decode(found[0, asked.shape[1] :], skip_special_tokens=True)).strip()
+        return str(self.tokenizer.decode(output[0, prompt.shape[1] :], skip_special_tokens=True)).strip()
 
 
 def end_of_turn(tokenizer: Any) -> int:
-    """The token that ends a message."""
+    """The id of the token that ends a message."""
     return int(tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id)

@@ -1,4 +1,4 @@
-"""Answers of models that read a text and write another."""
+"""The predictor of sequence-to-sequence models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .text import Row, Text
 
 
 class Written(Text):
-    """What the model writes for each text: the likeliest token by token, or the best of a beam."""
+    """Generates a target for each text, by greedy or beam search."""
 
     auto = "AutoModelForSeq2SeqLM"
     reads: ClassVar[dict[str, str]] = {"text": "string"}
@@ -19,10 +19,10 @@ class Written(Text):
 
     @override
     def answer(self, rows: Sequence[Row]) -> list[Row]:
-        written = self.model.generate(
+        ids = self.model.generate(
             **self.encoded(rows),
             max_new_tokens=self.inference_config["target_length"],
             num_beams=self.inference_config["beams"],
             do_sample=False,
         )
-        return [{"target": text.strip()} for text in self.tokenizer.batch_decode(written, skip_special_tokens=True)]
+        return [{"target": text.strip()} for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]

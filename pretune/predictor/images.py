@@ -1,4 +1,4 @@
-"""How models of images answer."""
+"""The predictors of image models."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class Images:
 
     @classmethod
     def load(cls, folder: str, inference_config: Row) -> Self:
-        """What `save` left in `folder`."""
+        """Load the model that `save` wrote to `folder`."""
         model = getattr(transformers, cls.auto).from_pretrained(folder, **OFFLINE)
         return cls(model.eval(), Pipeline.load(folder), inference_config)
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
-        """One answer for each row, in their order."""
+        """One output row for each row, in the same order."""
         pixels = [self.pipeline.pixels(row["image"]) for row in rows]
         return self.answer(self.outputs(np.stack(pixels))) if pixels else []
 
     def outputs(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
-        """What the model says, a few images at a time: (images, ...) float32 on the CPU."""
+        """The outputs of the model, ROWS images at a time: (images, ...) float32 on the CPU."""
         parts = []
         with torch.inference_mode():
             for start in range(0, len(pixels), ROWS):
@@ -51,32 +51,32 @@ class Images:
         return torch.cat(parts)
 
     def output(self, values: Tensor) -> Tensor:
-        """What the model says about (images, channels, size, size)."""
+        """The outputs for values (images, channels, size, size) float32: (images, ...)."""
         raise NotImplementedError
 
     def answer(self, outputs: Tensor) -> list[Row]:
-        """One row for each of the outputs."""
+        """One output row for each of the outputs."""
         raise NotImplementedError
 
 
 class ImageClass(Images):
-    """The likeliest class of each image, with its probability."""
+    """Predicts the class of each image, with its probability."""
 
     auto = "AutoModelForImageClassification"
     gives: ClassVar[dict[str, str]] = {"label": "string", "score": "double"}
 
     def encoded(self, rows: Sequence[Row]) -> dict[str, Tensor]:
-        """What the model reads: pixel_values (images, channels, size, size) float32."""
+        """The model's input: pixel_values (images, channels, size, size) float32."""
         pixels = np.stack([self.pipeline.pixels(row["image"]) for row in rows])
         return {"pixel_values": torch.from_numpy(self.pipeline.values(pixels)).to(self.model.device)}
 
     def output(self, values: Tensor) -> Tensor:
         """The logit of each class: (images, classes)."""
-        found: Tensor = self.model(pixel_values=values).logits
-        return found
+        logits: Tensor = self.model(pixel_values=values).logits
+        return logits
 
     def probabilities(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
-        """Of each class: (images, classes)."""
+        """The probability of each class: (images, classes)."""
         return torch.softmax(calibrated(self.outputs(pixels), self.inference_config), dim=-1)
 
     @override
@@ -87,15 +87,15 @@ class ImageClass(Images):
 
 
 class Embedded(Images):
-    """Each image as a vector: the mean of its patches' last states."""
+    """Embeds each image: the mean of its patches' last hidden states."""
 
     auto = "AutoModelForMaskedImageModeling"
     gives: ClassVar[dict[str, str]] = {"vector": "list(double)"}
 
     def output(self, values: Tensor) -> Tensor:
-        """(images, hidden)."""
-        found: Tensor = self.model.base_model(pixel_values=values).last_hidden_state[:, 1:].mean(dim=1)
-        return found
+        """The embeddings: (images, hidden)."""
+        embeddings: Tensor = self.model.base_model(pixel_values=values).last_hidden_state[:, 1:].mean(dim=1)
+        return embeddings
 
     @override
     def answer(self, outputs: Tensor) -> list[Row]:

@@ -1,4 +1,4 @@
-"""The input pipeline that travels with a model, opened from its folder: nothing is fetched, no code from it is run."""
+"""The tokenizer saved with a model. Nothing is fetched, and no code from the folder is run."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ GENERAL = {"PreTrainedTokenizerFast", "TokenizersBackend"}
 
 
 def tokenizer(folder: Path | str) -> Any:
-    """The tokenizer as it was saved. AutoTokenizer would make one of the model's type of it, with tokens of its own."""
+    """The tokenizer as it was saved.
+
+    AutoTokenizer would turn a general one into that of the model's type, which adds tokens of its own.
+    """
     path = Path(folder) / "tokenizer_config.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    kind = PreTrainedTokenizerFast if known.get("tokenizer_class") in GENERAL else AutoTokenizer
-    return kind.from_pretrained(folder, **OFFLINE)
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    tokenizer_class = PreTrainedTokenizerFast if config.get("tokenizer_class") in GENERAL else AutoTokenizer
+    return tokenizer_class.from_pretrained(folder, **OFFLINE)

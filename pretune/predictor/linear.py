@@ -1,4 +1,4 @@
-"""The smallest family: f(x) = W x + b on numeric columns, in transformers' folder format; and how it answers."""
+"""The smallest family, f(x) = W x + b on numeric columns, in transformers' format; and its predictor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Row = dict[str, Any]
 
 
 class LinearConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers has no types
-    """`inputs` numbers go in, `outputs` come out; W starts normal with `initializer_range`, b at zero."""
+    """W: (outputs, inputs), initialised from a normal distribution with deviation `initializer_range`; b: zeros."""
 
     model_type = "linear"
 
@@ -26,7 +26,7 @@ class LinearConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers has 
 
 @dataclass
 class LinearOutput(ModelOutput):  # type: ignore[misc]
-    """loss: the sum of squared errors, where there is a `y` to compare with; predictions: (rows, outputs)."""
+    """loss: the sum of squared errors, None without `y`; predictions: (rows, outputs)."""
 
     loss: Tensor | None = None
     predictions: Tensor | None = None
@@ -67,17 +67,17 @@ class Mapped:
         self.model = model
 
     @classmethod
-    def load(cls, folder: str, inference_config: Row) -> Self:  # noqa: ARG003 - it needs none
-        """What `save` left in `folder`."""
+    def load(cls, folder: str, inference_config: Row) -> Self:  # noqa: ARG003 - it has no settings
+        """Load the model that `save` wrote to `folder`."""
         return cls(LinearModel.from_pretrained(folder, use_safetensors=True, local_files_only=True).eval())
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
-        """One answer for each row, in their order."""
+        """One output row for each row, in the same order."""
         return [{"y": y} for y in self.numbers(rows).tolist()] if rows else []
 
     def numbers(self, rows: Sequence[Row]) -> Tensor:
-        """(rows, outputs) float32."""
+        """The predictions: (rows, outputs) float32."""
         x = torch.tensor([[float(value) for value in row["x"]] for row in rows], dtype=torch.float32)
         with torch.inference_mode():
-            found: Tensor = self.model(x=x.to(self.model.device)).predictions.float().cpu()
-        return found
+            predictions: Tensor = self.model(x=x.to(self.model.device)).predictions.float().cpu()
+        return predictions

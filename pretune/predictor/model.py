@@ -1,7 +1,7 @@
-"""What MLflow calls to load a model that a stage made and to predict with it.
+"""MLflow's entry point: load a model that a stage has written, and predict with it.
 
-In a model's folder it is the package `predictor` and imports only what lies beside it.
-Training evaluates with the same classes, so both give the same answers.
+In a model's folder this is the package `predictor`, which imports its own modules only.
+Stages evaluate with the same classes, so both predict the same.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ ANSWERS: dict[str, Any] = {
 
 
 class Predictor:
-    """A model with its input pipeline; `predict` answers with one row for each row."""
+    """A model with its input pipeline, as MLflow's pyfunc calls it."""
 
     def __init__(self, folder: str) -> None:
         inference_config = json.loads((Path(folder) / "pretune.json").read_text(encoding="utf-8"))
         self.answers = ANSWERS[inference_config["answers"]].load(folder, inference_config)
 
     def predict(self, data: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:  # noqa: ARG002 - MLflow passes it
-        """A table with the columns of the class that answers; `data` is a table with those that it reads."""
-        import pandas as pd  # for MLflow only: training asks the classes above
+        """One output row for each row; `data` has the columns `reads`, the result the columns `gives`."""
+        import pandas as pd  # MLflow has it; stages call the classes above
 
         rows = pd.DataFrame(data).to_dict("records")
-        known = [{str(name): value for name, value in row.items() if not _is_missing(value)} for row in rows]
-        return pd.DataFrame(self.answers(known), columns=list(self.answers.gives))
+        rows = [{str(name): value for name, value in row.items() if not _is_missing(value)} for row in rows]
+        return pd.DataFrame(self.answers(rows), columns=list(self.answers.gives))
 
 
 def _is_missing(value: Any) -> bool:
@@ -54,5 +54,5 @@ def _is_missing(value: Any) -> bool:
 
 
 def _load_pyfunc(path: str) -> Predictor:
-    """The entry point that MLflow's `loader_module` asks for."""
+    """Called by MLflow, which imports this module as `loader_module`."""
     return Predictor(path)

@@ -1,4 +1,4 @@
-"""How a model reads images, with Pillow and without torchvision."""
+"""The input pipeline of images, with Pillow and without torchvision."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ MODES = {1: "L", 3: "RGB"}
 
 
 class Pipeline:
-    """An image processor in transformers' format: resize to `size`, then take `mean` off and divide by `deviation`.
+    """An image processor in transformers' format: resize to `size`, subtract `mean`, divide by `deviation`.
 
-    mean, deviation: of each channel, of values from 0 to 1.
+    size: side in pixels. mean, deviation: for each channel, of values from 0 to 1.
     """
 
     def __init__(self, size: int, mean: Sequence[float], deviation: Sequence[float]) -> None:
@@ -27,13 +27,13 @@ class Pipeline:
 
     @classmethod
     def load(cls, folder: Path | str) -> Self:
-        """What `save_pretrained` left in `folder`."""
-        inference_config = json.loads((Path(folder) / FILE).read_text(encoding="utf-8"))
-        return cls(inference_config["size"]["height"], inference_config["image_mean"], inference_config["image_std"])
+        """Load the pipeline that `save_pretrained` wrote to `folder`."""
+        config = json.loads((Path(folder) / FILE).read_text(encoding="utf-8"))
+        return cls(config["size"]["height"], config["image_mean"], config["image_std"])
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write preprocessor_config.json."""
-        inference_config = {
+        config = {
             "image_processor_type": "ViTImageProcessor",
             "do_resize": True,
             "size": {"height": self.size, "width": self.size},
@@ -44,23 +44,23 @@ class Pipeline:
             "image_mean": self.mean,
             "image_std": self.deviation,
         }
-        (Path(folder) / FILE).write_text(json.dumps(inference_config, indent=1) + "\n", encoding="utf-8")
+        (Path(folder) / FILE).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
     def pixels(self, file: bytes) -> npt.NDArray[np.uint8]:
-        """The content of an image file: (channels, size, size). OSError where it is none."""
+        """The pixels of an image file: (channels, size, size) uint8. OSError if it is not an image."""
         return pixels(file, self.size, len(self.mean))
 
     def values(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """What the model reads: (images, channels, size, size)."""
-        mean, deviation = (np.array(each, np.float32)[:, None, None] for each in (self.mean, self.deviation))
+        """Normalised values, the model's input: (images, channels, size, size) float32."""
+        mean, deviation = (np.array(values, np.float32)[:, None, None] for values in (self.mean, self.deviation))
         return np.asarray((pixels.astype(np.float32) / 255 - mean) / deviation, dtype=np.float32)
 
 
 def pixels(file: bytes, size: int, channels: int) -> npt.NDArray[np.uint8]:
-    """The content of an image file: (channels, size, size). OSError where it is none."""
+    """The pixels of an image file: (channels, size, size) uint8. OSError if it is not an image."""
     with Image.open(io.BytesIO(file)) as image:
-        found = image.convert(MODES[channels])
-    if found.size != (size, size):
-        found = found.resize((size, size), Image.Resampling.BILINEAR)
-    array = np.asarray(found)
+        converted = image.convert(MODES[channels])
+    if converted.size != (size, size):
+        converted = converted.resize((size, size), Image.Resampling.BILINEAR)
+    array = np.asarray(converted)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)

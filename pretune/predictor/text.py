@@ -1,6 +1,6 @@
-"""Answers of models that read a text: its class, words filled in, how it goes on.
+"""The predictors of text models: classes, numbers, masked tokens, continuations.
 
-Each class says what columns it reads and gives, with their types in MLflow's words (`?`: may be missing).
+`reads` and `gives` are the input and output columns with their types in MLflow's terms; `?` marks optional ones.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from . import inputs
 from .inputs import OFFLINE
 
 ROWS = 32  # per forward pass
-PADDED = 1.125  # longest over shortest of the rows that are asked together
+PADDED = 1.125  # longest over shortest row of a batch
 CONTINUATION = 32  # tokens
 Row = dict[str, Any]
 
 
 class Text:
-    """A model and its tokenizer; texts of similar length go together, so that little is padded."""
+    """A model and its tokenizer. Texts of similar length share a batch, so that there is little padding."""
 
     auto: ClassVar[str]
     reads: ClassVar[dict[str, str]] = {"text": "string", "pair": "string?"}
@@ -34,22 +34,22 @@ class Text:
 
     @classmethod
     def load(cls, folder: str, inference_config: Row) -> Self:
-        """What `save` left in `folder`."""
+        """Load the model that `save` wrote to `folder`."""
         model = getattr(transformers, cls.auto).from_pretrained(folder, use_safetensors=True, **OFFLINE)
         return cls(model.eval(), inputs.tokenizer(folder), inference_config)
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
-        """One answer for each row, in their order."""
+        """One output row for each row, in the same order."""
         answers: list[Row] = [{} for _ in rows]
         with torch.inference_mode():
-            for places in self._together(rows):
-                found = self.answer([rows[place] for place in places])
-                for place, answer in zip(places, found, strict=True):
-                    answers[place] = answer
+            for indices in self._batches(rows):
+                batch = self.answer([rows[index] for index in indices])
+                for index, answer in zip(indices, batch, strict=True):
+                    answers[index] = answer
         return answers
 
     def answer(self, rows: Sequence[Row]) -> list[Row]:
-        """The answers to a few rows, asked together."""
+        """The output rows of one batch."""
         raise NotImplementedError
 
     def encoded(self, rows: Sequence[Row]) -> dict[str, Tensor]:
@@ -62,52 +62,52 @@ class Text:
             "padding": True,
             "return_tensors": "pt",
         }
-        found = self.tokenizer(texts, pairs, return_token_type_ids=pairs is not None, **limit)
+        encoded = self.tokenizer(texts, pairs, return_token_type_ids=pairs is not None, **limit)
         names = ["input_ids", "attention_mask"]
-        if "token_type_ids" in found and getattr(self.model.config, "type_vocab_size", 0) > 1:
+        if "token_type_ids" in encoded and getattr(self.model.config, "type_vocab_size", 0) > 1:
             names.append("token_type_ids")
-        return {name: found[name].to(self.model.device) for name in names}
+        return {name: encoded[name].to(self.model.device) for name in names}
 
     def logits(self, rows: Sequence[Row]) -> Tensor:
-        """What the model's head says: (rows, ...) float32, in the order of the rows."""
+        """The outputs of the head: (rows, ...) float32 on the CPU, in the order of the rows."""
         parts: list[Tensor] = []
         order: list[int] = []
         with torch.inference_mode():
-            for places in self._together(rows):
-                parts.append(self.model(**self.encoded([rows[place] for place in places])).logits.float().cpu())
-                order += places
+            for indices in self._batches(rows):
+                parts.append(self.model(**self.encoded([rows[index] for index in indices])).logits.float().cpu())
+                order += indices
         return torch.cat(parts)[torch.argsort(torch.tensor(order))]
 
     def size(self, row: Row) -> int:
-        """How long a row is: tokens, cut as in training."""
+        """Length of a row in tokens, cut as in training."""
         limit = {"truncation": True, "max_length": self.inference_config["length"]}
         return len(self.tokenizer(str(row["text"]), row.get("pair"), **limit)["input_ids"])
 
-    def _together(self, rows: Sequence[Row]) -> Iterator[list[int]]:
-        """The places of rows of about the same length; those with a pair apart from those without."""
+    def _batches(self, rows: Sequence[Row]) -> Iterator[list[int]]:
+        """The indices of rows of about the same length; rows with a pair and without never share a batch."""
         if len(rows) == 1:
             yield [0]
             return
         sizes = [("pair" in row, self.size(row)) for row in rows]
         batch: list[int] = []
-        for place in sorted(range(len(rows)), key=sizes.__getitem__):
-            (pair, size), (first_pair, first) = sizes[place], sizes[batch[0] if batch else place]
+        for index in sorted(range(len(rows)), key=sizes.__getitem__):
+            (pair, size), (first_pair, first) = sizes[index], sizes[batch[0] if batch else index]
             if len(batch) == ROWS or pair != first_pair or size > PADDED * first + 2:
                 yield batch
                 batch = []
-            batch.append(place)
+            batch.append(index)
         if batch:
             yield batch
 
 
 class Class(Text):
-    """The likeliest class of each text, with its probability."""
+    """Predicts the class of each text, with its probability."""
 
     auto = "AutoModelForSequenceClassification"
     gives: ClassVar[dict[str, str]] = {"label": "string", "score": "double"}
 
     def probabilities(self, rows: Sequence[Row]) -> Tensor:
-        """Of each class: (rows, classes)."""
+        """The probability of each class: (rows, classes)."""
         return torch.softmax(calibrated(self.logits(rows), self.inference_config), dim=-1)
 
     @override
@@ -118,12 +118,12 @@ class Class(Text):
 
 
 def calibrated(logits: Tensor, inference_config: Row) -> Tensor:
-    """Logits by the temperature that was fitted on the validation rows, if one was (Guo et al. 2017)."""
+    """Logits divided by the temperature fitted on the validation rows, if there is one (Guo et al. 2017)."""
     return logits / inference_config["temperature"] if "temperature" in inference_config else logits
 
 
 def likeliest(probabilities: Tensor, labels: Sequence[str]) -> list[Row]:
-    """The label that each of (rows, classes) says, with its probability."""
+    """The most likely label of each row, with its probability. probabilities: (rows, classes)."""
     scores, best = probabilities.max(dim=-1)
     return [
         {"label": labels[index], "score": score} for index, score in zip(best.tolist(), scores.tolist(), strict=True)
@@ -131,13 +131,13 @@ def likeliest(probabilities: Tensor, labels: Sequence[str]) -> list[Row]:
 
 
 class Binary(Text):
-    """Which of two classes each text has, by one logit, with its probability."""
+    """Predicts which of two classes each text has, by one logit, with its probability."""
 
     auto = "AutoModelForSequenceClassification"
     gives: ClassVar[dict[str, str]] = {"label": "string", "score": "double"}
 
     def probabilities(self, rows: Sequence[Row]) -> Tensor:
-        """Of the second class: (rows, 1)."""
+        """The probability of the second class: (rows, 1)."""
         return torch.sigmoid(calibrated(self.logits(rows), self.inference_config))
 
     @override
@@ -148,13 +148,13 @@ class Binary(Text):
 
 
 class Labels(Text):
-    """The classes of each text that are likelier than not, with their probabilities."""
+    """Predicts the classes of each text with probability above 0.5, with their probabilities."""
 
     auto = "AutoModelForSequenceClassification"
     gives: ClassVar[dict[str, str]] = {"labels": "list(string)", "scores": "list(double)"}
 
     def probabilities(self, rows: Sequence[Row]) -> Tensor:
-        """Of each class: (rows, classes)."""
+        """The probability of each class: (rows, classes)."""
         return torch.sigmoid(calibrated(self.logits(rows), self.inference_config))
 
     @override
@@ -168,7 +168,7 @@ class Labels(Text):
 
 
 class Number(Text):
-    """The number that each text has."""
+    """Predicts a number for each text."""
 
     auto = "AutoModelForSequenceClassification"
     gives: ClassVar[dict[str, str]] = {"score": "double"}
@@ -179,7 +179,7 @@ class Number(Text):
 
 
 class Filled(Text):
-    """Each text with its masked tokens filled in, and the mean probability of what stands there now."""
+    """Fills in the masked tokens of each text; the score is the mean probability of the tokens filled in."""
 
     auto = "AutoModelForMaskedLM"
     reads: ClassVar[dict[str, str]] = {"text": "string"}
@@ -189,16 +189,16 @@ class Filled(Text):
     def answer(self, rows: Sequence[Row]) -> list[Row]:
         batch = self.encoded(rows)
         scores, best = torch.softmax(self.model(**batch).logits.float(), dim=-1).max(dim=-1)
-        hidden = batch["input_ids"] == self.tokenizer.mask_token_id
-        filled = self.tokenizer.batch_decode(torch.where(hidden, best, batch["input_ids"]), skip_special_tokens=True)
+        masked = batch["input_ids"] == self.tokenizer.mask_token_id
+        filled = self.tokenizer.batch_decode(torch.where(masked, best, batch["input_ids"]), skip_special_tokens=True)
         means = [
-            float(row[where].mean()) if where.any() else float("nan") for row, where in zip(scores, hidden, strict=True)
+            float(row[mask].mean()) if mask.any() else float("nan") for row, mask in zip(scores, masked, strict=True)
         ]
         return [{"text": text, "score": mean} for text, mean in zip(filled, means, strict=True)]
 
 
 class Continued(Text):
-    """Each text with what most likely follows it, token by token."""
+    """Continues each text by greedy search."""
 
     auto = "AutoModelForCausalLM"
     reads: ClassVar[dict[str, str]] = {"text": "string"}
@@ -207,21 +207,25 @@ class Continued(Text):
     @override
     def answer(self, rows: Sequence[Row]) -> list[Row]:
         texts = [str(row["text"]) for row in rows]
-        return [{"text": self._written(asked, new)} for asked, new in map(self._continue, texts)]
+        return [{"text": self._decode(prompt + new)} for prompt, new in map(self._continue, texts)]
 
     def continuation(self, text: str) -> str:
-        """What most likely follows a text, without the text."""
-        return self._written([], self._continue(text)[1])
+        """The continuation of a text, without the text."""
+        return self._decode(self._continue(text)[1])
 
     def _continue(self, text: str) -> tuple[list[int], list[int]]:
-        """The tokens of a text, and those that follow."""
+        """The token ids of a text, cut at the maximum length, and those generated after it."""
         ids = self.tokenizer(text)["input_ids"]
         if len(ids) > 1 and ids[-1] == self.tokenizer.sep_token_id:
-            ids = ids[:-1]  # it would say that the text ends here
-        asked = torch.tensor([ids[-(self.inference_config["length"] - 1) :]], device=self.model.device)
-        more = min(CONTINUATION, self.inference_config["length"] - asked.shape[1])
-        found = self.model.generate(asked, attention_mask=torch.ones_like(asked), max_new_tokens=more, do_sample=False)
-        return asked[0].tolist(), found[0, asked.shape[1] :].tolist()
+            ids = ids[:-1]  # it would end the text
+        prompt = torch.tensor([ids[-(self.inference_config["length"] - 1) :]], device=self.model.device)
+        output = self.model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=min(CONTINUATION, self.inference_config["length"] - prompt.shape[1]),
+            do_sample=False,
+        )
+        return prompt[0].tolist(), output[0, prompt.shape[1] :].tolist()
 
-    def _written(self, asked: list[int], new: list[int]) -> str:
-        return str(self.tokenizer.decode(asked + new, skip_special_tokens=True))
+    def _decode(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))

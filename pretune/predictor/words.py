@@ -1,4 +1,4 @@
-"""Answers of models that tag the words of a text."""
+"""The predictor of models that tag the words of a text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .text import Row, Text
 
 
 class Tags(Text):
-    """A tag for each word; `O`, or the first there is, for those that the model has no room to read."""
+    """Predicts a tag for each word; words beyond the maximum length get `O`, or the first label if there is no `O`."""
 
     auto = "AutoModelForTokenClassification"
     reads: ClassVar[dict[str, str]] = {"words": "list(string)"}
@@ -31,25 +31,28 @@ class Tags(Text):
         labels = self.inference_config["labels"]
         unread = "O" if "O" in labels else labels[0]
         answers = []
-        for row, found, (_, firsts) in zip(rows, best, encoded, strict=True):
+        for row, label_ids, (_, firsts) in zip(rows, best, encoded, strict=True):
             tags = [unread] * len(row["words"])
-            for place, word in firsts:
-                tags[word] = labels[found[place]]
+            for position, word in firsts:
+                tags[word] = labels[label_ids[position]]
             answers.append({"tags": tags})
         return answers
 
 
 def encode(tokenizer: Any, words: Sequence[str], length: int) -> tuple[list[int], list[tuple[int, int]]]:
-    """Token ids of the words with a space between, cut at `length`; (place of its first token, number) of each word."""
+    """Token ids of the words, joined by spaces and cut at `length` tokens; and the first token of each word.
+
+    The first tokens are pairs (position, index of the word).
+    """
     encoded = tokenizer(" ".join(words), truncation=True, max_length=length, return_offsets_mapping=True)
     ends = torch.tensor([len(word) + 1 for word in words]).cumsum(0).tolist()
     firsts: list[tuple[int, int]] = []
     word = -1
-    for place, (start, end) in enumerate(encoded["offset_mapping"]):
+    for position, (start, end) in enumerate(encoded["offset_mapping"]):
         if start == end:  # a special token
             continue
-        number = next((each for each in range(max(word, 0), len(ends)) if end <= ends[each]), word)
+        number = next((index for index in range(max(word, 0), len(ends)) if end <= ends[index]), word)
         if number != word:
-            firsts.append((place, number))
+            firsts.append((position, number))
             word = number
     return encoded["input_ids"], firsts

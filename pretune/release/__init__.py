@@ -1,1 +1,1 @@
-"""What happens to a trained model: promotion, prediction, export, comparison, reproduction."""
+"""What is done with a trained model: comparison, promotion, prediction, export, reproduction."""

@@ -1,4 +1,4 @@
-"""Evaluations side by side: the same metrics on the rows that all of them tested, differences row by row."""
+"""Compares evaluations: the same metrics on the rows that all of them tested, and paired differences."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pretune.objectives.predictions_io import StoredPredictions
 
 @dataclass(frozen=True)
 class Comparison:
-    """rows: that all have tested, 0 where they cannot be compared, `reason` then says why.
+    """rows: number of rows that all have tested; 0 if they cannot be compared, then `reason` says why.
 
-    scores: {evaluation: {metric: ...}}; gains: of each evaluation but the first over it, above 0 being better.
+    scores: {evaluation: {metric: estimate}}; gains: of each evaluation but the first over the first; above 0 is better.
     """
 
     rows: int
@@ -27,45 +27,54 @@ class Comparison:
 
 
 def compare(
-    found: Mapping[str, StoredPredictions],
+    evaluations: Mapping[str, StoredPredictions],
     *,
     bootstrap_samples: int,
     confidence: float,
     seed: int,
     model: str = "finetuned",
 ) -> Comparison:
-    """Compare the `model` of each evaluation on the rows that they have in common."""
-    said = {name: each.models[model] for name, each in found.items()}
-    if len({type(each) for each in said.values()}) > 1:
-        return Comparison(0, "they answer in different forms", {}, {})
-    if len({tuple(getattr(each, "names", ())) for each in said.values()}) > 1:
-        return Comparison(0, "they tell different classes apart", {}, {})
-    first, *others = found.values()
+    """Compare the predictions of one `model` in each evaluation, on the rows that they have in common."""
+    predictions = {name: stored.models[model] for name, stored in evaluations.items()}
+    if len({type(predicted) for predicted in predictions.values()}) > 1:
+        return _not_comparable("their predictions have different forms")
+    if len({tuple(getattr(predicted, "names", ())) for predicted in predictions.values()}) > 1:
+        return _not_comparable("they have different classes")
+    first, *others = evaluations.values()
     shared = set(first.rows).intersection(*(other.rows for other in others))
     rows = [row for row in dict.fromkeys(first.rows) if row in shared]
     if not rows:
-        return Comparison(0, "no row was tested by all of them", {}, {})
-    same = {name: _only(each.rows, said[name], rows) for name, each in found.items()}
-    if len({_targets(each) for each in same.values()}) > 1:
-        return Comparison(0, "the right answers to the same rows differ", {}, {})
+        return _not_comparable("no row was tested by all of them")
+    on_shared = {name: _take(stored.rows, predictions[name], rows) for name, stored in evaluations.items()}
+    if len({_targets(predicted) for predicted in on_shared.values()}) > 1:
+        return _not_comparable("the targets of the same rows differ")
     bootstrap = Bootstrap(len(rows), bootstrap_samples, confidence, seed)
-    known = {name: compute.metrics(each) for name, each in same.items()}
+    metrics = {name: compute.metrics(predicted) for name, predicted in on_shared.items()}
     scores = {
-        name: bootstrap.estimates({key: metric.measure for key, metric in each.items()}) for name, each in known.items()
+        name: bootstrap.estimates({key: metric.measure for key, metric in own.items()}) for name, own in metrics.items()
     }
-    base, *rest = known
+    base, *rest = metrics
     gains = {
-        name: {key: compute.gain(known[name], known[base], bootstrap, key) for key in known[base] if key in known[name]}
+        name: {
+            key: compute.gain(metrics[name], metrics[base], bootstrap, key)
+            for key in metrics[base]
+            if key in metrics[name]
+        }
         for name in rest
     }
     return Comparison(len(rows), "", scores, gains)
 
 
-def _only(rows: list[str], said: Predictions, wanted: list[str]) -> Predictions:
+def _not_comparable(reason: str) -> Comparison:
+    return Comparison(0, reason, {}, {})
+
+
+def _take(rows: list[str], predictions: Predictions, chosen: list[str]) -> Predictions:
+    """The predictions for the chosen rows. rows: the keys of all rows, in the order of the predictions."""
     place = {row: number for number, row in enumerate(rows)}
-    return predictions_io.take(said, [place[row] for row in wanted])
+    return predictions_io.take(predictions, [place[row] for row in chosen])
 
 
-def _targets(said: Predictions) -> str:
-    targets: Any = getattr(said, "targets", None)
+def _targets(predictions: Predictions) -> str:
+    targets: Any = getattr(predictions, "targets", None)
     return str(targets if targets is None or isinstance(targets, list) else targets.tolist())

@@ -1,4 +1,4 @@
-"""Ways out of transformers: ONNX and torch.export, each compared with the model it came from on real rows."""
+"""Export to ONNX and torch.export, each compared with the original model on real rows."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from pretune.errors import DataError, WorkspaceError
 from pretune.predictor.text import calibrated
 
 Logits = npt.NDArray[np.float32]
-Asked = list[tuple[dict[str, Tensor], Logits]]  # batches, and what the model says about each
+Batches = list[tuple[dict[str, Tensor], Logits]]  # with the logits of the original model
 Run = Callable[[dict[str, Tensor]], Logits]
 OPSET = 18
 SAMPLES = "samples.npz"
-BATCH = 16  # rows a forward pass
-TOLERANCE = 1e-3  # of a logit, in fp32
+BATCH = 16  # rows per forward pass
+TOLERANCE = 1e-3  # largest difference of a logit, in fp32
 SIDE_FILES = (
     "config.json", "pretune.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "preprocessor_config.json",
@@ -34,7 +34,10 @@ SIDE_FILES = (
 
 @dataclass(frozen=True)
 class Parity:
-    """How near it comes: the largest difference of a logit, the share of rows whose best class is the same."""
+    """An exported file against the original model.
+
+    difference: the largest one of a logit; agreement: share of rows (or tokens) with the same best class.
+    """
 
     file: str
     megabytes: float
@@ -46,7 +49,7 @@ class Parity:
 
 
 class _Logits(nn.Module):
-    """A predictor's model with tensors in and a tensor out, in a fixed order; its temperature is in the logits."""
+    """A predictor's model from tensors in a fixed order to a tensor: its calibrated logits."""
 
     def __init__(self, predictor: Any, names: Sequence[str]) -> None:
         super().__init__()
@@ -59,14 +62,15 @@ class _Logits(nn.Module):
 def export(
     model: Any, rows: list[dict[str, Any]], target: Path, *, to: str, int8: bool, source: Path, samples: bool = False
 ) -> list[Parity]:
-    """Write `model` (a predictor's class that has `encoded`) into `target`, and compare it on `rows`.
+    """Write `model`, a predictor, into the folder `target`, and compare the files with it on `rows`.
 
-    With `samples` what it was asked and what it said goes along, for comparisons in other runtimes.
+    to: "onnx" or "torch"; source: the folder of the model; samples: also write the inputs and logits of the rows, for
+    comparisons in other runtimes. DataError if the model cannot be exported, the folder exists or the logits differ.
     """
     if not hasattr(model, "encoded"):
-        raise DataError("this kind of model cannot be exported: it is not a single pass over a row", "pretune predict")
+        raise DataError("this model cannot be exported: it takes several passes over a row", "pretune predict")
     if target.exists():
-        raise DataError(f"{target} is there already", f"rm -r {target}   (or name another folder)")
+        raise DataError(f"{target} already exists", f"rm -r {target}   (or name another folder)")
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -75,17 +79,22 @@ def export(
         for name in SIDE_FILES:
             if (source / name).is_file():
                 shutil.copy2(source / name, partial / name)
-        asked = _asked(model, rows)
-        found = [_parity(model, rows, asked, path, run) for path, run in files]
-        if found[0].difference > TOLERANCE:
-            raise DataError(f"the exported model differs by {found[0].difference:.2g} in a logit: it is not kept")
-        (partial / "parity.json").write_text(json.dumps([vars(each) for each in found], indent=1) + "\n", "utf-8")
+        batches = _batches(model, rows)
+        parities = [_parity(model, rows, batches, path, run) for path, run in files]
+        if parities[0].difference > TOLERANCE:
+            raise DataError(
+                f"the exported model differs by {parities[0].difference:.2g} in a logit, at most {TOLERANCE:g} is "
+                "allowed: it is not kept"
+            )
+        (partial / "parity.json").write_text(
+            json.dumps([vars(parity) for parity in parities], indent=1) + "\n", "utf-8"
+        )
         if samples:
-            _write_samples(asked, partial / SAMPLES)
+            _write_samples(batches, partial / SAMPLES)
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return found
+    return parities
 
 
 def _as_onnx(model: Any, rows: list[dict[str, Any]], folder: Path, *, int8: bool) -> list[tuple[Path, Run]]:
@@ -94,10 +103,10 @@ def _as_onnx(model: Any, rows: list[dict[str, Any]], folder: Path, *, int8: bool
         import onnxscript
     except ModuleNotFoundError as error:
         raise WorkspaceError(f"{error.name} is missing", "pip install 'pretune[onnx]'") from None
-    del onnxscript  # torch asks for it
+    del onnxscript  # torch imports it
     path = folder / "model.onnx"
     names, example, shapes = _example(model, rows)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which nothing here needs
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing, which is not needed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about names of dimensions and its own deprecated calls
         program = torch.onnx.export(
@@ -114,11 +123,11 @@ def _as_onnx(model: Any, rows: list[dict[str, Any]], folder: Path, *, int8: bool
         logging.getLogger().setLevel(logging.ERROR)  # it advises a step that changes nothing for linear layers
         quantize_dynamic(path, files[-1], weight_type=QuantType.QInt8)
 
-    def run(path: Path) -> Run:
+    def runner(path: Path) -> Run:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         return lambda batch: np.asarray(session.run(None, {name: batch[name].numpy() for name in names})[0])
 
-    return [(each, run(each)) for each in files]
+    return [(path, runner(path)) for path in files]
 
 
 def _as_torch(model: Any, rows: list[dict[str, Any]], folder: Path) -> list[tuple[Path, Run]]:
@@ -130,17 +139,17 @@ def _as_torch(model: Any, rows: list[dict[str, Any]], folder: Path) -> list[tupl
 
 
 def _example(model: Any, rows: list[dict[str, Any]]) -> tuple[list[str], list[Tensor], tuple[dict[int, Any], ...]]:
-    """Names, tensors and free dimensions of what the model takes: any number of rows, texts of any length."""
+    """Names, tensors and dynamic dimensions of the inputs: any number of rows, texts of any length."""
     batch = model.encoded(rows[:2] if len(rows) > 1 else rows * 2)
-    free = {0: torch.export.Dim("rows", min=1, max=4096)}
+    dynamic = {0: torch.export.Dim("rows", min=1, max=4096)}
     if "input_ids" in batch:
-        free[1] = torch.export.Dim("length", min=2, max=int(model.inference_config["length"]))
-    return list(batch), list(batch.values()), tuple(free for _ in batch)
+        dynamic[1] = torch.export.Dim("length", min=2, max=int(model.inference_config["length"]))
+    return list(batch), list(batch.values()), tuple(dynamic for _ in batch)
 
 
-def _asked(model: Any, rows: list[dict[str, Any]]) -> Asked:
-    """The rows in batches, each as long as its longest, with the logits of the model itself."""
-    with torch.no_grad():  # not inference_mode, whose tensors cannot be exported with
+def _batches(model: Any, rows: list[dict[str, Any]]) -> Batches:
+    """The rows in batches, each padded to its longest row, with the logits of the original model."""
+    with torch.no_grad():  # not inference_mode, whose tensors cannot be used in an export
         batches = [model.encoded(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
         return [
             (batch, calibrated(model.model(**batch).logits.float(), model.inference_config).numpy())
@@ -148,34 +157,35 @@ def _asked(model: Any, rows: list[dict[str, Any]]) -> Asked:
         ]
 
 
-def _write_samples(asked: Asked, path: Path) -> None:
+def _write_samples(batches: Batches, path: Path) -> None:
     """Arrays named BATCH/INPUT and BATCH/logits."""
     arrays: dict[str, Any] = {}
-    for number, (batch, logits) in enumerate(asked):
+    for number, (batch, logits) in enumerate(batches):
         arrays |= {f"{number}/{name}": np.asarray(tensor) for name, tensor in batch.items()}
         arrays[f"{number}/logits"] = logits
     np.savez_compressed(path, **arrays)
 
 
-def _parity(model: Any, rows: list[dict[str, Any]], asked: Asked, path: Path, run: Run) -> Parity:
-    first, second = _joined([said for _, said in asked]), _joined([run(batch) for batch, _ in asked])
-    best = [each.argmax(axis=-1) for each in (first, second)]
-    accuracies: list[float | None] = [None, None]
+def _parity(model: Any, rows: list[dict[str, Any]], batches: Batches, path: Path, run: Run) -> Parity:
+    original = _concatenate([logits for _, logits in batches])
+    exported = _concatenate([run(batch) for batch, _ in batches])
+    best_before, best_after = original.argmax(axis=-1), exported.argmax(axis=-1)
+    accuracy_before, accuracy = None, None
     labels = model.inference_config.get("labels") or []
-    if first.shape == (len(rows), len(labels)) and all(row.get("label") in labels for row in rows):
-        right = np.array([labels.index(row["label"]) for row in rows])
-        accuracies = [float((each == right).mean()) for each in best]
+    if original.shape == (len(rows), len(labels)) and all(row.get("label") in labels for row in rows):
+        true = np.array([labels.index(row["label"]) for row in rows])
+        accuracy_before, accuracy = float((best_before == true).mean()), float((best_after == true).mean())
     return Parity(
-        path.name,
-        sum(each.stat().st_size for each in path.parent.glob(path.name + "*")) / 1e6,
-        len(rows),
-        float(np.abs(first - second).max()),
-        float((best[0] == best[1]).mean()),
-        accuracies[1],
-        accuracies[0],
+        file=path.name,
+        megabytes=sum(part.stat().st_size for part in path.parent.glob(path.name + "*")) / 1e6,
+        rows=len(rows),
+        difference=float(np.abs(original - exported).max()),
+        agreement=float((best_before == best_after).mean()),
+        accuracy=accuracy,
+        accuracy_before=accuracy_before,
     )
 
 
-def _joined(parts: list[Logits]) -> Logits:
-    """The logits of all batches, which may be of different lengths: (rows or tokens, classes)."""
-    return np.concatenate([each.reshape(-1, each.shape[-1]) for each in parts])
+def _concatenate(batches: list[Logits]) -> Logits:
+    """The logits of batches, whose texts may have different lengths: (rows or tokens, classes)."""
+    return np.concatenate([logits.reshape(-1, logits.shape[-1]) for logits in batches])

@@ -1,4 +1,4 @@
-"""The gate: what a model has to show before it goes out, each point with its reason."""
+"""The gate: the checks that a model has to pass before it becomes champion, each with its reason."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pretune.errors import did_you_mean
 from pretune.evaluation.metrics import compute
+from pretune.pages.units import interval
 from pretune.release.compare import Comparison
 
 if TYPE_CHECKING:
@@ -15,12 +16,12 @@ if TYPE_CHECKING:
     from pretune.evaluation.metrics.bootstrap import Metric
     from pretune.objectives.predictions import Predictions
 
-LATENCY, SIZE = "latency_p99", "model_megabytes"  # metrics of the run that evaluated
+LATENCY, SIZE = "latency_p99", "model_megabytes"  # metrics of the evaluation's run
 
 
 @dataclass(frozen=True)
 class Check:
-    """One point of the gate."""
+    """One check of the gate. what: its name."""
 
     what: str
     passed: bool
@@ -31,56 +32,57 @@ class Check:
 
 
 def examine(
-    said: Predictions,
-    measured: Mapping[str, float],
-    gate: GateParams,
+    predictions: Predictions,
+    run_metrics: Mapping[str, float],
+    params: GateParams,
     *,
     champion: Comparison | None,
     gaps: list[str],
 ) -> list[Check]:
-    """All points.
+    """All checks.
 
-    measured: metrics of the evaluation's run; champion: compared with it, None where it is no other model; gaps: in
-    the lineage.
+    predictions: of the finetuned model; run_metrics: of the evaluation's run; champion: the comparison with it, None if
+    there is no other model; gaps: in the lineage.
     """
-    known = compute.metrics(said)
-    checks = [_threshold(known, measured, name, bound) for name, bound in gate.thresholds.items()]
-    checks += _baselines(measured) if gate.baselines else []
-    checks.append(_champion(champion, next(iter(known)), gate.margin))
-    for what, name, most, unit in (("latency", LATENCY, gate.latency, "s"), ("size", SIZE, gate.size, "MB")):
-        value = measured.get(name)
-        fits = value is not None and value <= most
-        checks.append(
-            Check(what, fits, f"{'unknown' if value is None else f'{value:.4g} {unit}'}, at most {most:g} {unit}")
-        )
-    if gate.lineage:
+    metrics = compute.metrics(predictions)
+    checks = [_threshold(metrics, run_metrics, name, bound) for name, bound in params.thresholds.items()]
+    checks += _baselines(run_metrics) if params.baselines else []
+    checks.append(_champion(champion, next(iter(metrics)), params.margin))
+    checks.append(_limit("latency", run_metrics.get(LATENCY), params.latency, "s"))
+    checks.append(_limit("size", run_metrics.get(SIZE), params.size, "MB"))
+    if params.lineage:
         checks.append(Check("lineage", not gaps, "; ".join(gaps) or "complete"))
     return checks
 
 
-def _threshold(known: Mapping[str, Metric], measured: Mapping[str, float], name: str, bound: float) -> Check:
-    if name not in known or f"finetuned.{name}" not in measured:
-        return Check(name, passed=False, reason=f"no such metric{did_you_mean(name, known)}")
-    low, high = (measured[f"finetuned.{name}.{end}"] for end in ("low", "high"))
-    passed = low >= bound if known[name].higher else high <= bound
-    word = "at least" if known[name].higher else "at most"
-    return Check(name, passed, f"interval {low:.4g} to {high:.4g}, {word} {bound:g}")
+def _limit(name: str, value: float | None, limit: float, unit: str) -> Check:
+    measured = "unknown" if value is None else f"{value:.4g} {unit}"
+    return Check(name, value is not None and value <= limit, f"{measured}, at most {limit:g} {unit}")
 
 
-def _baselines(measured: Mapping[str, float]) -> Iterator[Check]:
-    for key in measured:
+def _threshold(metrics: Mapping[str, Metric], run_metrics: Mapping[str, float], name: str, bound: float) -> Check:
+    if name not in metrics or f"finetuned.{name}" not in run_metrics:
+        return Check(name, passed=False, reason=f"no such metric{did_you_mean(name, metrics)}")
+    low, high = (run_metrics[f"finetuned.{name}.{end}"] for end in ("low", "high"))
+    passed = low >= bound if metrics[name].higher else high <= bound
+    words = "at least" if metrics[name].higher else "at most"
+    return Check(name, passed, f"interval {low:.4g} to {high:.4g}, {words} {bound:g}")
+
+
+def _baselines(run_metrics: Mapping[str, float]) -> Iterator[Check]:
+    for key, value in run_metrics.items():
         prefix, _, name = key.partition(".")
         if prefix == "gain" and "." not in name:
-            low, high = measured[f"{key}.low"], measured[f"{key}.high"]
-            yield Check(f"better than {name}", low > 0, f"by {measured[key]:+.4g} ({low:+.4g} to {high:+.4g})")
+            low, high = run_metrics[f"{key}.low"], run_metrics[f"{key}.high"]
+            yield Check(f"better than {name}", low > 0, f"by {interval(value, low, high, sign=True)}")
 
 
-def _champion(compared: Comparison | None, headline: str, margin: float) -> Check:
-    what = "better than the champion"
-    if compared is None:
-        return Check(what, passed=True, reason="there is no other")
-    if not compared.rows:
-        return Check(what, passed=False, reason=f"not comparable: {compared.reason}")
-    gain = next(iter(compared.gains.values()))[headline]
-    found = f"{headline} {gain.value:+.4g} ({gain.low:+.4g} to {gain.high:+.4g}) on {compared.rows} rows of both"
-    return Check(what, gain.low > margin, f"{found}, asked for: more than {margin:+g} surely")
+def _champion(comparison: Comparison | None, headline: str, margin: float) -> Check:
+    name = "better than the champion"
+    if comparison is None:
+        return Check(name, passed=True, reason="there is no other champion")
+    if not comparison.rows:
+        return Check(name, passed=False, reason=f"not comparable: {comparison.reason}")
+    gain = next(iter(comparison.gains.values()))[headline]
+    by = f"{headline} {interval(gain.value, gain.low, gain.high, sign=True)} on {comparison.rows} rows of both"
+    return Check(name, gain.low > margin, f"{by}, required: significantly more than {margin:+g}")

@@ -1,4 +1,4 @@
-"""The model card (Mitchell et al. 2019): what a model is for, what made it, how good it is, how to repeat it."""
+"""The model card (Mitchell et al. 2019): intended use, data, evaluation, limits, and how to reproduce the model."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ if TYPE_CHECKING:
     from pretune.objectives.predictions import Predictions
     from pretune.release.runs import Evaluation
 
-WEAK = 5  # slices that are named as limits
+WEAKEST = 5  # slices that are named as limits
 TRAINING = ("model.", "pretrain.", "finetune.", "adaptation.", "seed", "prepare.")
 
 
-def write(found: Evaluation, said: Predictions, checks: Iterable[Check], *, version: str, slices: str) -> str:
-    """The card in Markdown; what a registry's limit on length may cut off comes last.
+def write(
+    evaluation: Evaluation, predictions: Predictions, checks: Iterable[Check], *, version: str, slices: str
+) -> str:
+    """The card in Markdown. The registry limits its length, so the least important parts come last.
 
-    said: by the finetuned model; version: its number in the registry; slices: the text of slices.csv.
+    predictions: of the finetuned model; version: its number in the registry; slices: the text of slices.csv.
     """
-    params, measured = found.params, found.run.metrics
+    params, run_metrics = evaluation.params, evaluation.run.metrics
     objective = params.get("finetune.objective", "classification")
-    headline, metric = next(iter(compute.metrics(said).items()))
+    headline, metric = next(iter(compute.metrics(predictions).items()))
     parts = [
-        f"# {objective} model, run {found.run.run_id[:8]}",
-        _use(objective, params.get("ingest.source", "unknown")),
-        "## Data\n\n" + _data(found),
-        "## Evaluation\n\n" + _metrics(measured, params.get("evaluate.confidence", "unknown")),
-        "## Limits\n\n" + _limits(slices, measured, headline, metric.sign),
+        f"# {objective} model, run {evaluation.run.run_id[:8]}",
+        _use(objective, _source(params)),
+        "## Data\n\n" + _data(evaluation),
+        "## Evaluation\n\n" + _metrics(run_metrics, params.get("evaluate.confidence", "unknown")),
+        "## Limits\n\n" + _limits(slices, run_metrics, headline, metric.sign),
         "## The gate\n\n" + "\n".join(f"- {check}" for check in checks),
-        "## To make it again\n\n" + _again(found, version),
-        f"## Slices\n\n{headline} of the rows that have something in common:\n\n{_slices(slices) or 'none'}",
+        "## How to reproduce it\n\n" + _commands(evaluation, version),
+        f"## Slices\n\n{headline} on rows that have something in common:\n\n{_slices(slices) or 'none'}",
         "## Training\n\n" + _table(["setting", "value"], _settings(params)),
     ]
     return "\n\n".join(parts) + "\n"
@@ -41,41 +43,50 @@ def write(found: Evaluation, said: Predictions, checks: Iterable[Check], *, vers
 
 def _use(objective: str, source: str) -> str:
     return (
-        f"## Intended use\n\nRows like those it was trained on: {objective} on data from `{source}`. "
-        "Any other use needs an evaluation of its own."
+        f"## Intended use\n\nRows like those in its training data: {objective} on data from `{source}`. "
+        "Any other use needs its own evaluation."
     )
 
 
-def _data(found: Evaluation) -> str:
-    """Where the data are from, under which licence, and what was read on the way."""
-    params = found.params
+def _data(evaluation: Evaluation) -> str:
+    """The source of the data, its licence, and the hashes of all data files."""
+    params = evaluation.params
     licence = params.get("ingest.licence", "unknown")
-    lines = [f"From `{params.get('ingest.source', 'unknown')}`. Licence: {licence} (so `ingest.licence` says)."]
+    lines = [f"From `{_source(params)}`. Licence: {licence} (as in `ingest.licence`)."]
     if (init := params.get("model.init", "None")) != "None":
-        lines.append(f"Training went on from the weights of `{init}`: their licence holds too.")
-    return "\n".join(lines) + "\n\n" + _table(["path", "md5"], sorted(found.data.items()))
+        lines.append(f"Training started from the weights of `{init}`: their licence applies too.")
+    return "\n".join(lines) + "\n\n" + _table(["path", "md5"], sorted(evaluation.data.items()))
+
+
+def _source(params: dict[str, str]) -> str:
+    """`ingest.source`, also where it is a mapping, of which a record has each key by its dotted name."""
+    prefix = "ingest.source."
+    keys = [f"{key.removeprefix(prefix)}: {value}" for key, value in params.items() if key.startswith(prefix)]
+    return params.get("ingest.source") or ", ".join(keys) or "unknown"
 
 
 def _settings(params: dict[str, str]) -> list[tuple[str, str]]:
     return sorted((key, value) for key, value in params.items() if key.startswith(TRAINING))
 
 
-def _metrics(measured: dict[str, float], confidence: str) -> str:
-    names = [key.removeprefix("finetuned.") for key in measured if key.startswith("finetuned.") and key.count(".") == 1]
-    rows = [
-        (name, *(f"{measured[f'finetuned.{name}{end}']:.4g}" for end in ("", ".low", ".high")))
-        for name in sorted(names)
-    ]
-    gains = [
-        (key.removeprefix("gain."), *(f"{measured[f'{key}{end}']:+.4g}" for end in ("", ".low", ".high")))
-        for key in sorted(measured)
-        if key.startswith("gain.") and key.count(".") == 1
-    ]
-    better = _table(["better than", "by", "low", "high"], gains)
-    rows_tested = (
-        f"On {measured['test_rows']:.0f} test rows; `low` and `high` bound the interval of confidence {confidence}."
+def _metrics(run_metrics: dict[str, float], confidence: str) -> str:
+    """Metrics and gains of the finetuned model. run_metrics: `finetuned.NAME`, `gain.NAME` and their bounds."""
+    rows = _estimates(run_metrics, "finetuned.", "")
+    gains = _estimates(run_metrics, "gain.", "+")
+    test_rows = (
+        f"On {run_metrics['test_rows']:.0f} test rows; `low` and `high` bound the interval of confidence {confidence}."
     )
-    return "\n\n".join([rows_tested, _table(["metric", "value", "low", "high"], rows), better])
+    tables = [_table(["metric", "value", "low", "high"], rows), _table(["better than", "by", "low", "high"], gains)]
+    return "\n\n".join([test_rows, *tables])
+
+
+def _estimates(run_metrics: dict[str, float], prefix: str, sign: str) -> list[tuple[str, ...]]:
+    """(name, value, low, high) of the metrics with a prefix."""
+    keys = sorted(key for key in run_metrics if key.startswith(prefix) and key.count(".") == 1)
+    return [
+        (key.removeprefix(prefix), *(f"{run_metrics[f'{key}{end}']:{sign}.4g}" for end in ("", ".low", ".high")))
+        for key in keys
+    ]
 
 
 def _slices(table: str) -> str:
@@ -83,19 +94,20 @@ def _slices(table: str) -> str:
     return _table(rows[0], rows[1:]) if rows else ""
 
 
-def _limits(table: str, measured: dict[str, float], headline: str, sign: int) -> str:
-    """sign: -1 where the headline is better when it is low."""
+def _limits(table: str, run_metrics: dict[str, float], headline: str, sign: int) -> str:
+    """The slices with the worst headline, and the calibration error. sign: -1 if a low headline is better."""
     rows = sorted(csv.DictReader(table.splitlines()), key=lambda row: sign * float(row["value"]))
     lines = [
-        f"- rows with {row['slice']}: {headline} {row['value']} ({row['low']} to {row['high']})" for row in rows[:WEAK]
+        f"- rows with {row['slice']}: {headline} {row['value']} ({row['low']} to {row['high']})"
+        for row in rows[:WEAKEST]
     ]
-    error = measured.get("finetuned.calibration_error")
+    error = run_metrics.get("finetuned.calibration_error")
     lines += [f"- its confidence is off by {error:.3f} on average (calibration error)"] if error is not None else []
-    return "\n".join([*lines, "- what is not in the test rows has not been measured"])
+    return "\n".join([*lines, "- inputs unlike the test rows were not evaluated"])
 
 
-def _again(found: Evaluation, version: str) -> str:
-    commit = found.run.tags.get("git.commit", "none")
+def _commands(evaluation: Evaluation, version: str) -> str:
+    commit = evaluation.run.tags.get("git.commit", "none")
     return f"    git checkout {commit}\n    make setup\n    .venv/bin/pretune reproduce @{version}"
 
 

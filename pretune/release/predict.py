@@ -1,4 +1,4 @@
-"""Ask a trained model about rows: from files or standard input, in streams of any length."""
+"""Predictions of a trained model for rows of files or standard input, of any length."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import IO, Any
 from pretune.errors import DataError, did_you_mean
 
 Row = dict[str, Any]
-Located = tuple[str, Row | None]  # file and line; None for what is no row
-WINDOW = 4096  # rows that are sorted by length and asked together
-SHOWN = 10  # problems
+LocatedRow = tuple[str, Row | None]  # the row with its file and line; None for a line that is not a row
+WINDOW = 4096  # rows that are predicted together, sorted by length
+PROBLEMS = 10  # shown at most
 FORMATS = ("jsonl", "csv", "text")
 
 
 def folder(model: str) -> Path:
-    """The files of a model: a folder itself, else what a run or `@alias` leads to in MLflow."""
+    """The folder with the files of a model, which is named by a folder, a run or an `@alias` in MLflow."""
     path = Path(model)
     if (path / "config.json").is_file():
         return path
@@ -38,57 +38,60 @@ def folder(model: str) -> Path:
     return model_folder(root, state, runs.model(model))
 
 
-def answers(model: str) -> Any:
-    """What answers for a model: a class of pretune/predictor/, with `reads`, `gives` and a call."""
+def load_predictor(model: str) -> Any:
+    """The predictor of a model: a class of pretune/predictor/, with `reads`, `gives` and a call."""
     from pretune.predictor.model import Predictor
 
     return Predictor(str(folder(model))).answers
 
 
-def located(files: Iterable[Path], stdin: IO[str], kind: str) -> Iterator[Located]:
-    """The rows of files, told apart by their suffix, or of standard input in the format `kind`."""
+def read_rows(files: Iterable[Path], stdin: IO[str], stdin_format: str) -> Iterator[LocatedRow]:
+    """The rows of files, whose suffix tells their format; without files those of standard input."""
     for path in files:
-        name = {".txt": "text"}.get(path.suffix, path.suffix.removeprefix("."))
-        if name not in FORMATS:
+        file_format = {".txt": "text"}.get(path.suffix, path.suffix.removeprefix("."))
+        if file_format not in FORMATS:
             raise DataError(f"{path}: not a .jsonl, .csv or .txt file", "convert it, or: … | pretune predict MODEL")
         if not path.is_file():
             raise DataError(f"no file {path}{did_you_mean(path.name, [p.name for p in path.parent.glob('*')])}")
         with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from _parsed(file, name, str(path))
+            yield from _parse(file, file_format, str(path))
     if not files:
-        yield from _parsed(stdin, kind, "standard input")
+        yield from _parse(stdin, stdin_format, "standard input")
 
 
-def checked(found: Iterable[Located], reads: dict[str, str]) -> Iterator[list[Row]]:
-    """Windows of rows with the columns that a model `reads`; DataError lists what is wrong in a window, by line."""
-    remaining = iter(found)
+def validate(located_rows: Iterable[LocatedRow], reads: dict[str, str]) -> Iterator[list[Row]]:
+    """Windows of rows with the columns that a model `reads`; DataError lists the problems of a window, by line."""
+    remaining = iter(located_rows)
     while window := list(islice(remaining, WINDOW)):
         problems, rows = [], []
         for place, row in window:
-            wrong = "not a JSON object" if row is None else _wrong(row, reads)
-            problems += [f"{place}: {wrong}"] if wrong else []
+            problem = "not a JSON object" if row is None else _problem(row, reads)
+            problems += [f"{place}: {problem}"] if problem else []
             rows.append(row or {})
         if problems:
-            more = [f"… and {len(problems) - SHOWN} more rows like these"] if len(problems) > SHOWN else []
-            raise DataError(problems[:SHOWN] + more, "mend these rows; what came before them has been answered")
+            more = [f"… and {len(problems) - PROBLEMS} more rows like these"] if len(problems) > PROBLEMS else []
+            raise DataError(problems[:PROBLEMS] + more, "fix these rows; earlier windows of rows are already answered")
         yield [_read_images(row, reads) for row in rows]
 
 
-def answered(windows: Iterable[list[Row]], model: Any, keep: list[str]) -> Iterator[list[Row]]:
-    """The answers to each window, in the order of its rows, with the columns to `keep` before them."""
+def predict_windows(windows: Iterable[list[Row]], model: Any, keep: list[str]) -> Iterator[list[Row]]:
+    """The predictions for each window, in the order of its rows, after the columns to `keep`."""
     if both := sorted(set(keep) & set(model.gives)):
         raise DataError(f"--keep {both[0]}: the model gives a column of that name", "rename it in your file")
     for rows in windows:
-        found = model(rows)
-        yield [{name: row.get(name) for name in keep} | said for row, said in zip(rows, found, strict=True)]
+        predictions = model(rows)
+        yield [
+            {name: row.get(name) for name in keep} | prediction
+            for row, prediction in zip(rows, predictions, strict=True)
+        ]
 
 
-def write(windows: Iterable[list[Row]], out: IO[str], kind: str) -> int:
-    """Write each window as soon as it is there, as jsonl or csv; returns the number of rows."""
+def write(windows: Iterable[list[Row]], out: IO[str], out_format: str) -> int:
+    """Write each window as soon as it is predicted, as jsonl or csv; returns the number of rows."""
     number = 0
     for rows in windows:
         lines = io.StringIO()
-        if kind == "csv":
+        if out_format == "csv":
             table = csv.DictWriter(lines, list(rows[0]), lineterminator="\n")
             if not number:
                 table.writeheader()
@@ -101,9 +104,9 @@ def write(windows: Iterable[list[Row]], out: IO[str], kind: str) -> int:
     return number
 
 
-def _parsed(file: IO[str], kind: str, name: str) -> Iterator[Located]:
+def _parse(file: IO[str], file_format: str, name: str) -> Iterator[LocatedRow]:
     try:
-        if kind == "csv":
+        if file_format == "csv":
             csv.field_size_limit(sys.maxsize)
             reader = csv.DictReader(file)
             for row in reader:
@@ -112,7 +115,7 @@ def _parsed(file: IO[str], kind: str, name: str) -> Iterator[Located]:
         for number, line in enumerate(file, start=1):
             content = line.rstrip("\r\n")
             if content.strip():
-                yield f"{name}:{number}", {"text": content} if kind == "text" else _json(content)
+                yield f"{name}:{number}", {"text": content} if file_format == "text" else _json(content)
     except UnicodeDecodeError as error:
         raise DataError(f"{name}: not UTF-8 ({error.reason} at byte {error.start})", "convert it") from None
     except csv.Error as error:
@@ -121,29 +124,30 @@ def _parsed(file: IO[str], kind: str, name: str) -> Iterator[Located]:
 
 def _json(line: str) -> Row | None:
     try:
-        found = json.loads(line)
+        value = json.loads(line)
     except json.JSONDecodeError:
         return None
-    return found if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else None
 
 
-def _wrong(row: Row, reads: dict[str, str]) -> str:
-    """What is wrong with a row, if anything."""
-    for name, kind in reads.items():
+def _problem(row: Row, reads: dict[str, str]) -> str:
+    """The first problem of a row; empty if there is none. reads: {column: type}, with a ? for optional columns."""
+    for name, column_type in reads.items():
         value = row.get(name)
-        if value is None and not kind.endswith("?"):
+        if value is None and not column_type.endswith("?"):
             near = did_you_mean(name, [str(key) for key in row])
             return f"no column `{name}`{near}; there are: {', '.join(map(str, row)) or 'none'}"
-        if value is not None and kind.startswith("string") and not isinstance(value, str):
+        if value is not None and column_type.startswith("string") and not isinstance(value, str):
             return f"`{name}` is {type(value).__name__}, not text"
-        if value is not None and kind.startswith("list") and not isinstance(value, list):
+        if value is not None and column_type.startswith("list") and not isinstance(value, list):
             return f"`{name}` is {type(value).__name__}, not a list"
     return ""
 
 
 def _read_images(row: Row, reads: dict[str, str]) -> Row:
-    """Paths of files become their bytes, where the model reads bytes."""
-    names = [name for name, kind in reads.items() if kind.startswith("binary") and isinstance(row.get(name), str)]
+    """The row with the content of files in place of their paths, in columns of which the model reads bytes."""
+    binary = [name for name, column_type in reads.items() if column_type.startswith("binary")]
+    names = [name for name in binary if isinstance(row.get(name), str)]
     if missing := [row[name] for name in names if not Path(row[name]).is_file()]:
         raise DataError([f"no file {path}" for path in missing])
     return row | {name: Path(row[name]).read_bytes() for name in names}

@@ -1,4 +1,4 @@
-"""Promotion: a model becomes the challenger, and the champion if the gate lets it pass. And the way back."""
+"""Promotion: a model becomes the challenger, and the champion if it passes the gate; and rollback."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from pretune.config.params import Params
     from pretune.objectives.predictions import Predictions
 
-FORMER = "pretune.former_champion"  # on a version: which one it replaced
-EVALUATION = "pretune.evaluation"  # on a version: the run that measured it
-MADE = ("data/raw", "data/prepared/", "models/", "reports/")  # what stages make of the user's data
-LEFT_OUT = "# left out"  # in a patch: a file that it does not hold
+FORMER = "pretune.former_champion"  # tag of a version: the version that it replaced
+EVALUATION = "pretune.evaluation"  # tag of a version: the run of its evaluation
+OUTPUTS = ("data/raw", "data/prepared/", "models/", "reports/")  # paths that stages write
+LEFT_OUT = "# left out"  # in a patch: a file that it does not contain
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a model that was to be promoted."""
+    """The result of a promotion. former: the version that was champion before."""
 
     name: str
     version: str
@@ -40,7 +40,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether it is the champion now."""
+        """Whether the model is the champion now."""
         return all(check.passed for check in self.checks)
 
     def __str__(self) -> str:
@@ -51,99 +51,110 @@ class Verdict:
 
 
 def promote(runs: Runs, params: Params, name: str | None, missing: Callable[[Evaluation], list[str]]) -> Verdict:
-    """Register the model of an evaluation (default: the newest), and make it champion if it passes.
+    """Register the model of an evaluation (default: the newest) as challenger; make it champion if it passes the gate.
 
-    `missing` says what the remote lacks of an evaluation's data. The reasons are stored with the version either way.
+    missing: a function that lists which data of an evaluation the remote lacks. The reasons are stored with the version
+    in any case.
     """
     registry = runs.registry
-    found = runs.evaluation(name) if name else runs.newest()
-    if found.model is None:
-        raise NotFoundInRecordsError(f"no model of {found.name} is in MLflow", "pretune run   (with MLflow answering)")
-    model_id, made = found.model
-    with registry.alone():
-        version = registry.register(model_id, made.run_id)
-        registry.give(CHALLENGER, version)
+    evaluation = runs.evaluation(name) if name else runs.newest()
+    if evaluation.model is None:
+        raise NotFoundInRecordsError(
+            f"no model of {evaluation.name} is in MLflow", "pretune run   (with MLflow answering)"
+        )
+    model_id, run = evaluation.model
+    with registry.lock():
+        version = registry.register(model_id, run.run_id)
+        registry.set_alias(CHALLENGER, version)
         champion = registry.alias(CHAMPION)
-        other = champion if champion and champion.version != version.version else None
-        own = runs.predictions(found)
-        rival = _compared(runs, params, other, found.name, own) if other else None
-        gaps = lineage_gaps(runs, found) + missing(found)
-        checks = gate.examine(own.models["finetuned"], found.run.metrics, params.gate, champion=rival, gaps=gaps)
+        rival = champion if champion and champion.version != version.version else None
+        stored = runs.predictions(evaluation)
+        predictions = stored.models["finetuned"]
+        comparison = _compare_with(rival, runs, params, evaluation.name, stored) if rival else None
+        gaps = lineage_gaps(runs, evaluation) + missing(evaluation)
+        checks = gate.examine(predictions, evaluation.run.metrics, params.gate, champion=comparison, gaps=gaps)
         verdict = Verdict(registry.name, version.version, checks, champion.version if champion else None)
-        _note(runs, found, own.models["finetuned"], version, verdict)
-        if verdict.passed and (other or not champion):
-            registry.note(version, {FORMER: other.version if other else ""})
-            registry.give(CHAMPION, version)
+        _store(runs, evaluation, predictions, version, verdict)
+        if verdict.passed and (rival or not champion):
+            registry.annotate(version, {FORMER: rival.version if rival else ""})
+            registry.set_alias(CHAMPION, version)
     return verdict
 
 
 def decide(root: Path, run: str | None) -> Verdict:
-    """Promote a run's model (default: the newest) as the workspace's gate says."""
+    """Promote the model of a run (default: the newest) by the gate of the workspace."""
     settings = load(root / "params.yaml")
     workspace = Workspace(root)
 
-    def missing(found: Evaluation) -> list[str]:
-        made = {md5: path for record in found.stages.values() for path, md5 in record.outputs.items()}
-        return [f"the remote lacks {made[md5]}" for md5 in workspace.missing_from_remote(list(made))]
+    def missing(evaluation: Evaluation) -> list[str]:
+        paths = {md5: path for record in evaluation.stages.values() for path, md5 in record.outputs.items()}
+        return [f"the remote lacks {paths[md5]}" for md5 in workspace.missing_from_remote(list(paths))]
 
     return promote(Runs(root, state_dir(root), settings.gate.name), settings, run, missing)
 
 
 def rollback(registry: Registry) -> tuple[str, str]:
-    """Make the former champion champion again; (version that was, version that is)."""
-    with registry.alone():
+    """Make the former champion the champion again; (version before, version now)."""
+    with registry.lock():
         champion = registry.alias(CHAMPION)
         former = champion.tags.get(FORMER, "") if champion else ""
         if champion is None or not former:
-            what = (
+            problem = (
                 f"version {champion.version} of {registry.name} replaced none" if champion else "there is no champion"
             )
-            raise NotFoundInRecordsError(what, "pretune promote")
-        again = registry.version(former)
-        registry.note(champion, {"pretune.rolled_back": _now()})
-        registry.give(CHAMPION, again)
+            raise NotFoundInRecordsError(problem, "pretune promote")
+        version = registry.version(former)
+        registry.annotate(champion, {"pretune.rolled_back": _now()})
+        registry.set_alias(CHAMPION, version)
     return champion.version, former
 
 
-def lineage_gaps(runs: Runs, found: Evaluation) -> list[str]:
-    """What is not on record of all that led to a model."""
+def lineage_gaps(runs: Runs, evaluation: Evaluation) -> list[str]:
+    """What the records lack of the lineage of a model."""
     gaps = []
-    made = {path for each in found.stages.values() for path in each.outputs}
-    for stage, record in found.stages.items():
+    known = {path for record in evaluation.stages.values() for path in record.outputs}
+    for stage, record in evaluation.stages.items():
         if record.tags.get("git.commit", "none") == "none":
             gaps.append(f"{stage}: no commit")
-        elif record.tags.get("git.dirty") == "true" and not _is_whole(runs, record):
-            gaps.append(f"{stage}: uncommitted changes that no patch holds in full")
-        unknown = [path for path in record.inputs if path.startswith(MADE) and path not in made]
-        gaps += [f"{stage}: who made {path} is not known" for path in unknown]
+        elif record.tags.get("git.dirty") == "true" and not _is_patch_complete(runs, record):
+            gaps.append(f"{stage}: its patch does not contain all uncommitted changes")
+        unknown = [path for path in record.inputs if path.startswith(OUTPUTS) and path not in known]
+        gaps += [f"{stage}: no run that wrote {path} is on record" for path in unknown]
     return gaps
 
 
-def _is_whole(runs: Runs, record: Record) -> bool:
+def _is_patch_complete(runs: Runs, record: Record) -> bool:
     try:
         return not any(line.startswith(LEFT_OUT) for line in runs.artifact(record, "changes.patch").splitlines())
     except NotFoundInRecordsError:
         return False
 
 
-def _compared(runs: Runs, params: Params, champion: Version, name: str, own: StoredPredictions) -> Comparison:
-    """The challenger beside the champion."""
-    former = runs.evaluation(champion.tags.get(EVALUATION) or champion.run_id)
-    settings = params.evaluate
-    both = {"champion": runs.predictions(former), name: own}
-    samples, confidence = settings.bootstrap_samples, settings.confidence
-    return compare(both, bootstrap_samples=samples, confidence=confidence, seed=params.seed)
+def _compare_with(
+    champion: Version, runs: Runs, params: Params, name: str, predictions: StoredPredictions
+) -> Comparison:
+    """The challenger, an evaluation of this name, against the champion."""
+    evaluation = runs.evaluation(champion.tags.get(EVALUATION) or champion.run_id)
+    return compare(
+        {"champion": runs.predictions(evaluation), name: predictions},
+        bootstrap_samples=params.evaluate.bootstrap_samples,
+        confidence=params.evaluate.confidence,
+        seed=params.seed,
+    )
 
 
-def _note(runs: Runs, found: Evaluation, said: Predictions, version: Version, verdict: Verdict) -> None:
-    """Store the reasons and the model card with the version, and the card with the run too, whole."""
-    slices = runs.artifact(found.run, "evaluation/slices.csv")
-    text = model_card.write(found, said, verdict.checks, version=version.version, slices=slices)
-    passed = str(verdict.passed).lower()
-    reasons = "\n".join(map(str, verdict.checks))
-    tags = {"gate.passed": passed, "gate.reasons": reasons, "gate.time": _now(), EVALUATION: found.run.run_id}
-    runs.registry.note(version, tags, text)
-    runs.attach(found.run, "model-card.md", text)
+def _store(runs: Runs, evaluation: Evaluation, predictions: Predictions, version: Version, verdict: Verdict) -> None:
+    """Store the reasons and the model card with the version; the run gets the card in full length."""
+    slices = runs.artifact(evaluation.run, "evaluation/slices.csv")
+    card = model_card.write(evaluation, predictions, verdict.checks, version=version.version, slices=slices)
+    tags = {
+        "gate.passed": str(verdict.passed).lower(),
+        "gate.reasons": "\n".join(map(str, verdict.checks)),
+        "gate.time": _now(),
+        EVALUATION: evaluation.run.run_id,
+    }
+    runs.registry.annotate(version, tags, card)
+    runs.attach(evaluation.run, "model-card.md", card)
 
 
 def _now() -> str:

@@ -1,4 +1,4 @@
-"""Versions of a model in MLflow's registry, and the aliases that say which one is in use."""
+"""Versions of a model in MLflow's registry, and their aliases, @champion and @challenger."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 from pretune.errors import LockedError, NotFoundInRecordsError
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-MODEL = "pretune.model"  # on a version: the id of the model that it is
-LEASE = 600.0  # seconds after which a promotion that has not ended counts as dead
-DESCRIPTION = 5000  # characters that MLflow takes
+MODEL = "pretune.model"  # tag of a version: the id of its model
+LOCK_EXPIRES = 600.0  # seconds after which the lock of a promotion counts as abandoned
+DESCRIPTION = 5000  # characters, the limit of MLflow
 
 
 @dataclass(frozen=True)
 class Version:
-    """A model's version; run_id: the run that made the model."""
+    """A version of a model. run_id: of the run that trained it."""
 
     version: str
     run_id: str
@@ -35,88 +35,87 @@ class Registry:
         self.client, self.name = client, name
 
     def alias(self, alias: str) -> Version | None:
-        """The version that has the alias."""
-        found = self._model(self.name)
-        return self.version(found.aliases[alias]) if found and alias in found.aliases else None
+        """The version with this alias, if there is one."""
+        model = self._model(self.name)
+        return self.version(model.aliases[alias]) if model and alias in model.aliases else None
 
-    def named(self, alias: str) -> Version:
-        """The version of this alias or number; NotFoundInRecordsError where there is none."""
-        found = self.version(alias) if alias.isdigit() else self.alias(alias)
-        if found is None:
-            raise NotFoundInRecordsError(f"no version of {self.name} is @{alias}", "pretune promote")
-        return found
+    def find(self, name: str) -> Version:
+        """The version with this alias or number; NotFoundInRecordsError if there is none."""
+        version = self.version(name) if name.isdigit() else self.alias(name)
+        if version is None:
+            raise NotFoundInRecordsError(f"no version of {self.name} is @{name}", "pretune promote")
+        return version
 
     def of_model(self, model_id: str) -> Version | None:
-        """The version that this model is registered as."""
-        found = self.client.search_model_versions(f"name = '{self.name}' and tags.`{MODEL}` = '{model_id}'")
-        return self.version(found[0].version) if found else None
+        """The version of this model, if it is registered."""
+        versions = self.client.search_model_versions(f"name = '{self.name}' and tags.`{MODEL}` = '{model_id}'")
+        return self.version(versions[0].version) if versions else None
 
     def register(self, model_id: str, run_id: str) -> Version:
-        """The model as a version: a new one, if it is none yet."""
+        """The version of this model: a new one if it is not registered yet."""
         if not self._model(self.name):
             self.client.create_registered_model(self.name)
-        known = self.of_model(model_id)
-        if known:
-            return known
-        where = self.client.get_logged_model(model_id).artifact_location  # `models:/…` is looked up in a global default
-        made = self.client.create_model_version(self.name, where, run_id, model_id=model_id, tags={MODEL: model_id})
-        return self.version(made.version)
+        if registered := self.of_model(model_id):
+            return registered
+        uri = self.client.get_logged_model(model_id).artifact_location  # `models:/…` depends on a global default
+        created = self.client.create_model_version(self.name, uri, run_id, model_id=model_id, tags={MODEL: model_id})
+        return self.version(created.version)
 
-    def note(self, version: Version, tags: Mapping[str, str], description: str = "") -> None:
-        """Store facts with a version."""
+    def annotate(self, version: Version, tags: Mapping[str, str], description: str = "") -> None:
+        """Store tags and a description with a version; both are cut at DESCRIPTION characters."""
         for key, value in tags.items():
             self.client.set_model_version_tag(self.name, version.version, key, value[:DESCRIPTION])
         if description:
             cut = description if len(description) <= DESCRIPTION else description[: DESCRIPTION - 2] + "\n…"
             self.client.update_model_version(self.name, version.version, cut)
 
-    def give(self, alias: str, version: Version) -> None:
-        """Move an alias."""
+    def set_alias(self, alias: str, version: Version) -> None:
+        """Move an alias to a version."""
         self.client.set_registered_model_alias(self.name, alias, version.version)
 
-    def alone(self) -> AbstractContextManager[None]:
-        """Nobody else promotes meanwhile, on whatever machine. LockedError where somebody does."""
-        return self._holding(f"{self.name}.promotion-under-way")
+    def lock(self) -> AbstractContextManager[None]:
+        """Exclude other promotions of this model, on all machines. LockedError if one is in progress."""
+        return self._lock(f"{self.name}.promotion-under-way")
 
     @contextmanager
-    def _holding(self, lock: str) -> Iterator[None]:
-        """Names in the registry are unique, so one is the lock."""
-        held = self._model(lock)
-        if held and time.time() - held.creation_timestamp / 1000 > LEASE:
-            with self._holding(f"{lock}.passed-over"):  # two that find it dead must not both go on
-                self._drop(held)
+    def _lock(self, name: str) -> Iterator[None]:
+        """The lock is a registered model of this name: names in the registry are unique."""
+        held = self._model(name)
+        if held and time.time() - held.creation_timestamp / 1000 > LOCK_EXPIRES:
+            with self._lock(f"{name}.passed-over"):  # two processes that find it abandoned must not both continue
+                self._release(held)
         try:
-            made = self.client.create_registered_model(lock, {"holder": _holder()})
-        except Exception as error:  # MLflow's; its code says whether it is this
+            own = self.client.create_registered_model(name, {"holder": _holder()})
+        except Exception as error:  # of MLflow; only its code says that the name exists
             if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
                 raise
-            by = self._model(lock)
+            other = self._model(name)
             raise LockedError(
-                f"{self.name} is being promoted by {by.tags.get('holder', '') if by else 'another process'}",
-                f"wait for it to end (one that was killed is passed over after {LEASE / 60:.0f} minutes)",
+                f"{self.name} is being promoted by {other.tags.get('holder', '') if other else 'another process'}",
+                f"wait until it ends (if it was killed, its lock expires after {LOCK_EXPIRES / 60:.0f} minutes)",
             ) from None
         try:
             yield
         finally:
-            self._drop(made)
+            self._release(own)
 
-    def _drop(self, lock: Any) -> None:
-        """Delete a lock, unless it is another one of that name by now."""
-        now = self._model(lock.name)
-        if now and (now.creation_timestamp, now.tags) == (lock.creation_timestamp, lock.tags):
+    def _release(self, lock: Any) -> None:
+        """Delete a lock, unless another process has taken it since."""
+        current = self._model(lock.name)
+        if current and (current.creation_timestamp, current.tags) == (lock.creation_timestamp, lock.tags):
             self.client.delete_registered_model(lock.name)
 
     def _model(self, name: str) -> Any:
-        found = self.client.search_registered_models(f"name = '{name}'", max_results=1)
-        return found[0] if found else None
+        models = self.client.search_registered_models(f"name = '{name}'", max_results=1)
+        return models[0] if models else None
 
-    def version(self, version: str) -> Version:
-        """The version of this number."""
+    def version(self, number: str) -> Version:
+        """The version with this number; NotFoundInRecordsError if there is none."""
         try:
-            found = self.client.get_model_version(self.name, str(version))
+            version = self.client.get_model_version(self.name, str(number))
         except Exception as error:
-            raise NotFoundInRecordsError(f"{self.name} has no version {version}", "pretune promote") from error
-        return Version(str(found.version), found.run_id, found.tags.get(MODEL, ""), dict(found.tags))
+            raise NotFoundInRecordsError(f"{self.name} has no version {number}", "pretune promote") from error
+        return Version(str(version.version), version.run_id, version.tags.get(MODEL, ""), dict(version.tags))
 
 
 def _holder() -> str:

@@ -1,1 +1,1 @@
-"""How a stage runs: its contract, its processes, its progress and what is measured meanwhile."""
+"""How a stage runs: its contract, its processes, its progress and its system metrics."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Record:
-    """What is logged every LOG_EVERY steps: means since the last record."""
+    """What is logged every LOG_EVERY steps: means over the steps since the last record."""
 
     step: int
     loss: float
@@ -15,7 +15,7 @@ class Record:
     steps_per_second: float
     tokens_per_second: float
     utilisation: float | None = None  # share of the FLOP/s that the processors can reach
-    memory_gb: float = 0.0  # the most so far, of this process; on a GPU, of its card
+    memory_gb: float = 0.0  # the peak so far, of this process; on a GPU, of its memory
 
 
 @dataclass(frozen=True)

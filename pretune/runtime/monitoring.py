@@ -1,8 +1,8 @@
-"""What the machine does while a stage trains: load and memory, sampled by a thread, and electricity.
+"""System metrics while a stage trains: load and memory, sampled in a thread, and energy.
 
-Electricity is an estimate by codecarbon, where that is installed (the extra `energy`). It reads the counters of
-processor and cards where it may; else it takes the share of the processor that the stage and the processes it
-started have had, of what such a processor draws at most.
+codecarbon, if it is installed (the extra `energy`), estimates the energy. It reads the counters of processor and
+GPUs if it may. Otherwise it multiplies the maximum power of such a processor by the share of its time that the
+stage and its processes used.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from typing import Any
 import psutil
 
 SAMPLE_EVERY = 10.0  # seconds
-DELAY = 5.0  # seconds; a shorter stage is not worth the second of processor time that looking for meters takes
+DELAY = 5.0  # seconds; finding meters takes a second of processor time, too much for a shorter stage
 METER_EVERY = 15.0  # seconds
 MB = 1e6
 
 
 @contextmanager
 def system(write: Callable[[Mapping[str, Any], int], None], *, every: float = SAMPLE_EVERY) -> Iterator[None]:
-    """During the block, `write` a sample every so many seconds, under MLflow's names for such metrics."""
-    over = threading.Event()
+    """`write` a sample every `every` seconds until the end of the block, with MLflow's names of system metrics."""
+    stopped = threading.Event()
 
     def watch() -> None:
         number, last = 0, time.monotonic()
-        psutil.cpu_percent()  # the first answer means nothing: it is since the last call
+        psutil.cpu_percent()  # measures since the last call: the first value means nothing
         while True:
-            ended = over.wait(every)
-            if not ended or time.monotonic() - last > 1:  # shorter than a second, nothing can be said
+            ended = stopped.wait(every)
+            if not ended or time.monotonic() - last > 1:  # a shorter sample is too noisy
                 write(sample(), number)
             if ended:
                 return
@@ -45,12 +45,12 @@ def system(write: Callable[[Mapping[str, Any], int], None], *, every: float = SA
     try:
         yield
     finally:
-        over.set()
+        stopped.set()
         thread.join()
 
 
 def sample() -> dict[str, float]:
-    """Percent and megabytes, now; of CPUs the mean since the last sample."""
+    """Percent and megabytes, now; for processors the mean since the last sample."""
     memory, own = psutil.virtual_memory(), psutil.Process().memory_info().rss
     metrics = {
         "system/cpu_utilization_percentage": psutil.cpu_percent(),
@@ -62,7 +62,7 @@ def sample() -> dict[str, float]:
 
 
 def _gpu() -> dict[str, float]:
-    """Of this process's GPU, where it has loaded torch and uses one."""
+    """Metrics of the GPU of this process; {} if it uses none."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
         return {}
@@ -72,7 +72,7 @@ def _gpu() -> dict[str, float]:
         f"system/gpu_{number}_memory_usage_megabytes": (total - free) / MB,
         f"system/gpu_{number}_memory_usage_percentage": 100 * (total - free) / total,
     }
-    with suppress(ModuleNotFoundError, RuntimeError):  # it needs NVIDIA's management library
+    with suppress(ModuleNotFoundError, RuntimeError):  # the management library of NVIDIA is missing
         metrics[f"system/gpu_{number}_utilization_percentage"] = float(torch.cuda.utilization(number))
     return metrics
 
@@ -81,17 +81,17 @@ def _gpu() -> dict[str, float]:
 def energy(
     write: Callable[[Mapping[str, float]], None], processes: int, *, delay: float = DELAY
 ) -> Iterator[threading.Event]:
-    """At the end of the block, `write` energy_kwh and co2_kg; nothing where they are not known.
+    """`write` energy_kwh and co2_kg at the end of the block; nothing if they are unknown.
 
-    processes: that compute, each with a GPU of its own where there are any. CO2 is that of the country
-    that CODECARBON_COUNTRY_ISO_CODE names, else of the world's mean. Until meters are found, of which
-    the event tells, the average of the time afterwards is assumed.
+    processes: how many compute, each on a GPU of its own if there are GPUs. CO2 is computed for the country of
+    CODECARBON_COUNTRY_ISO_CODE, by default for the world's mean. The event is set once meters are found; for the time
+    before, the mean power afterwards is assumed.
 
-    The block waits for nothing here and fails of nothing; no network is used, and no file written.
+    Measuring neither delays the block nor makes it fail. It uses no network and writes no file.
     """
     meter = _Meter(processes, delay)
     try:
-        yield meter.reads
+        yield meter.ready
     finally:
         with suppress(Exception):
             if totals := meter.end():
@@ -99,26 +99,26 @@ def energy(
 
 
 class _Meter:
-    """codecarbon's tracker in a thread; `reads` is set once it has found what to read."""
+    """codecarbon's tracker in a thread; `ready` is set once it has found meters."""
 
     def __init__(self, processes: int, delay: float) -> None:
-        self.reads, self._over = threading.Event(), threading.Event()
+        self.ready, self._stopped = threading.Event(), threading.Event()
         self._began = time.perf_counter()
         self._tracker: Any = None
         threading.Thread(target=self._start, args=(processes, delay), name="energy", daemon=True).start()
 
     def _start(self, processes: int, delay: float) -> None:
         with suppress(Exception):
-            if not self._over.wait(delay):
+            if not self._stopped.wait(delay):
                 self._tracker = _tracker(processes)
                 self._tracker.start()
                 self._tracker._scheduler_monitor_power.stop()  # looks at every process of the machine each second
-                self.reads.set()
+                self.ready.set()
 
     def end(self) -> dict[str, float]:
-        """The totals of the whole time."""
-        self._over.set()
-        if not self._tracker or not self.reads.is_set():
+        """Stop, and return the totals since the start; {} if no meter was found."""
+        self._stopped.set()
+        if not self._tracker or not self.ready.is_set():
             return {}
         self._tracker.stop()
         data = self._tracker.final_emissions_data
@@ -131,14 +131,14 @@ def _tracker(processes: int) -> Any:
 
     logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    cards = map(str, range(processes)) if visible is None else visible.split(",")[:processes]
+    gpus = map(str, range(processes)) if visible is None else visible.split(",")[:processes]
     return OfflineEmissionsTracker(
         tracking_mode="process",  # stages may run side by side
         measure_power_secs=METER_EVERY,
-        gpu_ids=[card for card in cards if card],
+        gpu_ids=[gpu for gpu in gpus if gpu],
         output_methods=[],
         emissions_endpoint=None,
         electricitymaps_api_token="",
-        allow_multiple_runs=True,  # without a lock file, and without handlers of signals
+        allow_multiple_runs=True,  # no lock file and no signal handlers
         log_level="critical",
     )

@@ -1,4 +1,4 @@
-"""How far stages are: bars on a terminal, lines elsewhere, messages to the flow that started the stage."""
+"""Progress of stages: bars on a terminal, lines elsewhere, messages to the flow that started the stage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
-PIPE = "PRETUNE_PROGRESS_PIPE"  # set where a flow reads a stage's output
+PIPE = "PRETUNE_PROGRESS_PIPE"  # set if a flow reads the output of the stage
 MARK = "\x1e"  # ASCII record separator: begins a line that is a message, not output
 LINE_EVERY = 15.0  # seconds between two lines about the same stage
 MESSAGE_EVERY = 0.2  # seconds
@@ -25,7 +25,7 @@ class Progress(Protocol):
     """Where one stage reports its progress."""
 
     def update(self, done: int, total: int, note: str) -> None:
-        """`done` of `total` units are finished; `note` says how it goes."""
+        """`done` of `total` units are finished; `note` is shown beside the bar."""
 
     def close(self) -> None:
         """The stage has ended."""
@@ -35,10 +35,10 @@ class RunDisplay(Protocol):
     """Shows the stages of a run; called from several threads."""
 
     def start(self, stages: list[str]) -> None:
-        """These stages follow, in this order."""
+        """Show these stages as waiting, in this order."""
 
     def warn(self, text: str) -> None:
-        """Show something that the user may not have intended."""
+        """Show a warning."""
 
     def begin(self, stage: str) -> None:
         """A stage has started."""
@@ -54,7 +54,7 @@ class RunDisplay(Protocol):
 
 
 def for_run() -> RunDisplay:
-    """Bars on a terminal, else lines; both on standard error, so that results can be piped."""
+    """Bars if standard error is a terminal, else lines; standard output stays free for results."""
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -62,7 +62,7 @@ def for_run() -> RunDisplay:
 
 
 def for_stage(name: str) -> Progress:
-    """The progress of a stage in this process: to the flow that started it, else to the user."""
+    """Where a stage in this process reports: to the flow that started it, else to the user."""
     if os.environ.get(PIPE):
         return PipeProgress()
     display = for_run()
@@ -72,23 +72,23 @@ def for_stage(name: str) -> Progress:
 
 
 def message(line: str) -> dict[str, Any] | None:
-    """The message in a line that a stage wrote for its flow; None for ordinary output."""
+    """The message in a line of a stage's output; None for ordinary output."""
     return dict(json.loads(line[1:])) if line.startswith(MARK) else None
 
 
 def send(event: str, **content: Any) -> None:
-    """Write a message for the flow to standard output."""
+    """Write a message to the flow on standard output."""
     print(MARK + json.dumps({"event": event, **content}), flush=True)
 
 
 class PipeProgress:
-    """Sends messages to the flow, one each MESSAGE_EVERY at most."""
+    """Sends messages to the flow, at most one each MESSAGE_EVERY."""
 
     def __init__(self) -> None:
         self._last = 0.0
 
     def update(self, done: int, total: int, note: str) -> None:
-        """Send it, unless the last one was just sent."""
+        """Send the progress, unless the last message is too recent."""
         now = time.monotonic()
         if now - self._last > MESSAGE_EVERY or done == total:
             self._last = now
@@ -99,17 +99,17 @@ class PipeProgress:
 
 
 class StageProgress:
-    """One stage on a display, which has begun it."""
+    """Reports one stage to a display on which it has begun."""
 
     def __init__(self, display: RunDisplay, name: str) -> None:
         self._display, self._name = display, name
 
     def update(self, done: int, total: int, note: str) -> None:
-        """Show it."""
+        """Show the progress."""
         self._display.progress(self._name, done, total, note)
 
     def close(self) -> None:
-        """Close the display, which showed this stage only."""
+        """Close the display, which shows this stage only."""
         self._display.close()
 
 
@@ -120,21 +120,21 @@ class Clock:
         self._first: tuple[float, int] | None = None
 
     def left(self, done: int, total: int) -> str:
-        """As `  2:13 left`; empty where there is no estimate."""
+        """Text as `  2:13 left`; "" if there is no estimate yet."""
         now = time.monotonic()
-        began, before = self._first = self._first or (now, done)
-        if done <= before or done >= total:
+        start, done_at_start = self._first = self._first or (now, done)
+        if done <= done_at_start or done >= total:
             return ""
-        minutes, seconds = divmod(round((total - done) * (now - began) / (done - before)), 60)
+        minutes, seconds = divmod(round((total - done) * (now - start) / (done - done_at_start)), 60)
         hours, minutes = divmod(minutes, 60)
         return f"  {hours}:{minutes:02}:{seconds:02} left" if hours else f"  {minutes}:{seconds:02} left"
 
 
 class LineDisplay(RunDisplay):
-    """A line when a stage starts, every LINE_EVERY while it runs, and when it ends: for logs."""
+    """Prints a line when a stage starts, every LINE_EVERY seconds while it runs, and when it ends."""
 
     def __init__(self) -> None:
-        self._shown: dict[str, float] = {}
+        self._last_line: dict[str, float] = {}
         self._clocks: dict[str, Clock] = {}
         self._lock = threading.Lock()
         self._width = 0
@@ -149,14 +149,14 @@ class LineDisplay(RunDisplay):
 
     @override
     def begin(self, stage: str) -> None:
-        self._shown[stage], self._clocks[stage] = time.monotonic(), Clock()
+        self._last_line[stage], self._clocks[stage] = time.monotonic(), Clock()
         self._print(stage, "…")
 
     @override
     def progress(self, stage: str, done: int, total: int, note: str) -> None:
         left = self._clocks[stage].left(done, total)
-        if time.monotonic() - self._shown[stage] > LINE_EVERY:
-            self._shown[stage] = time.monotonic()
+        if time.monotonic() - self._last_line[stage] > LINE_EVERY:
+            self._last_line[stage] = time.monotonic()
             self._print(stage, f"{done * 100 // total:3d} %  {note}{left}")
 
     @override

@@ -1,4 +1,4 @@
-"""A stage's contract: it reads what dvc.yaml declares, and its outputs appear whole or not at all."""
+"""A stage's contract: it reads and writes only what dvc.yaml declares; outputs appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pretune.config.files import flatten
 from pretune.config.params import Params, restrict_params
 from pretune.errors import DataError, InputsChangedError, UndeclaredInputError
-from pretune.lineage.graph import Entry, Node, Workspace, remember_code, stage_key, state_dir
+from pretune.lineage.code_folders import remember_code
+from pretune.lineage.graph import Entry, Node, Workspace, stage_key, state_dir
 
 if TYPE_CHECKING:
     from pretune.runtime.events import Record, Validation
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class StageInputs(Protocol):
-    """What the `prepare` function of a training stage takes: the stage itself, or a dry run of it."""
+    """The argument of a training stage's `prepare` function: the stage itself, or a dry run of it."""
 
     name: str
     params: Params
@@ -33,21 +34,20 @@ class StageInputs(Protocol):
 
 
 class Recorder(Protocol):
-    """Where a stage function leaves what varies from run to run, and copies of its texts."""
+    """The record of a run: metrics and texts, which may vary from run to run, unlike outputs."""
 
     def metrics(self, values: Mapping[str, Any], step: int = 0) -> None:
         """Numbers, by name."""
 
     def text(self, name: str, content: str) -> None:
-        """A text, as an artifact."""
+        """A text artifact."""
 
 
 class Stage:
-    """What a stage function takes: its params, its inputs, its outputs, its run.
+    """The argument of a stage function: params, inputs, outputs and record of the stage.
 
-    `dep` and `out` take the paths of dvc.yaml; anything not declared there is refused. `entry` is
-    what the inputs were before anything of them was read, `params` included. A `fresh` stage removes
-    what one that was killed has left.
+    `dep` and `out` take paths of dvc.yaml and raise UndeclaredInputError for any other path. entry: the inputs and
+    params before anything was read. fresh: remove partial outputs of a run that was killed.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Stage:
 
     @property
     def key(self) -> str:
-        """The stage key: what the inputs were when the stage began."""
+        """The stage key of the inputs when the stage began."""
         return stage_key(self._entry)
 
     def dep(self, path: str) -> Path:
@@ -89,11 +89,11 @@ class Stage:
         return target
 
     def resolve_input(self, place: str) -> Path:
-        """Where a path that params.yaml names lies: dvc.yaml has to declare it, or a folder around it."""
+        """The place of a path that params.yaml names; dvc.yaml has to declare it or a folder that contains it."""
         path = PurePosixPath(place)
-        for around in (path, *path.parents):
+        for declared in (path, *path.parents):
             with contextlib.suppress(UndeclaredInputError):
-                return self.dep(str(around)) / path.relative_to(around)
+                return self.dep(str(declared)) / path.relative_to(declared)
         return self.dep(place)
 
     def out(self, path: str) -> Path:
@@ -113,26 +113,26 @@ class Stage:
         self._models.append((path, examples))
 
     def metrics_of(self, path: str, stage: str) -> dict[str, float]:
-        """The metrics of the run of `stage` that made the input `path`; none where that was not the last one here.
+        """The metrics of the run of `stage` that made the input `path`; {} if it was not the last run here.
 
-        They vary from run to run: for this stage's run, never for an output.
+        They vary from run to run, so they go to the record of this stage, never into an output.
         """
         file = state_dir(self._root) / "stages" / f"{stage}.json"
         facts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        made = facts.get("outputs", {}).get(path)
-        return dict(facts["metrics"]) if made == self._entry["deps"][path] else {}
+        md5 = facts.get("outputs", {}).get(path)
+        return dict(facts["metrics"]) if md5 == self._entry["deps"][path] else {}
 
     @property
     def checkpoints(self) -> Path:
-        """Where training keeps what it needs to resume; a change of `launch` does not start it anew."""
+        """The folder of checkpoints. A change of `launch` does not change it: training resumes."""
         params = {key: value for key, value in self._entry["params"].items() if key != "launch"}
         key = stage_key(self._entry | {"params": params})
         return state_dir(self._root) / "checkpoints" / key
 
     def reporter(self, steps: int, *, before: int = 0, name: str = "") -> Callable[[Record | Validation], None]:
-        """A callback for the training loop: to the progress bar and to the run's metrics.
+        """A callback for the training loop, which updates the progress bar and the metrics of the run.
 
-        A stage that trains several models gives each a `name`, and how many of all `steps` came before it.
+        name, before: for a stage that trains several models, the name of this one and the steps before it.
         """
         metric_prefix, note_prefix = (f"{name}.", f"{name}  ") if name else ("", "")
 
@@ -143,9 +143,9 @@ class Stage:
                 validated = {f"{metric_prefix}validation_{key}": value for key, value in values["metrics"].items()}
                 self.run.metrics(validated, step)
                 return
-            known = {key: value for key, value in values.items() if value is not None}
-            self._progress.update(before + step, steps, note_prefix + _note(known))
-            self.run.metrics({f"{metric_prefix}{key}": value for key, value in known.items()}, step)
+            values = {key: value for key, value in values.items() if value is not None}
+            self._progress.update(before + step, steps, note_prefix + _note(values))
+            self.run.metrics({f"{metric_prefix}{key}": value for key, value in values.items()}, step)
 
         return report
 
@@ -156,18 +156,18 @@ class PublishedStage(Stage):
     run: Run
 
     def log_inputs(self) -> None:
-        """Put params, data and stage key on the run; note which files of code were read."""
-        remember_code(self._root, self._entry)
+        """Record params, data and stage key; note which files of code the stage reads."""
+        remember_code(self._root, state_dir(self._root), self._entry)
         self.run.params(flatten(self._entry["params"]))
         for path in self._node.data:
             self.run.input(path, self._entry["deps"][path])
         self.run.tags({"pretune.stage": self.name, "pretune.stage_key": self.key})
 
     def publish(self) -> None:
-        """Rename what was written into place, unless an input changed meanwhile.
+        """Rename the outputs into place. Raises InputsChangedError if an input changed while the stage was running.
 
-        DVC reads params and dependencies again when a stage has ended: without this check, an edit
-        during a run would be recorded as what the run was made from.
+        DVC hashes params and dependencies after the stage. Without this check dvc.lock would record an edit made
+        during the run as an input of the run.
         """
         missing = [path for path in self._node.outs if not self._written.get(path, Path("/nowhere")).exists()]
         if missing:
@@ -177,8 +177,8 @@ class PublishedStage(Stage):
             kept = self._root / ".pretune" / "kept" / f"{self.name}-{self.key[:12]}"
             self._move_to(kept)
             raise InputsChangedError(
-                [f"{what} while {self.name} was running" for what in changed],
-                f"pretune run   (what was made lies in {kept.relative_to(self._root)})",
+                [f"{change} while {self.name} was running" for change in changed],
+                f"pretune run   (the result is kept in {kept.relative_to(self._root)})",
             )
         for path, written in self._written.items():
             _replace(written, self._root / path)
@@ -190,7 +190,7 @@ class PublishedStage(Stage):
             self.run.model(Path(path).name, self._root / path, outputs[path], examples)
 
     def discard(self) -> None:
-        """Remove what an unfinished stage has written."""
+        """Remove the partial outputs of a stage that failed."""
         for written in self._written.values():
             _remove(written)
 
@@ -218,7 +218,7 @@ class PublishedStage(Stage):
 
 
 def _note(values: dict[str, float]) -> str:
-    """How training goes, in a line."""
+    """The values of a record in one line."""
     used = f"  {values['utilisation']:.0%} util".replace("%", " %") if "utilisation" in values else ""
     speed = f"{values['tokens_per_second'] / 1000:.1f}k tok/s{used}"
     return f"loss {values['loss']:.3f}  lr {values['learning_rate']:.1e}  {speed}  {values['memory_gb']:.1f} GB"
@@ -229,7 +229,7 @@ def _partial(path: Path) -> Path:
 
 
 def _replace(source: Path, target: Path) -> None:
-    """Rename over `target`; a kill between the two renames leaves nothing, never a mixture."""
+    """Replace `target` by `source`. A kill between the two renames leaves no target, never a mixture of both."""
     trash = target.with_name(f".{target.name}.old.partial")
     _remove(trash)
     if target.exists():

@@ -1,6 +1,6 @@
-"""One of several processes that run a stage together; runtime/launcher.py starts them and reads their events.
+"""One of several processes that run a stage together; runtime/launcher.py starts them and reads their messages.
 
-Each process writes its events to a file of its own. The first process writes the outputs and reports progress
+Each process writes its messages to a file of its own. The first process writes the outputs and reports progress
 and metrics; the others report only how they ended.
 """
 
@@ -27,12 +27,12 @@ from pretune.runtime import monitoring
 from pretune.runtime.stage import Stage
 from pretune.tracking.journal import EventLog
 
-WORKER = "PRETUNE_WORKER"  # the folder that holds this machine's order and events
+WORKER = "PRETUNE_WORKER"  # the folder of this machine's order and messages
 ORDER = "order.json"
 
 
 class WorkerStage(Stage):
-    """A stage as one of its processes sees it: the process that started it publishes what it writes."""
+    """A stage in one of its processes; the process that started them publishes the outputs."""
 
     def __init__(self, order: Mapping[str, Any], events: WorkerEvents) -> None:
         super().__init__(
@@ -46,7 +46,7 @@ class WorkerStage(Stage):
 
 
 class WorkerEvents:
-    """The events of a process, in place of a run's record and a progress bar; only the first process's count."""
+    """The messages of a process, in place of the record and the progress bar. Only the first process reports both."""
 
     def __init__(self, path: Path, *, first: bool) -> None:
         self._log, self._first = EventLog(path), first
@@ -73,7 +73,7 @@ class WorkerEvents:
 
 
 class StderrForwarder(io.TextIOBase):
-    """Standard error of the first process: passes what Python writes there to the user, line by line."""
+    """Standard error of the first process: forwards what Python writes, line by line, to the user."""
 
     def __init__(self, events: WorkerEvents) -> None:
         self._events, self._line = events, ""
@@ -87,7 +87,7 @@ class StderrForwarder(io.TextIOBase):
 
 
 def main(name: str, stage_function: Callable[[str], Callable[[Stage], None]]) -> int:
-    """Run the stage as the process that torchrun's variables describe; return the exit code."""
+    """Run the stage as the process that torchrun's environment variables describe. Returns the exit code."""
     folder, rank = Path(os.environ[WORKER]), int(os.environ["RANK"])
     with (
         closing(WorkerEvents(folder / f"{rank}.jsonl", first=rank == 0)) as events,
@@ -106,7 +106,7 @@ def _work(
             stage_function(name)(stage)
             events.write("done", **stage.account())
     except BaseException as error:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends the others when one has ended: let this be said
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun stops the others: let this one report first
         if isinstance(error, PretuneError):
             events.write("error", **error.as_dict())
             return error.exit_code

@@ -1,1 +1,1 @@
-"""What MLflow records of runs; the only package that imports mlflow."""
+"""Records of runs in MLflow. The only package that imports mlflow."""

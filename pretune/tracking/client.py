@@ -1,11 +1,12 @@
 """Connects to MLflow.
 
-Run ids are always passed: MLflow's active run is thread-local, and MLFLOW_RUN_ID hijacks runs.
+Every call passes its run id: MLflow's active run is thread-local, and MLFLOW_RUN_ID would redirect it.
 """
 
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import os
 import re
@@ -19,10 +20,32 @@ from pretune.errors import WorkspaceError
 from pretune.process import lock
 
 EXPERIMENT = "pretune"
+VIEW = {  # runs and columns behind the link of `pretune ui`, with the names of MLflow's pages
+    "orderByKey": "attributes.start_time",
+    "orderByAsc": False,
+    "searchFilter": "",
+    "startTime": "ALL",
+    "lifecycleFilter": "Active",
+    "modelVersionFilter": "All Runs",
+    "datasetsFilter": [],
+    "selectedColumns": [f"metrics.`headline/{name}`" for name in ("finetuned", "scratch", "gain")],
+    "runsExpanded": {},
+    "runsPinned": [],
+    "runsHidden": [],
+    "runsHiddenMode": "FIRST_10_RUNS",
+    "groupsExpanded": {},
+    "useGroupedValuesInCharts": True,
+    "hideEmptyCharts": True,
+}
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",  # training models, not GenAI
+    "mlflow.experiment.primaryMetric.name": "headline/finetuned",
+    "mlflow.sharedViewState.pretune": json.dumps(VIEW),
+}
 
 
 def prepare_environment() -> None:
-    """Set what MLflow reads from the environment; call before it is imported."""
+    """Set the environment variables that MLflow reads when it is imported."""
     for name in ("MLFLOW_RUN_ID", "MLFLOW_PARENT_RUN_ID"):
         os.environ.pop(name, None)
     os.environ |= {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -37,9 +60,9 @@ def tracking_uri(root: Path) -> str:
 
 
 def open_client(root: Path, state: Path) -> Any:
-    """MLflow's client. With its stores it is thousands of modules, in which looking for garbage often costs 0.4 s."""
+    """MLflow's client for the workspace."""
     prepare_environment()
-    gc.set_threshold(100_000, 20, 20)
+    gc.set_threshold(100_000, 20, 20)  # collecting garbage while thousands of modules are imported takes 0.4 s
     import mlflow
 
     for name in ("mlflow", "alembic"):  # after the import, which sets them to INFO
@@ -49,46 +72,55 @@ def open_client(root: Path, state: Path) -> Any:
 
 
 def _connecting(state: Path) -> AbstractContextManager[None]:
-    """Four processes that create one SQLite file at once all crash: one does, the others wait."""
+    """A lock: processes that create the same SQLite file at once crash."""
     return lock(state / "locks" / "mlflow.lock", "connecting to MLflow", wait=True)
 
 
 def connect(root: Path, state: Path) -> tuple[Any, str]:
-    """A client and the id of the experiment, both created where they are missing."""
+    """A client and the id of the experiment, which is created if it is missing."""
     client = open_client(root, state)
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
     with _connecting(state):
-        found = client.get_experiment_by_name(name)
-        if found:
-            return client, found.experiment_id
+        experiment = client.get_experiment_by_name(name)
+        if experiment:
+            for key, value in EXPERIMENT_TAGS.items():
+                if key not in experiment.tags:
+                    client.set_experiment_tag(experiment.experiment_id, key, value)
+            return client, experiment.experiment_id
         location = (root / "mlartifacts").as_uri() if tracking_uri(root).startswith("sqlite:") else None
-        return client, client.create_experiment(name, artifact_location=location)
+        return client, client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS)
 
 
 def model_folder(root: Path, state: Path, model_id: str) -> Path:
-    """The files of a LoggedModel as its stage left them, fetched once. WorkspaceError where MLflow lacks them."""
-    kept = state / "models" / model_id
-    if not kept.is_dir():
+    """The model folder of a LoggedModel, downloaded once. Raises WorkspaceError if MLflow does not have it."""
+    cached = state / "models" / model_id
+    if not cached.is_dir():
         connect(root, state)
         from mlflow.artifacts import download_artifacts
 
-        partial = kept.with_name(model_id + ".partial")
+        partial = cached.with_name(model_id + ".partial")
         partial.mkdir(parents=True, exist_ok=True)
         try:
             download_artifacts(f"models:/{model_id}", dst_path=str(partial), tracking_uri=tracking_uri(root))
         except Exception as error:
-            what = f"the model {model_id} cannot be fetched: {first_line(error)}"
-            raise WorkspaceError(what, "pretune doctor") from error
-        partial.rename(kept)
-    described = YAML(typ="safe", pure=True).load(next(kept.rglob("MLmodel")))
-    return next(kept.rglob("MLmodel")).parent / str(described["flavors"]["python_function"]["data"])
+            problem = f"the model {model_id} cannot be fetched: {first_line(error)}"
+            raise WorkspaceError(problem, "pretune doctor") from error
+        partial.rename(cached)
+    description = next(cached.rglob("MLmodel"))
+    flavors = YAML(typ="safe", pure=True).load(description)["flavors"]
+    return description.parent / str(flavors["python_function"]["data"])
 
 
 def tag_name(name: str) -> str:
-    """MLflow takes letters, digits and `/_.-: ` in the name of a tag."""
+    """`name` as the name of a tag: MLflow allows letters, digits and `/_.-: ` in it."""
     return re.sub(r"[^\w/.\-: ]", "_", name)
 
 
 def first_line(error: Exception) -> str:
-    """What is wrong, in one line."""
+    """The message of an error, in one line of at most 200 characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def page(uri: str, experiment: str) -> str:
+    """The address of MLflow's list of runs, in the view for training models, with VIEW's columns."""
+    return f"{uri}/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey=pretune"

@@ -1,4 +1,4 @@
-"""One run as MLflow has it on record."""
+"""One run as MLflow records it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 
 @dataclass(frozen=True)
 class Record:
-    """One run; `inputs` and `outputs` are {path: md5}, `artifacts` is where its files lie."""
+    """One run. inputs, outputs: {path: md5}. started: milliseconds since 1970. artifacts: the address of its files."""
 
     run_id: str
     name: str
@@ -29,7 +29,7 @@ class Record:
         cls, run_id: str, name: str, status: str, started: int, artifacts: str, *, tags: dict[str, str],
         params: dict[str, str], metrics: dict[str, float], models: list[str],
     ) -> Self:  # fmt: skip
-        """What tags tell is told apart."""
+        """A record from the fields of MLflow: parent, inputs and outputs are tags."""
         return cls(
             run_id, name, status, started, tags.get("mlflow.parentRunId"), tags, params,
             inputs={key.removeprefix("dvc.in."): md5 for key, md5 in tags.items() if key.startswith("dvc.in.")},
@@ -38,13 +38,18 @@ class Record:
         )  # fmt: skip
 
     @property
+    def is_pipeline(self) -> bool:
+        """Whether it is the record of a pipeline run, rather than of a stage."""
+        return self.tags.get("pretune.kind") == "pipeline"
+
+    @property
     def executed(self) -> bool:
-        """Whether the stage really ran, rather than being found in the cache."""
+        """Whether the stage ran, rather than being restored from the cache."""
         return self.tags.get("pretune.status") == "executed"
 
 
-class Found(NamedTuple):
-    """The newest runs of those that were asked for; `total` is how many there are, None where nobody counted."""
+class SearchResult(NamedTuple):
+    """The newest runs that match. total: how many match; None if they were not counted."""
 
     records: list[Record]
     total: int | None

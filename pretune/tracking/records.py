@@ -1,7 +1,7 @@
-"""What MLflow has on record, found by id, tag or hash: no question takes longer for a longer history.
+"""Finds runs in MLflow by id, tag or hash; no query gets slower as the history grows.
 
-A workspace's own database is read directly (pretune/tracking/database.py); any other store, or a database that looks
-otherwise than expected, is asked through MLflow's client. Both answer alike.
+A workspace's own database is read directly (pretune/tracking/database.py); any other store, and a database with
+another schema, through MLflow's client. Both return the same.
 """
 
 from __future__ import annotations
@@ -19,61 +19,61 @@ from pretune.process import is_locked
 from pretune.tracking import journal
 from pretune.tracking.client import EXPERIMENT, connect, first_line, tag_name, tracking_uri
 from pretune.tracking.database import Database
-from pretune.tracking.record import Found, Record
+from pretune.tracking.record import Record, SearchResult
 
-SHORT = 8  # characters of an id or a hash that suffice
+SHORT = 8  # characters of an id or a hash that identify it
 PREFIX = re.compile(rf"[\w.-]{{{SHORT},}}", re.ASCII)
 PAGE = 1000  # runs a request
 
 
 class Records:
-    """The runs of a workspace. WorkspaceError where MLflow does not answer."""
+    """The runs of a workspace. Raises WorkspaceError if MLflow does not answer."""
 
     def __init__(self, root: Path, state: Path) -> None:
         self._root, self._state = root, state
         _let_sender_finish(state)
-        self._store: Database | Service = self._database() or self._service()
+        self._store: Database | MlflowStore = self._database() or self._mlflow_store()
         self._makers: dict[tuple[str, str], Record | None] = {}
 
     def get(self, run_id: str) -> Record | None:
-        """The run of this id."""
+        """The run with this id; None if there is none."""
         return next(iter(self._store.get([run_id])), None)
 
     def starting(self, prefix: str) -> Record | None:
-        """The run of which this is the id, or that of its journal or model; SHORT characters suffice."""
+        """The run whose id, or the id of whose journal or model, starts with `prefix`: SHORT characters or more."""
         return self._store.starting(prefix) if PREFIX.fullmatch(prefix) else None
 
-    def hashed(self, prefix: str, paths: Iterable[str]) -> tuple[str, str] | None:
-        """A path and its hash that begins so, among all that runs read and what they wrote to `paths`."""
-        return self._store.hashed(prefix, paths) if PREFIX.fullmatch(prefix) else None
+    def find_hash(self, prefix: str, paths: Iterable[str]) -> tuple[str, str] | None:
+        """A path and a hash that starts with `prefix`: of an input of any run, or of an output at one of `paths`."""
+        return self._store.find_hash(prefix, paths) if PREFIX.fullmatch(prefix) else None
 
     def maker(self, path: str, md5: str) -> Record | None:
-        """The last run that executed, and wrote these bytes there."""
+        """The newest run that executed and wrote `path` with this hash."""
         if (path, md5) not in self._makers:
-            found = self._store.find({f"dvc.out.{path}": md5}, name="", executed=True, most=1)
-            self._makers[path, md5] = next(iter(found.records), None)
+            newest = self._store.find({f"dvc.out.{path}": md5}, name="", executed=True, limit=1).records
+            self._makers[path, md5] = next(iter(newest), None)
         return self._makers[path, md5]
 
-    def users(self, path: str, md5: str, *, stage: str = "", most: int | None = None) -> Found:
-        """The newest runs that executed (a stage), and read these bytes there."""
-        return self._store.find({f"dvc.in.{path}": md5}, name=stage, executed=True, most=most)
+    def users(self, path: str, md5: str, *, stage: str = "", most: int | None = None) -> SearchResult:
+        """The newest runs that executed (`stage`, if given) and read `path` with this hash; at most `most`."""
+        return self._store.find({f"dvc.in.{path}": md5}, name=stage, executed=True, limit=most)
 
-    def newest(self, stage: str, most: int = 1) -> list[Record]:
-        """The last runs that executed a stage."""
-        return self._store.find({}, name=stage, executed=True, most=most).records
+    def newest(self, stage: str, limit: int = 1) -> list[Record]:
+        """The newest runs that executed a stage."""
+        return self._store.find({}, name=stage, executed=True, limit=limit).records
 
     def children(self, run: Record) -> list[Record]:
-        """The stage runs of a pipeline run, in their order."""
-        found = self._store.find({"mlflow.parentRunId": run.run_id}, name="", executed=False, most=None)
-        return found.records[::-1]
+        """The stage runs of a pipeline run, the oldest first."""
+        tags = {"mlflow.parentRunId": run.run_id}
+        return self._store.find(tags, name="", executed=False, limit=None).records[::-1]
 
     def executed(self, run: Record) -> Record:
-        """The run itself, or the one whose result it found in the cache."""
+        """The run itself, or the run whose result it restored from the cache."""
         source = run.tags.get("pretune.source_run")
         return (self.get(source) if source else None) or run
 
     def _database(self) -> Database | None:
-        """The workspace's own database, where there is one that can be read."""
+        """The workspace's own database; None if there is none that can be read."""
         path = tracking_uri(self._root).removeprefix("sqlite:///")
         if not Path(path).is_file():
             return None
@@ -82,64 +82,64 @@ class Records:
         except (sqlite3.Error, LookupError):
             return None
 
-    def _service(self) -> Service:
+    def _mlflow_store(self) -> MlflowStore:
         try:
-            return Service(*connect(self._root, self._state))
+            return MlflowStore(*connect(self._root, self._state))
         except Exception as error:
-            what = f"MLflow at {tracking_uri(self._root)} does not answer: {first_line(error)}"
-            raise WorkspaceError(what, "pretune doctor") from error
+            problem = f"MLflow at {tracking_uri(self._root)} does not answer: {first_line(error)}"
+            raise WorkspaceError(problem, "pretune doctor") from error
 
 
-class Service:
-    """The same questions to MLflow's client, for servers and other databases."""
+class MlflowStore:
+    """The queries of Database through MLflow's client, for servers and other databases."""
 
     def __init__(self, client: Any, experiment: str) -> None:
         self._client, self._experiment = client, experiment
 
     def get(self, run_ids: Sequence[str]) -> list[Record]:
-        """Those of these runs that are there, in this order."""
-        listed = ", ".join(f"'{run}'" for run in run_ids)
-        found = {each.run_id: each for each in self._search(f"attributes.run_id IN ({listed})", most=len(run_ids))}
-        return [found[run] for run in run_ids if run in found]
+        """The runs with these ids that exist, in this order."""
+        quoted = ", ".join(f"'{run_id}'" for run_id in run_ids)
+        records = {run.run_id: run for run in self._search(f"attributes.run_id IN ({quoted})", limit=len(run_ids))}
+        return [records[run_id] for run_id in run_ids if run_id in records]
 
-    def find(self, tags: Mapping[str, str], *, name: str, executed: bool, most: int | None) -> Found:
-        """The newest runs that have these tags, and how many there are where all were asked for."""
+    def find(self, tags: Mapping[str, str], *, name: str, executed: bool, limit: int | None) -> SearchResult:
+        """The newest runs with these tags; counted only if `limit` does not cut them off."""
         parts = [f"tags.`{tag_name(key)}` = '{value}'" for key, value in tags.items()]
         parts += [f"attributes.run_name = '{name}'"] if name else []
         parts += ["tags.`pretune.status` = 'executed'", "attributes.status = 'FINISHED'"] if executed else []
-        found = self._search(" AND ".join(parts), most=most if most is None else most + 1)
-        counted = most is None or len(found) <= most
-        return Found(found[:most], len(found) if counted else None)
+        records = self._search(" AND ".join(parts), limit=limit if limit is None else limit + 1)
+        complete = limit is None or len(records) <= limit
+        return SearchResult(records[:limit], len(records) if complete else None)
 
     def starting(self, prefix: str) -> Record | None:
-        """The run whose id begins so, or that of its journal or model."""
-        if found := self._search(f"attributes.run_id LIKE '{prefix}%'", most=1):
-            return found[0]
+        """The run whose id, or the id of whose journal or model, starts with `prefix`."""
+        if records := self._search(f"attributes.run_id LIKE '{prefix}%'", limit=1):
+            return records[0]
         models = self._client.search_logged_models([self._experiment], f"model_id LIKE '{prefix}%'", max_results=1)
         if models:
             return next(iter(self.get([models[0].source_run_id])), None)
-        return next(iter(self._search(f"tags.`pretune.id` LIKE '{prefix}%'", most=1)), None)
+        return next(iter(self._search(f"tags.`pretune.id` LIKE '{prefix}%'", limit=1)), None)
 
-    def hashed(self, prefix: str, paths: Iterable[str]) -> tuple[str, str] | None:
-        """A path and its hash that begins so: of what runs read, then of what they wrote to `paths`."""
-        asked = [(f"dataset.digest LIKE '{prefix}%'", "inputs")]
-        asked += [(f"tags.`dvc.out.{tag_name(path)}` LIKE '{prefix}%'", "outputs") for path in paths]
-        for wanted, side in asked:
-            for run in self._search(wanted, most=1):
-                return next((path, md5) for path, md5 in getattr(run, side).items() if md5.startswith(prefix))
+    def find_hash(self, prefix: str, paths: Iterable[str]) -> tuple[str, str] | None:
+        """A path and a hash that starts with `prefix`: of an input of any run, or of an output at one of `paths`."""
+        filters = [(f"dataset.digest LIKE '{prefix}%'", "inputs")]
+        filters += [(f"tags.`dvc.out.{tag_name(path)}` LIKE '{prefix}%'", "outputs") for path in paths]
+        for query, files in filters:
+            for run in self._search(query, limit=1):
+                return next((path, md5) for path, md5 in getattr(run, files).items() if md5.startswith(prefix))
         return None
 
-    def _search(self, wanted: str, *, most: int | None) -> list[Record]:
+    def _search(self, query: str, *, limit: int | None) -> list[Record]:
         """The newest first."""
-        found: list[Any] = []
+        runs: list[Any] = []
         token = None
-        while most is None or len(found) < most:
-            size = PAGE if most is None else min(PAGE, most - len(found))
-            page = self._client.search_runs([self._experiment], wanted, max_results=size, page_token=token)
-            found += page
+        while limit is None or len(runs) < limit:
+            size = PAGE if limit is None else min(PAGE, limit - len(runs))
+            page = self._client.search_runs([self._experiment], query, max_results=size, page_token=token)
+            runs += page
             if not (token := page.token):
                 break
-        return [_record(run) for run in found]
+        return [_record(run) for run in runs]
 
 
 def _record(run: Any) -> Record:
@@ -152,7 +152,7 @@ def _record(run: Any) -> Record:
 
 
 def _let_sender_finish(state: Path) -> None:
-    """Records of runs that have ended may still be on their way: a sender at work has a few seconds."""
+    """Wait a few seconds for a sender that is still sending records of runs that have ended."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline and is_locked(state / "locks" / "sender.lock"):
         folder = journal.folder(state)

@@ -1,7 +1,8 @@
-"""Checkpoints that are whole or not there: staged, hashed, synced, renamed, and written beside the training.
+"""Atomic checkpoints: staged, hashed, synced, renamed, and written in the background of the training.
 
-One folder per step, `step-00000100/`: tensors in safetensors, sharded by the process that held them
-(torch.distributed.checkpoint), `facts.json`, and `manifest.json` with the sha256 of each of these files.
+One folder per step, `step-00000100/`: tensors in safetensors, one shard for each process
+(torch.distributed.checkpoint), the state besides tensors in `facts.json`, and the sha256 of these files in
+`manifest.json`.
 """
 
 from __future__ import annotations
@@ -20,24 +21,24 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
-# What dcp.load and dcp.save call; those warn where there is one process, and filters of warnings hold for all threads.
+# Below dcp.load and dcp.save, which warn in a single process; to silence them would silence all threads.
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 from torch.distributed.checkpoint.state_dict_saver import _save_state_dict
 
 from pretune.training.parallel import World
 
 EVERY = 60.0  # seconds
-COST = 0.01  # share of the time that may go into writing: slow disks get fewer checkpoints
+COST = 0.01  # maximum share of the time for writing: slow disks get fewer checkpoints
 KEEP = 2
 FACTS, MANIFEST = "facts.json", "manifest.json"
 
 
 class DamagedError(Exception):
-    """A checkpoint that is not what was written."""
+    """A checkpoint that differs from what was written."""
 
 
 class Checkpoints:
-    """The checkpoints of one training run in `folder`."""
+    """The checkpoints of one training run in `folder`, at least `every` seconds apart."""
 
     def __init__(self, folder: Path, world: World, *, every: float = EVERY) -> None:
         self.folder, self._world, self._every = folder, world, every
@@ -46,17 +47,20 @@ class Checkpoints:
         self._writing: Future[None] | None = None
         if world.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            for left in folder.glob("*.partial"):
-                shutil.rmtree(left)
+            for partial in folder.glob("*.partial"):
+                shutil.rmtree(partial)
 
     def due(self) -> bool:
-        """Whether it is time to save, as this process sees it."""
+        """Whether it is time to save; processes may differ."""
         if self._writing and self._writing.done():
             self.wait()
         return time.monotonic() >= self._next and not self._writing
 
     def save(self, step: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Keep the state as it is now. One process copies it and writes in the background; several write at once."""
+        """Save the state at this moment: a single process copies it and writes in the background, several write now.
+
+        facts: the state besides tensors, JSON.
+        """
         began = time.monotonic()
         self.wait()
         if self._world.size > 1:
@@ -66,13 +70,13 @@ class Checkpoints:
             self._writing = self._writer.submit(self._write, step, copies, facts, began)
 
     def wait(self) -> None:
-        """Until what is being written is written; what went wrong there, other than the disk, is raised here."""
+        """Wait for the checkpoint that is being written; raises its errors, except those of the disk."""
         writing, self._writing = self._writing, None
         if writing:
             writing.result()
 
     def load(self, tensors: dict[str, Tensor]) -> dict[str, Any] | None:
-        """Fill `tensors` from the newest checkpoint that is whole and return its facts; None where there is none."""
+        """Fill `tensors` from the newest intact checkpoint and return its facts; None if there is none."""
         step = self._world.broadcast(self._newest() if self._world.rank == 0 else -1)
         if step < 0:
             return None
@@ -82,7 +86,7 @@ class Checkpoints:
         return facts
 
     def close(self) -> None:
-        """Wait, and end the thread that writes."""
+        """Wait, and end the writer thread."""
         try:
             self.wait()
         finally:
@@ -98,7 +102,7 @@ class Checkpoints:
             else:
                 return step
         if steps:
-            print("warning: no checkpoint is whole: training starts from the beginning", file=sys.stderr)
+            print("warning: no checkpoint is intact: training starts from the beginning", file=sys.stderr)
         return -1
 
     def _path(self, step: int) -> Path:
@@ -124,10 +128,10 @@ class Checkpoints:
         finally:
             now = time.monotonic()
             self._next = now + max(self._every, (now - began) / COST)
-        self._world.broadcast(0)  # nobody leaves before the checkpoint has its name
+        self._world.broadcast(0)  # no process leaves before the checkpoint has its name
 
     def _rotate(self, newest: int) -> None:
-        """Keep the KEEP newest. What is newer than `newest` was damaged, or training would have gone on from it."""
+        """Keep the KEEP newest. Those after `newest` are damaged, or training would have resumed from them."""
         steps = _steps(self.folder)
         kept = sorted(step for step in steps if step <= newest)[-KEEP:]
         for step in set(steps) - set(kept):
@@ -137,25 +141,25 @@ class Checkpoints:
 
 
 def publish(staging: Path, target: Path, facts: dict[str, Any]) -> None:
-    """Add `facts` to what `staging` holds, hash it, make it durable, and give it its name."""
+    """Add `facts` to `staging`, hash all its files, sync them, and rename the folder to `target`."""
     _write_json(staging / FACTS, facts)
     _write_json(staging / MANIFEST, {path.name: _sha256(path) for path in sorted(staging.iterdir())})
     _sync(staging)
-    if target.exists():  # damaged, or it would have been resumed from
+    if target.exists():  # damaged, or training would have resumed from it
         shutil.rmtree(target)
     os.rename(staging, target)
     _sync(target.parent)
 
 
 def verify(folder: Path) -> None:
-    """Raise DamagedError unless every byte is as it was written."""
+    """Raise DamagedError unless every file has the hash in the manifest."""
     try:
-        written = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-        found = {path.name: _sha256(path) for path in folder.iterdir() if path.name != MANIFEST}
+        expected = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        actual = {path.name: _sha256(path) for path in folder.iterdir() if path.name != MANIFEST}
     except (OSError, ValueError, TypeError) as error:
         raise DamagedError(f"{MANIFEST}: {error}") from None
-    for name in sorted(written.keys() | found.keys()):
-        if written.get(name) != found.get(name):
+    for name in sorted(expected.keys() | actual.keys()):
+        if expected.get(name) != actual.get(name):
             raise DamagedError(f"{name} is not what was written")
 
 

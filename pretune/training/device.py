@@ -1,4 +1,4 @@
-"""The processor that trains: which one, how it computes, and the settings that make it repeatable and fast."""
+"""The device of training: CPU or GPU, precision, and the settings for determinism and speed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 
 def choose() -> torch.device:
-    """A GPU of this process's own where there is one, else the CPU."""
+    """The GPU of this process if there is one, else the CPU."""
     if torch.cuda.is_available():
         index = int(os.environ.get("LOCAL_RANK", "0"))
         torch.cuda.set_device(index)
@@ -23,20 +23,20 @@ def choose() -> torch.device:
 
 
 def prepare(seed: int, threads: int) -> None:
-    """Same seed, same threads, same processor: same bits. To be called before anything is computed.
+    """Make training deterministic: the same seed, threads and processor give the same bits. Call it first.
 
-    Where a GPU has no deterministic way to compute something, torch raises RuntimeError.
+    On a GPU torch raises RuntimeError for an operation without a deterministic implementation.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself with a workspace of its own
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with a fixed workspace
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(mode=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs a fill each
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # each tensor would cost a fill
     torch.manual_seed(seed)
     keep_memory()
 
 
 def keep_memory() -> None:
-    """Have glibc keep freed memory: a step asks for the same large tensors again, and fresh pages cost more."""
+    """Have glibc keep freed memory: each step allocates the same large tensors, and new pages are slower."""
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_ARENA_MAX, 1)):
@@ -44,12 +44,12 @@ def keep_memory() -> None:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Matrix products in bf16, if `precision` says so; `auto` does where the processor has it."""
+    """Autocast to bf16 if `computes_in_bf16`."""
     return torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bf16(device, precision))
 
 
 def computes_in_bf16(device: torch.device, precision: str) -> bool:
-    """Whether matrix products are in bf16."""
+    """Whether matrix products are in bf16: for `bf16`, and for `auto` if the processor supports it."""
     return precision == "bf16" or (precision == "auto" and has_bf16(device))
 
 

@@ -1,4 +1,4 @@
-"""A training stage: what is trained, and the outputs that it leaves."""
+"""Training as a stage: a job, and the outputs that the stage writes."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """A model, its objective, its settings, and for how many steps it is trained.
+    """A model, its objective and settings, and the number of steps.
 
-    inputs: its input pipeline, a tokenizer where it reads text. inference_config: what the trained model needs to
-    answer (objectives/base.py). example: a row that it can answer. unfreeze_schedule: the step from which a
-    parameter is trained, if not from the first. calibration: rows to which the trained model's temperature is fitted.
+    inputs: the model's input pipeline, a tokenizer for text. inference_config: the content of pretune.json
+    (objectives/base.py). example: an input row for the trained model. unfreeze_schedule: the first step in which a
+    parameter is trained, if not step 0. calibration: the rows on which the temperature is fitted.
     """
 
     model: PreTrainedModel
@@ -54,7 +54,7 @@ class Job:
     calibration: FinetuningObjective | None = None
 
     def cost(self, stage: str, seed: int, device: torch.device, *, processes: int = 1, strategy: str = "ddp") -> Cost:
-        """What a step costs; DoesNotFitError, with settings that would, where there is not the memory to take any."""
+        """The cost of a step; DoesNotFitError if it needs more memory than there is, with settings that would fit."""
 
         def price(model: PreTrainedModel, params: TrainingParams) -> Cost:
             return estimate(
@@ -63,10 +63,10 @@ class Job:
 
         if not self.steps:
             return price(self.model, self.params)
-        return memory_check.checked(price, self.model, self.params, device=device, processes=processes, stage=stage)
+        return memory_check.check(price, self.model, self.params, device=device, processes=processes, stage=stage)
 
     def inference_config_of(self, model: PreTrainedModel) -> dict[str, Any]:
-        """`inference_config` of the trained `model`, with its temperature where it is calibrated."""
+        """`inference_config` of the trained `model`, with its temperature if it is calibrated."""
         temperature = {"temperature": self.calibration.temperature(model)} if self.calibration else {}
         return self.inference_config | temperature
 
@@ -80,7 +80,7 @@ def finetuning_job(
     *,
     adaptation: Adaptation | None = None,
 ) -> Job:
-    """`model` on the labelled rows, for `finetune` and `scratch`; `adaptation` is already applied to it."""
+    """A job on the labelled rows, for `finetune` and `scratch`; `adaptation` is already applied to `model`."""
     training = objective(data.rows(objective, "train"), context)
     validation = objective(data.rows(objective, "validation"), context) if params.evaluate_every else None
     schedule = adaptation.unfreeze_schedule(model, len(training) / params.batch_size) if adaptation else {}
@@ -99,8 +99,8 @@ def finetuning_job(
 
 
 @contextmanager
-def agreed(key: str) -> Iterator[World]:
-    """The processes that train. DataError where their inputs differ, of which `key` is the hash."""
+def process_group(key: str) -> Iterator[World]:
+    """The processes that train; DataError if their inputs differ. key: the hexadecimal hash of the inputs."""
     with parallel.init_process_group() as world:
         if world.size > 1 and not world.all_equal(int(key[:15], 16)):
             raise DataError("the machines differ in params.yaml, code or data", "bring them to the same state")
@@ -108,7 +108,7 @@ def agreed(key: str) -> Iterator[World]:
 
 
 def cost_of(stage: Stage, job: Job, world: World) -> Cost:
-    """See Job.cost; to be called before anything is trained, for the heap keeps what training has used."""
+    """Job.cost; call it before any training, for the heap keeps the memory that training has used."""
     strategy = stage.params.launch.strategy
     return job.cost(stage.name, stage.params.seed, world.device, processes=world.size, strategy=strategy)
 
@@ -116,8 +116,8 @@ def cost_of(stage: Stage, job: Job, world: World) -> Cost:
 def train(
     stage: Stage, job: Job, cost: Cost, world: World, *, folder: Path, report: Callable[[Record | Validation], None]
 ) -> tuple[PreTrainedModel, State]:
-    """Train, or resume from the checkpoints in `folder`; see loop.train."""
-    attainable = world.size * peak_flops(world.device, job.params.precision)
+    """loop.train, with checkpoints in `folder`."""
+    peak = world.size * peak_flops(world.device, job.params.precision)
     with closing(Checkpoints(folder, world)) as checkpoints:
         return loop.train(
             job.model,
@@ -131,15 +131,15 @@ def train(
             world=world,
             strategy=stage.params.launch.strategy,
             unfreeze_schedule=job.unfreeze_schedule,
-            utilisation_per_token=cost.flops / cost.tokens / attainable,
+            utilisation_per_token=cost.flops / cost.tokens / peak,
         )
 
 
 def run_training(stage: Stage, job: Job, *, out: str) -> None:
-    """Train, or resume where a former attempt was stopped; leave the model in `out` and its learning curve beside."""
-    trained = sum(each.numel() for each in job.model.parameters() if each.requires_grad)
+    """Train, or resume a stopped run; write the model to `out`, and its learning curve to reports/curves."""
+    trained = sum(parameter.numel() for parameter in job.model.parameters() if parameter.requires_grad)
     began = time.monotonic()
-    with agreed(stage.key) as world:
+    with process_group(stage.key) as world:
         cost = cost_of(stage, job, world)
         model, state = train(stage, job, cost, world, folder=stage.checkpoints, report=stage.reporter(job.steps))
         if world.rank:
@@ -167,9 +167,9 @@ def run_training(stage: Stage, job: Job, *, out: str) -> None:
 
 
 def write_learning_curve(path: Path, state: State, flops: int) -> None:
-    """Write step, loss (nats), learning rate, FLOPs so far and validation metrics as CSV; speed varies: left out.
+    """Write step, loss (nats), learning rate, FLOPs so far and validation metrics as CSV; flops: of one step.
 
-    flops: of one step.
+    Speed is left out, for it varies between runs.
     """
     rows: dict[int, dict[str, str]] = {}
     for record in state.records:

@@ -1,4 +1,4 @@
-"""How much memory this process holds, has held, and may hold, in bytes: its own on a CPU, the card's on a GPU."""
+"""Memory of this process in bytes, in use, at the peak and available: RAM on a CPU, the card's memory on a GPU."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def held(device: torch.device) -> int:
-    """What this process holds now."""
+    """Bytes in use now."""
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else int(psutil.Process().memory_info().rss)
 
 
 def highest(device: torch.device) -> int:
-    """The most that it has held so far."""
+    """The peak so far."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if STATUS.is_file():  # getrusage would count what the parent held when this process was started
+    if STATUS.is_file():  # getrusage would count the parent's memory at the time of the fork
         line = next(line for line in STATUS.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def available(device: torch.device) -> int:
-    """What it may hold in all; processes that train on one CPU together share what there is."""
+    """Bytes that the process may use in all; processes that train on one machine's CPU share what is free."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     free = int(psutil.virtual_memory().available)
@@ -40,8 +40,8 @@ def available(device: torch.device) -> int:
 
 
 def _cgroup_limits() -> list[tuple[int, int]]:
-    """Limit and use of each control group that this process is in: containers and batch systems set them."""
-    found = []
+    """Limit and usage of each control group of this process, as containers and batch systems set them."""
+    limits = []
     for line in OWN_GROUPS.read_text(encoding="utf-8").splitlines() if OWN_GROUPS.is_file() else []:
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
@@ -51,21 +51,21 @@ def _cgroup_limits() -> list[tuple[int, int]]:
         if controllers:
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
             root = CGROUPS / "memory"
-        place = root / path.lstrip("/")
-        for folder in (place, *place.parents):
+        group = root / path.lstrip("/")
+        for folder in (group, *group.parents):
             if folder.is_relative_to(root):
-                found += _limit(folder, *names)
-    return found
+                limits += _limit(folder, *names)
+    return limits
 
 
 def _limit(folder: Path, limit: str, used: str, cache: str) -> list[tuple[int, int]]:
-    """Of one group; files that the kernel only keeps in memory as long as nobody needs it do not count as used."""
+    """Limit and usage of one group, [] without a limit. Cached files do not count as used: the kernel can drop them."""
     try:
-        most = (folder / limit).read_text(encoding="ascii").strip()
-        if most == "max":
+        maximum = (folder / limit).read_text(encoding="ascii").strip()
+        if maximum == "max":
             return []
         statistics = (line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
-        kept = sum(int(value) for name, value in statistics if name == cache)
-        return [(int(most), int((folder / used).read_text(encoding="ascii")) - kept)]
+        cached = sum(int(value) for name, value in statistics if name == cache)
+        return [(int(maximum), int((folder / used).read_text(encoding="ascii")) - cached)]
     except (OSError, ValueError):
         return []

@@ -15,66 +15,73 @@ if TYPE_CHECKING:
 
 
 def build(model: nn.Module, params: TrainingParams) -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or Muon for every matrix that is no embedding and AdamW for the rest.
+    """AdamW for all parameters, or Muon for the matrices that are no embeddings and AdamW for the rest.
 
-    Muon's updates have the size of AdamW's, so one learning rate serves both. Norms, biases and
-    embeddings are not decayed. Each group's `scale` multiplies the learning rate: `layer_decay` to the
-    power of the layers above (Clark et al. 2020).
+    The learning rate is zero until `set_rate`; one rate serves both, for Muon's updates have the size of AdamW's.
+    Norms, biases and embeddings have no weight decay. The `scale` of a group is a factor of the learning rate:
+    `layer_decay` to the power of the number of layers above (Clark et al. 2020).
     """
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    most, heights = layers.count(model), layers.layer_depths(model)
+    top, depths = layers.count(model), layers.layer_depths(model)
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            matrix = parameter.ndim == 2 and id(parameter) not in embeddings
-            groups.setdefault((matrix, params.layer_decay ** (most - heights[name])), []).append(parameter)
-    by_muon = params.optimizer == "muon"
-    muon = _groups({key: group for key, group in groups.items() if key[0] and by_muon}, params)
-    adamw = _groups({key: group for key, group in groups.items() if not (key[0] and by_muon)}, params)
-    rate = params.learning_rate
-    found_optimizers: list[torch.optim.Optimizer] = []
+            is_matrix = parameter.ndim == 2 and id(parameter) not in embeddings
+            groups.setdefault((is_matrix, params.layer_decay ** (top - depths[name])), []).append(parameter)
+    use_muon = params.optimizer == "muon"
+    muon = _groups({key: group for key, group in groups.items() if key[0] and use_muon}, params.weight_decay)
+    adamw = _groups({key: group for key, group in groups.items() if not (key[0] and use_muon)}, params.weight_decay)
+    optimizers: list[torch.optim.Optimizer] = []
     if muon:
-        found_optimizers.append(Muon(muon, lr=rate))
+        optimizers.append(Muon(muon, lr=0.0))
     if adamw:
-        found_optimizers.append(torch.optim.AdamW(adamw, lr=rate, betas=(0.9, 0.98), fused=True))
-    return found_optimizers
+        optimizers.append(torch.optim.AdamW(adamw, lr=0.0, betas=(0.9, 0.98), fused=True))
+    return optimizers
 
 
 def set_rate(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
-    """Give every group its learning rate."""
-    for group in (group for each in optimizers for group in each.param_groups):
-        group["lr"] = rate * group["scale"]
+    """Set the learning rate of every group: `rate` times its scale."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
 
 
 def step(optimizers: list[torch.optim.Optimizer], finite: Tensor) -> None:
-    """Step, unless the gradient is not finite. A GPU need not be waited for: AdamW asks it by itself."""
-    on_device = finite.is_cuda and all(isinstance(each, torch.optim.AdamW) for each in optimizers)
+    """Take a step if `finite`, a scalar bool. It never synchronises with a GPU if all optimizers are AdamW."""
+    on_device = finite.is_cuda and all(isinstance(optimizer, torch.optim.AdamW) for optimizer in optimizers)
     if on_device or bool(finite):
-        for each in optimizers:
-            if on_device:
-                each.found_inf = (~finite).float()  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
-            each.step()
+        for optimizer in optimizers:
+            if on_device:  # AdamW skips the step by itself
+                optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
+            optimizer.step()
+
+
+def zero_grad(optimizers: list[torch.optim.Optimizer]) -> None:
+    """Drop all gradients."""
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
 
 
 def materialize(optimizers: list[torch.optim.Optimizer]) -> None:
-    """Have the state exist, for a checkpoint to fill it; parameters stay as they are."""
-    for each in optimizers:
-        rates = [group["lr"] for group in each.param_groups]
-        for group in each.param_groups:
-            group["lr"] = 0.0
+    """Create the optimizers' state, all zeros, for a checkpoint to be loaded into; parameters stay as they are.
+
+    The learning rate is zero afterwards.
+    """
+    set_rate(optimizers, 0.0)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = torch.zeros_like(parameter)
-        each.step()
-        each.zero_grad(set_to_none=True)
-        for group, rate in zip(each.param_groups, rates, strict=True):
-            group["lr"] = rate
-        for values in each.state.values():
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        for values in optimizer.state.values():
             for value in values.values():
                 value.zero_()
 
 
-def _groups(found: dict[tuple[bool, float], list[nn.Parameter]], params: TrainingParams) -> list[dict[str, Any]]:
+def _groups(parameters: dict[tuple[bool, float], list[nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups by (is a matrix, scale); only matrices have weight decay."""
     return [
-        {"params": parameters, "weight_decay": params.weight_decay if matrix else 0.0, "scale": scale}
-        for (matrix, scale), parameters in found.items()
+        {"params": group, "weight_decay": weight_decay if is_matrix else 0.0, "scale": scale}
+        for (is_matrix, scale), group in parameters.items()
     ]

@@ -1,4 +1,4 @@
-"""Several processes that train one model: PyTorch's own DDP and FSDP2, started by torchrun."""
+"""Training one model in several processes: PyTorch's DDP and FSDP2, started by torchrun."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run, and which of them this is."""
+    """The process group of a run: `rank` of this process, `size` of the group."""
 
     device: torch.device
     rank: int = 0
@@ -37,57 +37,57 @@ class World:
         return tensor
 
     def all_reduce_max(self, value: int) -> int:
-        """The largest that any process says; over gloo, so that no GPU is waited for."""
+        """The maximum over all processes, by gloo, which does not synchronise with a GPU."""
         if self.size == 1:
             return value
-        told = torch.tensor(value)
-        dist.all_reduce(told, dist.ReduceOp.MAX)
-        return int(told)
+        maximum = torch.tensor(value)
+        dist.all_reduce(maximum, dist.ReduceOp.MAX)
+        return int(maximum)
 
     def all_equal(self, value: int) -> bool:
-        """Whether all processes say the same."""
+        """Whether all processes pass the same value."""
         return self.all_reduce_max(value) == -self.all_reduce_max(-value)
 
     def broadcast(self, value: int) -> int:
-        """What process 0 says, for all; they wait for it."""
+        """The value of process 0, for which all wait."""
         if self.size == 1:
             return value
-        told = torch.tensor(value)
-        dist.broadcast(told, 0)
-        return int(told)
+        received = torch.tensor(value)
+        dist.broadcast(received, 0)
+        return int(received)
 
 
 def single_process() -> World:
-    """One process."""
+    """A group of this process alone."""
     return World(device.choose())
 
 
 @contextmanager
 def init_process_group() -> Iterator[World]:
-    """The world that torchrun describes in the environment; one process where it does not."""
+    """The group that torchrun's environment variables describe; a single process without them."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield single_process()
         return
-    chosen = device.choose()
-    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
-    yield World(chosen, dist.get_rank(), dist.get_world_size())
-    dist.destroy_process_group()  # not after an error: NCCL would wait for processes that may be gone
+    own_device = device.choose()
+    dist.init_process_group("cpu:gloo,cuda:nccl" if own_device.type == "cuda" else "gloo")
+    yield World(own_device, dist.get_rank(), dist.get_world_size())
+    dist.destroy_process_group()  # not after an error: NCCL would wait for processes that may have ended
 
 
-def wrap(module: nn.Module, world: World, strategy: str) -> nn.Module:
-    """Move to the device and share the work: `ddp` keeps the whole model in each process, `fsdp` a part of it.
+def parallelize(module: nn.Module, world: World, strategy: str) -> nn.Module:
+    """Move `module` to the device and wrap it: `ddp` replicates the model, `fsdp` shards every tensor.
 
-    With `fsdp` that is a part of every tensor. Both take the mean of the gradients over the processes.
+    Both average the gradients over the processes.
     """
     if world.size == 1:
         return module.to(world.device)
     if strategy == "ddp":
-        # Buffers are tables (rotary frequencies, positions), the same everywhere from the beginning.
+        # Buffers (rotary frequencies, positions) are constants, equal in all processes.
         return nn.parallel.DistributedDataParallel(
             module.to(world.device), forward_sync_buffers=False, gradient_as_bucket_view=True
         )
     mesh = init_device_mesh(world.device.type, (world.size,))
-    for inner in reversed(list(module.modules())):  # what is inside comes first
+    for inner in reversed(list(module.modules())):  # innermost first
         if isinstance(inner, nn.ModuleList):
             for layer in inner:
                 fully_shard(layer, mesh=mesh)
@@ -97,7 +97,7 @@ def wrap(module: nn.Module, world: World, strategy: str) -> nn.Module:
 
 @contextmanager
 def grad_sync(module: nn.Module, *, last: bool) -> Iterator[None]:
-    """DDP: exchange gradients after the last batch of a step only. FSDP2 does after each: it keeps no whole ones."""
+    """DDP: reduce gradients after the `last` batch of a step only. FSDP2 does after each, for it keeps no full ones."""
     if isinstance(module, nn.parallel.DistributedDataParallel) and not last:
         with module.no_sync():
             yield
@@ -107,7 +107,7 @@ def grad_sync(module: nn.Module, *, last: bool) -> Iterator[None]:
 
 @contextmanager
 def eval_module(module: nn.Module) -> Iterator[Callable[..., Any]]:
-    """What to call without gradients, not compiled for it; afterwards each process holds only its part again."""
+    """The function to call without gradients, not compiled; with FSDP2 parameters are sharded again afterwards."""
     if isinstance(module, FSDPModule):
         yield module  # gathers its parameters when it is called
         module.reshard()
@@ -116,12 +116,12 @@ def eval_module(module: nn.Module) -> Iterator[Callable[..., Any]]:
 
 
 def gather_full_model(model: PreTrainedModel, world: World) -> PreTrainedModel:
-    """The model itself, or, where it was sharded and this is process 0, a copy on the CPU with every tensor in full."""
-    if not any(isinstance(each, DTensor) for each in model.parameters()):
+    """The model with full tensors: itself if it is not sharded, else a copy on the CPU, in process 0 only."""
+    if not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
         return model
     tensors: dict[str, Tensor] = {}
-    for name, each in model.state_dict().items():
-        full = each.full_tensor() if isinstance(each, DTensor) else each
+    for name, value in model.state_dict().items():
+        full = value.full_tensor() if isinstance(value, DTensor) else value
         if world.rank == 0:
             tensors[name] = full.cpu()
     if world.rank:

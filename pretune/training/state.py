@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of a training run besides tensors."""
+"""The state of a training run that a checkpoint keeps besides tensors."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pretune.runtime.events import Record, Validation
 
 @dataclass
 class State:
-    """What a run knows besides tensors."""
+    """Progress and history of a run."""
 
     step: int = 0
     skipped: int = 0  # up to the last record
     records: list[Record] = field(default_factory=list)
     validations: list[Validation] = field(default_factory=list)
-    best: int = 0  # place in `validations`
+    best: int = 0  # index into `validations`
 
     @classmethod
     def of(cls, facts: dict[str, Any]) -> State:
-        """What `asdict` made of one, and JSON of that."""
-        records = [Record(**each) for each in facts["records"]]
-        validations = [Validation(**each) for each in facts["validations"]]
+        """The inverse of `dataclasses.asdict`, also after JSON."""
+        records = [Record(**record) for record in facts["records"]]
+        validations = [Validation(**validation) for validation in facts["validations"]]
         return cls(**facts | {"records": records, "validations": validations})

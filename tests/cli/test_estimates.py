@@ -8,7 +8,8 @@ import pytest
 
 from cli import estimates
 from pretune.config.overrides import override
-from pretune.lineage.graph import Decision, Node
+from pretune.lineage.graph import Node
+from pretune.lineage.plan import Decision
 
 KNOWN = {
     "parameters": 873216,
@@ -22,16 +23,16 @@ KNOWN = {
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """The stages that were tried out; none really is."""
-    found = []
+def tried(monkeypatch):
+    """The stages whose training would be timed; none is."""
+    stages = []
 
-    def ask(_root, name):
-        found.append(name)
+    def estimate(_root, name):
+        stages.append(name)
         return KNOWN
 
-    monkeypatch.setattr(estimates, "_ask", ask)
-    return found
+    monkeypatch.setattr(estimates, "_estimate_in_process", estimate)
+    return stages
 
 
 @pytest.fixture
@@ -55,37 +56,37 @@ def graph(monkeypatch, tmp_path, params_file):
 
 def estimated(root, **actions):
     """Estimates for a plan."""
-    said = []
-    found = estimates.estimates(root, [Decision(name, action) for name, action in actions.items()], said.append)
-    return found, said
+    messages = []
+    found = estimates.estimates(root, [Decision(name, action) for name, action in actions.items()], messages.append)
+    return found, messages
 
 
-def test_a_stage_that_trains_and_can_is_tried_out(graph, asked):
+def test_a_stage_that_trains_and_can_is_tried_out(graph, tried):
     """And it is said beforehand, for it takes some seconds."""
-    found, said = estimated(graph, prepare="skip", pretrain="run", finetune="run")
-    assert asked == ["pretrain"]
+    found, messages = estimated(graph, prepare="skip", pretrain="run", finetune="run")
+    assert tried == ["pretrain"]
     assert found["pretrain"] == KNOWN
     assert found["finetune"] == {"unknown": "it reads what pretrain will make"}
-    assert len(said) == 1
+    assert len(messages) == 1
 
 
-def test_what_will_not_run_is_not_tried_out(graph, asked):
+def test_what_will_not_run_is_not_tried_out(graph, tried):
     """Skipped and restored stages cost nothing."""
     assert estimated(graph, prepare="skip", pretrain="skip", finetune="restore") == ({}, [])
-    assert asked == []
+    assert tried == []
 
 
-def test_inputs_that_will_change_or_are_not_there_are_a_reason(graph, asked):
+def test_inputs_that_will_change_or_are_not_there_are_a_reason(graph, tried):
     """It is said what is waited for."""
     found, _ = estimated(graph, prepare="run", pretrain="run")
     assert found["pretrain"] == {"unknown": "it reads what prepare will make"}
     shutil.rmtree(graph / "prepared")
     found, _ = estimated(graph, prepare="skip", pretrain="run")
     assert found["pretrain"] == {"unknown": "prepared is missing"}
-    assert asked == []
+    assert tried == []
 
 
-def test_label_efficiency_is_tried_out_where_there_are_shares(graph, asked):
+def test_label_efficiency_is_tried_out_where_there_are_shares(graph, tried):
     """Without shares it trains nothing, and nothing is said of it; share 1 asks for no training either."""
     for shares in ("[]", "[1]"):
         override(graph / "params.yaml", [f"label_efficiency.shares={shares}"], graph / "params.yaml")
@@ -93,7 +94,7 @@ def test_label_efficiency_is_tried_out_where_there_are_shares(graph, asked):
     override(graph / "params.yaml", ["label_efficiency.shares=[0.5, 1]"], graph / "params.yaml")
     found, _ = estimated(graph, prepare="skip", label_efficiency="run")
     assert found == {"label_efficiency": KNOWN}
-    assert asked == ["label_efficiency"]
+    assert tried == ["label_efficiency"]
 
 
 def test_numbers_are_told_in_short():

@@ -1,6 +1,6 @@
-"""What the contracts of objectives are tested on: a few rows for every column, the smallest models of each family.
+"""Data and models for the contract tests of objectives: a few rows for every column, tiny models of each family.
 
-A new column needs rows here, a new family its smallest shape; which of them go together, objectives say.
+A new column needs rows here, a new family its smallest configuration. The objectives define which go together.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FAMILIES = {
     "modernbert": SHAPE | WIDE | {"global_attn_every_n_layers": 1, "mlp_dropout": 0.1},
     "roberta": SHAPE | WIDE,
     "distilbert": SHAPE | {"hidden_dim": 24},
-    "electra": SHAPE | WIDE | {"embedding_size": 16},  # runs padded
+    "electra": SHAPE | WIDE | {"embedding_size": 16},  # runs on padded rows
     "gpt2": SHAPE,
     "llama": SHAPE | WIDE | {"num_key_value_heads": 2, "attention_dropout": 0.1},
     "qwen2": SHAPE | WIDE | {"num_key_value_heads": 1},
@@ -85,12 +85,12 @@ TRAINING = {
     "precision": "fp32", "gradient_checkpointing": False, "compile": False, "max_skipped_steps": 3, "ema_decay": 0.0,
     "evaluate_every": 0, "metric_for_best_model": "last", "patience": 0, "objective": "any", "settings": {},
 }  # fmt: skip
-KINDS = ["sea", "kitchen"]
+LABELS = ["sea", "kitchen"]
 TEXTS = [f"{'waves salt harbour' if n % 2 == 0 else 'flour oven butter'} number {n * n}" for n in range(8)]
 COLUMNS = {
     "text": TEXTS,
-    "label": [KINDS[n % 2] for n in range(8)],
-    "labels": [KINDS if n % 2 else [] for n in range(8)],
+    "label": [LABELS[n % 2] for n in range(8)],
+    "labels": [LABELS if n % 2 else [] for n in range(8)],
     "score": [float(n % 2) for n in range(8)],
     "target": [text.split()[0] for text in TEXTS],
     "question": ["what is it about?"] * 8,
@@ -100,7 +100,7 @@ COLUMNS = {
     "x": [[n / 8, 1 - n / 4] for n in range(8)],
     "y": [[n / 4, n / 2 - 1] for n in range(8)],
     "words": [text.split() for text in TEXTS],
-    "tags": [[KINDS[len(word) % 2] for word in text.split()] for text in TEXTS],
+    "tags": [[LABELS[len(word) % 2] for word in text.split()] for text in TEXTS],
     "messages": [
         [{"role": "user", "content": text}, {"role": "assistant", "content": text.split()[0]}] for text in TEXTS
     ],
@@ -108,87 +108,89 @@ COLUMNS = {
 
 
 def objectives():
-    """{name: class} of all there are."""
+    """All objectives: {name: class}."""
     return PRETRAINING | FINETUNING
 
 
 def pairs(table):
-    """Each objective of a table with each family of ours that can learn it."""
-    return [(name, family) for name, kind in table.items() for family in FAMILIES if family in kind.families()]
+    """Each objective of a table with each family in FAMILIES that can be trained on it."""
+    return [
+        (name, family) for name, objective in table.items() for family in FAMILIES if family in objective.families()
+    ]
 
 
 def inputs(name, words):
-    """The input pipeline, as the objective opens it."""
-    kind = objectives()[name]
-    if issubclass(kind, ImageObjective):
+    """The input pipeline, as the objective loads it."""
+    objective_class = objectives()[name]
+    if issubclass(objective_class, ImageObjective):
         return Pipeline(8, [0.5], [0.5])
-    if "linear" in kind.families():
-        return Columns(["a", "b"], KINDS)
+    if "linear" in objective_class.families():
+        return Columns(["a", "b"], LABELS)
     with TemporaryDirectory() as folder:
         words.save_pretrained(folder)
-        return kind.inputs(Path(folder))
+        return objective_class.inputs(Path(folder))
 
 
 @cache
-def given(name, words):
-    """What the objective is told."""
+def context(name, words):
+    """The objective's context."""
     settings = objectives()[name].Settings.model_validate(SETTINGS.get(name, {}))
-    return ObjectiveContext(inputs(name, words), 32, 0, settings, KINDS)
+    return ObjectiveContext(inputs(name, words), 32, 0, settings, LABELS)
 
 
 def objective(name, words, folder):
     """The objective on the samples; for pretraining in `folder`."""
-    kind, told = objectives()[name], given(name, words)
+    objective_class, own_context = objectives()[name], context(name, words)
     if name in FINETUNING:
-        rows = [{column: COLUMNS[column][n] for column in kind.columns} for n in range(len(TEXTS))]
-        return kind(rows, told)
+        rows = [{column: COLUMNS[column][n] for column in objective_class.columns} for n in range(len(TEXTS))]
+        return objective_class(rows, own_context)
     if not folder.exists():
         folder.mkdir(parents=True)
         corpus.write(folder, [words(text)["input_ids"] for text in TEXTS])
         np.save(
-            folder / "images.npy", decode([{"image": each} for each in COLUMNS["image"]], Pipeline(8, [0.5], [0.5]))
+            folder / "images.npy", decode([{"image": file} for file in COLUMNS["image"]], Pipeline(8, [0.5], [0.5]))
         )
         np.save(folder / "x.npy", np.array(COLUMNS["x"]))
-    return kind.of(kind.samples(folder, told), told)
+    return objective_class.of(objective_class.samples(folder, own_context), own_context)
 
 
 def new(name, family, words):
-    """A model for the objective, of random weights that follow from nothing."""
+    """A model for the objective with random weights, the same in each call."""
     device.prepare(0, 1)
-    kind = objectives()[name]
-    chosen = ModelParams(type=family, init=None, config=FAMILIES[family])
-    return build.new(kind, build.config_for(chosen, kind.shape(inputs(name, words))), KINDS)
+    objective_class = objectives()[name]
+    params = ModelParams(type=family, init=None, config=FAMILIES[family])
+    return build.new(objective_class, build.config_for(params, objective_class.shape(inputs(name, words))), LABELS)
 
 
 def pretrained(name, family, words, folder):
-    """The folder of a pretrained model of the family that the objective can start from, and what its head lacks."""
+    """A pretrained model with a head for the objective, and the names of its new weights; saved in `folder`."""
     if not folder.exists():
-        source = next(each for each, kind in PRETRAINING.items() if family in kind.families())
+        source = next(other for other, objective in PRETRAINING.items() if family in objective.families())
         build.save(new(source, family, words), inputs(source, words), folder, {})
     device.prepare(1, 1)
-    return build.load(objectives()[name], folder, KINDS)
+    return build.load(objectives()[name], folder, LABELS)
 
 
 def adapted(name, family, method, words, folder):
-    """A pretrained model with a head for the objective, adapted; and when its parameters begin to learn."""
-    model, fresh = pretrained(name, family, words, folder)
-    chosen = methods.choose(method, ADAPTATIONS[method])
-    chosen.apply(model, fresh)
-    return model, chosen.unfreeze_schedule(model, 2)
+    """A pretrained model with a head for the objective, adapted; and its unfreeze schedule."""
+    model, new_weights = pretrained(name, family, words, folder)
+    adaptation = methods.choose(method, ADAPTATIONS[method])
+    adaptation.apply(model, new_weights)
+    return model, adaptation.unfreeze_schedule(model, 2)
 
 
-def train(model, what, folder, steps=6, unfreeze_schedule=None, **changes):
-    """Train with a checkpoint after step 3; where there is one already, go on from there."""
+def train(model, objective, folder, steps=6, unfreeze_schedule=None, **changes):
+    """Train with a checkpoint after step 3, or resume from it; the model, and the step at which training began."""
     with closing(AtThree(folder, parallel.single_process())) as checkpoints:
         model, _ = loop.train(
-            model, what, TrainingParams(**TRAINING | changes), steps,
+            model, objective, TrainingParams(**TRAINING | changes), steps,
             seed=0, report=lambda _: None, checkpoints=checkpoints, unfreeze_schedule=unfreeze_schedule,
         )  # fmt: skip
         return model, checkpoints.began
 
 
 class AtThree(checkpoint.Checkpoints):
-    """One checkpoint, after the third step; `began`: where the run went on."""
+    """One checkpoint, after the third step; `began`: the step from which the run resumed."""
 
     def __init__(self, folder, world):
         super().__init__(folder, world)
@@ -205,8 +207,8 @@ class AtThree(checkpoint.Checkpoints):
 
 
 def weights(model):
-    """{name: value} of all there is in the model."""
-    return {name: each.detach().clone() for name, each in model.state_dict().items()}
+    """A copy of all weights: {name: value}."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 def same(first, second):
@@ -215,16 +217,16 @@ def same(first, second):
     return one.keys() == two.keys() and all(torch.equal(value, two[name]) for name, value in one.items())
 
 
-def everything(what):
+def everything(objective):
     """The batch of all samples."""
-    samples = np.arange(len(what))
-    return what.batch(np.zeros_like(samples), samples)
+    samples = np.arange(len(objective))
+    return objective.batch(np.zeros_like(samples), samples)
 
 
 def saved(model, name, words, folder):
-    """Leave the model in `folder` as a stage does."""
-    own = adapters.weights(model)
-    told = given(name, words)
-    build.save(adapters.merge(model), told.inputs, folder, objectives()[name].inference_config(told))
-    adapters.save(own, folder / "adapter")
+    """Save the model to `folder` as a stage does."""
+    adapter_weights = adapters.weights(model)
+    own_context = context(name, words)
+    build.save(adapters.merge(model), own_context.inputs, folder, objectives()[name].inference_config(own_context))
+    adapters.save(adapter_weights, folder / "adapter")
     return folder

@@ -1,4 +1,4 @@
-"""Every objective with every family and adaptation that suit it: found in the tables, so new ones are tested too."""
+"""Contracts of every objective, with every family and adaptation that suit it. The tables list new ones too."""
 
 from __future__ import annotations
 
@@ -32,76 +32,76 @@ EVERY_PRETRAINING = pytest.mark.parametrize(("name", "family"), samples.pairs(PR
 
 
 def every_finetuning():
-    """Every pair with every adaptation: nightly, but for those that prove something that none before them has."""
+    """Every pair with every adaptation; nightly unless it covers a new pair of method with objective or family."""
     pairs = samples.pairs(FINETUNING)
     triples = [(*pair, method) for pair in pairs for method in samples.ADAPTATIONS]
     seen, chosen = set(), {triple for triple in triples if triple[2] == "full"}
-    for new in (2, 1):  # first those that are new for the objective and for the family
+    for new in (2, 1):  # first those that are new for both the objective and the family
         for name, family, method in triples:
-            found = {(name, method), (family, method)} - seen
-            if len(found) >= new:
-                seen |= found
+            unseen = {(name, method), (family, method)} - seen
+            if len(unseen) >= new:
+                seen |= unseen
                 chosen.add((name, family, method))
     return [pytest.param(*triple, marks=[] if triple in chosen else pytest.mark.nightly) for triple in triples]
 
 
 @pytest.fixture
-def what(words, tmp_path):
+def make(words, tmp_path):
     """A function from an objective's name to the objective on the samples."""
     return lambda name: samples.objective(name, words, tmp_path / "corpus")
 
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
-    """Where pretrained models of the families lie, made once."""
+    """The folder of pretrained models of the families, made once."""
     return tmp_path_factory.mktemp("pretrained")
 
 
 @pytest.fixture
 def places(pretrained, tmp_path):
-    """Where pretrained models lie, and a folder of the test's own."""
+    """The folder of pretrained models, and one of the test's own."""
     return pretrained, tmp_path
 
 
 def test_every_family_of_ours_learns_something():
-    """No family is in the samples that no objective is tested with; each objective has one at least."""
+    """Each family in the samples is tested with some objective, and each objective with some family."""
     tested = samples.pairs(samples.objectives())
     assert {family for _, family in tested} == set(samples.FAMILIES)
     assert {name for name, _ in tested} == set(samples.objectives())
 
 
 def test_every_adaptation_of_ours_is_tested():
-    """Those of peft are tested one by one in tests/pretune/adaptation, some of them here too."""
+    """All methods of METHODS; those of peft are tested in tests/pretune/adaptation, some of them here too."""
     assert set(methods.METHODS) < set(samples.ADAPTATIONS)
 
 
 @pytest.mark.parametrize("table", [PRETRAINING, FINETUNING])
 def test_a_family_that_cannot_learn_an_objective_is_refused_with_what_it_can(table):
-    """Every invalid pair: what the model learns instead is named, and models that would learn the objective."""
+    """Every invalid pair: the message names objectives for the model, and models for the objective."""
     valid = samples.pairs(table)
     for name, family in [(name, family) for name in table for family in samples.FAMILIES]:
-        asked = TrainingParams(**samples.TRAINING | {"objective": name, "settings": samples.SETTINGS.get(name, {})})
-        found = registry.problems(table, "section", asked, family)
+        params = TrainingParams(**samples.TRAINING | {"objective": name, "settings": samples.SETTINGS.get(name, {})})
+        problems = registry.problems(table, "section", params, family)
         if (name, family) in valid:
-            assert found == []
+            assert problems == []
             continue
-        able = [other for other, each in valid if each == family]
-        assert f"{name} is not for model.type {family}" in found[0]
+        able = [objective for objective, other in valid if other == family]
+        assert f"{name} is not for model.type {family}" in problems[0]
         assert (
             f"that model learns: {', '.join(able)};" if able else "no section objective is for that model"
-        ) in found[0]
-        assert f"{name} is for: " in found[0]
+        ) in problems[0]
+        assert f"{name} is for: " in problems[0]
 
 
 @EVERY_PAIR
-def test_a_batch_gives_a_finite_loss_that_its_score_repeats(name, family, words, what):
-    """Counts are positive, the sum is finite, `score` has exactly the metrics that may be selected by."""
-    objective, model = what(name), samples.new(name, family, words)
+def test_a_batch_gives_a_finite_loss_that_its_score_repeats(name, family, words, make):
+    """Counts are positive, the loss is finite, and `score` has exactly the keys `metrics`."""
+    objective, model = make(name), samples.new(name, family, words)
     heads.prepare(model)
     batch = samples.everything(objective)
     assert batch.count > 0
     assert batch.tokens > 0
-    assert any(isinstance(getattr(batch, each.name), torch.Tensor) for each in fields(batch))
+    assert any(isinstance(getattr(batch, field.name), torch.Tensor) for field in fields(batch))
     model.eval()
     with torch.no_grad():
         loss, score = objective.loss(model, batch), objective.score(model, batch)
@@ -112,9 +112,9 @@ def test_a_batch_gives_a_finite_loss_that_its_score_repeats(name, family, words,
 
 
 @EVERY_PAIR
-def test_the_loss_of_a_batch_is_the_sum_of_the_losses_of_its_samples(name, family, words, what):
-    """However rows are divided into batches, a step is the same."""
-    objective, model = what(name), samples.new(name, family, words).eval()
+def test_the_loss_of_a_batch_is_the_sum_of_the_losses_of_its_samples(name, family, words, make):
+    """So a step does not depend on how its rows are divided into batches."""
+    objective, model = make(name), samples.new(name, family, words).eval()
     heads.prepare(model)
     with torch.no_grad():
         whole = objective.loss(model, samples.everything(objective))
@@ -125,9 +125,9 @@ def test_the_loss_of_a_batch_is_the_sum_of_the_losses_of_its_samples(name, famil
 
 
 @EVERY_PAIR
-def test_one_batch_is_learnt_by_heart(name, family, words, what):
-    """A model that sees the same rows again and again answers them ever better: gradients lead where they should."""
-    objective, model = what(name), samples.new(name, family, words).eval()
+def test_training_overfits_one_batch(name, family, words, make):
+    """On the same batch again and again the loss falls by half within 40 steps: the gradients are right."""
+    objective, model = make(name), samples.new(name, family, words).eval()
     heads.prepare(model)
     batch = samples.everything(objective)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
@@ -142,24 +142,24 @@ def test_one_batch_is_learnt_by_heart(name, family, words, what):
 
 
 @EVERY_PRETRAINING
-def test_pretraining_goes_on_to_the_same_bits_and_is_saved(name, family, words, what, tmp_path):
-    """Stopped after three steps or not; the saved model answers."""
+def test_pretraining_resumes_to_the_same_bits_and_is_saved(name, family, words, make, tmp_path):
+    """Resumed after three steps, the weights are those of an uninterrupted run; the saved model predicts."""
     from pretune.predictor.model import Predictor
 
-    first, began = samples.train(samples.new(name, family, words), what(name), tmp_path / "one")
-    again, resumed = samples.train(samples.new(name, family, words), what(name), tmp_path / "one")
+    first, began = samples.train(samples.new(name, family, words), make(name), tmp_path / "one")
+    again, resumed = samples.train(samples.new(name, family, words), make(name), tmp_path / "one")
     assert (began, resumed) == (0, 3)
     assert samples.same(first, again)
     model = Predictor(str(samples.saved(first, name, words, tmp_path / "model")))
-    example = samples.objectives()[name].example(samples.given(name, words))
+    example = samples.objectives()[name].example(samples.context(name, words))
     answers = model.predict(pd.DataFrame([example]))
     assert len(answers) == 1
     assert list(answers.columns) == list(model.answers.gives)
 
 
 @pytest.mark.parametrize(("name", "family", "method"), every_finetuning())
-def test_finetuning_goes_on_to_the_same_bits_and_answers_as_in_training(name, family, method, words, places):
-    """Stopped after three steps or not; what is frozen stays; loaded from its folder, it answers as before."""
+def test_finetuning_resumes_to_the_same_bits_and_predicts_as_in_training(name, family, method, words, places):
+    """Resumed after three steps, the weights are the same; frozen ones do not change; saved, it predicts the same."""
     from pretune.predictor.model import Predictor
 
     folder, tmp_path = places
@@ -170,10 +170,10 @@ def test_finetuning_goes_on_to_the_same_bits_and_answers_as_in_training(name, fa
     objective = samples.objective(name, words, tmp_path)
     models, frozen, start = [], {}, {}
     for began in (0, 3):
-        model, opens = samples.adapted(name, family, method, words, folder / family)
+        model, schedule = samples.adapted(name, family, method, words, folder / family)
         start = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
         frozen = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
-        model, resumed = samples.train(model, objective, tmp_path / "one", unfreeze_schedule=opens)
+        model, resumed = samples.train(model, objective, tmp_path / "one", unfreeze_schedule=schedule)
         assert resumed == began
         models.append(model)
     assert samples.same(*models)
@@ -183,51 +183,51 @@ def test_finetuning_goes_on_to_the_same_bits_and_answers_as_in_training(name, fa
 
     before = objective.predict(models[0])
     path = samples.saved(models[0], name, words, tmp_path / "model")
-    kind = samples.objectives()[name]
-    loaded, fresh = samples.build.load(kind, path)
-    assert not fresh
+    objective_class = samples.objectives()[name]
+    loaded, new_weights = samples.build.load(objective_class, path)
+    assert not new_weights
     assert_alike(objective.predict(loaded.eval()), before)
     predictor = Predictor(str(path))
-    asked = samples.COLUMNS | {
-        "messages": [each[:-1] for each in samples.COLUMNS["messages"]]
-    }  # the last is the answer
-    table = pd.DataFrame({column: asked[column] for column in kind.columns if column in predictor.answers.reads})
+    prompts = [messages[:-1] for messages in samples.COLUMNS["messages"]]  # the last message is the answer
+    inputs = samples.COLUMNS | {"messages": prompts}
+    columns = [column for column in objective_class.columns if column in predictor.answers.reads]
+    table = pd.DataFrame({column: inputs[column] for column in columns})
     assert_answers(predictor.predict(table), before)
 
 
-def assert_answers(answers, found):
-    """What MLflow's model says is what was predicted in training."""
+def assert_answers(answers, expected):
+    """The predictions of MLflow's model are those of training."""
     assert len(answers) == len(samples.TEXTS)
-    if isinstance(found, Classes):
-        assert list(answers["label"]) == [found.names[each] for each in found.probabilities.argmax(axis=1)]
-        np.testing.assert_allclose(answers["score"], found.probabilities.max(axis=1), rtol=1e-4)
-    elif isinstance(found, ManyLabels):
+    if isinstance(expected, Classes):
+        assert list(answers["label"]) == [expected.names[index] for index in expected.probabilities.argmax(axis=1)]
+        np.testing.assert_allclose(answers["score"], expected.probabilities.max(axis=1), rtol=1e-4)
+    elif isinstance(expected, ManyLabels):
         assert list(answers["labels"]) == [
-            [name for name, p in zip(found.names, row, strict=True) if p > 0.5] for row in found.probabilities
+            [name for name, p in zip(expected.names, row, strict=True) if p > 0.5] for row in expected.probabilities
         ]
-    elif isinstance(found, Numbers):
-        said = np.array([np.ravel(each) for each in answers.iloc[:, 0]])
-        np.testing.assert_allclose(said, found.predicted, rtol=1e-4, atol=1e-5)
-    elif not isinstance(found, Likelihoods):  # of a text that goes on there is nothing to compare
-        assert list(answers.iloc[:, 0]) == found.predicted
+    elif isinstance(expected, Numbers):
+        predicted = np.array([np.ravel(value) for value in answers.iloc[:, 0]])
+        np.testing.assert_allclose(predicted, expected.predicted, rtol=1e-4, atol=1e-5)
+    elif not isinstance(expected, Likelihoods):  # the predictor continues texts instead
+        assert list(answers.iloc[:, 0]) == expected.predicted
 
 
 def suits(method, name, family, words, folder):
-    """Whether there is what a method trains: a head that is not the embeddings, or layers."""
-    model, fresh = samples.pretrained(name, family, words, folder)
+    """Whether the model has what a method trains: a head that is not the embeddings, or layers."""
+    model, new_weights = samples.pretrained(name, family, words, folder)
     if method == "head":
-        return bool(fresh or methods.head(model))
+        return bool(new_weights or methods.head(model))
     return method in {"full", "gradual"} or layers.count(model) > 0
 
 
-def assert_alike(found, expected):
-    """The same predictions, but for rounding."""
-    assert type(found) is type(expected)
-    for each in fields(found):
-        one, other = getattr(found, each.name), getattr(expected, each.name)
+def assert_alike(predicted, expected):
+    """The same predictions up to rounding."""
+    assert type(predicted) is type(expected)
+    for field in fields(predicted):
+        one, other = getattr(predicted, field.name), getattr(expected, field.name)
         if isinstance(one, np.ndarray):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
-        elif each.name == "best":
+        elif field.name == "best":
             assert [[text for text, _ in row] for row in one] == [[text for text, _ in row] for row in other]
             np.testing.assert_allclose(
                 [p for row in one for _, p in row], [p for row in other for _, p in row], rtol=1e-4

@@ -134,3 +134,20 @@ def test_only_one_package_imports_each_tool(root):
             for tool, folder in allowed.items():
                 if re.search(rf"^\s*(?:import|from) {tool}\b", text, re.MULTILINE):
                     assert name.startswith(folder), f"{name} imports {tool}"
+
+
+def test_planted_faults_name_code_and_tests_that_exist(root):
+    """Each row of tests/mutations.md: a file, a function in it where one is named, and a test."""
+    rows = re.findall(
+        r"^\|[^|]*\| `([^`]+)`(?:, `(\w+)`)?[^|]*\| `([^`]+)::(\w+)` \|$",
+        (root / "tests/mutations.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    assert len(rows) > 20
+    missing = [
+        row
+        for row in rows
+        if not re.search(rf"\b{row[1]}\b", (root / row[0]).read_text(encoding="utf-8"))
+        or f"def {row[3]}(" not in (root / "tests" / row[2]).read_text(encoding="utf-8")
+    ]
+    assert not missing

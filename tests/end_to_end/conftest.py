@@ -30,7 +30,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 FOREIGN = ("PREFECT_", "MLFLOW_", "PRETUNE_", "DVC_")
 TIMEOUT = 600  # seconds after which a command or a wait counts as hung
 LONG = 150  # steps of pretraining: some seconds
-DOORS = {
+WAYS = {
     "flow": ["-m", "cli.app", "run"],
     "plain": ["-m", "cli.app", "run", "--no-prefect"],
     "dvc": ["-m", "dvc", "repro"],
@@ -62,11 +62,13 @@ class Warm:
 
     def run(self, arguments: tuple[str, ...], cwd: Path, environment: dict[str, str], streams: tuple[Any, Any]) -> int:
         """Run `python ARGUMENTS…` to its end; return its exit code."""
-        asked = json.dumps({"arguments": arguments, "cwd": str(cwd), "environment": environment})
+        request = json.dumps({"arguments": arguments, "cwd": str(cwd), "environment": environment})
         with socket.socket(socket.AF_UNIX) as connection, Path(os.devnull).open() as nothing:
             connection.settimeout(TIMEOUT)
             connection.connect(self._path)
-            socket.send_fds(connection, [asked.encode()], [nothing.fileno(), *(each.fileno() for each in streams)])
+            socket.send_fds(
+                connection, [request.encode()], [nothing.fileno(), *(stream.fileno() for stream in streams)]
+            )
             file = connection.makefile()
             pid = int(file.readline())
             try:
@@ -81,7 +83,7 @@ warm_server = functools.cache(Warm)
 
 @functools.cache
 def stages_of(text: str) -> dict[str, Any]:
-    """The stages of a dvc.yaml or dvc.lock: long files, that are asked for again and again."""
+    """The stages of a dvc.yaml or dvc.lock: long files, which are read often."""
     return dict(YAML(typ="safe", pure=True).load(text)["stages"])
 
 
@@ -103,8 +105,8 @@ class Clone:
         home = self.root.parent / "home"
         home.mkdir(exist_ok=True)
         path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
-        own = {"HOME": str(home), "PATH": path, "CLONE_MARK": self.mark, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-        return kept | own | more
+        variables = {"HOME": str(home), "PATH": path, "CLONE_MARK": self.mark, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+        return kept | variables | more
 
     def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
         """Start a Python command line in the background, in a session of its own."""
@@ -127,14 +129,14 @@ class Clone:
             ended = warm_server().run(arguments, self.root, self.environment(**env), streams)
             out.seek(0)
             printed = out.read()
-        told = errors.read_text(encoding="utf-8") if errors else ""
-        assert ended == code, f"exit code {ended}, not {code}:\n{printed}{told}"
+        errors_text = errors.read_text(encoding="utf-8") if errors else ""
+        assert ended == code, f"exit code {ended}, not {code}:\n{printed}{errors_text}"
         return printed
 
-    def door(self, name: str, **env: str) -> str:
-        """Run the whole pipeline through one of the doors; return what it printed."""
+    def run_pipeline(self, name: str, **env: str) -> str:
+        """Run the whole pipeline in one of the WAYS; return what it printed."""
         if name != "tasks":
-            return self.alone(*DOORS[name], **env)
+            return self.alone(*WAYS[name], **env)
         return "".join(self.alone("-m", "tasks", stage, **env) for stage in self.stages())
 
     def pretune(self, *arguments: str, code: int = 0, **env: str) -> str:
@@ -217,19 +219,19 @@ class Clone:
 
     def children(self, parent: Any) -> dict[str, Any]:
         """The stage runs under a pipeline run, by stage."""
-        found = [r for r in self.records() if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-        assert len({r.info.run_name for r in found}) == len(found), "two runs of one stage under one parent"
-        return {run.info.run_name: run for run in found}
+        runs = [run for run in self.records() if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+        assert len({run.info.run_name for run in runs}) == len(runs), "two runs of one stage under one parent"
+        return {run.info.run_name: run for run in runs}
 
     def processes(self) -> dict[int, str]:
         """{pid: command line} of every process that was started from here and is alive."""
-        found = {}
+        commands = {}
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 dead = (folder / "stat").read_text().rpartition(")")[2].split()[0] in "ZX"
                 if not dead and self.mark.encode() in (folder / "environ").read_bytes():
-                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-        return found
+                    commands[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+        return commands
 
     def process(self, ending: str) -> int | None:
         """The process whose command line ends so, if there is one."""
@@ -263,14 +265,14 @@ class Clone:
         skipped = {".git", ".dvc"}
         return [str(p) for p in self.root.rglob("*.partial") if not skipped & set(p.relative_to(self.root).parts)]
 
-    def wait(self, condition: Callable[[], Any], what: str, beside: subprocess.Popen[str] | None = None) -> Any:
-        """Poll until `condition` holds and return what it said; fail when it takes too long or `beside` has ended."""
+    def wait(self, condition: Callable[[], Any], name: str, process: subprocess.Popen[str] | None = None) -> Any:
+        """Poll until `condition` is true, and return its value. Fails if it takes too long or `process` has ended."""
         deadline = time.monotonic() + TIMEOUT
-        while not (found := condition()):
-            assert time.monotonic() < deadline, f"waited {TIMEOUT} s for {what}; alive: {self.processes()}"
-            assert beside is None or beside.poll() is None, f"ended before {what}: {beside.communicate()[0]}"
+        while not (value := condition()):
+            assert time.monotonic() < deadline, f"waited {TIMEOUT} s for {name}; alive: {self.processes()}"
+            assert process is None or process.poll() is None, f"ended before {name}: {process.communicate()[0]}"
             time.sleep(0.02)
-        return found
+        return value
 
     def wait_for_end(self) -> None:
         """Wait until nothing that was started from here is alive."""
@@ -309,7 +311,7 @@ def make_clone(folder: Path) -> Clone:
     graph["stages"]["ingest"]["deps"].append("documents.jsonl")
     yaml.dump(graph, clone.root / "dvc.yaml")
     clone.set(
-        threads=1, ingest__source="documents.jsonl", evaluate__resamples=100,
+        threads=1, ingest__source="documents.jsonl", evaluate__bootstrap_samples=100,
         prepare__vocabulary_size=400, prepare__test_share=0.4, prepare__validation_share=0.1,
         prepare__train_rows=30, prepare__validation_rows=10, prepare__test_rows=40,
         model__config__hidden_size=16, model__config__num_hidden_layers=1, model__config__num_attention_heads=2,
@@ -357,7 +359,7 @@ def finished(once: Once) -> Clone:
 
     def run(folder: Path) -> None:
         clone = make_clone(folder)
-        (folder / "console.txt").write_text(clone.door("flow"), encoding="utf-8")
+        (folder / "console.txt").write_text(clone.run_pipeline("flow"), encoding="utf-8")
         clone.wait_for_end()
 
     return Clone(once("finished", run).resolve() / "clone")

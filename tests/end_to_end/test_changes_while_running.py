@@ -5,7 +5,7 @@ import json
 import pytest
 
 pytestmark = pytest.mark.slow
-DOORS = {
+WAYS = {
     "flow": (["-m", "cli.app", "run", "pretrain", "--no-prefect"], 7),
     "dvc": (["-m", "dvc", "repro", "pretrain"], 255),
     "tasks": (["-m", "tasks", "pretrain"], 7),
@@ -32,7 +32,7 @@ def edit_data(clone):
 
 
 @pytest.mark.parametrize(
-    ("door", "edit", "what"),
+    ("way", "edit", "what"),
     [
         ("flow", edit_params, "pretrain.steps changed from 150 to 12"),
         ("dvc", edit_code, "pretune/training/loop.py changed"),
@@ -40,13 +40,13 @@ def edit_data(clone):
     ],
     ids=["flow-params", "dvc-code", "tasks-data"],
 )
-def test_stage_whose_inputs_change_is_refused(door, edit, what, stale):
+def test_stage_whose_inputs_change_is_refused(way, edit, what, stale):
     """Params, code or data edited during a stage: 7 says which, dvc.lock keeps the truth, the next run is new."""
-    command, code = DOORS[door]
+    command, code = WAYS[way]
     lock = stale.hashes()["dvc.lock"]
     old = {run.info.run_id for run in stale.records()}
     main = stale.start(*command)
-    stale.wait(stale.is_training, "a loss", beside=main)
+    stale.wait(stale.is_training, "a loss", process=main)
     edit(stale)
     printed = main.communicate(timeout=120)[0]
     assert main.returncode == code, printed
@@ -67,8 +67,8 @@ def test_stage_whose_inputs_change_is_refused(door, edit, what, stale):
 
 def test_edit_at_the_very_start_is_used_or_refused(stale):
     """Params edited while a stage starts up: dvc.lock never says other steps than those that were taken."""
-    main = stale.start(*DOORS["tasks"][0])
-    stale.wait(stale.journals, "the stage's record", beside=main)
+    main = stale.start(*WAYS["tasks"][0])
+    stale.wait(stale.journals, "the stage's record", process=main)
     stale.set(pretrain__steps=12)
     printed = main.communicate(timeout=120)[0]
     assert main.returncode in {0, 7}, printed
@@ -80,7 +80,7 @@ def test_edit_at_the_very_start_is_used_or_refused(stale):
 def test_shares_given_while_a_run_is_on_its_way_are_used(stale):
     """The run began when `label_efficiency` had nothing to do: what its turn finds in params.yaml is what it does."""
     main = stale.start("-m", "cli.app", "run", "label_efficiency", "--no-prefect")
-    stale.wait(stale.is_training, "a loss", beside=main)
+    stale.wait(stale.is_training, "a loss", process=main)
     stale.set(label_efficiency__shares=[0.5])
     printed = main.communicate(timeout=120)[0]
     assert main.returncode == 0, printed

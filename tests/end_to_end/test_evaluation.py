@@ -28,7 +28,7 @@ def test_two_runs_are_compared_row_by_row(copy):
     assert "no evaluation of" in copy.pretune("compare", "nothing", code=4)
 
 
-def test_a_model_is_promoted_asked_and_rolled_back(copy):
+def test_a_model_is_promoted_served_and_rolled_back(copy):
     """The gate decides about @champion; whatever it says, @challenger answers; there is nothing to roll back to."""
     copy.set(gate__baselines=False)
     summary = copy.report("run", "--promote")
@@ -101,18 +101,18 @@ def test_mlflow_serves_the_model(copy):
         return False
 
     try:
-        copy.wait(answers, "the server", beside=server)
-        asked = {"dataframe_records": [{"text": "the wave and the tide"}, {"text": "a hill"}]}
+        copy.wait(answers, "the server", process=server)
+        request = {"dataframe_records": [{"text": "the wave and the tide"}, {"text": "a hill"}]}
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}/invocations",
-            json.dumps(asked).encode(), {"Content-Type": "application/json"},
+            json.dumps(request).encode(), {"Content-Type": "application/json"},
         )  # fmt: skip
         with urllib.request.urlopen(request, timeout=60) as response:
             served = json.loads(response.read())["predictions"]
-        said = copy.alone(
+        output = copy.alone(
             "-m", "cli.app", "predict", "models/finetuned", "--text", "the wave and the tide", "--text", "a hill"
         )
-        expected = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+        expected = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     finally:
         server.terminate()
         server.communicate(timeout=60)

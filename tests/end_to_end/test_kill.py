@@ -28,14 +28,14 @@ def moment_has_come(clone, point, began):
     return saved.exists() and saved.stat().st_ctime_ns > began
 
 
-def interrupt(clone, door, victim, point, **env):
-    """Start a door, and kill -9 the victim at `point`; nothing of the run may survive, nothing be half written."""
+def interrupt(clone, way, victim, point, **env):
+    """Start a run, and kill -9 the victim at `point`; nothing of the run may survive, nothing be half written."""
     marker = clone.root.parent / "began"
     marker.touch()
     before = clone.hashes("pretrain")
     began = marker.stat().st_ctime_ns
-    main = clone.start(*COMMANDS[door], **env)
-    clone.wait(lambda: moment_has_come(clone, point, began), point, beside=main)
+    main = clone.start(*COMMANDS[way], **env)
+    clone.wait(lambda: moment_has_come(clone, point, began), point, process=main)
     pids = {
         "main": lambda: main.pid,
         "dvc": lambda: clone.process("repro --single-item pretrain"),
@@ -76,9 +76,10 @@ def assert_recovers(clone, undisturbed, *, whole_pipeline):
 
 
 def new_runs(clone, old):
-    """[(name, status)] of the runs since `old`, the oldest first."""
+    """[(stage or `pipeline`, status)] of the runs since `old`, the oldest first."""
     known = {run.info.run_id for run in old}
-    return [(run.info.run_name, run.info.status) for run in clone.records() if run.info.run_id not in known]
+    runs = [run for run in clone.records() if run.info.run_id not in known]
+    return [(run.data.tags.get("pretune.stage", run.data.tags["pretune.kind"]), run.info.status) for run in runs]
 
 
 def test_killed_flow_leaves_nothing_behind(stale, undisturbed):
@@ -149,7 +150,7 @@ def test_stopped_run_ends_its_stages(number, code, stale):
     old = stale.records()
     lock = (stale.root / "dvc.lock").read_bytes()
     main = stale.start(*COMMANDS["flow"])
-    stale.wait(lambda: moment_has_come(stale, TRAINING, 0), TRAINING, beside=main)
+    stale.wait(lambda: moment_has_come(stale, TRAINING, 0), TRAINING, process=main)
     os.kill(main.pid, number)
     printed = main.communicate(timeout=120)[0]
     assert main.returncode == code, printed
@@ -168,7 +169,7 @@ def test_stage_that_gets_sigterm_says_so(stale):
     """SIGTERM of `python -m tasks pretrain` ends it with 143, without a traceback; its run ends as KILLED."""
     old = stale.records()
     main = stale.start(*COMMANDS["tasks"])
-    stale.wait(lambda: moment_has_come(stale, TRAINING, 0), TRAINING, beside=main)
+    stale.wait(lambda: moment_has_come(stale, TRAINING, 0), TRAINING, process=main)
     main.terminate()
     printed = main.communicate(timeout=120)[0]
     assert main.returncode == 143, printed

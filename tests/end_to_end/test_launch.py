@@ -48,7 +48,7 @@ def clone(prepared, tmp_path):
 def start(clone, *arguments, **env):
     """Start a command, and wait until it trains."""
     main = clone.start(*(arguments or STAGE), **env)
-    clone.wait(clone.is_training, "training", beside=main)
+    clone.wait(clone.is_training, "training", process=main)
     return main
 
 
@@ -127,7 +127,7 @@ def test_nothing_outlives_dvc(clone):
 
 
 def test_a_killed_process_ends_the_stage(clone):
-    """As by want of memory: the other is stopped, the message says which was killed and where the rest is told."""
+    """As by want of memory: the other is stopped, the message says which was killed and which file has the rest."""
     clone.set(pretrain__steps=FOREVER, pretrain__evaluate_every=0, finetune__evaluate_every=0)
     main = start(clone)
     os.kill(max(pid for pid, command in clone.processes().items() if "-u -m tasks" in command), signal.SIGKILL)

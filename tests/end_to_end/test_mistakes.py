@@ -124,7 +124,7 @@ def test_mistake_gets_a_message_and_its_exit_code(make, command, code, words, co
 
 def test_mistake_in_a_bare_repro_is_explained(copy):
     """DVC itself answers 255 to every mistake: the reason is printed, and lies in .pretune/last-error.json."""
-    copy.set(evaluate__resamples=7)
+    copy.set(evaluate__bootstrap_samples=7)
     printed = copy.run("-m", "dvc", "repro", code=255)
     assert "evaluate.bootstrap_samples" in printed
     assert "Traceback" not in printed
@@ -146,7 +146,7 @@ def test_mistake_in_a_bare_repro_is_explained(copy):
 def test_lock_of_another_run_is_respected(name, command, copy):
     """While another process holds a lock, a run says who does and ends with 5; outputs and records stay whole."""
     before = copy.hashes()
-    copy.set(evaluate__resamples=101)
+    copy.set(evaluate__bootstrap_samples=101)
     path = copy.state / "locks" / f"{name}.lock"
     path.parent.mkdir(exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
@@ -168,5 +168,5 @@ def test_locks_of_a_dead_process_do_not_hold(copy):
         (folder / f"{name}.lock").write_text('{"pid": 1, "si', encoding="utf-8")
     (copy.root / ".dvc" / "tmp").mkdir(exist_ok=True)
     (copy.root / ".dvc" / "tmp" / "rwlock").write_text('{"/half', encoding="utf-8")
-    copy.set(evaluate__resamples=101)
+    copy.set(evaluate__bootstrap_samples=101)
     assert copy.plain_run()["evaluate"] == "ran"

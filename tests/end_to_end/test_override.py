@@ -30,7 +30,7 @@ def test_override_changes_nothing_but_the_record(copy):
     assert copy.plain_run("--set", "evaluate.bootstrap_samples=250") == others | {"evaluate": "restored"}
     assert own_files(copy) == before
 
-    copy.set(evaluate__resamples=250)
+    copy.set(evaluate__bootstrap_samples=250)
     assert copy.plain_run() == others | {"evaluate": "restored"}
     assert copy.dvc_is_clean()
     restored = copy.children(copy.parents()[-1])["evaluate"]
@@ -54,7 +54,7 @@ def test_killed_override_changes_nothing(copy):
     """A kill -9 in the middle of `--set`: all files as they were, no orphan, and the next run of either kind works."""
     before = own_files(copy)
     main = copy.start("-m", "cli.app", "run", "--no-prefect", "--set", "pretrain.steps=100000", "pretrain")
-    copy.wait(lambda: copy.lock_holder("pretrain"), "pretraining", beside=main)
+    copy.wait(lambda: copy.lock_holder("pretrain"), "pretraining", process=main)
     os.kill(main.pid, signal.SIGKILL)
     main.communicate(timeout=120)
     copy.wait_for_end()
@@ -68,7 +68,7 @@ def test_killed_override_changes_nothing(copy):
     assert copy.parents()[1].data.params["pretrain.steps"] == "100000"
 
 
-def test_wrong_overrides_are_told_all_at_once(copy):
+def test_wrong_overrides_are_reported_all_at_once(copy):
     """Unknown keys get the nearest one, other mistakes what is allowed; nothing runs and nothing changes."""
     before = own_files(copy)
     wrong = ["--set", "finetune.learning_rat=1", "--set", "nonsense", "--set", "evaluate.confidence: 1=2"]

@@ -107,7 +107,7 @@ def test_the_data_card_is_an_artifact_in_mlflow_and_in_prefect(finished, childre
 
 def test_changed_tree_is_recorded_with_its_patch(copy):
     """Runs of a dirty tree say so and keep a patch that leads from the commit to the files, new ones included."""
-    copy.set(evaluate__resamples=123)
+    copy.set(evaluate__bootstrap_samples=123)
     (copy.root / "notes.md").write_text("a new file\n", encoding="utf-8")
     copy.plain_run()
     client, _ = copy.client()
@@ -131,15 +131,15 @@ def test_models_load_and_predict_anywhere(finished, children, tmp_path):
     """Each LoggedModel loads outside the project with pickle refused, and answers as its stage's kind of model does."""
     labels = json.loads((finished.root / "data" / "prepared" / "labelled" / "labels.json").read_text(encoding="utf-8"))
     stages = ("pretrain", "finetune", "scratch")
-    asked = {}
+    examples = {}
     for stage in stages:
         (model,) = children[stage].outputs.model_outputs
-        asked[model.model_id] = [
+        examples[model.model_id] = [
             "the wave and the [MASK]" if stage == "pretrain" else "the wave and the tide",
             "a hill",
         ]
     done = subprocess.run(
-        [sys.executable, "-c", PREDICT, f"sqlite:///{finished.root / 'mlflow.db'}", json.dumps(asked)],
+        [sys.executable, "-c", PREDICT, f"sqlite:///{finished.root / 'mlflow.db'}", json.dumps(examples)],
         cwd=tmp_path, env=finished.environment(MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false"),
         capture_output=True, text=True, check=False,
     )  # fmt: skip

@@ -79,7 +79,7 @@ def test_reports_parse_and_find_nothing_wrong(finished):
     assert "0 of 7 stages to run" in finished.pretune("plan")
 
 
-def test_doctor_finds_and_mends(copy):
+def test_doctor_finds_and_fixes(copy):
     """A run that nobody works on and a torn lock file of DVC are found and mended; a number in quotes is found."""
     client, experiment = copy.client()
     run = client.create_run(experiment, run_name="left", tags={"pretune.id": "gone"})

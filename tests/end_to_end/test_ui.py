@@ -28,7 +28,7 @@ def test_both_servers_answer_on_this_machine_and_end_with_the_command(copy):
     command = ["-m", "cli.app", "ui", "--mlflow-port", str(mlflow), "--prefect-port", str(prefect)]
     ui = copy.start(*command)
     address = copy.state / "prefect-api-url"
-    copy.wait(address.exists, "both servers", beside=ui)
+    copy.wait(address.exists, "both servers", process=ui)
     for url in (f"http://127.0.0.1:{mlflow}/health", f"{address.read_text(encoding='utf-8')}/health"):
         with urllib.request.urlopen(url, timeout=30) as answer:
             assert answer.status == 200
@@ -58,7 +58,7 @@ def test_both_pages_work_in_a_browser(copy, browse):
     first, second = copy.parents()
     mlflow, prefect = free_ports(2)
     ui = copy.start("-m", "cli.app", "ui", "--mlflow-port", str(mlflow), "--prefect-port", str(prefect))
-    copy.wait((copy.state / "prefect-api-url").exists, "both servers", beside=ui)
+    copy.wait((copy.state / "prefect-api-url").exists, "both servers", process=ui)
     runs = f'["{first.info.run_id}","{second.info.run_id}"]'
     experiments = f'["{first.info.experiment_id}"]'
     metric = min(first.data.metrics)  # the page fills in the others when somebody scrolls there

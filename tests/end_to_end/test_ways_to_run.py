@@ -12,10 +12,10 @@ def test_flow_leaves_dvc_status_clean(finished):
     assert finished.dvc_is_clean()
 
 
-@pytest.mark.parametrize("door", ["dvc", "tasks"])
-def test_each_door_leaves_the_same_bytes(door, finished, workspace):
-    """In fresh clones each door leaves the flow's dvc.lock and outputs, byte for byte, and records each stage once."""
-    workspace.door(door)
+@pytest.mark.parametrize("way", ["dvc", "tasks"])
+def test_each_way_to_run_leaves_the_same_bytes(way, finished, workspace):
+    """In fresh clones each leaves the same dvc.lock and outputs as the flow, byte for byte, one record per stage."""
+    workspace.run_pipeline(way)
     assert workspace.hashes() == finished.hashes()
     assert workspace.dvc_is_clean()
     assert workspace.leftovers() == []
@@ -25,22 +25,22 @@ def test_each_door_leaves_the_same_bytes(door, finished, workspace):
     assert all("mlflow.parentRunId" not in run.data.tags for run in records)
 
 
-@pytest.mark.parametrize("door", ["flow", "dvc", "tasks"])
-def test_preset_mlflow_run_id_corrupts_nothing(door, copy):
+@pytest.mark.parametrize("way", ["flow", "dvc", "tasks"])
+def test_preset_mlflow_run_id_corrupts_nothing(way, copy):
     """A run id and an experiment id in the caller's environment reach no run: the old ones stay as they were."""
     before = {run.info.run_id: run.to_dictionary() for run in copy.records()}
     victim = copy.parents()[0].info.run_id
-    copy.set(evaluate__resamples=101)
+    copy.set(evaluate__bootstrap_samples=101)
     env = {"MLFLOW_RUN_ID": victim, "MLFLOW_PARENT_RUN_ID": victim, "MLFLOW_EXPERIMENT_ID": "0"}
-    if door == "tasks":
+    if way == "tasks":
         copy.run("-m", "tasks", "evaluate", **env)
     else:
-        copy.door(door, **env)
+        copy.run_pipeline(way, **env)
 
     records = {run.info.run_id: run for run in copy.records()}
     assert {key: records[key].to_dictionary() for key in before} == before
     new = [run for key, run in records.items() if key not in before]
-    assert len(new) == (8 if door == "flow" else 1)
+    assert len(new) == (8 if way == "flow" else 1)
     evaluate = next(run for run in new if run.info.run_name == "evaluate")
     assert evaluate.data.params["evaluate.bootstrap_samples"] == "101"
     assert evaluate.data.tags.get("mlflow.parentRunId") != victim

@@ -35,7 +35,7 @@ def die_with_parent():
 
 
 def serve(path):
-    """Fork a process for every connection and tell how it ended; return in the process that is to do what was asked."""
+    """Fork a process for every connection and tell how it ended; return in the process that is to run the command."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
@@ -58,17 +58,17 @@ def serve(path):
             os._exit(0)
 
 
-def become(asked, descriptors):
+def become(request, descriptors):
     """Be as a process that was started so."""
     os.setsid()
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
         os.close(descriptor)
-    os.chdir(asked["cwd"])
+    os.chdir(request["cwd"])
     os.environ.clear()
-    os.environ |= asked["environment"]
-    sys.path[0] = asked["cwd"]
-    sys.argv = asked["arguments"][1:]
+    os.environ |= request["environment"]
+    sys.path[0] = request["cwd"]
+    sys.argv = request["arguments"][1:]
     importlib.invalidate_caches()
 
 
@@ -77,10 +77,10 @@ def run_and_leave(module):
     code = 0
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
-    except SystemExit as asked:
-        code = asked.code if isinstance(asked.code, int) else int(asked.code is not None)
-        if isinstance(asked.code, str):
-            print(asked.code, file=sys.stderr)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
         code = 1
@@ -98,6 +98,6 @@ if __name__ == "__main__":
     assert not [name for name in sys.modules if name.split(".")[0] in OURS]
     assert threading.active_count() == 1, threading.enumerate()
     gc.freeze()  # what is shared is not looked at, and so not copied
-    question, streams = serve(sys.argv[1])
-    become(question, streams)
+    request, streams = serve(sys.argv[1])
+    become(request, streams)
     run_and_leave(sys.argv[0])

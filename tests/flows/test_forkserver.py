@@ -16,16 +16,17 @@ ROOT = Path(__file__).parent.parent.parent
 IMPORTING = """
 import importlib, sys, threading
 import torch
-asked = []
-torch.cuda.is_available = torch.cuda.device_count = torch.cuda.init = lambda: asked.append("a GPU") or 0
+calls = []
+torch.cuda.is_available = torch.cuda.device_count = torch.cuda.init = lambda: calls.append("a GPU") or 0
 from pathlib import Path
 from flows import forkserver
 from pretune.lineage.graph import Workspace
 from tasks import __main__ as tasks
-for module in [*forkserver.DVC, *(f"tasks.{name}" for name in sys.argv[1:]), *sum(forkserver.LATER.values(), ())]:
+modules = [*forkserver.DVC_MODULES, *(f"tasks.{name}" for name in sys.argv[1:])]
+for module in [*modules, *sum(forkserver.LAZY_IMPORTS.values(), ())]:
     importlib.import_module(module)
 Workspace(Path.cwd()).nodes
-print(asked, threading.active_count(), torch.cuda.is_initialized())
+print(calls, threading.active_count(), torch.cuda.is_initialized())
 """
 
 
@@ -39,11 +40,11 @@ def server(tmp_path):
         return servers[-1]
 
     yield start
-    for each in servers:
-        each.close()
+    for server in servers:
+        server.close()
 
 
-def said(server, *command, **environment):
+def output_of(server, *command, **environment):
     """What `python -m command` prints, and its exit code."""
     with server.start(*command, environment=os.environ | environment) as child:
         return child.stdout.read(), child.wait()
@@ -64,9 +65,9 @@ def test_a_forked_process_is_the_one_that_would_have_been_started(server):
     here, wrong = ["pretune.lineage.dvc", "root"], ["pretune.lineage.dvc", "repro", "no-such-stage"]
     warm, cold = server("ingest"), server()
     assert warm._channel, "this machine can fork"
-    assert said(warm, *here) == said(cold, *here)
-    output, code = said(warm, *wrong)
-    assert (output, code) == said(cold, *wrong)
+    assert output_of(warm, *here) == output_of(cold, *here)
+    output, code = output_of(warm, *wrong)
+    assert (output, code) == output_of(cold, *wrong)
     assert code == 255
     with warm.start(*here, environment=os.environ) as child:
         assert os.getpgid(child.pid) == child.pid
@@ -78,7 +79,7 @@ def test_without_a_server_processes_are_started(server):
     warm = server("ingest")
     os.kill(warm._process.pid, signal.SIGKILL)
     warm._process.wait()
-    assert said(warm, "pretune.lineage.dvc", "root") == (".\n", 0)
+    assert output_of(warm, "pretune.lineage.dvc", "root") == (".\n", 0)
 
 
 def test_code_that_was_edited_is_not_current(tmp_path):

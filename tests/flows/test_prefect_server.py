@@ -25,7 +25,7 @@ def port(tmp_path_factory):
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
     log = root / ".pretune" / "logs" / "server.log"
-    server = prefect_server.start_server(root, port, log, "ephemeral")
+    server = prefect_server.start_server(root, port, log, ephemeral=True)
     try:
         assert prefect_server.wait(server, f"http://{HOST}:{port}/api"), log.read_text(encoding="utf-8")
         yield port

@@ -13,13 +13,13 @@ def test_no_failure_raises_nothing():
 
 def test_failures_of_several_stages_become_one_error():
     """Every problem is kept, in order; code and next step are those of the first failure."""
-    first = StageFailedError(["ingest: no file", "ingest: no text"], "mend it")
+    first = StageFailedError(["ingest: no file", "ingest: no text"], "fix it")
     first.exit_code = 4
     second = StageFailedError("scratch: failed", "pretune run")
     with pytest.raises(StageFailedError) as caught:
         raise_failures([NotReachedError("prepare: not reached"), first, second])
     assert caught.value.problems == ["ingest: no file", "ingest: no text", "scratch: failed"]
-    assert (caught.value.exit_code, caught.value.next_step) == (4, "mend it")
+    assert (caught.value.exit_code, caught.value.next_step) == (4, "fix it")
 
 
 def test_stages_that_only_waited_say_nothing():

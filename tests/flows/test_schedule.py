@@ -6,7 +6,7 @@ from concurrent.futures import Future
 import pytest
 
 from flows import schedule
-from flows.schedule import Ask, Schedule
+from flows.schedule import Resources, Schedule
 from pretune.lineage.graph import Node
 
 GRAPH = {
@@ -14,7 +14,7 @@ GRAPH = {
     "evaluate": ["finetune", "scratch"],
 }  # fmt: skip
 TAKES = {"prepare": 2.0, "pretrain": 9.0, "scratch": 4.0, "finetune": 3.0, "evaluate": 1.0}
-TWO_THREADS = dict.fromkeys(["pretrain", "scratch", "finetune", "evaluate"], Ask(2)) | {"prepare": Ask(1)}
+TWO_THREADS = dict.fromkeys(["pretrain", "scratch", "finetune", "evaluate"], Resources(2)) | {"prepare": Resources(1)}
 
 
 def nodes(graph):
@@ -35,7 +35,7 @@ def simulated(graph, asks, takes, cores, gpus=()):
     return spans
 
 
-def most(spans, asks):
+def peak_cores(spans, asks):
     """The largest number of cores that were taken at a time."""
     return max(sum(asks[n].cores for n, (a, b, _) in spans.items() if a <= at < b) for at, *_ in spans.values())
 
@@ -43,7 +43,7 @@ def most(spans, asks):
 def test_stages_that_fill_the_machine_run_one_after_the_other():
     """Two threads each on two cores: never side by side, the branch with the longest way to the end first."""
     spans = simulated(GRAPH, TWO_THREADS, TAKES, cores=2)
-    assert most(spans, TWO_THREADS) == 2
+    assert peak_cores(spans, TWO_THREADS) == 2
     assert sorted(spans, key=spans.get) == ["prepare", "pretrain", "scratch", "finetune", "evaluate"]
     assert spans["evaluate"][1] == sum(TAKES.values())
 
@@ -58,7 +58,7 @@ def test_more_cores_run_branches_side_by_side():
 def test_a_stage_that_wants_more_than_the_machine_has_gets_it_alone():
     """Eight cores asked for on four: it waits until all are free, and nothing starts meanwhile or beside it."""
     graph = {"first": [], "big": ["first"], "small": ["first"], "long": []}
-    asks = {"first": Ask(1), "big": Ask(8), "small": Ask(1), "long": Ask(1)}
+    asks = {"first": Resources(1), "big": Resources(8), "small": Resources(1), "long": Resources(1)}
     spans = simulated(graph, asks, {"first": 1.0, "big": 5.0, "small": 1.0, "long": 3.0}, cores=4)
     assert spans["big"][:2] == (3, 8)
     assert spans["small"][0] == 8
@@ -67,7 +67,7 @@ def test_a_stage_that_wants_more_than_the_machine_has_gets_it_alone():
 def test_the_longest_way_goes_first_whatever_the_order_of_the_graph():
     """Of stages that are ready together, the one with most work behind it; times that are not known count alike."""
     graph = {"a": [], "b": [], "c": ["b"], "d": ["c"]}
-    asks = dict.fromkeys(graph, Ask(1))
+    asks = dict.fromkeys(graph, Resources(1))
     takes = dict.fromkeys(graph, schedule.UNKNOWN)
     assert simulated(graph, asks, takes, cores=1)["b"][0] == 0
     assert simulated(graph, asks, takes | {"a": 900.0}, cores=1)["a"][0] == 0
@@ -76,14 +76,14 @@ def test_the_longest_way_goes_first_whatever_the_order_of_the_graph():
 def test_a_stage_with_nothing_to_do_waits_for_no_core():
     """One that asks for nothing begins although all cores are taken."""
     graph = {"busy": [], "fresh": []}
-    spans = simulated(graph, {"busy": Ask(2), "fresh": Ask(0)}, {"busy": 9.0, "fresh": 0.0}, cores=2)
+    spans = simulated(graph, {"busy": Resources(2), "fresh": Resources(0)}, {"busy": 9.0, "fresh": 0.0}, cores=2)
     assert spans["fresh"][0] == 0
 
 
 def test_stages_that_train_get_a_gpu_of_their_own():
     """Two GPUs: two side by side, each told another one; one that needs both waits; cores are left for the rest."""
     graph = {"one": [], "two": [], "both": [], "rest": []}
-    asks = {"one": Ask(1, 1), "two": Ask(1, 1), "both": Ask(2, 2), "rest": Ask(1)}
+    asks = {"one": Resources(1, 1), "two": Resources(1, 1), "both": Resources(2, 2), "rest": Resources(1)}
     takes = {"one": 9.0, "two": 8.0, "both": 7.0, "rest": 1.0}
     spans = simulated(graph, asks, takes, cores=8, gpus=["0", "1"])
     assert (spans["one"][0], spans["two"][0], spans["both"][0], spans["rest"][0]) == (0, 0, 9, 0)
@@ -108,11 +108,11 @@ def test_all_stages_are_submitted_with_what_they_need_even_if_one_fails():
 @pytest.mark.parametrize(
     ("stage", "shares", "gpus", "asked"),
     [
-        ("prepare", [], [], Ask(1)),
-        ("pretrain", [], [], Ask(6)),
-        ("pretrain", [], ["0"], Ask(3, 3)),
-        ("evaluate", [], ["0"], Ask(2)),
-        ("label_efficiency", [0.5, 1], ["0"], Ask(3, 3)),
+        ("prepare", [], [], Resources(1)),
+        ("pretrain", [], [], Resources(6)),
+        ("pretrain", [], ["0"], Resources(3, 3)),
+        ("evaluate", [], ["0"], Resources(2)),
+        ("label_efficiency", [0.5, 1], ["0"], Resources(3, 3)),
     ],
 )
 def test_a_stage_asks_for_its_threads_or_its_gpus(params, stage, shares, gpus, asked):
@@ -121,7 +121,7 @@ def test_a_stage_asks_for_its_threads_or_its_gpus(params, stage, shares, gpus, a
     launch = params.launch.model_copy(update={"processes": 3})
     few = params.label_efficiency.model_copy(update={"shares": shares})
     params = params.model_copy(update={"threads": 2, "launch": launch, "label_efficiency": few})
-    assert schedule.asks(Node(stage, "", [], sections, [], [], {}), params, gpus) == asked
+    assert schedule.needs(Node(stage, "", [], sections, [], [], {}), params, gpus) == asked
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def estimate(value):
 
 
 def model(value):
-    """What the evaluation says of one model."""
+    """The metrics of one model."""
     return {"accuracy": estimate(value), "macro_f1": estimate(value - 0.1), "mcc": estimate(0.0)}
 
 
@@ -29,7 +29,7 @@ RESULTS = {
 
 
 def shown(results, *, overridden=(), stages=()):
-    """What the user sees at the end of a run."""
+    """The output at the end of a run."""
     out = io.StringIO()
     result = {"run": "x", "stages": dict.fromkeys(stages), "results": results, "warning": ""}
     show(Console(file=out, width=120), result, overridden=bool(overridden))
@@ -51,13 +51,13 @@ def test_every_model_that_was_evaluated_has_a_row():
         (-0.01, -0.03, 0.01, "-1.0 points of accuracy (-3.0 to +1.0"),
     ],
 )
-def test_the_gain_is_told_in_points_with_its_sign(value, low, high, expected):
+def test_the_gain_is_shown_in_points_with_its_sign(value, low, high, expected):
     """Better or worse, with the paired interval."""
     gain = {"scratch": {"value": value, "low": low, "high": high}}
     assert expected in summary.gain(RESULTS | {"gain": gain})
 
 
-def test_what_is_no_share_is_not_told_in_points():
+def test_a_metric_that_is_no_share_has_no_points():
     """Errors and bits have their own unit, and more than one decimal."""
     numbers = {"rmse": estimate(1.5), "mae": estimate(1.0)}
     results = {"finetuned": numbers, "scratch": numbers, "gain": {"scratch": {"value": 0.25, "low": 0.1, "high": 0.4}}}
@@ -73,22 +73,26 @@ def fewer(low, value):
 @pytest.mark.parametrize(
     ("small", "large", "expected"),
     [
-        ((-0.2, -0.1), (0.01, 0.05), "From 25 % of the labels (75 rows) the pretrained model is surely better than"),
+        (
+            (-0.2, -0.1),
+            (0.01, 0.05),
+            "From 25 % of the labels (75 rows) the pretrained model is significantly better than",
+        ),
         ((-0.1, 0.01), (-0.1, 0.02), "From 5 % of the labels (75 rows) the pretrained model is about as good as"),
         ((-0.2, -0.1), (-0.1, -0.01), "On none of these shares is the pretrained model as good as"),
     ],
 )
-def test_how_many_labels_pretraining_saves_is_told(small, large, expected):
-    """The smallest share on which the pretrained model is surely as good; the whole stands for itself."""
-    found = {"0.05": fewer(*small), "0.25": fewer(*large), "1": fewer(0.1, 0.2) | {"rows": 300}}
-    results = RESULTS | {"label_efficiency": found}
+def test_a_sentence_says_how_many_labels_pretraining_saves(small, large, expected):
+    """It names the smallest share on which the pretrained model is as good as the other one on all rows."""
+    by_share = {"0.05": fewer(*small), "0.25": fewer(*large), "1": fewer(0.1, 0.2) | {"rows": 300}}
+    results = RESULTS | {"label_efficiency": by_share}
     assert f"{expected} the model from scratch on all 300." in summary.labels(results)
     assert summary.labels(results) in shown(results).replace("\n", " ")
     assert summary.labels(RESULTS) == ""
 
 
 def test_no_evaluation_has_no_gain():
-    """A run of early stages says nothing about models."""
+    """A run of early stages shows no models."""
     assert summary.gain({}) == ""
     assert "accuracy" not in shown({})
 
@@ -101,22 +105,22 @@ def test_the_end_shows_the_table_and_where_to_look_next():
 
 
 @pytest.mark.parametrize(
-    ("stages", "told", "untold"),
+    ("stages", "named", "not_named"),
     [
         (["ingest", "prepare"], ["pretune data show"], ["report.html", "pretune trace"]),
         (["ingest", "prepare", "pretrain", "finetune"], ["pretune data show", "pretune trace"], ["report.html"]),
         (["evaluate"], ["report.html"], ["pretune data show", "pretune trace"]),
     ],
 )
-def test_the_end_names_only_what_the_run_made(stages, told, untold):
-    """A report that was not made is not where to look next."""
+def test_the_end_names_only_what_the_run_made(stages, named, not_named):
+    """A report that was not made is not among the next commands."""
     text = shown({}, stages=stages)
-    assert [part for part in told if part not in text] == []
-    assert [part for part in untold if part in text] == []
+    assert [part for part in named if part not in text] == []
+    assert [part for part in not_named if part in text] == []
 
 
 def test_a_run_with_overrides_says_how_to_keep_it():
-    """params.yaml stayed as it was: what to do if the values were good."""
+    """params.yaml did not change: the user has to edit it to keep the values."""
     text = shown(RESULTS, overridden=["seed=1"])
     assert "edit params.yaml" in text
     assert "git add dvc.lock" not in text
@@ -131,7 +135,7 @@ def test_the_artifact_is_a_table_of_models_and_one_of_stages():
 
 
 def test_the_summary_is_json():
-    """`pretune run --json` prints what a program can read."""
+    """`pretune run --json` prints it for programs."""
 
     class Run:
         class record:  # noqa: N801 - stands for an attribute
@@ -141,6 +145,6 @@ def test_the_summary_is_json():
         warning = ""
         root = Path()
 
-    told = json.loads(json.dumps(summary.summary(Run(), RESULTS)))
-    assert told["stages"] == {"ingest": {"outcome": "ran", "seconds": 1.3}}
-    assert told["results"]["finetuned"]["accuracy"]["value"] == 0.71234
+    printed = json.loads(json.dumps(summary.summary(Run(), RESULTS)))
+    assert printed["stages"] == {"ingest": {"outcome": "ran", "seconds": 1.3}}
+    assert printed["results"]["finetuned"]["accuracy"]["value"] == 0.71234

@@ -1,4 +1,4 @@
-"""Predictions of every form, drawn at random: what the tests of evaluation measure."""
+"""Random predictions of every form, for the tests of evaluation and release."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROWS = 60
 
 
 def classes(names=("kitchen", "land", "sea"), *, seed=0, rows=ROWS, skill=1.5):
-    """One class for each row, right more often than not."""
+    """One class for each row, more often correct than not."""
     generator = np.random.default_rng(seed)
     targets = generator.integers(0, len(names), rows)
     logits = np.random.default_rng(seed + 1).normal(size=(rows, len(names))) + skill * np.eye(len(names))[targets]
@@ -38,10 +38,10 @@ def numbers(*, seed=0, noise=0.5):
 def tags(*, seed=0, wrong=0.2):
     """A tag of the B-/I- scheme for each word of each row."""
     generator = np.random.default_rng(seed)
-    kinds = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
-    targets = [[kinds[i] for i in generator.integers(0, 5, 6)] for _ in range(ROWS)]
+    names = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+    targets = [[names[i] for i in generator.integers(0, 5, 6)] for _ in range(ROWS)]
     predicted = [
-        [tag if generator.random() > wrong else kinds[generator.integers(0, 5)] for tag in row] for row in targets
+        [tag if generator.random() > wrong else names[generator.integers(0, 5)] for tag in row] for row in targets
     ]
     return Tags(targets, predicted)
 
@@ -52,23 +52,23 @@ def sentence(generator, words=5):
 
 
 def texts(*, seed=0):
-    """A text for each row, with a word exchanged in some."""
+    """A text for each row, with another word in some."""
     generator = np.random.default_rng(seed)
     targets = [sentence(generator) for _ in range(ROWS)]
-    predicted = [each if generator.random() < 0.5 else each.replace("salt", "butter") + " oven" for each in targets]
+    predicted = [text if generator.random() < 0.5 else text.replace("salt", "butter") + " oven" for text in targets]
     return Texts(targets, predicted)
 
 
 def answers(*, seed=0):
-    """An answer to each question, right in half of the rows."""
+    """An answer to each question, correct in half of the rows."""
     generator = np.random.default_rng(seed)
     targets = [[sentence(generator, 2)] for _ in range(ROWS)]
-    predicted = [each[0] if generator.random() < 0.5 else each[0].split()[0] for each in targets]
+    predicted = [true[0] if generator.random() < 0.5 else true[0].split()[0] for true in targets]
     return Answers(targets, predicted, [[(answer, 0.7), ("other", 0.3)] for answer in predicted])
 
 
 def likelihoods(*, seed=0):
-    """How well each row was foreseen."""
+    """The likelihood of each row."""
     generator = np.random.default_rng(seed)
     tokens = generator.integers(3, 20, ROWS)
     return Likelihoods(tokens * generator.gamma(3.0, 1.0, ROWS), tokens, tokens * 4)

@@ -251,7 +251,7 @@ def test_a_mistake_that_a_worker_finds_is_told_as_one(cluster):
 
 def test_a_machine_with_other_code_is_refused(cluster, monkeypatch):
     """Its bytes could be others."""
-    monkeypatch.setattr(workers, "_same", lambda: "Python 2.7")
+    monkeypatch.setattr(workers, "_environment", lambda: "Python 2.7")
     with pytest.raises(WorkspaceError, match=r"here there is Python 2\.7") as caught:
         list(workers.in_order(len, ["ab"]))
     assert "make setup" in caught.value.next_step

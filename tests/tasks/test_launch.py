@@ -17,131 +17,131 @@ NODE = Node("pretrain", "", deps=[], params=["launch"], outs=["model"], upstream
 
 
 @pytest.fixture
-def asked(params):
-    """A function that asks for processes on machines."""
+def params_for(params):
+    """A function that returns params for a number of processes on each of some machines."""
 
-    def ask(processes=2, nodes=1):
+    def make(processes=2, nodes=1):
         settings = params.launch.model_copy(update={"processes": processes, "nodes": nodes})
         return params.model_copy(update={"launch": settings})
 
-    return ask
+    return make
 
 
 @pytest.fixture
-def crew(tmp_path, asked):
-    """Two processes that never start; `say` is what one of them says."""
-    found = launcher.WorkerGroup(tmp_path, tmp_path, NODE, {}, asked())
-    found._folder.mkdir(parents=True)
-    found._log.parent.mkdir(parents=True)
-    found._log.write_text("what torchrun says\n", encoding="utf-8")
+def group(tmp_path, params_for):
+    """Two processes that never start; `write(rank, event, …)` writes a message of one of them."""
+    workers = launcher.WorkerGroup(tmp_path, tmp_path, NODE, {}, params_for())
+    workers._folder.mkdir(parents=True)
+    workers._log.parent.mkdir(parents=True)
+    workers._log.write_text("output of torchrun\n", encoding="utf-8")
 
-    def say(rank, event, **content):
-        with closing(worker.WorkerEvents(found._folder / f"{rank}.jsonl", first=rank == 0)) as messages:
-            messages.write(event, **content)
+    def write(rank, event, **content):
+        with closing(worker.WorkerEvents(workers._folder / f"{rank}.jsonl", first=rank == 0)) as events:
+            events.write(event, **content)
 
-    found.say = say
-    return found
-
-
-def heard(crew):
-    """Take in what has been said."""
-    return list(crew._news())
+    workers.write = write
+    return workers
 
 
-def failed(crew, error, code=1, received=()):
-    """What is raised when the processes have told of that."""
-    heard(crew)
+def read_messages(group):
+    """Read the messages that were written."""
+    return list(group._new_messages())
+
+
+def raised(group, error, code=1, signals=()):
+    """The error that the messages lead to."""
+    read_messages(group)
     with pytest.raises(error) as caught:
-        crew._result(code, list(received))
+        group._result(code, list(signals))
     return caught.value
 
 
-def test_one_process_is_not_launched(asked):
+def test_one_process_is_not_launched(params_for):
     """Nor is a stage that does not read `launch`; two are, wherever they run."""
-    assert not launcher.is_distributed(NODE, asked(1))
-    assert launcher.is_distributed(NODE, asked(2))
-    assert launcher.is_distributed(NODE, asked(1, 2))
-    assert not launcher.is_distributed(Node("prepare", "", [], ["seed"], [], [], {}), asked(2))
+    assert not launcher.is_distributed(NODE, params_for(1))
+    assert launcher.is_distributed(NODE, params_for(2))
+    assert launcher.is_distributed(NODE, params_for(1, 2))
+    assert not launcher.is_distributed(Node("prepare", "", [], ["seed"], [], [], {}), params_for(2))
 
 
 @pytest.mark.parametrize("text", ["2", "-1", "first", ""])
-def test_a_machine_that_does_not_exist_is_refused(asked, text):
+def test_a_machine_that_does_not_exist_is_refused(params_for, text):
     """The number has to be below launch.nodes."""
     os.environ[launcher.NODE_RANK] = text
     with pytest.raises(WorkspaceError, match=launcher.NODE_RANK):
-        launcher.node_rank(asked(1, 2))
+        launcher.node_rank(params_for(1, 2))
 
 
-def test_machines_are_numbered(asked):
+def test_machines_are_numbered(params_for):
     """The first by default."""
-    assert launcher.node_rank(asked(1, 2)) == 0
+    assert launcher.node_rank(params_for(1, 2)) == 0
     os.environ[launcher.NODE_RANK] = "1"
-    assert launcher.node_rank(asked(1, 2)) == 1
+    assert launcher.node_rank(params_for(1, 2)) == 1
 
 
-def test_the_first_process_says_what_was_written(crew):
+def test_the_first_process_reports_what_was_written(group):
     """Whichever ends first; half a line is not taken for a message."""
-    crew.say(1, "done", written=[], models=[])
-    crew.say(0, "done", written=["model"], models=[])
-    with (crew._folder / "0.jsonl").open("a", encoding="utf-8") as file:
+    group.write(1, "done", written=[], models=[])
+    group.write(0, "done", written=["model"], models=[])
+    with (group._folder / "0.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"event": "li')
-    heard(crew)
-    assert crew._result(0, [])["written"] == ["model"]
+    read_messages(group)
+    assert group._result(0, [])["written"] == ["model"]
 
 
-def test_a_mistake_is_raised_as_what_it_is(crew):
-    """Both tell it, it is raised once; that the other was cut off by it does not matter."""
-    mistake = DataError(["one", "two"], "mend")
-    crew.say(0, "crash", time=0.0, text="connection lost\n")
-    crew.say(1, "error", **mistake.as_dict())
-    error = failed(crew, DataError)
-    assert (error.problems, error.next_step, error.exit_code) == (["one", "two"], "mend", 4)
+def test_a_mistake_is_raised_as_what_it_is(group):
+    """Both report it, it is raised once; the broken connection of the other does not matter."""
+    mistake = DataError(["one", "two"], "fix")
+    group.write(0, "crash", time=0.0, text="connection lost\n")
+    group.write(1, "error", **mistake.as_dict())
+    error = raised(group, DataError)
+    assert (error.problems, error.next_step, error.exit_code) == (["one", "two"], "fix", 4)
 
 
-def test_a_mistake_is_told_before_the_stop_that_it_caused(crew):
+def test_a_mistake_is_reported_before_the_stop_that_it_caused(group):
     """SIGTERM is what torchrun sends to the others."""
-    crew.say(0, "error", **TerminatedError("stopped by SIGTERM").as_dict())
-    crew.say(1, "error", **DivergedError("not finite").as_dict())
-    failed(crew, DivergedError)
+    group.write(0, "error", **TerminatedError("stopped by SIGTERM").as_dict())
+    group.write(1, "error", **DivergedError("not finite").as_dict())
+    raised(group, DivergedError)
 
 
-def test_a_stop_is_told_with_its_step(crew):
-    """SIGTERM to this process: what the first says; Ctrl-C is what it was."""
-    crew.say(0, "error", **TerminatedError("stopped by SIGTERM after step 3").as_dict())
-    assert failed(crew, TerminatedError, received=[signal.SIGTERM]).problems == ["stopped by SIGTERM after step 3"]
-    failed(crew, KeyboardInterrupt, received=[signal.SIGINT])
+def test_a_stop_is_reported_with_its_step(group):
+    """SIGTERM to this process: the error of the first; Ctrl-C stays KeyboardInterrupt."""
+    group.write(0, "error", **TerminatedError("stopped by SIGTERM after step 3").as_dict())
+    assert raised(group, TerminatedError, signals=[signal.SIGTERM]).problems == ["stopped by SIGTERM after step 3"]
+    raised(group, KeyboardInterrupt, signals=[signal.SIGINT])
 
 
-def test_a_stop_before_training_is_a_stop(crew):
-    """Nobody could say anything."""
-    assert failed(crew, TerminatedError, code=-9, received=[signal.SIGTERM]).exit_code == 143
+def test_a_stop_before_training_is_a_stop(group):
+    """No process has begun."""
+    assert raised(group, TerminatedError, code=-9, signals=[signal.SIGTERM]).exit_code == 143
 
 
-def test_the_crash_that_came_first_is_shown(crew, capsys):
+def test_the_crash_that_came_first_is_shown(group, capsys):
     """The others crash because of it; exit code 1, and the rest is in the log."""
     for rank in range(2):
-        crew.say(rank, "begin", pid=1)
-    crew.say(0, "crash", time=2.0, text="connection lost\n")
-    crew.say(1, "crash", time=1.0, text="the cause\n")
-    assert failed(crew, SystemExit).code == 1
+        group.write(rank, "begin", pid=1)
+    group.write(0, "crash", time=2.0, text="connection lost\n")
+    group.write(1, "crash", time=1.0, text="the cause\n")
+    assert raised(group, SystemExit).code == 1
     shown = capsys.readouterr().err
     assert shown.startswith("the cause\nerror: a process of pretrain failed")
     assert "connection lost" not in shown
-    log = crew._log.read_text(encoding="utf-8")
-    assert log == "what torchrun says\nthe cause\nconnection lost\n"
+    log = group._log.read_text(encoding="utf-8")
+    assert log == "output of torchrun\nthe cause\nconnection lost\n"
 
 
-def test_of_a_killed_process_torchrun_tells(crew, capsys):
-    """It said nothing itself."""
+def test_of_a_killed_process_torchrun_tells(group, capsys):
+    """It messages nothing itself."""
     for rank in range(2):
-        crew.say(rank, "begin", pid=1)
-    crew.say(0, "crash", time=2.0, text="connection lost\n")
-    failed(crew, SystemExit)
+        group.write(rank, "begin", pid=1)
+    group.write(0, "crash", time=2.0, text="connection lost\n")
+    raised(group, SystemExit)
     shown = capsys.readouterr().err
-    assert shown.startswith("what torchrun says\nerror: process 1 was killed")
+    assert shown.startswith("output of torchrun\nerror: process 1 was killed")
 
 
-class Pretended:
+class FakeStageFunction:
     """A stage function for worker.main."""
 
     def __init__(self, action):
@@ -152,23 +152,23 @@ class Pretended:
 
 
 @pytest.fixture
-def told(tmp_path, asked):
-    """A function that has a process carry out a stage function; returns its exit code and what it says."""
+def run_worker(tmp_path, params_for):
+    """A function that runs a stage function as one process does; returns its exit code and messages."""
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
 
-    def carry_out(action, rank=0):
+    def run(action, rank=0):
         order = {
-            "root": str(tmp_path), "entry": {"params": {}, "deps": {}, "outs": []}, "params": asked().model_dump(),
+            "root": str(tmp_path), "entry": {"params": {}, "deps": {}, "outs": []}, "params": params_for().model_dump(),
             "node": {"name": "pretrain", "desc": "", "deps": [], "params": ["launch"], "outs": ["model"],
                      "upstream": [], "meta": {}},
         }  # fmt: skip
         (tmp_path / worker.ORDER).write_text(json.dumps(order), encoding="utf-8")
         os.environ |= {worker.WORKER: str(tmp_path), "RANK": str(rank)}
-        code = worker.main("pretrain", Pretended(action))
+        code = worker.main("pretrain", FakeStageFunction(action))
         path = tmp_path / f"{rank}.jsonl"
         return code, [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
-    yield carry_out
+    yield run
     signal.signal(signal.SIGTERM, before[0])
     signal.signal(signal.SIGINT, before[1])
 
@@ -182,43 +182,43 @@ def act(stage):
     stage.model("model", ["ask"])
 
 
-def test_the_first_process_tells_everything(told, tmp_path):
+def test_the_first_process_reports_everything(run_worker, tmp_path):
     """Metrics, progress, what Python writes to standard error, and what has been written; nothing is published."""
-    code, said = told(act)
+    code, messages = run_worker(act)
     assert code == 0
-    assert [message["event"] for message in said] == ["begin", "metrics", "progress", "line", "done"]
-    assert said[3]["text"] == "careful"
-    assert (said[4]["written"], said[4]["models"]) == (["model"], [["model", ["ask"]]])
+    assert [message["event"] for message in messages] == ["begin", "metrics", "progress", "line", "done"]
+    assert messages[3]["text"] == "careful"
+    assert (messages[4]["written"], messages[4]["models"]) == (["model"], [["model", ["ask"]]])
     assert (tmp_path / ".model.partial").exists()
     assert not (tmp_path / "model").exists()
 
 
-def test_the_others_tell_how_they_ended(told):
-    """No progress, no metrics: they would be told twice."""
-    assert [message["event"] for message in told(lambda stage: stage.run.metrics({"loss": 1}), rank=1)[1]] == [
+def test_the_others_report_how_they_ended(run_worker):
+    """No progress, no metrics: they would be reported twice."""
+    assert [message["event"] for message in run_worker(lambda stage: stage.run.metrics({"loss": 1}), rank=1)[1]] == [
         "begin", "done",
     ]  # fmt: skip
 
 
-def test_a_part_of_a_stage_removes_nothing(told, tmp_path):
+def test_a_part_of_a_stage_removes_nothing(run_worker, tmp_path):
     """What the first process is writing has to stay when another begins."""
     (tmp_path / ".model.partial").write_text("x", encoding="utf-8")
-    told(lambda _: None, rank=1)
+    run_worker(lambda _: None, rank=1)
     assert (tmp_path / ".model.partial").exists()
 
 
-def test_a_process_tells_its_error(told):
+def test_a_process_reports_its_error(run_worker):
     """A user's mistake with its exit code, anything else as a crash with a traceback."""
 
     def mistaken(_):
-        raise DataError("no file", "mend")
+        raise DataError("no file", "fix")
 
     def broken(_):
         raise ZeroDivisionError
 
-    code, said = told(mistaken)
-    assert (code, said[-1]["kind"], said[-1]["problems"]) == (4, "DataError", ["no file"])
-    code, said = told(broken, rank=1)
+    code, messages = run_worker(mistaken)
+    assert (code, messages[-1]["kind"], messages[-1]["problems"]) == (4, "DataError", ["no file"])
+    code, messages = run_worker(broken, rank=1)
     assert code == 1
-    assert "ZeroDivisionError" in said[-1]["text"]
-    assert said[-1]["time"] <= time.time()
+    assert "ZeroDivisionError" in messages[-1]["text"]
+    assert messages[-1]["time"] <= time.time()

@@ -261,7 +261,7 @@ def test_label_efficiency_is_measured_on_shares_of_the_rows(bench):
     assert [row["finetuned"] for row in table] == [
         str(each["finetuned"]["value"]) for each in found["label_efficiency"].values()
     ]
-    assert "How many labels it takes" in (folder / "report.html").read_text(encoding="utf-8")
+    assert "Label efficiency" in (folder / "report.html").read_text(encoding="utf-8")
     assert bench.recorded["label_efficiency"] == found["label_efficiency"]
 
 

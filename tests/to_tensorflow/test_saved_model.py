@@ -34,7 +34,7 @@ FAMILIES = {
     "modernbert": "classification", "bert": "classification", "roberta": "classification", "vit": "image_classification"
 }  # fmt: skip
 ROWS = [
-    {"text": "salt " * (n * 5 % 13 + 1), "label": samples.KINDS[n % 2], "image": samples.png(n)} for n in range(33)
+    {"text": "salt " * (n * 5 % 13 + 1), "label": samples.LABELS[n % 2], "image": samples.png(n)} for n in range(33)
 ]  # batches of several lengths, the last of a single row
 ASK = """
 import json, sys
@@ -60,11 +60,11 @@ def exported(words, tmp_path):
     """A tiny model of a family, and the folder that it was exported to with samples."""
 
     def save(family):
-        kind = samples.objectives()[FAMILIES[family]]
-        given = samples.given(FAMILIES[family], words)
+        objective = samples.objectives()[FAMILIES[family]]
+        context = samples.context(FAMILIES[family], words)
         source = tmp_path / f"{family}-model"
         build.save(
-            samples.new(FAMILIES[family], family, words).eval(), given.inputs, source, kind.inference_config(given)
+            samples.new(FAMILIES[family], family, words).eval(), context.inputs, source, objective.inference_config(context)
         )
         model = Predictor(str(source)).answers
         export.export(model, ROWS, tmp_path / family, to="onnx", int8=False, source=source, samples=True)

@@ -1,1 +1,1 @@
-"""Reads a source into a snapshot of clean rows."""
+"""From a source to a snapshot of clean rows."""

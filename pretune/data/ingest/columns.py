@@ -1,4 +1,4 @@
-"""From a record, with its source's own names, to a row, with ours: each value checked, none guessed."""
+"""From a record, with the column names of its source, to a row, with ours. Every value is checked, none is guessed."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 CONTENT = ("text", "words", "question", "messages", "image", "x")  # a row has to hold one of these
 SPLITS = ("train", "validation", "test", "corpus")
 TO_SPLIT = {"dev": "validation", "valid": "validation", "val": "validation"}
-SHOWN = 60  # characters of a value in a reason
+SHOWN = 60  # characters of a value in a message
 
 
 class BadRowError(ValueError):
-    """Why a record cannot be a row: a `reason` that rows are counted by, and the particulars of this one."""
+    """Why a record cannot be a row: a `reason`, by which bad rows are counted, and details of this row."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         self.reason = reason
         super().__init__(f"{reason}: {detail}" if detail else reason)
 
 
-class Mapping:
-    """Rows of records, as `ingest` says: which of their columns is which of ours, what its values mean."""
+class ColumnMapping:
+    """Makes rows of records by the columns, labels and missing values that the section `ingest` names."""
 
     def __init__(self, params: IngestParams) -> None:
         self._columns: dict[str, Any] = {ours: _names(theirs) for ours, theirs in params.columns.items()}
@@ -40,12 +40,12 @@ class Mapping:
         self._label_type: type | None = None
 
     def names(self, column: str, count: int) -> list[str]:
-        """What the numbers of `x` or `y` are called, 1, 2, … where nobody has said."""
+        """The names of the `count` numbers of `x` or `y`: those in the source, else `x1`, `x2` and so on."""
         names = self._columns.get(column, [])
         return names if isinstance(names, list) and len(names) == count else [f"{column}{n + 1}" for n in range(count)]
 
     def row(self, record: Record) -> Row:
-        """The row. Raises BadRowError with the reason."""
+        """The row of a record. Raises BadRowError with the reason."""
         if record.problem:
             raise BadRowError(record.problem)
         row = {}
@@ -55,30 +55,32 @@ class Mapping:
                 row[ours] = self._label(value) if ours == "label" else READERS[ours](value, ours)
         row.pop("origin", None)
         if not any(name in row for name in CONTENT):
-            wanted = next((name for name in self._columns if name in CONTENT), "text")
-            raise BadRowError(f"no {wanted}", f"the columns are {', '.join(map(str, record.values)) or 'none'}")
+            expected = next((name for name in self._columns if name in CONTENT), "text")
+            raise BadRowError(f"no {expected}", f"the columns are {', '.join(map(str, record.values)) or 'none'}")
         _check(row)
         return row | {"origin": record.origin}
 
     def _value(self, values: dict[str, Any], ours: str) -> Any:
+        """The value of one of our columns, from one or several columns of the source; None where it is missing."""
         theirs = self._columns.get(ours, ours)
         if isinstance(theirs, dict):  # a conversation: {role: column}
-            turns = [{"role": role, "content": self._given(values, name)} for role, name in theirs.items()]
+            turns = [{"role": role, "content": self._present(values, name)} for role, name in theirs.items()]
             return [turn for turn in turns if turn["content"] is not None]
         if isinstance(theirs, str):
-            return self._given(values, theirs)
-        found = [value for name in theirs if (value := self._given(values, name)) is not None]
+            return self._present(values, theirs)
+        parts = [value for name in theirs if (value := self._present(values, name)) is not None]
         if ours in {"x", "y"}:
-            if ours == "y" and not found:
-                return None  # nothing is known of this row: it can still be pretrained on
-            if len(found) < len(theirs):
-                raise BadRowError(f"{ours}: a number is missing", f"{len(found)} instead of {len(theirs)}")
-            return found
-        if not all(isinstance(value, str) for value in found):
+            if ours == "y" and not parts:
+                return None  # a row without targets can still be used for pretraining
+            if len(parts) < len(theirs):
+                raise BadRowError(f"{ours}: a number is missing", f"{len(parts)} instead of {len(theirs)}")
+            return parts
+        if not all(isinstance(value, str) for value in parts):
             raise BadRowError(f"{ours}: no text", f"one of {', '.join(theirs)}")
-        return "\n".join(found) if found else None
+        return "\n".join(parts) if parts else None
 
-    def _given(self, values: dict[str, Any], name: str) -> Any:
+    def _present(self, values: dict[str, Any], name: str) -> Any:
+        """The value of a column, None where it is missing."""
         value = values.get(name)
         if isinstance(value, str) and value.strip() in self._missing:
             return None
@@ -86,15 +88,15 @@ class Mapping:
 
     def _label(self, value: Any) -> str:
         if isinstance(value, bool | int | str):
-            kind: type = str if isinstance(value, str) else int
+            label_type: type = str if isinstance(value, str) else int
         elif isinstance(value, float) and value.is_integer():
-            kind, value = int, int(value)
+            label_type, value = int, int(value)
         else:
             raise BadRowError("label: neither a word nor a whole number", _shown(value))
-        self._label_type = self._label_type or kind
-        if kind is not self._label_type:
+        self._label_type = self._label_type or label_type
+        if label_type is not self._label_type:
             words = {str: "a text", int: "a number"}
-            raise BadRowError(f"label: {words[kind]}, and those before it are not", _shown(value))
+            raise BadRowError(f"label: {words[label_type]}, and those before it are not", _shown(value))
         name = str(value).strip()
         if self._labels and name not in self._labels:
             raise BadRowError("label: not in ingest.labels", _shown(name))
@@ -108,7 +110,7 @@ def _names(theirs: Any) -> str | list[str] | dict[str, str]:
 
 
 def _check(row: Row) -> None:
-    """What has to hold between the columns of a row."""
+    """Raise BadRowError where the columns of a row do not fit together."""
     if "words" in row and "tags" in row and len(row["words"]) != len(row["tags"]):
         raise BadRowError("tags: not one for each word", f"{len(row['tags'])} for {len(row['words'])}")
     if ("question" in row) != ("context" in row):
@@ -124,19 +126,19 @@ def _check(row: Row) -> None:
 def _text(value: Any, column: str) -> str:
     if not isinstance(value, str):
         raise BadRowError(f"{column}: no text", _shown(value))
-    return value if column == "context" else value.strip()  # answers count a context's characters
+    return value if column == "context" else value.strip()  # answers count the characters of a context
 
 
 def _texts(value: Any, column: str) -> list[str]:
-    """A list, or text: JSON's list, else `labels` parted by commas, words and tags by white space."""
+    """A list, or text: a JSON list, or `labels` separated by commas, words and tags by white space."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = _json(value, column)
     if isinstance(value, str):
         parts = value.split(",") if column == "labels" else value.split()
         value = [part.strip() for part in parts]
-    if not isinstance(value, list) or not all(isinstance(each, str | int) for each in value):
+    if not isinstance(value, list) or not all(isinstance(item, str | int) for item in value):
         raise BadRowError(f"{column}: no list of texts", _shown(value))
-    return [str(each) for each in value]
+    return [str(item) for item in value]
 
 
 def _number(value: Any, column: str) -> float:
@@ -151,17 +153,17 @@ def _number(value: Any, column: str) -> float:
 
 def _numbers(value: Any, column: str) -> list[float]:
     value = _json(value, column) if isinstance(value, str) else value
-    return [_number(each, column) for each in (value if isinstance(value, list) else [value])]
+    return [_number(item, column) for item in (value if isinstance(value, list) else [value])]
 
 
 def _answers(value: Any, column: str) -> list[dict[str, Any]]:
-    """SQuAD's list of {text, answer_start}, or the two lists that `datasets` makes of it."""
+    """The list of {text, answer_start} of SQuAD, or the two lists into which `datasets` turns it."""
     value = _json(value, column) if isinstance(value, str) else value
     try:
         if isinstance(value, dict):
             starts = value["answer_start"] if "answer_start" in value else value["start"]
             return [{"text": t, "start": int(s)} for t, s in zip(value["text"], starts, strict=True)]
-        return [{"text": each["text"], "start": int(each.get("answer_start", each.get("start")))} for each in value]
+        return [{"text": item["text"], "start": int(item.get("answer_start", item.get("start")))} for item in value]
     except (TypeError, KeyError, ValueError, AttributeError):
         raise BadRowError(f"{column}: no list of {{text, answer_start}}", _shown(value)) from None
 
@@ -169,17 +171,17 @@ def _answers(value: Any, column: str) -> list[dict[str, Any]]:
 def _messages(value: Any, column: str) -> list[dict[str, str]]:
     value = _json(value, column) if isinstance(value, str) else value
     try:
-        found = [{"role": each["role"], "content": each["content"].strip()} for each in value]
+        turns = [{"role": turn["role"], "content": turn["content"].strip()} for turn in value]
     except (TypeError, KeyError, AttributeError):
         raise BadRowError(f"{column}: no list of {{role, content}}", _shown(value)) from None
-    unknown = sorted({str(each["role"]) for each in found} - {"system", "user", "assistant"})
-    if unknown or not found:
+    unknown = sorted({str(turn["role"]) for turn in turns} - {"system", "user", "assistant"})
+    if unknown or not turns:
         raise BadRowError(f"{column}: other roles than system, user and assistant", ", ".join(unknown) or "none")
-    return found
+    return turns
 
 
 def _image(value: Any, column: str) -> bytes:
-    """A PNG file: of the bytes of any image, of `datasets`' {bytes, path}, or of (rows, columns[, 3]) uint8."""
+    """A PNG file, from the bytes of an image, {bytes, path} of `datasets`, or an array (rows, columns[, 3]) uint8."""
     from PIL import Image, UnidentifiedImageError
 
     value = value.get("bytes") if isinstance(value, dict) else value
@@ -191,11 +193,11 @@ def _image(value: Any, column: str) -> bytes:
             picture = picture if picture.mode in {"L", "RGB"} else picture.convert("RGB")
         else:
             raise BadRowError(f"{column}: no image", _shown(value))
-        written = io.BytesIO()
-        picture.save(written, "PNG")
+        png = io.BytesIO()
+        picture.save(png, "PNG")
     except (UnidentifiedImageError, OSError, ValueError, TypeError, Image.DecompressionBombError) as error:
         raise BadRowError(f"{column}: no image that can be opened", type(error).__name__) from None
-    return written.getvalue()
+    return png.getvalue()
 
 
 def _split(value: Any, column: str) -> str:

@@ -1,10 +1,9 @@
-"""pydocs: the documentation that every Python carries, as a data set that needs no network.
+"""pydocs: the documentation of Python itself, as a data set that needs no network.
 
-Texts are the docstrings of the standard library (its sources are parsed, never imported), those of
-its compiled modules, and the paragraphs of the language reference (`pydoc_data.topics`): about
-12,000 distinct ones. The label is the library area of a docstring's module; the language
-reference and modules that belong to no area carry none. Which texts there are depends on the
-Python version and on how it was packaged, and on nothing else.
+Its texts are the docstrings of the standard library (sources are parsed, never imported), those of compiled modules,
+and the paragraphs of the language reference (`pydoc_data.topics`): about 12,000 distinct texts. The label is the
+library area of a docstring's module; the language reference and modules of no area have none. The rows depend only on
+the Python version and on how Python was packaged.
 """
 
 from __future__ import annotations
@@ -45,22 +44,22 @@ AREA_OF = {module: area for area, modules in AREAS.items() for module in modules
 
 
 def collect() -> list[Row]:
-    """Return the rows of this interpreter, each text once, with a label if any copy has one, in a fixed order."""
-    found: dict[str, Row] = {}
+    """The rows of this interpreter in a fixed order, each text once, with a label if any copy has one."""
+    rows: dict[str, Row] = {}
     for row in (*_source_docstrings(), *_compiled_docstrings(), *_language_reference()):
-        known = found.setdefault(row["text"], row)
-        if "label" not in known and "label" in row:
-            found[row["text"]] = row
-    return list(found.values())
+        first = rows.setdefault(row["text"], row)
+        if "label" not in first and "label" in row:
+            rows[row["text"]] = row
+    return list(rows.values())
 
 
 def version() -> str:
-    """Name the interpreter that the documents come from."""
+    """The interpreter that the rows come from, as `cpython 3.12.1`."""
     return f"{sys.implementation.name} {sys.version.split()[0]}"
 
 
 def area_of(module: str) -> str | None:
-    """The library area of a top-level module; `_socket` belongs where `socket` does."""
+    """The library area of a top-level module; that of `_socket` is that of `socket`."""
     return AREA_OF.get(module) or AREA_OF.get(module.lstrip("_"))
 
 
@@ -73,7 +72,7 @@ def _source_docstrings() -> Iterator[Row]:
         try:
             with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
                 tree = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError):  # lib2to3 carries files that are wrong on purpose
+        except (SyntaxError, ValueError):  # lib2to3 has files that are invalid on purpose
             continue
         name = ".".join(relative.with_suffix("").parts)
         for node in ast.walk(tree):
@@ -110,13 +109,13 @@ def _is_compiled(name: str) -> bool:
 
 
 def _defined_in(member: object, module: str) -> bool:
-    """Whether `member` is the module's own: what it only re-exports belongs elsewhere."""
+    """Whether `member` is defined in the module, and not only re-exported."""
     home = getattr(member, "__module__", None) or module
     return isinstance(home, str) and home.partition(".")[0].lstrip("_") == module.lstrip("_")
 
 
 def _doc(member: object) -> str | None:
-    """A docstring written for `member` itself (an int constant would answer with int's)."""
+    """The docstring of `member` itself: a constant would have that of its type."""
     if inspect.isroutine(member) or inspect.isclass(member) or inspect.isdatadescriptor(member):
         text = getattr(member, "__doc__", None)
         return inspect.cleandoc(text) if isinstance(text, str) else None

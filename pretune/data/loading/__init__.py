@@ -1,1 +1,1 @@
-"""What training reads: the corpus, packed and padded sequences, random numbers."""
+"""Inputs of training: the corpus, packed and padded sequences, random numbers."""

@@ -1,4 +1,4 @@
-"""The corpus for pretraining where it is no text: one array, memory-mapped, with a sample in each row."""
+"""The corpus for pretraining on images or numbers: one memory-mapped array with a sample in each row."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from pretune.data.loading.corpus import drawn
+from pretune.data.loading.corpus import hold_out
 from pretune.errors import DataError
 
 
 class Samples:
-    """The rows of `array`: all, or those that are `chosen`."""
+    """The rows of `array`: all, or those with these `numbers`."""
 
-    def __init__(self, array: npt.NDArray[Any], chosen: npt.NDArray[np.int64] | None = None) -> None:
+    def __init__(self, array: npt.NDArray[Any], numbers: npt.NDArray[np.int64] | None = None) -> None:
         self._array = array
-        self._chosen = np.arange(len(array)) if chosen is None else chosen
+        self._numbers = np.arange(len(array)) if numbers is None else numbers
 
     @classmethod
     def open(cls, path: Path) -> Self:
         """The rows of a .npy file. DataError where it is missing."""
         if not path.is_file():
             raise DataError(
-                f"{path.name} is not in the corpus: the data are of another kind than pretrain.objective needs",
-                "name another pretrain.objective in params.yaml, or other data",
+                f"{path.name} is not in the corpus: pretrain.objective needs another kind of data",
+                "change pretrain.objective or ingest.source in params.yaml, then: pretune run",
             )
         return cls(np.load(path, mmap_mode="r"))
 
     def __len__(self) -> int:
-        return len(self._chosen)
+        return len(self._numbers)
 
     def rows(self, samples: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         """These rows: (samples, ...)."""
-        return np.asarray(self._array[self._chosen[samples]])
+        return np.asarray(self._array[self._numbers[samples]])
 
     def divide(self, validation_rows: int, seed: int) -> tuple[Samples, Samples | None]:
-        """The rows to train on, and `validation_rows` drawn to be kept out of training; None for none."""
+        """Split off `validation_rows` random rows: (training rows, validation rows or None for 0)."""
         if not validation_rows:
             return self, None
-        kept, held_out = drawn(self._chosen, validation_rows, seed, ("rows", "rows"))
-        return Samples(self._array, kept), Samples(self._array, held_out)
+        training, validation = hold_out(self._numbers, validation_rows, seed, ("rows", "rows"))
+        return Samples(self._array, training), Samples(self._array, validation)
 
 
 class Columns:
-    """The names of the numbers that a model reads (x) and foretells (y)."""
+    """The names of the numbers that a model reads (x) and predicts (y)."""
 
     FILE = "columns.json"
 
@@ -55,7 +55,7 @@ class Columns:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """What `save_pretrained` left in `folder`."""
+        """Read columns.json of a folder."""
         return cls(**json.loads((folder / cls.FILE).read_text(encoding="utf-8")))
 
     def save_pretrained(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Batches: frozen dataclasses of tensors, which move to a device as one."""
+"""Batches: frozen dataclasses of tensors that move to a device together."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from torch import Tensor
 
 
 class Movable:
-    """A frozen dataclass, made on the CPU, of tensors, tuples and dataclasses of them, and other facts."""
+    """A frozen dataclass on the CPU, of tensors, tuples and dataclasses of tensors, and other values."""
 
     def to(self, device: torch.device) -> Self:
-        """The same on another device."""
+        """A copy on `device`; the batch itself if that is the CPU."""
         if device.type == "cpu":
             return self
-        moved: Self = mapped(self, lambda tensor: tensor.to(device, non_blocking=True))
+        moved: Self = map_tensors(self, lambda tensor: tensor.to(device, non_blocking=True))
         return moved
 
 
-def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same with `change` applied to every tensor in it, however deep in tuples and dataclasses."""
+def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """A copy of `value` with `function` applied to every tensor in it, however deep in tuples and dataclasses."""
     if isinstance(value, Tensor):
-        return change(value)
+        return function(value)
     if isinstance(value, tuple):
-        return tuple(mapped(each, change) for each in value)
+        return tuple(map_tensors(item, function) for item in value)
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{each.name: mapped(getattr(value, each.name), change) for each in fields(value)})
+        names = [field.name for field in fields(value)]
+        return replace(value, **{name: map_tensors(getattr(value, name), function) for name in names})
     return value

@@ -1,4 +1,4 @@
-"""Sequences of different lengths side by side: (rows, longest), for models that read no packed ones."""
+"""Padded batches, (rows, longest), for models that cannot read packed sequences."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-ROUNDED = 8  # tokens: few shapes occur, see pretune/data/loading/varlen.py
+ROUNDED = 8  # lengths are multiples of it, so that few shapes occur (see varlen.py)
 
 
 def pad(
     sequences: Sequence[npt.NDArray[np.int64]], padding: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Ids, filled up with `padding` on the right, and which of them are real: two of (rows, longest)."""
-    lengths = np.array([len(each) for each in sequences])
+    """Ids, padded on the right with `padding`, and a mask that is False at padding: (rows, longest) each."""
+    lengths = np.array([len(sequence) for sequence in sequences])
     longest = -(-int(lengths.max()) // ROUNDED) * ROUNDED
     real = np.arange(longest) < lengths[:, None]
     ids = np.full(real.shape, padding, dtype=np.int64)

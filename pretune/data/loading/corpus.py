@@ -1,4 +1,4 @@
-"""The corpus for pretraining: every document's tokens, in shards of flat, memory-mapped arrays."""
+"""The corpus for pretraining: the tokens of all documents, in shards of flat, memory-mapped arrays."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ Tokens = npt.NDArray[np.uint16 | np.uint32]
 
 
 def write(folder: Path, documents: Sequence[Sequence[int]]) -> None:
-    """Write documents of token ids as one shard. Raises DataError where there is not one token."""
+    """Write documents of token ids as one shard. Raises DataError for no tokens at all."""
     arrays = [np.asarray(document, dtype=np.int64) for document in documents]
     if not sum(map(len, arrays)):
-        raise nothing()
-    kind = np.uint16 if max(int(each.max()) for each in arrays if len(each)) < 2**16 else np.uint32
-    save(folder, 0, np.concatenate(arrays).astype(kind), np.cumsum([len(each) for each in arrays], dtype=np.int64))
+        raise no_tokens_error()
+    tokens, ends = np.concatenate(arrays), np.cumsum([len(array) for array in arrays], dtype=np.int64)
+    save(folder, 0, tokens.astype(np.uint16 if tokens.max() < 2**16 else np.uint32), ends)
 
 
 def save(folder: Path, number: int, tokens: Tokens, ends: npt.NDArray[np.int64]) -> None:
-    """Write shard `number`. It is there when its `ends` are: they come last."""
+    """Write shard `number`. `ends` is written last, so a shard with `ends` is complete."""
     for name, array in (("tokens", tokens), ("ends", ends)):
         partial = folder / f"{name}.partial"
         with partial.open("wb") as file:
@@ -34,107 +34,104 @@ def save(folder: Path, number: int, tokens: Tokens, ends: npt.NDArray[np.int64])
         os.replace(partial, folder / f"{name}-{number:05d}.npy")
 
 
-def nothing() -> DataError:
-    """The error where there is not one token."""
+def no_tokens_error() -> DataError:
+    """The error for documents without tokens."""
     return DataError("the documents hold no tokens", "add rows to ingest.source, then: pretune run")
 
 
 class Sequences:
-    """The corpus as rows of `length` tokens: whole documents side by side, longer ones in pieces.
+    """The corpus as rows of `length` tokens: several whole documents in a row, longer documents in pieces.
 
-    What is left of a row after that is padding, less than a hundredth of a corpus of many documents.
-    `chosen` are the rows that there are, all by default. Raises DataError where there is none.
+    The rest of a row is padding, less than a hundredth of a corpus of many documents. `numbers` selects rows, all by
+    default. Raises DataError for a corpus without tokens.
     """
 
-    def __init__(self, folder: Path, length: int, padding: int, chosen: npt.NDArray[np.int64] | None = None) -> None:
+    def __init__(self, folder: Path, length: int, padding: int, numbers: npt.NDArray[np.int64] | None = None) -> None:
         self._folder, self.length, self._padding = folder, length, padding
         self._shards = [np.load(path, mmap_mode="r") for path in sorted(folder.glob("tokens-*.npy"))]
         if not self._shards:
             raise DataError(f"{folder} holds no tokens: the rows have no text", "pretune run prepare")
         self._offsets = np.cumsum([0, *map(len, self._shards)])
         ends = [np.load(path) for path in sorted(folder.glob("ends-*.npy"))]
-        joined = np.concatenate([each + offset for each, offset in zip(ends, self._offsets[:-1], strict=True)])
-        self._starts, self._lengths, self._bounds = pack_documents(joined, length)
-        self._chosen = np.arange(len(self._bounds) - 1) if chosen is None else chosen
-
-    @property
-    def waste(self) -> float:
-        """The share of all rows that is padding."""
-        return 1 - float(self._offsets[-1]) / ((len(self._bounds) - 1) * self.length)
+        all_ends = np.concatenate([part + offset for part, offset in zip(ends, self._offsets[:-1], strict=True)])
+        self._starts, self._lengths, self._bounds = pack_documents(all_ends, length)
+        self._numbers = np.arange(len(self._bounds) - 1) if numbers is None else numbers
 
     def __len__(self) -> int:
-        return len(self._chosen)
+        return len(self._numbers)
 
     def divide(self, validation_rows: int, seed: int) -> tuple[Sequences, Sequences | None]:
-        """The rows to train on, and `validation_rows` drawn to be kept out of training; None for none."""
+        """Split off `validation_rows` random rows: (training rows, validation rows or None for 0)."""
         if not validation_rows:
             return self, None
-        parts = drawn(self._chosen, validation_rows, seed, ("sequences", "documents"))
+        parts = hold_out(self._numbers, validation_rows, seed, ("sequences", "documents"))
         training, validation = (Sequences(self._folder, self.length, self._padding, part) for part in parts)
         return training, validation
 
     def rows(
         self, samples: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-        """The tokens of these rows one after the other, the length of each piece in them, and which are no padding.
+        """The tokens of these rows one after the other, the length of each piece, and a mask: False at padding.
 
-        tokens, real: (samples * length,); lengths: (pieces,), padding being a piece of its own.
+        tokens, real: (samples * length,); lengths: (pieces,), where the padding of a row is a piece of its own.
         """
-        first, last = self._bounds[self._chosen[samples]], self._bounds[self._chosen[samples] + 1]
+        first, last = self._bounds[self._numbers[samples]], self._bounds[self._numbers[samples] + 1]
         tokens = np.full((len(samples), self.length), self._padding, dtype=np.int64)
         real = np.zeros((len(samples), self.length), dtype=bool)
         lengths: list[int] = []
         for row, (begin, end) in enumerate(zip(first, last, strict=True)):
-            place = 0
+            used = 0
             for start, length in zip(self._starts[begin:end], self._lengths[begin:end], strict=True):
-                tokens[row, place : place + length] = self._piece(start, length)
-                place += int(length)
+                tokens[row, used : used + length] = self._piece(start, length)
+                used += int(length)
                 lengths.append(int(length))
-            real[row, :place] = True
-            if place < self.length:
-                lengths.append(self.length - place)
+            real[row, :used] = True
+            if used < self.length:
+                lengths.append(self.length - used)
         return tokens.reshape(-1), np.array(lengths), real.reshape(-1)
 
     def _piece(self, start: int, length: int) -> Tokens:
-        """Tokens of one document, all in one shard."""
+        """Tokens of one document, which never crosses shards."""
         shard = 0 if len(self._shards) == 1 else int(np.searchsorted(self._offsets, start, side="right")) - 1
         first = start - self._offsets[shard]
         return np.asarray(self._shards[shard][first : first + length])
 
 
-def drawn(
-    chosen: npt.NDArray[np.int64], validation_rows: int, seed: int, words: tuple[str, str]
+def hold_out(
+    numbers: npt.NDArray[np.int64], validation_rows: int, seed: int, words: tuple[str, str]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """`chosen` divided into those to train on and `validation_rows` kept out of training, each in their order.
+    """Divide row numbers at random into those for training and `validation_rows` for validation, each ascending.
 
-    `words` are what the rows are and what they are made of. DataError where none would be left.
+    `words`, for the message: what a row is called and what to add for more rows. Raises DataError where no row would
+    be left to train on.
     """
-    if validation_rows >= len(chosen):
+    if validation_rows >= len(numbers):
         raise DataError(
-            f"the corpus has {len(chosen)} {words[0]}, and pretrain.validation_rows keeps {validation_rows} out",
+            f"the corpus has {len(numbers)} {words[0]}, and pretrain.validation_rows holds out {validation_rows}",
             f"add {words[1]}, or lower pretrain.validation_rows in params.yaml",
         )
-    order = chosen[np.random.default_rng(seed).permutation(len(chosen))]
+    order = numbers[np.random.default_rng(seed).permutation(len(numbers))]
     return np.sort(order[validation_rows:]), np.sort(order[:validation_rows])
 
 
 def pack_documents(
     ends: npt.NDArray[np.int64], length: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Fit documents into rows of `length` tokens, the longest first, each where it leaves least room.
+    """Pack documents into rows of `length` tokens by best-fit decreasing (Ding et al. 2024), which cuts few documents.
 
-    Best-fit decreasing (Ding et al. 2024): few documents are cut. Returns where each piece starts
-    and its length, (pieces,), row by row, and the first piece of each row and the end, (rows + 1,).
+    The longest piece comes first, and each goes to the row with the least room that fits it. `ends`: (documents,).
+    Returns the start and the length of each piece, (pieces,), row by row, and the bounds of the rows in them,
+    (rows + 1,).
     """
     begins = np.concatenate([[0], ends[:-1]])
     sizes = ends - begins
     cuts = -(-sizes // length)
-    number = np.arange(cuts.sum()) - np.repeat(np.cumsum(cuts) - cuts, cuts)
-    starts = np.repeat(begins, cuts) + number * length
+    index = np.arange(cuts.sum()) - np.repeat(np.cumsum(cuts) - cuts, cuts)  # of each piece within its document
+    starts = np.repeat(begins, cuts) + index * length
     lengths = np.minimum(length, np.repeat(ends, cuts) - starts)
     row_of = np.empty(len(starts), dtype=np.int64)
-    open_rows: list[list[int]] = [[] for _ in range(length + 1)]  # by the room left in them
-    rows, rooms = 0, 0  # bit n of `rooms`: some row has room for n
+    open_rows: list[list[int]] = [[] for _ in range(length + 1)]  # by the tokens that still fit
+    rows, rooms = 0, 0  # bit n of `rooms`: some row has room for exactly n tokens
     for piece in np.argsort(-lengths, kind="stable").tolist():
         size = int(lengths[piece])
         fitting = rooms >> size

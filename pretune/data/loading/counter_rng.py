@@ -1,4 +1,4 @@
-"""Random numbers that depend on what they are for and on nothing that was drawn before."""
+"""Counter-based random numbers: a function of their key, and not of the numbers drawn before (Salmon et al. 2011)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def uniform(
 ) -> npt.NDArray[np.float64]:
     """`count` numbers in [0, 1) for each (epoch, sample): (samples, count).
 
-    A hash (SplitMix64; Steele et al. 2014) of the key, the epoch, the sample and the column:
-    whichever process asks, in whichever order and company, a sample gets the same numbers.
+    A hash (SplitMix64; Steele et al. 2014) of the key, the epoch, the sample and the column. A sample gets the same
+    numbers in any process, batch and order.
     """
     state = np.zeros(1, dtype=np.uint64)
-    for part in (*(np.array([each]) for each in key), epochs, samples):
+    for part in (*(np.array([number]) for number in key), epochs, samples):
         state = _mix(state + part.astype(np.uint64))
     bits = _mix(state[:, None] + np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN)
     return np.asarray((bits >> np.uint64(11)) * 2.0**-53)

@@ -1,7 +1,7 @@
-"""Sequences of different lengths, one after the other without padding: (tokens,) instead of (rows, longest).
+"""Sequences of different lengths, packed without padding: (tokens,) instead of (rows, longest).
 
-Everything that works on one token at a time (embeddings, matrices, norms) then sees real tokens
-only. Attention, the one part that looks across tokens, is told where each sequence ends.
+Layers that work on one token at a time (embeddings, linear layers, norms) then see no padding. Attention is the only
+layer that works across tokens; `bounds` tells it where each sequence begins.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ NARROWEST, ROUNDED = 16, 8  # tokens, sequences: see _buckets
 
 @dataclass(frozen=True)
 class Bucket:
-    """Sequences of similar length, side by side: where to find their tokens, which of them are padding.
+    """Sequences of similar length as padded rows: the indices of their tokens, and a mask.
 
-    index: (rows * width,) int64 into the packed tokens; padding points to the first of all.
-    padding: (rows, 1, 1, width) bool, or None where there is none.
+    index: (rows * width,) int64 into the packed tokens, 0 at padding.
+    padding: (rows, 1, 1, width) bool, True at padding; None for a bucket without padding.
     """
 
     rows: int
@@ -34,12 +34,12 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Packed(Movable):
-    """Token ids and positions (tokens,) int64, and where each sequence begins, for attention.
+    """Token ids and positions, (tokens,) int64, and the bounds of the sequences, for attention.
 
     bounds: (sequences + 1,) int32, the cumulative lengths.
-    places: (tokens,) int64, where each token is in the buckets one after the other; None where all
-    sequences are of one length, so that nothing has to move.
-    token_type_ids: (tokens,) int64, 1 in the second of two texts; None where each is one text.
+    places: (tokens,) int64, the position of each token in the concatenated buckets; None where all sequences have the
+    same length, so that no token has to move.
+    token_type_ids: (tokens,) int64, 1 in the second of two texts; None for single texts.
     """
 
     input_ids: Tensor
@@ -52,7 +52,7 @@ class Packed(Movable):
 
     @property
     def starts(self) -> Tensor:
-        """Where each sequence begins: (sequences,) int64."""
+        """The first token of each sequence: (sequences,) int64."""
         return self.bounds[:-1].long()
 
     @property
@@ -64,7 +64,7 @@ class Packed(Movable):
 def pack(
     tokens: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], types: npt.NDArray[np.int64] | None = None
 ) -> Packed:
-    """Pack `tokens` (tokens,), the sequences of `lengths` (sequences,) one after the other; `types` as `tokens`."""
+    """Pack sequences: their concatenated `tokens` (tokens,), `lengths` (sequences,) and token `types` (tokens,)."""
     bounds = np.concatenate([[0], np.cumsum(lengths)])
     positions = np.arange(len(tokens)) - np.repeat(bounds[:-1], lengths)
     buckets, places = _buckets(bounds, lengths)
@@ -80,21 +80,21 @@ def pack(
 
 
 def padded(packed: Packed, padding: int) -> dict[str, Tensor]:
-    """The same sequences side by side, padded to the longest, as transformers' own forward takes them.
+    """The sequences padded to the longest, as arguments of a `forward` of transformers.
 
-    input_ids, attention_mask and, where there are, token_type_ids: (sequences, longest) int64.
+    input_ids, attention_mask and, for pairs, token_type_ids: (sequences, longest) int64.
     """
     columns = torch.arange(packed.longest, device=packed.input_ids.device)
     real = columns < packed.lengths[:, None]
     places = torch.where(real, packed.starts[:, None] + columns, 0)
-    found = {"input_ids": packed.input_ids[places].where(real, padding), "attention_mask": real.long()}
+    arguments = {"input_ids": packed.input_ids[places].where(real, padding), "attention_mask": real.long()}
     if packed.token_type_ids is not None:
-        found["token_type_ids"] = packed.token_type_ids[places].where(real, 0)
-    return found
+        arguments["token_type_ids"] = packed.token_type_ids[places].where(real, 0)
+    return arguments
 
 
 def unpadded(values: Tensor, packed: Packed) -> Tensor:
-    """Of (sequences, longest, ...) what does not stand at padding: (tokens, ...)."""
+    """The values at tokens: from (sequences, longest, ...) to (tokens, ...)."""
     rows = torch.repeat_interleave(
         torch.arange(len(packed.starts), device=values.device), packed.lengths, output_size=len(packed.input_ids)
     )
@@ -102,10 +102,10 @@ def unpadded(values: Tensor, packed: Packed) -> Tensor:
 
 
 def _buckets(bounds: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> tuple[tuple[Bucket, ...], Tensor | None]:
-    """Group by powers of two; None for the places where all sequences are as long, so nothing moves.
+    """Group sequences into buckets whose widths are powers of two; places are None where all lengths are equal.
 
-    Widths and rows are rounded up so that few shapes occur: oneDNN compiles a kernel for each new
-    one, which at random shapes costs more than the padding does.
+    Widths and rows are rounded up so that few shapes occur: oneDNN compiles a kernel for each new shape, which costs
+    more than the padding.
     """
     longest = int(lengths.max())
     if (lengths == longest).all():
@@ -124,7 +124,7 @@ def _buckets(bounds: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> t
         index[~real] = 0
         places[index[real]] = offset + np.flatnonzero(real)
         offset += index.size
-        real[len(chosen) :] = True  # rows that only fill up: a softmax over nothing is not a number
+        real[len(chosen) :] = True  # rows of padding only: a softmax over no tokens would be NaN
         padding = None if real.all() else torch.from_numpy(~real)[:, None, None, :]
         buckets.append(Bucket(rows, width, torch.from_numpy(index.reshape(-1)), padding))
     return tuple(buckets), torch.from_numpy(places)

@@ -1,1 +1,1 @@
-"""Splits, leak checks, tokenized shards and the data card."""
+"""Splits, leak checks, token shards and the data card."""

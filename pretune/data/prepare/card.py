@@ -1,143 +1,113 @@
-"""The data card: what came in, what was left out and why, what each split holds; Markdown, HTML and JSON."""
+"""The data card: rows read, rows left out and why, the content of each split; as Markdown, HTML and JSON."""
 
 from __future__ import annotations
 
-import html
 import json
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pretune.data import languages, rows
 from pretune.data.rows import Row, texts
+from pretune.pages.render import Table, render
 
-SCANNED = 2000  # rows of each part that lengths and scripts are told of
-IDENTIFIED = 500  # rows of each part that languages are told of: a second for 2,000
+TEMPLATE = Path(__file__).with_name("card.html.j2")
+SCANNED = 2000  # rows of each split whose lengths and scripts are counted
+IDENTIFIED = 500  # rows of each split whose languages are identified: 2,000 take a second
 SAMPLES = 5
 EXCERPT = 120  # characters
-CAME = {
+ROW_COUNTS = {
     "read": "rows read", "quarantined": "quarantined", "exact": "exact duplicates", "near": "near duplicates",
     "conflicting": "of these with another label", "rows": "rows kept",
 }  # fmt: skip
 SUSPECT = ["origin", "label", "likelier", "chance"]
-STYLE = (
-    "body{font:14px sans-serif;max-width:60em;margin:2em auto}table{border-collapse:collapse}"
-    "td,th{border:1px solid #ccc;padding:.2em .6em;text-align:left}"
-)
 BOUNDS = (16, 32, 64, 128, 256, 512, 1024, 4096, 16384)  # characters
-
-
-@dataclass(frozen=True)
-class Table:
-    """A part of the card."""
-
-    title: str
-    head: list[str]
-    body: list[list[str]]
 
 
 def write(folder: Path, facts: dict[str, Any]) -> str:
     """Write card.json, card.md and card.html; return the Markdown."""
     folder.mkdir(parents=True)
     (folder / "card.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    found = _tables(facts)
-    text = markdown(facts["source"], found)
+    title, tables = f"Data card: {facts['source']}", _tables(facts)
+    text = markdown(title, tables)
     (folder / "card.md").write_text(text, encoding="utf-8")
-    (folder / "card.html").write_text(_html(facts["source"], found), encoding="utf-8")
+    (folder / "card.html").write_text(render(TEMPLATE, title=title, tables=tables), encoding="utf-8")
     return text
 
 
-def facts_of(part: Iterable[Row]) -> dict[str, Any]:
+def facts_of(split: Iterable[Row]) -> dict[str, Any]:
     """Lengths and scripts of the first SCANNED rows, languages of the texts of the first IDENTIFIED."""
     lengths: Counter[str] = Counter()
     scripts: Counter[str] = Counter()
-    spoken: Counter[str] = Counter()
-    for number, row in zip(range(SCANNED), part, strict=False):
+    identified: Counter[str] = Counter()
+    for number, row in zip(range(SCANNED), split, strict=False):
         joined = "\n".join(texts(row))
         if number < IDENTIFIED:
-            spoken.update(languages.language(text) for text in texts(row) if text)
+            identified.update(languages.language(text) for text in texts(row) if text)
         if joined:
             lengths[_bin(len(joined))] += 1
-            scripts.update(_script(character) for character in joined[:EXCERPT] if character.isalpha())
+            scripts.update(languages.script(character) for character in joined[:EXCERPT] if character.isalpha())
     return {
         "lengths": {name: lengths[name] for name in _bins() if lengths[name]},
         "scripts": _shares(scripts),
-        "languages": _shares(spoken),
+        "languages": _shares(identified),
     }
 
 
 def _shares(counts: Counter[str]) -> dict[str, float]:
-    """The share of each, from one in a hundred on."""
+    """The share of each name; those below one in a hundred are left out."""
     total = counts.total()
     return {name: round(count / total, 3) for name, count in sorted(counts.items()) if count * 100 >= total}
 
 
-def samples(part: Iterable[Row]) -> list[dict[str, str]]:
-    """The first rows, cut short; images and numbers as what they are."""
+def samples(split: Iterable[Row]) -> list[dict[str, str]]:
+    """The first rows, each value as a short text; of an image its size."""
     return [
-        {name: _shown(value) for name, value in row.items() if name != "split"}
-        for _, row in zip(range(SAMPLES), part, strict=False)
+        {name: _excerpt(value) for name, value in row.items() if name != "split"}
+        for _, row in zip(range(SAMPLES), split, strict=False)
     ]
 
 
-def markdown(title: str, found: list[Table]) -> str:
+def markdown(title: str, tables: list[Table]) -> str:
     """The card as Markdown."""
-    lines = [f"# Data card: {_plain(title)}"]
-    for table in found:
+    lines = [f"# {_escaped(title)}"]
+    for table in tables:
         lines += ["", f"## {table.title}", "", _line(table.head), _line(["---"] * len(table.head))]
         lines += [_line(row) for row in table.body] or [_line(["none", *[""] * (len(table.head) - 1)])]
     return "\n".join(lines) + "\n"
 
 
 def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(map(_plain, cells))} |"
+    return f"| {' | '.join(map(_escaped, cells))} |"
 
 
-def _plain(cell: str) -> str:
+def _escaped(cell: str) -> str:
     return cell.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
-
-
-def _html(title: str, found: list[Table]) -> str:
-    def cells(row: list[str], kind: str) -> str:
-        return "<tr>" + "".join(f"<{kind}>{html.escape(cell)}</{kind}>" for cell in row) + "</tr>"
-
-    parts = [
-        f"<h2>{html.escape(table.title)}</h2><table>{cells(table.head, 'th')}"
-        f"{''.join(cells(row, 'td') for row in table.body)}</table>"
-        for table in found
-    ]
-    name = html.escape(title)
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title><style>{STYLE}</style>'
-        f"<h1>Data card: {name}</h1>{''.join(parts)}</html>\n"
-    )
 
 
 def _tables(facts: dict[str, Any]) -> list[Table]:
     raw, splits = facts["raw"], facts["splits"]
-    lengths = {part: split["lengths"] for part, split in splits.items()}
-    scripts, spoken = ({part: split[kind] for part, split in splits.items()} for kind in ("scripts", "languages"))
-    balance = {part: split["labels"] for part, split in splits.items()}
+    columns = {
+        key: {name: split[key] for name, split in splits.items()}
+        for key in ("labels", "lengths", "scripts", "languages")
+    }
     heads = list(dict.fromkeys(name for row in facts["samples"] for name in row))
     tables = [
-        Table("Source", ["", ""], [[name, str(facts[name])] for name in ("source", "licence", "md5")]),
-        Table("Rows", ["", "rows"], [[words, str(raw[name])] for name, words in CAME.items()]),
+        Table("Source", ["", ""], [[name, str(facts[name])] for name in ("source", "licence", "md5")], 2),
+        Table("Rows", ["", "rows"], [[words, str(raw[name])] for name, words in ROW_COUNTS.items()]),
         Table("Quarantined", ["reason", "rows"], _pairs(raw["reasons"])),
-        Table("Personal data replaced", ["kind", "finds"], _pairs(raw["scrubbed"])),
-        Table("Splits", ["split", "rows"], [[part, str(split["rows"])] for part, split in splits.items()]),
-        Table("Labels", ["label", *splits], _crossed(balance, sorted(set().union(*balance.values())))),
-        Table("Lengths", ["characters, up to", *splits], _crossed(lengths, _bins())),
-        Table("Scripts", ["share of letters", *splits], _crossed(scripts, sorted(set().union(*scripts.values())))),
-        Table("Languages", ["share of texts", *splits], _crossed(spoken, sorted(set().union(*spoken.values())))),
-        Table("Leaks that were stopped", ["kind", "rows"], _pairs(facts["leaks"])),
+        Table("Personal data replaced", ["kind", "replacements"], _pairs(raw["scrubbed"])),
+        Table("Splits", ["split", "rows"], [[name, str(split["rows"])] for name, split in splits.items()]),
+        Table("Labels", ["label", *splits], _crossed(columns["labels"])),
+        Table("Lengths", ["characters, up to", *splits], _crossed(columns["lengths"], _bins())),
+        Table("Scripts", ["share of letters", *splits], _crossed(columns["scripts"])),
+        Table("Languages", ["share of texts", *splits], _crossed(columns["languages"])),
+        Table("Leaks removed", ["kind", "rows"], _pairs(facts["leaks"])),
         Table("Label problems", ["problem"], [[problem] for problem in facts["problems"]]),
-        Table("Labels to look at", SUSPECT, [[str(each[name]) for name in SUSPECT] for each in facts["suspects"]]),
+        Table("Labels to look at", SUSPECT, [[str(row[name]) for name in SUSPECT] for row in facts["suspects"]], 3),
         Table("Corpus", ["", ""], _pairs(facts["corpus"])),
-        Table("Samples", heads, [[row.get(name, "") for name in heads] for row in facts["samples"]]),
+        Table("Samples", heads, [[row.get(name, "") for name in heads] for row in facts["samples"]], len(heads)),
     ]  # fmt: skip
     return [table for table in tables if table.body or table.title == "Quarantined"]
 
@@ -146,10 +116,11 @@ def _pairs(counts: dict[str, Any]) -> list[list[str]]:
     return [[name, str(count)] for name, count in counts.items()]
 
 
-def _crossed(columns: dict[str, dict[str, Any]], names: list[str]) -> list[list[str]]:
-    """A row for each name that any column has."""
-    wanted = [name for name in names if any(name in column for column in columns.values())]
-    return [[name, *(str(column.get(name, 0)) for column in columns.values())] for name in wanted]
+def _crossed(columns: dict[str, dict[str, Any]], order: list[str] | None = None) -> list[list[str]]:
+    """A row for each name in any of the columns, in this order or sorted; columns: {head: {name: count or share}}."""
+    names = set[str]().union(*columns.values())
+    present = sorted(names) if order is None else [name for name in order if name in names]
+    return [[name, *(str(column.get(name, 0)) for column in columns.values())] for name in present]
 
 
 def _bins() -> list[str]:
@@ -160,13 +131,7 @@ def _bin(length: int) -> str:
     return next((str(bound) for bound in BOUNDS if length <= bound), "more")
 
 
-@cache
-def _script(character: str) -> str:
-    """The script as the first word of a character's name in Unicode: LATIN, CJK, CYRILLIC."""
-    return unicodedata.name(character, "UNKNOWN").split()[0].split("-")[0]
-
-
-def _shown(value: Any) -> str:
+def _excerpt(value: Any) -> str:
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

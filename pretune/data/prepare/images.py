@@ -1,4 +1,4 @@
-"""Images for pretraining: one memory-mapped array of bytes."""
+"""Images for pretraining: one memory-mapped array of uint8."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pretune.predictor.pixels import Pipeline, pixels
 
 
 def write(folder: Path, rows: Iterable[Row], count: int, *, size: int, channels: int) -> Pipeline:
-    """Write `images.npy` (count, channels, size, size) uint8; return how a model is to read them."""
+    """Write `images.npy`, (count, channels, size, size) uint8; return the input pipeline of the model."""
     images = np.lib.format.open_memmap(
         folder / "images.npy", mode="w+", dtype=np.uint8, shape=(count, channels, size, size)
     )
     sums, squares = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
     for number, row in enumerate(rows):
         images[number] = pixels(row["image"], size, channels)
-        wide = images[number].astype(np.int64)
-        sums += wide.sum(axis=(1, 2))
-        squares += (wide**2).sum(axis=(1, 2))
+        values = images[number].astype(np.int64)
+        sums += values.sum(axis=(1, 2))
+        squares += (values**2).sum(axis=(1, 2))
     images.flush()
     pixel_count = count * size * size
     mean = sums / pixel_count

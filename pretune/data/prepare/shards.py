@@ -1,4 +1,4 @@
-"""Texts to token shards: tokenized a batch at a time, written in order, so that a stopped run goes on."""
+"""From texts to token shards, a batch at a time and in order, so that a stopped run continues."""
 
 from __future__ import annotations
 
@@ -11,49 +11,47 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from pretune.data.loading.corpus import Tokens, nothing, save
+from pretune.data.loading.corpus import Tokens, no_tokens_error, save
 from pretune.data.workers import in_order
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-SHARD = 2**24  # tokens after which a shard ends with the batch that is at hand
-BATCH = 2**19  # characters that are tokenized at once
+SHARD = 2**24  # tokens; a shard ends with the batch that reaches this number
+BATCH = 2**19  # characters that are tokenized together
 
 
 class Encoder:
-    """From texts to all their tokens, each text with the marks that the tokenizer gives it and one that ends it.
+    """Tokenizes texts with the special tokens of the tokenizer and an end token.
 
-    No text is cut or filled up, though tokenizer.json may name a length for that and each call may have set one.
+    Texts are neither truncated nor padded, whatever tokenizer.json or earlier calls of the tokenizer say.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._backend = copy.deepcopy(tokenizer.backend_tokenizer)
         self._backend.no_truncation()
         self._backend.no_padding()
-        self._kind = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
+        self._dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
         self._end = self._missing_end(tokenizer)
 
     def __call__(self, texts: list[str]) -> tuple[Tokens, npt.NDArray[np.int64]]:
-        """All tokens one after the other, (tokens,) uint16 or uint32, and how many each text has: (texts,)."""
-        found = [[*encoding.ids, *self._end] for encoding in self._backend.encode_batch_fast(texts)]
-        sizes = np.array([len(ids) for ids in found], dtype=np.int64)
-        return np.concatenate([np.array(ids, dtype=self._kind) for ids in found]), sizes
+        """All tokens one after the other, (tokens,) uint16 or uint32, and the number of each text: (texts,)."""
+        sequences = [[*encoding.ids, *self._end] for encoding in self._backend.encode_batch_fast(texts)]
+        sizes = np.array([len(ids) for ids in sequences], dtype=np.int64)
+        return np.concatenate([np.array(ids, dtype=self._dtype) for ids in sequences]), sizes
 
     def _missing_end(self, tokenizer: PreTrainedTokenizerFast) -> list[int]:
-        """The token that ends a document, where the tokenizer has one and does not write it itself."""
+        """The end token to append: none if the tokenizer has none or adds one itself."""
         end = tokenizer.eos_token_id
-        written = self._backend.encode("a").ids[-1:]
-        return [] if end is None or written in ([end], [tokenizer.sep_token_id]) else [int(end)]
+        last = self._backend.encode("a").ids[-1:]
+        return [] if end is None or last in ([end], [tokenizer.sep_token_id]) else [int(end)]
 
 
 class Shards:
-    """Writes texts as `tokens-N.npy` (tokens,) uint16 or uint32 and `ends-N.npy` (documents,) int64.
+    """Writes texts as `tokens-N.npy`, (tokens,) uint16 or uint32, and `ends-N.npy`, (documents,) int64.
 
-    `ends` says where each document stops.
-
-    Where shards end is a function of the texts: neither the number of workers nor how often it was
-    stopped has a say. What is finished stays: begun again, it goes on after the last finished shard.
+    `ends` holds the end of each document in `tokens`. The shards are a function of the texts alone, and not of the
+    number of workers or of interruptions. Started again, it continues after the last complete shard.
     """
 
     def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -61,9 +59,9 @@ class Shards:
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, texts: Iterable[str]) -> int:
-        """Write all and return the number of tokens. Raises DataError where there is not one."""
+        """Write all texts and return the number of tokens. Raises DataError for no tokens at all."""
         ends = [np.load(path) for path in sorted(self._folder.glob("ends-*.npy"))]
-        total, number = sum(int(each[-1]) for each in ends), len(ends)
+        total, number = sum(int(part[-1]) for part in ends), len(ends)
         remaining = islice(texts, sum(map(len, ends)), None)
         shard: list[tuple[Tokens, npt.NDArray[np.int64]]] = []
         size = 0
@@ -76,7 +74,7 @@ class Shards:
         if size:
             self._save(number, shard)
         if not total + size:
-            raise nothing()
+            raise no_tokens_error()
         return total + size
 
     def _save(self, number: int, shard: list[tuple[Tokens, npt.NDArray[np.int64]]]) -> None:

@@ -1,6 +1,6 @@
-"""Every row in its place: labelled rows for training, validation and test, and the corpus, without leaks between them.
+"""Assigns the rows of a snapshot to train, validation, test and the corpus, without leaks between them.
 
-Three passes over the rows, none of which holds their text but that of validation and test.
+It takes three passes over the rows; only the texts of validation and test rows are held in memory.
 """
 
 from __future__ import annotations
@@ -26,71 +26,71 @@ Numbers = npt.NDArray[np.int64]
 
 
 class SplitAssignment:
-    """Which rows of a snapshot are `train`, `validation` and `test`, and which are in the `corpus`.
+    """The numbers of the rows in `train`, `validation`, `test` and `corpus`: (rows,) int64 each.
 
-    `leaks` counts what was kept from where it would have been seen too early. A row that leaks into
-    another split gives way: training rows to validation and test rows, validation rows to test rows.
+    `leaks` counts the rows that were left out of a split because they leak held-out rows: training rows that leak
+    validation or test rows, and validation rows that leak test rows.
     """
 
     def __init__(self, snapshot: Path, params: PrepareParams, seed: int) -> None:
         self._path = snapshot
-        sides = SplitAssigner(rows.iterate(snapshot), params, seed)
+        assigner = SplitAssigner(rows.iterate(snapshot), params, seed)
         self.leaks: dict[str, int] = {}
-        self.test = sides.chosen(TEST, params.test_rows)
+        self.test = assigner.select(TEST, params.test_rows)
         test_rows = list(rows.iterate(snapshot, self.test))
-        leaks = Leaks(test_rows, params.similarity, 0)
-        seen, _ = self._seen(sides.side == VALIDATION, sides.group, self.test, test_rows, leaks)
-        self.validation = sides.chosen(VALIDATION, params.validation_rows, without=seen)
-        held_out = test_rows + list(rows.iterate(snapshot, self.validation))
-        kept = np.concatenate([self.test, self.validation])
-        others = np.ones(len(sides.side), dtype=bool)
-        others[kept] = False
-        leaks = Leaks(held_out, params.similarity, params.decontaminate)
-        seen, passage = self._seen(others, sides.group, kept, held_out, leaks)
-        self.train = sides.chosen(TRAIN, params.train_rows, without=seen)
-        if params.decontaminate and held_out:
-            self._count("passage", passage)
-        self.corpus = np.flatnonzero(others & ~seen & ~passage)
+        find_leaks = Leaks(test_rows, params.similarity, 0)
+        leaked, _ = self._leaked(assigner.split == VALIDATION, assigner.group, self.test, test_rows, find_leaks)
+        self.validation = assigner.select(VALIDATION, params.validation_rows, without=leaked)
+        held_out_rows = test_rows + list(rows.iterate(snapshot, self.validation))
+        held_out = np.concatenate([self.test, self.validation])
+        others = np.ones(len(assigner.split), dtype=bool)
+        others[held_out] = False
+        find_leaks = Leaks(held_out_rows, params.similarity, params.decontaminate)
+        leaked, passages = self._leaked(others, assigner.group, held_out, held_out_rows, find_leaks)
+        self.train = assigner.select(TRAIN, params.train_rows, without=leaked)
+        if params.decontaminate and held_out_rows:
+            self._count("passage", passages)
+        self.corpus = np.flatnonzero(others & ~leaked & ~passages)
 
-    def rows_of(self, part: str) -> Iterator[Row]:
+    def rows_of(self, split: str) -> Iterator[Row]:
         """The rows of train, validation, test or corpus, in the order of the snapshot."""
-        return rows.iterate(self._path, getattr(self, part))
+        return rows.iterate(self._path, getattr(self, split))
 
-    def some(self, part: str, most: int) -> Iterator[Row]:
-        """At most so many of them, spread evenly."""
-        numbers = getattr(self, part)
-        return rows.iterate(self._path, numbers[:: -(-len(numbers) // most) or 1])
+    def sample(self, split: str, limit: int) -> Iterator[Row]:
+        """At most `limit` rows of a split, evenly spaced."""
+        numbers = getattr(self, split)
+        return rows.iterate(self._path, numbers[:: -(-len(numbers) // limit) or 1])
 
-    def _seen(
-        self, among: Flags, group: npt.NDArray[np.uint64], kept: Numbers, held_out: list[Row], leaks: Leaks
+    def documents(self) -> Iterator[str]:
+        """The texts of the corpus one after the other; a context that consecutive questions share comes once."""
+        previous = ""
+        for row in self.rows_of("corpus"):
+            for text in texts(row):
+                if text != previous:
+                    yield text
+                previous = text
+
+    def _leaked(
+        self, among: Flags, group: npt.NDArray[np.uint64], held_out: Numbers, held_out_rows: list[Row], leaks: Leaks
     ) -> tuple[Flags, Flags]:
-        """Which rows repeat one that is held out, or belong to its group; and which others share a passage: (rows,)."""
-        if not held_out:
+        """The rows that duplicate a held-out row or belong to its group, and others that share a passage: (rows,)."""
+        if not held_out_rows:
             return np.zeros_like(among), np.zeros_like(among)
-        exact, near, passage = self._flagged(among, leaks)
+        exact, near, passages = self._apply(leaks, among)
         near &= ~exact
-        same_group = among & ~exact & ~near & np.isin(group, group[kept])
-        for kind, found in (("exact", exact), ("near", near), ("group", same_group)):
-            self._count(kind, found)
-        seen = exact | near | same_group
-        return seen, passage & ~seen
+        same_group = among & ~exact & ~near & np.isin(group, group[held_out])
+        for kind, flags in (("exact", exact), ("near", near), ("group", same_group)):
+            self._count(kind, flags)
+        leaked = exact | near | same_group
+        return leaked, passages & ~leaked
 
-    def _flagged(self, among: Flags, find: Callable[[list[Row]], Flags]) -> Flags:
-        """`find` on those rows only, a chunk at a time: (kinds, rows)."""
+    def _apply(self, find: Callable[[list[Row]], Flags], among: Flags) -> Flags:
+        """The result of `find` for some rows, a chunk at a time; False for the others: (kinds, rows)."""
         flags = np.zeros((len(KINDS), len(among)), dtype=bool)
-        found = list(in_order(find, chunked(rows.iterate(self._path, np.flatnonzero(among)))))
-        if found:
-            flags[:, among] = np.concatenate(found, axis=1)
+        parts = list(in_order(find, chunked(rows.iterate(self._path, np.flatnonzero(among)))))
+        if parts:
+            flags[:, among] = np.concatenate(parts, axis=1)
         return flags
 
     def _count(self, kind: str, flags: Flags) -> None:
         self.leaks[kind] = self.leaks.get(kind, 0) + int(flags.sum())
-
-    def documents(self) -> Iterator[str]:
-        """The texts of the corpus, one after the other; a context that many questions share once."""
-        last = ""
-        for row in self.rows_of("corpus"):
-            for text in texts(row):
-                if text != last:
-                    yield text
-                last = text

@@ -1,4 +1,4 @@
-"""What `prepare` leaves: labelled rows, the corpus in the form of its kind, and the model's input pipeline."""
+"""Writes the outputs of `prepare`: labelled rows, the corpus, and the input pipeline of the model."""
 
 from __future__ import annotations
 
@@ -23,61 +23,62 @@ from pretune.errors import DataError
 if TYPE_CHECKING:
     from pretune.config.data import PrepareParams
 
-SAMPLE = 50_000_000  # characters that a tokenizer is learnt from, spread over all documents
+SAMPLE = 50_000_000  # characters on which a tokenizer is trained, spread over all documents
 
 
 def write_labelled(
     folder: Path, assignment: SplitAssignment, names: dict[str, list[str]], params: PrepareParams
 ) -> dict[str, Any]:
-    """Write train, validation and test rows and `labels.json`; return how many rows of each label each has.
+    """Write train, validation and test rows and `labels.json`; return {split: {label: number of rows}}.
 
-    The labels are those of the training rows, in the order of their numbers; for numbers to predict
-    the names of `y`; none for anything else.
+    labels.json holds the labels of the training rows in the order of their ids, or the names of `y` for numbers, or
+    nothing. Raises DataError for splits that cannot be trained on.
     """
     folder.mkdir(parents=True)
     counts: dict[str, dict[str, int]] = {}
-    for part in splits.SIDES:
-        balance: dict[str, int] = {}
-        rows.write(folder / f"{part}.parquet", _counted(assignment.rows_of(part), balance))
-        counts[part] = dict(sorted(balance.items()))
+    for split in splits.SPLITS:
+        split_counts: dict[str, int] = {}
+        rows.write(folder / f"{split}.parquet", _count_labels(assignment.rows_of(split), split_counts))
+        counts[split] = dict(sorted(split_counts.items()))
     _check(counts, assignment, params)
-    labels = names.get("y", splits.ordered(counts["train"]))
+    labels = names.get("y", splits.sort_labels(counts["train"]))
     (folder / "labels.json").write_text(json.dumps(labels, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return counts
 
 
 def _check(counts: dict[str, dict[str, int]], assignment: SplitAssignment, params: PrepareParams) -> None:
-    """Raise DataError where a split is empty, or there is a label too few."""
+    """Raise DataError for empty splits, labels that no training row has, and a single label."""
     problems = []
-    for part in splits.SIDES:
-        wanted = getattr(params, f"{part}_rows")
-        if wanted != 0 and not len(getattr(assignment, part)) and (part != "validation" or wanted):
-            problems.append(f"no row is left for {part}; prepare.{part}_rows is {'null' if wanted is None else wanted}")
-    unseen = sorted({name for part in counts.values() for name in part} - set(counts["train"]))
+    for split in splits.SPLITS:
+        limit = getattr(params, f"{split}_rows")
+        if limit != 0 and not len(getattr(assignment, split)) and (split != "validation" or limit):
+            problems.append(f"no row is left for {split}; prepare.{split}_rows is {'null' if limit is None else limit}")
+    unseen = sorted({label for split_counts in counts.values() for label in split_counts} - set(counts["train"]))
     if unseen and len(assignment.train):
         problems.append(f"no training row has the label {', '.join(unseen)}, which test or validation rows have")
     if len(counts["train"]) == 1:
-        problems.append(f"the training rows have one label only ({next(iter(counts['train']))}): nothing to learn")
+        problems.append(f"all training rows have the same label ({next(iter(counts['train']))}): nothing to learn")
     if problems:
         raise DataError(
             problems, "change prepare.test_share, prepare.train_rows or the seed in params.yaml, or add rows"
         )
 
 
-def _counted(found: Iterator[Row], balance: dict[str, int]) -> Iterator[Row]:
-    for row in found:
-        for name in splits.labels_of(row):
-            balance[name] = balance.get(name, 0) + 1
+def _count_labels(split_rows: Iterator[Row], counts: dict[str, int]) -> Iterator[Row]:
+    """The same rows; their labels are counted in `counts`."""
+    for row in split_rows:
+        for label in splits.labels_of(row):
+            counts[label] = counts.get(label, 0) + 1
         yield row
 
 
 @dataclass(frozen=True)
 class CorpusOutputs:
-    """Folders of the corpus, of the input pipeline, and of what is kept to resume after a stop."""
+    """Folders of the corpus, of the input pipeline, and of the state from which a stopped run continues."""
 
     corpus: Path
     inputs: Path
-    kept: Path
+    checkpoints: Path
 
 
 def write_corpus(
@@ -87,9 +88,9 @@ def write_corpus(
     params: PrepareParams,
     resolve_input: Callable[[str], Path],
 ) -> dict[str, Any]:
-    """Write the corpus and the input pipeline in the form that the columns of the data require; return its size.
+    """Write the corpus and the input pipeline for images, numbers or text; return the size of the corpus.
 
-    `resolve_input` finds the folder of a tokenizer that params name.
+    `resolve_input` returns the folder of a tokenizer that is named in params. Raises DataError for an empty corpus.
     """
     first = next(assignment.rows_of("corpus"), None)
     if first is None:
@@ -106,42 +107,42 @@ def write_corpus(
         np.save(out.corpus / "x.npy", np.array([row["x"] for row in assignment.rows_of("corpus")], dtype=np.float64))
         arrays.Columns(**names).save_pretrained(out.inputs)
         return {"columns": len(first["x"])}
-    learnt = params.tokenizer in tokenizer.KINDS
-    folder = _learn_tokenizer(out.kept, params, assignment) if learnt else resolve_input(params.tokenizer)
-    words = tokenizer.pretrained(folder, params.max_length)
-    words.save_pretrained(out.inputs)
-    shards = out.kept / "corpus"
-    tokens = Shards(shards, words).write(assignment.documents())
+    train = params.tokenizer in tokenizer.KINDS
+    folder = _train_tokenizer(out.checkpoints, params, assignment) if train else resolve_input(params.tokenizer)
+    loaded = tokenizer.pretrained(folder, params.max_length)
+    loaded.save_pretrained(out.inputs)
+    shards = out.checkpoints / "corpus"
+    tokens = Shards(shards, loaded).write(assignment.documents())
     for path in sorted(shards.iterdir()):
         _link(path, out.corpus / path.name)
-    return {"tokens": tokens, "vocabulary": len(words)}
+    return {"tokens": tokens, "vocabulary": len(loaded)}
 
 
-def _learn_tokenizer(folder: Path, params: PrepareParams, assignment: SplitAssignment) -> Path:
-    """Learn a tokenizer, unless that was done before a stop; return its folder."""
-    kept = folder / "tokenizer"
-    if not kept.exists():
-        words = tokenizer.train(
+def _train_tokenizer(checkpoints: Path, params: PrepareParams, assignment: SplitAssignment) -> Path:
+    """Train a tokenizer, unless the stage did so before it was stopped; return its folder."""
+    folder = checkpoints / "tokenizer"
+    if not folder.exists():
+        trained = tokenizer.train(
             _sample(assignment),
             params.vocabulary_size,
             params.max_length,
             kind=params.tokenizer,
             lowercase=params.lowercase,
         )
-        partial = kept.with_suffix(".partial")
-        words.save_pretrained(partial)
-        os.replace(partial, kept)
-    return kept
+        partial = folder.with_suffix(".partial")
+        trained.save_pretrained(partial)
+        os.replace(partial, folder)
+    return folder
 
 
 def _sample(assignment: SplitAssignment) -> Iterator[str]:
-    """Every n-th document, so that they have about SAMPLE characters."""
-    every = 1 + sum(len(text) for text in assignment.documents()) // SAMPLE
-    return (text for number, text in enumerate(assignment.documents()) if number % every == 0)
+    """Every n-th document, about SAMPLE characters in all."""
+    step = 1 + sum(len(text) for text in assignment.documents()) // SAMPLE
+    return (text for number, text in enumerate(assignment.documents()) if number % step == 0)
 
 
 def _link(source: Path, target: Path) -> None:
-    """The same file under another name, or a copy where links are not to be had."""
+    """Hard-link a file, or copy it where links are not possible."""
     try:
         os.link(source, target)
     except OSError:

@@ -1,1 +1,1 @@
-"""Finds duplicate and near-duplicate rows."""
+"""Duplicate and near-duplicate rows."""

@@ -1,9 +1,8 @@
-"""Rows that say what another one says: the same content, or nearly the same text. Memory does not grow with the text.
+"""Duplicate rows, with the same content or nearly the same text. Memory does not grow with the texts.
 
-Fingerprints go to files as rows come in; when all are there, equal ones are brought together by sorting
-a part of them at a time. A row gives way to the one before it in this order: rows that a source puts
-into its test split, then its validation split, rows with a label, the others; each in the order read.
-So rows that are added later never displace an earlier one of their kind.
+Fingerprints are written to files as rows come in. Then equal ones are brought together by sorting one part of them at
+a time. Of several duplicates one is kept: the first by `precedence`, then in the order of the source. So rows that are
+appended to a source never displace earlier rows of the same precedence.
 """
 
 from __future__ import annotations
@@ -20,47 +19,47 @@ import numpy.typing as npt
 
 from pretune.data.rows import SUPERVISION, Row
 from pretune.data.similarity import minhash
-from pretune.data.similarity.shingles import plain
+from pretune.data.similarity.shingles import normalize
 
-Integers = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 KEY = 16  # bytes of a content hash
 PART = 2**18  # fingerprints that are sorted at once
-PAIRS = 2**14  # pairs that are compared at once
+PAIRS = 2**14  # pairs of sketches that are compared at once
 BANDS = [f"band{number}" for number in range(minhash.BANDS)]
 NOT_CONTENT = {"label", "labels", "score", "tags", "answers", "y", "split", "group", "origin"}
 
 
 def content_key(row: Row) -> bytes:
-    """A hash of what the row says, labels aside: (KEY,) bytes."""
+    """A hash of the row's content without labels: (KEY,) bytes."""
     content = [(name, value) for name, value in sorted(row.items()) if name not in NOT_CONTENT]
     return hashlib.blake2b(repr(content).encode("utf-8", "surrogatepass"), digest_size=KEY).digest()
 
 
 def text_of(row: Row) -> str:
-    """The text that near duplicates are found by; of a question nothing, for many are asked about one context."""
+    """The text by which near duplicates are found; none for questions, many of which share a context."""
     return "\n".join(row[name] for name in ("text", "pair", "target") if name in row)
 
 
 def precedence(row: Row) -> int:
-    """0 to 3: which of two equal rows gives way, the one with the higher number."""
+    """0 to 3, for test rows, validation rows, labelled rows, others: of two duplicates, the lower one is kept."""
     if row.get("split") in {"test", "validation"}:
         return ("test", "validation").index(row["split"])
     return 2 if any(name in row for name in SUPERVISION) else 3
 
 
 def fingerprints(rows: Sequence[Row], *, near: bool) -> dict[str, bytes]:
-    """What rows are compared by, by the file that it goes to; `near`: also what texts that are alike share."""
-    found = {"keys": b"".join(map(content_key, rows)), "order": bytes(map(precedence, rows))}
+    """{file name: bytes} of what rows are compared by; `near` adds sketches and bands of their texts."""
+    prints = {"keys": b"".join(map(content_key, rows)), "order": bytes(map(precedence, rows))}
     if near:
         texts = [text_of(row) for row in rows]
-        sketches, bands = minhash.sketches([plain(text) for text in texts])
-        found |= {"texts": bytes(bool(text) for text in texts), "sketches": sketches.tobytes()}
-        found |= {name: np.ascontiguousarray(bands[:, number]).tobytes() for number, name in enumerate(BANDS)}
-    return found
+        sketches, bands = minhash.sketches([normalize(text) for text in texts])
+        prints |= {"texts": bytes(bool(text) for text in texts), "sketches": sketches.tobytes()}
+        prints |= {name: np.ascontiguousarray(bands[:, number]).tobytes() for number, name in enumerate(BANDS)}
+    return prints
 
 
 class Duplicates:
-    """Finds rows to leave out: `add` the fingerprints of all in their order, then `find`. Files lie in `folder`."""
+    """Finds duplicates: `add` the fingerprints of all rows in order, then `find`. The files are in `folder`."""
 
     def __init__(self, folder: Path, *, near: float | None) -> None:
         self._folder, self._near, self.count = folder, near, 0
@@ -69,75 +68,76 @@ class Duplicates:
         self._files = {name: self._stack.enter_context((folder / name).open("wb")) for name in names}
 
     def close(self) -> None:
-        """All are added."""
+        """Close the files: no more rows follow."""
         self._stack.close()
 
     def add(self, prints: dict[str, bytes]) -> None:
-        """Note the fingerprints of further rows."""
+        """Append the fingerprints of further rows."""
         self.count += len(prints["order"])
         for name, content in prints.items():
             self._files[name].write(content)
 
-    def find(self) -> tuple[Integers, npt.NDArray[np.bool_]]:
-        """For each row the one that it repeats, -1 for none, and whether it does so exactly: (rows,) each."""
+    def find(self) -> tuple[Indices, npt.NDArray[np.bool_]]:
+        """The row that each row duplicates, -1 for none, and whether it is an exact duplicate: (rows,) each."""
         self.close()
         precedences = np.fromfile(self._folder / "order", np.uint8)
-        of = self._exact(precedences)
-        exact = of >= 0
+        original = self._exact(precedences)
+        exact = original >= 0
         if self._near:
             text = np.fromfile(self._folder / "texts", np.bool_)
             later, earlier = self._similar(precedences, text & ~exact)
-            for place in np.lexsort((earlier, precedences[earlier], later, precedences[later])).tolist():
-                if of[later[place]] < 0 and of[earlier[place]] < 0:  # it gives way to one that is kept itself
-                    of[later[place]] = earlier[place]
-        return of, exact
+            for pair in np.lexsort((earlier, precedences[earlier], later, precedences[later])).tolist():
+                if original[later[pair]] < 0 and original[earlier[pair]] < 0:  # only a row that is kept has duplicates
+                    original[later[pair]] = earlier[pair]
+        return original, exact
 
-    def _exact(self, precedences: npt.NDArray[np.uint8]) -> Integers:
-        exact = np.full(self.count, -1)
+    def _exact(self, precedences: npt.NDArray[np.uint8]) -> Indices:
+        """The row of which each row is an exact duplicate, -1 for none: (rows,)."""
+        original = np.full(self.count, -1)
         for rows, keys in _parts(self._folder / "keys", np.dtype("V16"), self.count):
             order = np.lexsort((rows, precedences[rows], keys["f1"], keys["f0"]))
             ordered, first = rows[order], _firsts(keys[order])
             repeats = first != np.arange(len(rows))
-            exact[ordered[repeats]] = ordered[first[repeats]]
-        return exact
+            original[ordered[repeats]] = ordered[first[repeats]]
+        return original
 
-    def _similar(self, precedences: npt.NDArray[np.uint8], wanted: npt.NDArray[np.bool_]) -> tuple[Integers, Integers]:
-        """Later and earlier rows that share a band and are similar: two of (pairs,)."""
+    def _similar(self, precedences: npt.NDArray[np.uint8], among: npt.NDArray[np.bool_]) -> tuple[Indices, Indices]:
+        """Later and earlier rows that share a band and are similar: (pairs,) each."""
         similar = np.empty(0, np.int64)  # later * count + earlier
         for name in BANDS:
             for rows, hashes in _parts(self._folder / name, np.dtype(np.uint64), self.count):
-                chosen = np.flatnonzero(wanted[rows])
+                chosen = np.flatnonzero(among[rows])
                 order = chosen[np.lexsort((rows[chosen], precedences[rows[chosen]], hashes[chosen]))]
                 ordered, first = rows[order], _firsts(hashes[order])
                 later = np.flatnonzero(first != np.arange(len(order)))
                 pairs = [ordered[later] * self.count + ordered[before] for before in (first[later], later - 1)]
-                unknown = np.setdiff1d(np.concatenate(pairs), similar)
-                similar = np.union1d(similar, unknown[self._alike(unknown)])
+                candidates = np.setdiff1d(np.concatenate(pairs), similar)
+                similar = np.union1d(similar, candidates[self._are_similar(candidates)])
         later, earlier = np.divmod(similar, self.count)
         return later, earlier
 
-    def _alike(self, pairs: Integers) -> npt.NDArray[np.bool_]:
-        """Which of the pairs, later * count + earlier, have similar sketches."""
-        alike = np.zeros(len(pairs), dtype=bool)
+    def _are_similar(self, pairs: Indices) -> npt.NDArray[np.bool_]:
+        """Which of the pairs, later * count + earlier, have similar sketches: (pairs,)."""
+        similar = np.zeros(len(pairs), dtype=bool)
         with (self._folder / "sketches").open("rb", buffering=0) as file:
             for start in range(0, len(pairs), PAIRS):
                 part = slice(start, start + PAIRS)
                 first, second = (_sketches(file.fileno(), rows) for rows in np.divmod(pairs[part], self.count))
-                alike[part] = minhash.similarity(first, second) >= (self._near or 1)
-        return alike
+                similar[part] = minhash.similarity(first, second) >= (self._near or 1)
+        return similar
 
 
-def _sketches(file: int, rows: Integers) -> minhash.Sketch:
-    """Those of some rows: (rows, BINS). They are read, not mapped: pages that are mapped count as memory."""
+def _sketches(file: int, rows: Indices) -> minhash.Sketch:
+    """The sketches of some rows: (rows, BINS). They are not memory-mapped, because mapped pages count as memory."""
     size = minhash.BINS * np.dtype(np.uint16).itemsize
-    found = b"".join([os.pread(file, size, row * size) for row in rows.tolist()])
-    return np.frombuffer(found, np.uint16).reshape(-1, minhash.BINS)
+    content = b"".join([os.pread(file, size, row * size) for row in rows.tolist()])
+    return np.frombuffer(content, np.uint16).reshape(-1, minhash.BINS)
 
 
-def _parts(path: Path, kind: np.dtype[Any], count: int) -> Iterator[tuple[Integers, npt.NDArray[Any]]]:
-    """Rows and fingerprints, all equal ones in one part of about PART: by what their first byte leaves over."""
+def _parts(path: Path, dtype: np.dtype[Any], count: int) -> Iterator[tuple[Indices, npt.NDArray[Any]]]:
+    """Rows and fingerprints in parts of about PART, by the fingerprint modulo: equal ones are in the same part."""
     parts = -(-count // PART)
-    fields = np.dtype([("f0", "u8"), ("f1", "u8")]) if kind.itemsize == KEY else kind
+    fields = np.dtype([("f0", "u8"), ("f1", "u8")]) if dtype.itemsize == KEY else dtype
     for part in range(parts):
         rows, prints = [], []
         for start in range(0, count, PART):
@@ -149,8 +149,8 @@ def _parts(path: Path, kind: np.dtype[Any], count: int) -> Iterator[tuple[Intege
         yield np.concatenate(rows), np.concatenate(prints)
 
 
-def _firsts(ordered: npt.NDArray[Any]) -> Integers:
-    """For each entry the first of those equal to it, which stand side by side: (entries,)."""
+def _firsts(ordered: npt.NDArray[Any]) -> Indices:
+    """The index of the first entry that equals each entry, where equal entries are adjacent: (entries,)."""
     if not len(ordered):
         return np.empty(0, np.int64)
     begins = np.concatenate([[True], ordered[1:] != ordered[:-1]])

@@ -1,8 +1,8 @@
-"""Intervals by the bootstrap (Efron 1979), and paired comparisons: how sure a metric and a difference are.
+"""Confidence intervals of metrics, and paired comparisons of models, by the bootstrap (Efron 1979).
 
-A measure is a function of weights of rows: it takes (draws, rows) and gives (draws,), the metric on
-the data set in which each row occurs as often as its weight says. Ones give the metric itself, counts
-of rows drawn with replacement its bootstrap, zeros and ones that of a slice.
+A measure is a function from weights of rows, (draws, rows), to values, (draws,): the metric on the data set in
+which each row occurs as often as its weight says. Weights of one give the metric itself, counts of rows drawn with
+replacement give its bootstrap distribution, zeros and ones give the metric on a slice.
 """
 
 from __future__ import annotations
@@ -16,71 +16,70 @@ import numpy.typing as npt
 Weights = npt.NDArray[np.float64]  # (draws, rows)
 Values = npt.NDArray[np.float64]  # (draws,)
 Measure = Callable[[Weights], Values]
-CELLS = 2_000_000  # weights that are held at once
+CELLS = 2_000_000  # weights in memory at once
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with the interval that the bootstrap gives it."""
+    """A value with its bootstrap interval."""
 
     value: float
     low: float
     high: float
 
     def as_dict(self) -> dict[str, float]:
-        """Rounded to what the interval can carry."""
+        """Rounded: to four decimals, or to four digits."""
         return {key: _rounded(number) for key, number in asdict(self).items()}
 
 
 @dataclass(frozen=True)
 class Difference(Estimate):
-    """How much better one model is than another; `p` is the chance of so much if neither were better (two-sided)."""
+    """How much better one model is than another; `p` is the two-sided p-value for no difference."""
 
     p: float
 
 
 class Bootstrap:
-    """Percentile intervals from the same resampled rows for every measure: so differences are paired.
+    """Percentile intervals. All measures are taken on the same resampled rows, so that differences are paired.
 
-    What a measure gave is kept: asked about again, in a difference, it costs nothing.
+    The values of a measure are cached: a later difference does not compute them again.
     """
 
     def __init__(self, rows: int, bootstrap_samples: int, confidence: float, seed: int) -> None:
         self.rows, self.bootstrap_samples, self.seed = rows, bootstrap_samples, seed
         self.tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-        self._known: dict[Measure, Values] = {}
+        self._cache: dict[Measure, Values] = {}
 
     def estimates(self, measures: Mapping[str, Measure]) -> dict[str, Estimate]:
-        """Each measure with its interval; one without a value (of one class only, say) is left out."""
+        """Each measure with its interval; a measure without a value (ROC AUC of one class) is left out."""
         return {
-            name: Estimate(float(found[0]), *self._interval(found[1:]))
-            for name, found in self._drawn(measures).items()
-            if np.isfinite(found[0])
+            name: Estimate(float(values[0]), *self._interval(values[1:]))
+            for name, values in self._values(measures).items()
+            if np.isfinite(values[0])
         }
 
     def difference(self, better: Measure, worse: Measure, *, sign: int = 1) -> Difference:
-        """`sign` x (`better` less `worse`) on the same rows; sign -1 for what is better when it is lower."""
-        values = self._drawn({"better": better, "worse": worse})
-        found = sign * (values["better"] - values["worse"])
-        low, high = self._interval(found[1:])
-        drawn = found[1:][np.isfinite(found[1:])]
-        beyond = min((drawn <= 0).sum(), (drawn >= 0).sum())  # Davison and Hinkley 1997, chapter 4
-        return Difference(float(found[0]), low, high, min(1.0, 2 * float(beyond + 1) / (len(drawn) + 1)))
+        """`sign` x (`better` - `worse`) on the same rows; sign: -1 for a metric that is better when it is lower."""
+        values = self._values({"better": better, "worse": worse})
+        differences = sign * (values["better"] - values["worse"])
+        low, high = self._interval(differences[1:])
+        resampled = differences[1:][np.isfinite(differences[1:])]
+        beyond = min((resampled <= 0).sum(), (resampled >= 0).sum())  # Davison and Hinkley 1997, chapter 4
+        p = min(1.0, 2 * float(beyond + 1) / (len(resampled) + 1))
+        return Difference(float(differences[0]), low, high, p)
 
-    def _drawn(self, measures: Mapping[str, Measure]) -> dict[str, Values]:
-        """The measures on all rows, then on each resample."""
-        new = [measure for measure in dict.fromkeys(measures.values()) if measure not in self._known]
+    def _values(self, measures: Mapping[str, Measure]) -> dict[str, Values]:
+        """Each measure on all rows, followed by its values on the resamples: (1 + bootstrap_samples,)."""
+        new = [measure for measure in dict.fromkeys(measures.values()) if measure not in self._cache]
         if new:
-            parts = [
-                [measure(weights) for measure in new] for weights in (np.ones((1, self.rows)), *self._samples_of_rows())
-            ]
-            self._known |= {
+            parts = [[measure(weights) for measure in new] for weights in (np.ones((1, self.rows)), *self._resamples())]
+            self._cache |= {
                 measure: np.concatenate(values) for measure, values in zip(new, zip(*parts, strict=True), strict=True)
             }
-        return {name: self._known[measure] for name, measure in measures.items()}
+        return {name: self._cache[measure] for name, measure in measures.items()}
 
-    def _samples_of_rows(self) -> Iterator[Weights]:
-        """How often each row was drawn, for some samples at a time; a row's numbers lie together in memory."""
+    def _resamples(self) -> Iterator[Weights]:
+        """How often each row was drawn, for some resamples at a time; a row's counts are contiguous in memory."""
         generator = np.random.default_rng([self.seed, 3])
         at_once = max(1, CELLS // self.rows)
         for start in range(0, self.bootstrap_samples, at_once):
@@ -90,8 +89,8 @@ class Bootstrap:
             counts = np.bincount(cells.ravel(), minlength=self.rows * draws)
             yield counts.reshape(self.rows, draws).astype(np.float64).T
 
-    def _interval(self, drawn: Values) -> tuple[float, float]:
-        finite = drawn[np.isfinite(drawn)]
+    def _interval(self, values: Values) -> tuple[float, float]:
+        finite = values[np.isfinite(values)]
         if not len(finite):
             return float("nan"), float("nan")
         low, high = np.quantile(finite, self.tails)
@@ -100,7 +99,7 @@ class Bootstrap:
 
 @dataclass(frozen=True)
 class Metric:
-    """A measure, whether more of it is better, and how exactly it was taken where there are several ways."""
+    """A measure, whether higher is better, and sacrebleu's signature of how it was computed."""
 
     measure: Measure
     higher: bool = True
@@ -108,15 +107,15 @@ class Metric:
 
     @property
     def sign(self) -> int:
-        """What a difference is multiplied by, so that positive is better."""
+        """The factor that makes positive differences better."""
         return 1 if self.higher else -1
 
 
-def on(measure: Measure, where: npt.NDArray[np.bool_]) -> Measure:
-    """The measure of the rows `where` alone: (rows,)."""
-    return lambda weights: measure(weights * where)
+def on_rows(measure: Measure, mask: npt.NDArray[np.bool_]) -> Measure:
+    """The measure on the rows of a mask only: (rows,)."""
+    return lambda weights: measure(weights * mask)
 
 
 def _rounded(number: float) -> float:
-    """Four decimals, or four digits of what is smaller or larger."""
+    """Four decimals; four significant digits below 0.01 and from 1000 on."""
     return round(number, 4) if 1e-2 < abs(number) < 1e3 else float(f"{number:.4g}")

@@ -1,7 +1,8 @@
-"""Metrics of classes: one for each row, or any number."""
+"""Metrics of classification: one class or any number of labels for each row."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import numpy as np
@@ -12,103 +13,109 @@ from pretune.evaluation.metrics.bootstrap import Measure, Metric, Values
 from pretune.evaluation.metrics.statistics import Table
 from pretune.objectives.predictions import Classes, ManyLabels
 
+Flags = npt.NDArray[np.bool_]  # (rows,) or (rows, classes)
+Column = npt.NDArray[np.float64]  # (rows,)
 BINS = 15  # of equal width, for the calibration error (Guo et al. 2017)
-THRESHOLD = 0.5  # from which on a label is given
-SMALLEST = float(np.finfo(np.float32).eps)  # of a probability whose logarithm is taken
+THRESHOLD = 0.5  # probability from which a label is predicted
+SMALLEST = float(np.finfo(np.float32).eps)  # probability in a logarithm
 
 
-def classes(found: Classes) -> dict[str, Metric]:
+def classes(predictions: Classes) -> dict[str, Metric]:
     """Metrics of one class for each row; of two classes the second is the positive one."""
-    number = len(found.names)
-    probabilities = found.probabilities.astype(np.float64)
-    chosen = probabilities.argmax(axis=1)
-    right = np.eye(number, dtype=bool)[found.targets]
-    given = np.eye(number, dtype=bool)[chosen]
-    of_target = probabilities[np.arange(len(chosen)), found.targets]
-    squared = ((probabilities - right) ** 2).sum(axis=1) / (2 if number == 2 else 1)
-    asked = [1] if number == 2 else list(range(number))
+    number = len(predictions.names)
+    probabilities = predictions.probabilities.astype(np.float64)
+    best = probabilities.argmax(axis=1)
+    correct = best == predictions.targets
+    true = np.eye(number, dtype=bool)[predictions.targets]
+    predicted = np.eye(number, dtype=bool)[best]
+    of_target = probabilities[np.arange(len(best)), predictions.targets]
+    squared = ((probabilities - true) ** 2).sum(axis=1) / (2 if number == 2 else 1)
+    columns = [1] if number == 2 else list(range(number))
     return {
-        "accuracy": Metric(statistics.mean(chosen == found.targets)),
-        "macro_f1": Metric(counts(right, given, "f1", "macro")),
-        "weighted_f1": Metric(counts(right, given, "f1", "weighted")),
-        "macro_precision": Metric(counts(right, given, "precision", "macro")),
-        "macro_recall": Metric(counts(right, given, "recall", "macro")),
-        "mcc": Metric(matthews(right, given)),
-        "roc_auc": Metric(statistics.average([statistics.roc_auc(right[:, i], probabilities[:, i]) for i in asked])),
-        "pr_auc": Metric(
-            statistics.average([statistics.average_precision(right[:, i], probabilities[:, i]) for i in asked])
-        ),
+        "accuracy": Metric(statistics.mean(correct)),
+        "macro_f1": Metric(f_measure(true, predicted, "f1", "macro")),
+        "weighted_f1": Metric(f_measure(true, predicted, "f1", "weighted")),
+        "macro_precision": Metric(f_measure(true, predicted, "precision", "macro")),
+        "macro_recall": Metric(f_measure(true, predicted, "recall", "macro")),
+        "mcc": Metric(matthews_correlation(true, predicted)),
+        "roc_auc": _over_classes(statistics.roc_auc, true, probabilities, columns),
+        "pr_auc": _over_classes(statistics.average_precision, true, probabilities, columns),
         "log_loss": Metric(statistics.mean(-np.log(np.clip(of_target, SMALLEST, 1.0))), higher=False),
         "brier": Metric(statistics.mean(squared), higher=False),
-        "calibration_error": Metric(calibration(chosen == found.targets, probabilities.max(axis=1)), higher=False),
+        "calibration_error": Metric(calibration_error(correct, probabilities.max(axis=1)), higher=False),
     }
 
 
-def many_labels(found: ManyLabels) -> dict[str, Metric]:
-    """Metrics of any number of classes for each row."""
-    probabilities = found.probabilities.astype(np.float64)
-    right, given = found.targets, probabilities >= THRESHOLD
-    columns = range(len(found.names))
+def many_labels(predictions: ManyLabels) -> dict[str, Metric]:
+    """Metrics of any number of labels for each row."""
+    probabilities = predictions.probabilities.astype(np.float64)
+    true, predicted = predictions.targets, probabilities >= THRESHOLD
+    columns = range(len(predictions.names))
     clipped = np.clip(probabilities, SMALLEST, 1 - SMALLEST)
-    entropy = -np.where(right, np.log(clipped), np.log1p(-clipped)).mean(axis=1)
+    entropy = -np.where(true, np.log(clipped), np.log1p(-clipped)).mean(axis=1)
     return {
-        "micro_f1": Metric(counts(right, given, "f1", "micro")),
-        "macro_f1": Metric(counts(right, given, "f1", "macro")),
-        "exact_match": Metric(statistics.mean((right == given).all(axis=1))),
-        "hamming_loss": Metric(statistics.mean((right != given).mean(axis=1)), higher=False),
-        "roc_auc": Metric(statistics.average([statistics.roc_auc(right[:, i], probabilities[:, i]) for i in columns])),
-        "pr_auc": Metric(
-            statistics.average([statistics.average_precision(right[:, i], probabilities[:, i]) for i in columns])
-        ),
+        "micro_f1": Metric(f_measure(true, predicted, "f1", "micro")),
+        "macro_f1": Metric(f_measure(true, predicted, "f1", "macro")),
+        "exact_match": Metric(statistics.mean((true == predicted).all(axis=1))),
+        "hamming_loss": Metric(statistics.mean((true != predicted).mean(axis=1)), higher=False),
+        "roc_auc": _over_classes(statistics.roc_auc, true, probabilities, columns),
+        "pr_auc": _over_classes(statistics.average_precision, true, probabilities, columns),
         "log_loss": Metric(statistics.mean(entropy), higher=False),
-        "brier": Metric(statistics.mean(((probabilities - right) ** 2).mean(axis=1)), higher=False),
+        "brier": Metric(statistics.mean(((probabilities - true) ** 2).mean(axis=1)), higher=False),
     }
 
 
-def counts(right: npt.NDArray[np.bool_], given: npt.NDArray[np.bool_], which: str, average: str) -> Measure:
-    """Precision, recall or F1 of (rows, classes): see from_counts."""
-    table = np.concatenate([right & given, right, given], axis=1)
-    return statistics.of_sums(table, partial(from_counts, which=which, average=average))
+def _over_classes(
+    area: Callable[[Flags, Column], Measure], true: Flags, probabilities: Table, columns: Iterable[int]
+) -> Metric:
+    """The mean of the area under a curve over classes, each against the rest."""
+    return Metric(statistics.average([area(true[:, i], probabilities[:, i]) for i in columns]))
 
 
-def from_counts(table: Table, *, which: str, average: str) -> Values:
-    """Precision, recall or F1 of (draws, 3 x classes): hits, those wanted, those given; averaged as scikit-learn does.
+def f_measure(true: Flags, predicted: Flags, score: str, average: str) -> Measure:
+    """Precision, recall or F1 of (rows, classes): see f_score."""
+    counts = np.concatenate([true & predicted, true, predicted], axis=1)
+    return statistics.of_sums(counts, partial(f_score, score=score, average=average))
 
-    Nothing over nothing is 0; classes that are neither wanted nor given anywhere do not count.
+
+def f_score(counts: Table, *, score: str, average: str) -> Values:
+    """Precision, recall or F1, averaged as scikit-learn does.
+
+    counts: (draws, 3 x classes), for each class the true positives, the true rows and the predicted rows. Classes that
+    are neither true nor predicted in any row do not count; otherwise zero by zero is 0.
     """
-    true, wanted, said = np.split(table, 3, axis=1)
+    hits, true, predicted = np.split(counts, 3, axis=1)
     if average == "micro":
-        true, wanted, said = (part.sum(axis=1, keepdims=True) for part in (true, wanted, said))
-    below = {"f1": (wanted + said) / 2, "precision": said, "recall": wanted}[which]
-    scores = np.where(below > 0, true / below, 0.0)
-    shares = wanted if average == "weighted" else ((wanted + said) > 0).astype(np.float64)
+        hits, true, predicted = (part.sum(axis=1, keepdims=True) for part in (hits, true, predicted))
+    denominator = {"f1": (true + predicted) / 2, "precision": predicted, "recall": true}[score]
+    scores = np.where(denominator > 0, hits / denominator, 0.0)
+    shares = true if average == "weighted" else ((true + predicted) > 0).astype(np.float64)
     return np.asarray((scores * shares).sum(axis=1) / np.maximum(shares.sum(axis=1), 1e-12))
 
 
-def matthews(right: npt.NDArray[np.bool_], given: npt.NDArray[np.bool_]) -> Measure:
+def matthews_correlation(true: Flags, predicted: Flags) -> Measure:
     """Matthews' correlation for any number of classes (Gorodkin 2004); 0 where it is not defined."""
-    number = right.shape[1]
+    number = true.shape[1]
 
-    def function(table: Table) -> Values:
-        wanted, said, true = table[:, :number], table[:, number : 2 * number], table[:, -1]
-        rows = wanted.sum(axis=1)
-        above = true * rows - (wanted * said).sum(axis=1)
-        squares = [rows**2 - (part**2).sum(axis=1) for part in (wanted, said)]
-        below = np.sqrt(squares[0] * squares[1])
-        return np.asarray(np.where(below > 0, above / below, 0.0))
+    def correlation(counts: Table) -> Values:
+        of_true, of_predicted, hits = counts[:, :number], counts[:, number : 2 * number], counts[:, -1]
+        rows = of_true.sum(axis=1)
+        numerator = hits * rows - (of_true * of_predicted).sum(axis=1)
+        squares = [rows**2 - (part**2).sum(axis=1) for part in (of_true, of_predicted)]
+        denominator = np.sqrt(squares[0] * squares[1])
+        return np.asarray(np.where(denominator > 0, numerator / denominator, 0.0))
 
-    hits = (right & given).any(axis=1, keepdims=True)
-    return statistics.of_sums(np.concatenate([right, given, hits], axis=1), function)
-
-
-def calibration(right: npt.NDArray[np.bool_], confidence: npt.NDArray[np.float64]) -> Measure:
-    """Expected calibration error: how far confidence is from accuracy, by bins of confidence."""
-    place = bins(confidence)
-    excess = np.eye(BINS)[place] * (right - confidence)[:, None]
-    table = np.column_stack([excess, np.ones(len(right))])
-    return statistics.of_sums(table, lambda found: np.abs(found[:, :-1]).sum(axis=1) / found[:, -1])
+    hits = (true & predicted).any(axis=1, keepdims=True)
+    return statistics.of_sums(np.concatenate([true, predicted, hits], axis=1), correlation)
 
 
-def bins(confidence: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """The bin of each confidence: the n-th holds those above n / BINS, up to and with (n + 1) / BINS."""
+def calibration_error(correct: Flags, confidence: Column) -> Measure:
+    """Expected calibration error: the distance between confidence and accuracy, by bins of confidence."""
+    excess = np.eye(BINS)[confidence_bins(confidence)] * (correct - confidence)[:, None]
+    table = np.column_stack([excess, np.ones(len(correct))])
+    return statistics.of_sums(table, lambda sums: np.abs(sums[:, :-1]).sum(axis=1) / sums[:, -1])
+
+
+def confidence_bins(confidence: Column) -> npt.NDArray[np.int64]:
+    """The bin of each confidence: bin n holds those above n / BINS and up to (n + 1) / BINS."""
     return np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)

@@ -1,18 +1,14 @@
-"""Metrics of every form of predictions, with intervals; two models are compared on the same rows."""
+"""Metrics of every form of predictions, with intervals; models are compared on the same rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from pretune.evaluation.metrics import classification, regression, text
-from pretune.evaluation.metrics.bootstrap import Bootstrap, Difference, Metric, on
+from pretune.evaluation.metrics.bootstrap import Bootstrap, Difference, Metric, on_rows
+from pretune.evaluation.slices import Mask
 from pretune.objectives.predictions import Answers, Classes, Likelihoods, ManyLabels, Numbers, Predictions, Tags, Texts
-
-Where = npt.NDArray[np.bool_]  # (rows,)
 
 FORMS: dict[type, Callable[[Any], dict[str, Metric]]] = {
     Classes: classification.classes,
@@ -25,38 +21,40 @@ FORMS: dict[type, Callable[[Any], dict[str, Metric]]] = {
 }
 
 
-def metrics(found: Predictions) -> dict[str, Metric]:
-    """The metrics of this form; the first is the headline, by which models are told apart."""
-    return FORMS[type(found)](found)
+def metrics(predictions: Predictions) -> dict[str, Metric]:
+    """The metrics of this form of predictions; the first is the headline, by which models are compared."""
+    return FORMS[type(predictions)](predictions)
 
 
-def count(found: Predictions) -> int:
+def count(predictions: Predictions) -> int:
     """The number of rows."""
-    return len(found.nats if isinstance(found, Likelihoods) else found.targets)
+    return len(predictions.nats if isinstance(predictions, Likelihoods) else predictions.targets)
 
 
-def measured(said: Mapping[str, Predictions], bootstrap: Bootstrap) -> dict[str, Any]:
-    """Every model's metrics, and in the first of them by how much the first model is better than each other one."""
+def evaluate_models(predictions: Mapping[str, Predictions], bootstrap: Bootstrap) -> dict[str, Any]:
+    """{model: {metric: estimate}}, and under "gain" by how much the first model is better than each other one."""
     result: dict[str, Any] = {"test_rows": bootstrap.rows}
-    known = {name: metrics(found) for name, found in said.items()}
-    for name, each in known.items():
-        scores = bootstrap.estimates({key: metric.measure for key, metric in each.items()})
-        result[name] = {key: estimate.as_dict() for key, estimate in scores.items()}
-    own, *others = known.values()
-    result["gain"] = {
-        name: gain(own, each, bootstrap).as_dict() for name, each in zip(list(known)[1:], others, strict=True)
-    }
+    by_model = {name: metrics(predicted) for name, predicted in predictions.items()}
+    for name, model_metrics in by_model.items():
+        estimates = bootstrap.estimates({key: metric.measure for key, metric in model_metrics.items()})
+        result[name] = {key: estimate.as_dict() for key, estimate in estimates.items()}
+    first, *others = by_model
+    result["gain"] = {name: gain(by_model[first], by_model[name], bootstrap).as_dict() for name in others}
     return result
 
 
 def gain(better: Mapping[str, Metric], worse: Mapping[str, Metric], bootstrap: Bootstrap, name: str = "") -> Difference:
-    """By how much `better` is better in one metric (default: the headline), row by row; above 0 is better, always."""
+    """By how much `better` is better in one metric (default: the headline), row by row; positive is always better."""
     name = name or next(iter(better))
     return bootstrap.difference(better[name].measure, worse[name].measure, sign=better[name].sign)
 
 
-def sliced(found: Predictions, slices: Mapping[str, Where], bootstrap: Bootstrap) -> list[dict[str, float | str]]:
-    """The headline on each slice of the rows, with its interval."""
-    measure = next(iter(metrics(found).values())).measure
-    scores = bootstrap.estimates({name: on(measure, where) for name, where in slices.items()})
-    return [{"slice": name, "rows": int(slices[name].sum()), **each.as_dict()} for name, each in scores.items()]
+def evaluate_slices(
+    predictions: Predictions, masks: Mapping[str, Mask], bootstrap: Bootstrap
+) -> list[dict[str, float | str]]:
+    """The headline on each slice, with its interval. masks: {slice: mask of its rows}."""
+    measure = next(iter(metrics(predictions).values())).measure
+    estimates = bootstrap.estimates({name: on_rows(measure, mask) for name, mask in masks.items()})
+    return [
+        {"slice": name, "rows": int(masks[name].sum()), **estimate.as_dict()} for name, estimate in estimates.items()
+    ]

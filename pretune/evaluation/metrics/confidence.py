@@ -1,4 +1,4 @@
-"""Confidence before and after temperature scaling (objectives/finetuning/calibration.py), and that of the baselines."""
+"""The effect of temperature scaling (objectives/finetuning/calibration.py) on metrics; scaling for the baselines."""
 
 from __future__ import annotations
 
@@ -15,37 +15,40 @@ from pretune.evaluation.metrics.bootstrap import Bootstrap
 from pretune.objectives.finetuning import calibration
 from pretune.objectives.predictions import Classes, Floats, ManyLabels
 
-Sure = TypeVar("Sure", bound=Classes | ManyLabels)
-SHOWN = ("log_loss", "brier", "calibration_error")
+Probabilistic = TypeVar("Probabilistic", bound=Classes | ManyLabels)
+METRICS = ("log_loss", "brier", "calibration_error")  # of confidence
 SMALLEST = float(np.finfo(np.float32).tiny)
 
 
-def powered(found: Sure, power: float) -> Sure:
-    """Each probability to a power, by their sum: what logits times `power` lead to."""
-    p = np.clip(found.probabilities.astype(np.float64), SMALLEST, 1.0)
+def raise_to_power(predictions: Probabilistic, power: float) -> Probabilistic:
+    """The probabilities to a power, normalised: what logits times `power` give."""
+    p = np.clip(predictions.probabilities.astype(np.float64), SMALLEST, 1.0)
     powers = p**power
-    others = powers.sum(axis=1, keepdims=True) if isinstance(found, Classes) else powers + (1 - p) ** power
-    return replace(found, probabilities=(powers / others).astype(np.float32))
+    total = powers.sum(axis=1, keepdims=True) if isinstance(predictions, Classes) else powers + (1 - p) ** power
+    return replace(predictions, probabilities=(powers / total).astype(np.float32))
 
 
-def measured(found: Classes | ManyLabels, temperature: float, bootstrap: Bootstrap) -> dict[str, Any]:
-    """The temperature, and those of SHOWN that there are, without it and with it; all are better when they are low."""
+def evaluate_calibration(predictions: Classes | ManyLabels, temperature: float, bootstrap: Bootstrap) -> dict[str, Any]:
+    """The temperature, and METRICS without and with it; all are better when they are lower.
+
+    predictions: with the temperature.
+    """
     result: dict[str, Any] = {"temperature": temperature}
-    for name, said in (("before", powered(found, temperature)), ("after", found)):
-        measures = {key: metric.measure for key, metric in compute.metrics(said).items() if key in SHOWN}
-        result[name] = {key: each.as_dict() for key, each in bootstrap.estimates(measures).items()}
+    for name, version in (("before", raise_to_power(predictions, temperature)), ("after", predictions)):
+        measures = {key: metric.measure for key, metric in compute.metrics(version).items() if key in METRICS}
+        result[name] = {key: estimate.as_dict() for key, estimate in bootstrap.estimates(measures).items()}
     return result
 
 
-def fitted(found: Sure, held_out: Floats, targets: npt.NDArray[Any]) -> Sure:
-    """The answers of a simple model with the temperature that fits what it says of rows held out.
+def calibrate(predictions: Probabilistic, held_out: Floats, targets: npt.NDArray[Any]) -> Probabilistic:
+    """The predictions of a simple model, with a temperature that is fitted to held-out rows.
 
-    held_out: (rows, classes), its probabilities; targets: (rows,) int64, or (rows, classes) bool.
+    held_out: (rows, classes), the model's probabilities; targets: (rows,) int64, or (rows, classes) bool.
     """
     p = torch.from_numpy(held_out.astype(np.float64)).clip(SMALLEST, 1 - 1e-7)
-    if isinstance(found, Classes):
+    if isinstance(predictions, Classes):
         temperature = calibration.temperature(p.log(), torch.from_numpy(targets), functional.cross_entropy)
     else:
-        aims = torch.from_numpy(targets.astype(np.float64))
-        temperature = calibration.temperature(p.logit(), aims, functional.binary_cross_entropy_with_logits)
-    return powered(found, 1 / temperature)
+        true = torch.from_numpy(targets.astype(np.float64))
+        temperature = calibration.temperature(p.logit(), true, functional.binary_cross_entropy_with_logits)
+    return raise_to_power(predictions, 1 / temperature)

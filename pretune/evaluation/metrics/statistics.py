@@ -1,4 +1,4 @@
-"""Metrics that follow from sums over rows, and those that follow from the order of scores: as measures."""
+"""Measures: functions of sums over rows, and areas under curves of ranked scores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Table = npt.NDArray[np.float64]
 
 
 def of_sums(statistics: npt.ArrayLike, function: Callable[[Table], Values]) -> Measure:
-    """A metric that is a `function` of (draws, statistics), the sums over rows of (rows, statistics)."""
+    """A `function` of (draws, statistics), the weighted sums over rows of (rows, statistics)."""
     table = np.asarray(statistics, dtype=np.float64)
 
     def measure(weights: Weights) -> Values:
@@ -25,26 +25,26 @@ def of_sums(statistics: npt.ArrayLike, function: Callable[[Table], Values]) -> M
 
 def mean(values: npt.ArrayLike) -> Measure:
     """The mean of one value per row: (rows,)."""
-    found = np.asarray(values, dtype=np.float64)
-    return ratio(found, np.ones(len(found)))
+    column = np.asarray(values, dtype=np.float64)
+    return ratio(column, np.ones(len(column)))
 
 
-def ratio(above: npt.ArrayLike, below: npt.ArrayLike) -> Measure:
-    """The sum of one value per row over the sum of another: (rows,), (rows,)."""
-    return of_sums(np.column_stack([above, below]), lambda sums: sums[:, 0] / sums[:, 1])
+def ratio(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Measure:
+    """The sum of one value per row divided by the sum of another: (rows,), (rows,)."""
+    return of_sums(np.column_stack([numerator, denominator]), lambda sums: sums[:, 0] / sums[:, 1])
 
 
 def roc_auc(positive: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating]) -> Measure:
-    """Area under the ROC curve: the chance that a positive row scores above a negative one, ties by half."""
+    """Area under the ROC curve: the probability that a positive row scores above a negative one; ties count half."""
     ranked = _ranked(positive, scores)
 
     def measure(weights: Weights) -> Values:
-        between, tied, above, beyond = ranked(weights)
+        between, tied, hits, beyond = ranked(weights)
         lower = between.cumsum(axis=0)
         lower[1:] += tied.cumsum(axis=0)[:-1]
         negative = lower[-1] + tied[-1] + beyond if len(lower) else beyond
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray((above * (lower + tied / 2)).sum(axis=0) / (above.sum(axis=0) * negative))
+            return np.asarray((hits * (lower + tied / 2)).sum(axis=0) / (hits.sum(axis=0) * negative))
 
     return measure
 
@@ -54,27 +54,27 @@ def average_precision(positive: npt.NDArray[np.bool_], scores: npt.NDArray[np.fl
     ranked = _ranked(positive, scores)
 
     def measure(weights: Weights) -> Values:
-        between, tied, above, beyond = ranked(weights)
-        found = above[::-1].cumsum(axis=0)
-        other = (above + tied)[::-1]  # and what was said before them by mistake
-        other[:1] += beyond
-        other[1:] += between[:0:-1]
+        between, tied, hits, beyond = ranked(weights)
+        true_positives = hits[::-1].cumsum(axis=0)
+        predicted = (hits + tied)[::-1]  # per threshold, from the highest; below: the negative rows in between
+        predicted[:1] += beyond
+        predicted[1:] += between[:0:-1]
         with np.errstate(divide="ignore", invalid="ignore"):
-            precision = np.where(found > 0, found / other.cumsum(axis=0), 0.0)
-            return np.asarray((above[::-1] * precision).sum(axis=0) / above.sum(axis=0))
+            precision = np.where(true_positives > 0, true_positives / predicted.cumsum(axis=0), 0.0)
+            return np.asarray((hits[::-1] * precision).sum(axis=0) / hits.sum(axis=0))
 
     return measure
 
 
 def average(measures: list[Measure]) -> Measure:
-    """The mean of several measures, those without a value left out."""
+    """The mean of several measures; those without a value are left out."""
 
     def measure(weights: Weights) -> Values:
-        values = np.stack([each(weights) for each in measures])
-        known = np.isfinite(values)
+        values = np.stack([part(weights) for part in measures])
+        finite = np.isfinite(values)
         with np.errstate(invalid="ignore"):
-            found = np.where(known, values, 0.0).sum(axis=0) / known.sum(axis=0)
-        return np.asarray(found)
+            mean_value = np.where(finite, values, 0.0).sum(axis=0) / finite.sum(axis=0)
+        return np.asarray(mean_value)
 
     return measure
 
@@ -82,22 +82,25 @@ def average(measures: list[Measure]) -> Measure:
 def _ranked(
     positive: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating]
 ) -> Callable[[Weights], tuple[Table, Table, Table, Values]]:
-    """A function that sums weights: (scores of positive rows, draws), by rising score, and (draws,).
+    """A function from weights to sums of weights, by the ascending scores of positive rows: (scores, draws).
 
-    Of the negative rows below that score and above the one before, of the negative ones that have it, of the positive
-    ones that have it; and of the negative rows above all of them. A sparse product adds up just what is in each sum.
+    The sums are those of the negative rows between the score before and this one, of the negative rows with this
+    score, of the positive rows with this score; and (draws,), of the negative rows above all of these scores. A sparse
+    product adds only the rows that belong to each sum.
     """
     from scipy.sparse import csr_array
 
     steps = np.unique(scores[positive])
     place = np.searchsorted(steps, scores)  # of the first step that is not lower
     ties = np.append(steps, np.nan)[place] == scores
-    number = np.where(positive, 2, np.where(ties, 1, 0)) * len(steps) + place
-    number[place == len(steps)] = 3 * len(steps)
-    sums = csr_array((np.ones(len(scores)), (number, np.arange(len(scores)))), shape=(3 * len(steps) + 1, len(scores)))
+    group = np.where(positive, 2, np.where(ties, 1, 0)) * len(steps) + place
+    group[place == len(steps)] = 3 * len(steps)
+    members = csr_array(
+        (np.ones(len(scores)), (group, np.arange(len(scores)))), shape=(3 * len(steps) + 1, len(scores))
+    )
 
-    def measure(weights: Weights) -> tuple[Table, Table, Table, Values]:
-        found = sums @ np.ascontiguousarray(weights.T)
-        return (*np.split(found[:-1], 3), found[-1])
+    def grouped(weights: Weights) -> tuple[Table, Table, Table, Values]:
+        sums = members @ np.ascontiguousarray(weights.T)
+        return (*np.split(sums[:-1], 3), sums[-1])
 
-    return measure
+    return grouped

@@ -1,4 +1,4 @@
-"""Metrics of tags for words, of answers to questions and of texts that were written."""
+"""Metrics of tags of words, of answers to questions and of generated texts."""
 
 from __future__ import annotations
 
@@ -13,100 +13,105 @@ import numpy as np
 
 from pretune.evaluation.metrics import statistics
 from pretune.evaluation.metrics.bootstrap import Measure, Metric, Values
-from pretune.evaluation.metrics.classification import from_counts
+from pretune.evaluation.metrics.classification import f_score
 from pretune.evaluation.metrics.statistics import Table
 from pretune.objectives.predictions import Answers, Tags, Texts
 
 CJK = r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"  # written without spaces: a character is a word
 
 
-def tags(found: Tags) -> dict[str, Metric]:
-    """Whole entities where tags are in the B-/I- scheme, besides single words."""
-    words = [len(row) for row in found.targets]
-    right = [
-        sum(a == b for a, b in zip(*rows, strict=True)) for rows in zip(found.targets, found.predicted, strict=True)
-    ]
-    accuracy = {"accuracy": Metric(statistics.ratio(right, words))}
-    if any(tag.startswith("B-") for row in found.targets for tag in row):
-        pairs = [(entities(a), entities(b)) for a, b in zip(found.targets, found.predicted, strict=True)]
-        hits, wanted, said = np.array([(len(a & b), len(a), len(b)) for a, b in pairs], dtype=np.float64).T
+def tags(predictions: Tags) -> dict[str, Metric]:
+    """Scores of entities if the tags are in the B-/I- scheme; accuracy of single words in any case."""
+    rows = list(zip(predictions.targets, predictions.predicted, strict=True))
+    correct = [sum(a == b for a, b in zip(*row, strict=True)) for row in rows]
+    accuracy = {"accuracy": Metric(statistics.ratio(correct, [len(true) for true, _ in rows]))}
+    if any(tag.startswith("B-") for true, _ in rows for tag in true):
+        pairs = [(entities(true), entities(predicted)) for true, predicted in rows]
+        hits, true, predicted = np.array([(len(a & b), len(a), len(b)) for a, b in pairs], dtype=np.float64).T
         return {
-            "entity_f1": Metric(statistics.ratio(2 * hits, wanted + said)),
-            "entity_precision": Metric(statistics.ratio(hits, said)),
-            "entity_recall": Metric(statistics.ratio(hits, wanted)),
+            "entity_f1": Metric(statistics.ratio(2 * hits, true + predicted)),
+            "entity_precision": Metric(statistics.ratio(hits, predicted)),
+            "entity_recall": Metric(statistics.ratio(hits, true)),
         } | accuracy
-    return accuracy | {"macro_f1": Metric(_macro_f1(found))}
+    return accuracy | {"macro_f1": Metric(_macro_f1(predictions))}
 
 
 def entities(row: list[str]) -> set[tuple[int, int, str]]:
-    """(first word, word after the last, kind); an I- that follows nothing of its kind begins one, as in conlleval."""
-    found, start, kind = set(), 0, ""
+    """(first word, word after the last, type); an I- that continues no entity begins one, as in conlleval."""
+    spans, start, current = set(), 0, ""
     for place, tag in enumerate([*row, "O"]):
         prefix, _, name = tag.partition("-")
-        if kind and not (prefix == "I" and name == kind):
-            found.add((start, place, kind))
-            kind = ""
-        if not kind and prefix in {"B", "I"} and name:
-            start, kind = place, name
-    return found
+        if current and not (prefix == "I" and name == current):
+            spans.add((start, place, current))
+            current = ""
+        if not current and prefix in {"B", "I"} and name:
+            start, current = place, name
+    return spans
 
 
-def answers(found: Answers) -> dict[str, Metric]:
-    """Exact match and F1 over words as of SQuAD (Rajpurkar et al. 2016): the best of the right answers counts."""
-    pairs = list(zip(found.targets, found.predicted, strict=True))
-    exact = [max((normal(said) == normal(right) for right in rights), default=not said) for rights, said in pairs]
-    overlap = [max((shared_words(right, said) for right in rights), default=float(not said)) for rights, said in pairs]
+def answers(predictions: Answers) -> dict[str, Metric]:
+    """Exact match and F1 of words as in SQuAD (Rajpurkar et al. 2016): the best of the true answers counts."""
+    rows = list(zip(predictions.targets, predictions.predicted, strict=True))
+    exact = [
+        max((normalise(predicted) == normalise(true) for true in targets), default=not predicted)
+        for targets, predicted in rows
+    ]
+    overlap = [
+        max((word_f1(true, predicted) for true in targets), default=float(not predicted)) for targets, predicted in rows
+    ]
     return {"f1": Metric(statistics.mean(overlap)), "exact_match": Metric(statistics.mean(exact))}
 
 
-def texts(found: Texts) -> dict[str, Metric]:
-    """ChrF and BLEU as sacrebleu takes them; their signatures say how.
+def texts(predictions: Texts) -> dict[str, Metric]:
+    """ChrF and BLEU by sacrebleu, with its signatures.
 
-    chrF first: it agrees with people more often (Kocmi et al. 2021), and BLEU is 0 where no answer has four words.
+    chrF first: it agrees with people more often (Kocmi et al. 2021), and BLEU is 0 where no text has four words.
     """
     from sacrebleu.metrics import BLEU, CHRF
 
-    same = [said.strip() == right.strip() for right, said in zip(found.targets, found.predicted, strict=True)]
+    pairs = zip(predictions.targets, predictions.predicted, strict=True)
     return {
-        "chrf": _corpus(CHRF(), found),
-        "bleu": _corpus(BLEU(), found),
-        "exact_match": Metric(statistics.mean(same)),
+        "chrf": _corpus_metric(CHRF(), predictions),
+        "bleu": _corpus_metric(BLEU(), predictions),
+        "exact_match": Metric(statistics.mean([predicted.strip() == true.strip() for true, predicted in pairs])),
     }
 
 
-def normal(text: str) -> str:
-    """Lower case, without punctuation of any language (Lewis et al. 2020), English articles and superfluous space."""
+def normalise(text: str) -> str:
+    """Lower case, without punctuation of any script (Lewis et al. 2020), English articles and extra spaces."""
     kept = "".join(c for c in text.lower() if not (c in string.punctuation or unicodedata.category(c)[0] == "P"))
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
 
 
-def shared_words(right: str, said: str) -> float:
-    """F1 between the words of two answers."""
-    first, second = (re.findall(rf"{CJK}|(?:(?!{CJK})\S)+", normal(text)) for text in (right, said))
+def word_f1(true: str, predicted: str) -> float:
+    """F1 of the words of an answer; in Chinese and Japanese of the characters."""
+    first, second = (re.findall(rf"{CJK}|(?:(?!{CJK})\S)+", normalise(text)) for text in (true, predicted))
     shared = sum((Counter(first) & Counter(second)).values())
     if not first or not second:
         return float(first == second)
     return 2 * shared / (len(first) + len(second))
 
 
-def _macro_f1(found: Tags) -> Measure:
-    """Over tags, each of a word; the rows that are drawn are still sentences."""
-    names = sorted({tag for part in (found.targets, found.predicted) for row in part for tag in row})
-    number = {name: place for place, name in enumerate(names)}
-    table = np.zeros((len(found.targets), 3, len(names)))
-    for row, (right, said) in enumerate(zip(found.targets, found.predicted, strict=True)):
-        for wanted, given in zip(right, said, strict=True):
-            table[row, 0, number[wanted]] += wanted == given
-            table[row, 1, number[wanted]] += 1
-            table[row, 2, number[given]] += 1
-    return statistics.of_sums(table.reshape(len(table), -1), partial(from_counts, which="f1", average="macro"))
+def _macro_f1(predictions: Tags) -> Measure:
+    """Macro F1 of the tags of words. The rows that the bootstrap draws are still sentences."""
+    rows = list(zip(predictions.targets, predictions.predicted, strict=True))
+    names = sorted({tag for row in rows for sentence in row for tag in sentence})
+    column = {name: number for number, name in enumerate(names)}
+    counts = np.zeros((len(rows), 3, len(names)))
+    for row, sentences in enumerate(rows):
+        for true, predicted in zip(*sentences, strict=True):
+            counts[row, 0, column[true]] += true == predicted
+            counts[row, 1, column[true]] += 1
+            counts[row, 2, column[predicted]] += 1
+    return statistics.of_sums(counts.reshape(len(rows), -1), partial(f_score, score="f1", average="macro"))
 
 
-def _corpus(metric: Any, found: Texts) -> Metric:
-    """A metric of sacrebleu's: it adds up statistics of sentences, which are what is drawn."""
-    table = np.array(metric._extract_corpus_statistics(found.predicted, [found.targets]))  # public only for one draw
+def _corpus_metric(metric: Any, predictions: Texts) -> Metric:
+    """A metric of sacrebleu: it adds up statistics of sentences, which the bootstrap draws."""
+    # sacrebleu's public functions score one set of sentences only
+    table = np.array(metric._extract_corpus_statistics(predictions.predicted, [predictions.targets]))
 
-    def function(totals: Table) -> Values:
-        return np.array([metric._compute_score_from_stats([round(each) for each in row]).score for row in totals])
+    def score(totals: Table) -> Values:
+        return np.array([metric._compute_score_from_stats([round(x) for x in row]).score for row in totals])
 
-    return Metric(statistics.of_sums(table, function), signature=str(metric.get_signature()))
+    return Metric(statistics.of_sums(table, score), signature=str(metric.get_signature()))

@@ -1,4 +1,4 @@
-"""The rows on which a model is furthest off: what a person should look at first."""
+"""The worst mistakes of a model: the rows that a person should look at first."""
 
 from __future__ import annotations
 
@@ -9,77 +9,80 @@ from typing import Any
 import numpy as np
 
 from pretune.evaluation.metrics.classification import THRESHOLD
-from pretune.evaluation.metrics.text import normal, shared_words
+from pretune.evaluation.metrics.text import normalise, word_f1
 from pretune.objectives.predictions import Answers, Classes, Likelihoods, ManyLabels, Numbers, Predictions, Tags, Texts
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """row: its number; by: how far off, in words."""
+    """row: its number; true: the target; predicted: the model's answer; by: the size of the mistake, in words."""
 
     row: int
-    wanted: str
-    said: str
+    true: str
+    predicted: str
     by: str
 
 
-Ranked = Iterator[tuple[float, Mistake]]  # how bad it is
+Ranked = Iterator[tuple[float, Mistake]]  # the first number is larger for worse mistakes
 
 
-def worst(found: Predictions, most: int) -> list[Mistake]:
-    """At most `most` mistakes, the worst first: those made with most confidence, where a model tells it."""
-    ranked = sorted(FORMS[type(found)](found), key=lambda each: (-each[0], each[1].row))
-    return [mistake for _, mistake in ranked[:most]]
+def worst_mistakes(predictions: Predictions, limit: int) -> list[Mistake]:
+    """At most `limit` mistakes, the worst first; of classes and answers those with the highest confidence."""
+    ranked = sorted(FORMS[type(predictions)](predictions), key=lambda pair: (-pair[0], pair[1].row))
+    return [mistake for _, mistake in ranked[:limit]]
 
 
-def _classes(found: Classes) -> Ranked:
-    best = found.probabilities.argmax(axis=1)
-    for row in np.flatnonzero(best != found.targets):
-        sure = float(found.probabilities[row, best[row]])
-        yield sure, Mistake(int(row), found.names[found.targets[row]], found.names[best[row]], f"{sure:.3f} sure")
+def _classes(predictions: Classes) -> Ranked:
+    names, targets, probabilities = predictions.names, predictions.targets, predictions.probabilities
+    best = probabilities.argmax(axis=1)
+    for row in np.flatnonzero(best != targets):
+        confidence = float(probabilities[row, best[row]])
+        yield confidence, Mistake(int(row), names[targets[row]], names[best[row]], f"{confidence:.3f} sure")
 
 
-def _many_labels(found: ManyLabels) -> Ranked:
-    for row, right in enumerate(found.targets):
-        said = found.probabilities[row] >= THRESHOLD
-        if (said != right).any():
-            off = float(np.abs(found.probabilities[row] - right).max())
-            names = [", ".join(np.array(found.names)[each].tolist()) for each in (right, said)]
-            yield off, Mistake(row, names[0], names[1], f"{off:.3f} off")
+def _many_labels(predictions: ManyLabels) -> Ranked:
+    names = np.array(predictions.names)
+    for row, (true, probabilities) in enumerate(zip(predictions.targets, predictions.probabilities, strict=True)):
+        predicted = probabilities >= THRESHOLD
+        if (predicted != true).any():
+            error = float(np.abs(probabilities - true).max())
+            labels = [", ".join(names[mask].tolist()) for mask in (true, predicted)]
+            yield error, Mistake(row, labels[0], labels[1], f"{error:.3f} off")
 
 
-def _numbers(found: Numbers) -> Ranked:
-    for row, off in enumerate(np.abs(found.predicted - found.targets).max(axis=1)):
-        wanted, said = (", ".join(f"{n:.4g}" for n in each[row]) for each in (found.targets, found.predicted))
-        yield float(off), Mistake(row, wanted, said, f"{off:.4g} off")
+def _numbers(predictions: Numbers) -> Ranked:
+    for row, (true, predicted) in enumerate(zip(predictions.targets, predictions.predicted, strict=True)):
+        error = float(np.abs(predicted - true).max())
+        texts = [", ".join(f"{number:.4g}" for number in numbers) for numbers in (true, predicted)]
+        yield error, Mistake(row, texts[0], texts[1], f"{error:.4g} off")
 
 
-def _tags(found: Tags) -> Ranked:
-    for row, (right, said) in enumerate(zip(found.targets, found.predicted, strict=True)):
-        if wrong := sum(a != b for a, b in zip(right, said, strict=True)):
-            yield float(wrong), Mistake(row, " ".join(right), " ".join(said), f"{wrong} words")
+def _tags(predictions: Tags) -> Ranked:
+    for row, (true, predicted) in enumerate(zip(predictions.targets, predictions.predicted, strict=True)):
+        if wrong := sum(a != b for a, b in zip(true, predicted, strict=True)):
+            yield float(wrong), Mistake(row, " ".join(true), " ".join(predicted), f"{wrong} words")
 
 
-def _answers(found: Answers) -> Ranked:
-    for row, (rights, said) in enumerate(zip(found.targets, found.predicted, strict=True)):
-        sure = found.best[row][0][1] if found.best[row] else 0.0
-        if normal(said) not in map(normal, rights) and (rights or said):
-            near = max((shared_words(right, said) for right in rights), default=0.0)
-            yield sure * (1 - near), Mistake(row, " / ".join(rights), said, f"{sure:.3f} sure")
+def _answers(predictions: Answers) -> Ranked:
+    for row, (true, predicted) in enumerate(zip(predictions.targets, predictions.predicted, strict=True)):
+        confidence = predictions.best[row][0][1] if predictions.best[row] else 0.0
+        if normalise(predicted) not in map(normalise, true) and (true or predicted):
+            overlap = max((word_f1(answer, predicted) for answer in true), default=0.0)
+            yield confidence * (1 - overlap), Mistake(row, " / ".join(true), predicted, f"{confidence:.3f} sure")
 
 
-def _texts(found: Texts) -> Ranked:
+def _texts(predictions: Texts) -> Ranked:
     from sacrebleu.metrics import CHRF
 
     chrf = CHRF()
-    for row, (right, said) in enumerate(zip(found.targets, found.predicted, strict=True)):
-        if said != right:
-            near = float(chrf.sentence_score(said, [right]).score)
-            yield 100 - near, Mistake(row, right, said, f"chrF {near:.1f}")
+    for row, (true, predicted) in enumerate(zip(predictions.targets, predictions.predicted, strict=True)):
+        if predicted != true:
+            score = float(chrf.sentence_score(predicted, [true]).score)
+            yield 100 - score, Mistake(row, true, predicted, f"chrF {score:.1f}")
 
 
-def _likelihoods(found: Likelihoods) -> Ranked:
-    for row, nats in enumerate(found.nats / found.tokens):
+def _likelihoods(predictions: Likelihoods) -> Ranked:
+    for row, nats in enumerate(predictions.nats / predictions.tokens):
         yield float(nats), Mistake(row, "", "", f"{nats:.3f} nats a token")
 
 

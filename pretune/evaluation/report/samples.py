@@ -1,4 +1,4 @@
-"""What a model writes on held-out rows, beside what stands there: to be read, not measured."""
+"""Texts that a model generates for test rows, next to the true texts: to be read, not measured."""
 
 from __future__ import annotations
 
@@ -7,40 +7,44 @@ from dataclasses import dataclass
 from typing import Any
 
 from pretune.data.rows import Row
-from pretune.evaluation import slices
+from pretune.evaluation.slices import input_text
 from pretune.objectives.predictions import Likelihoods, Predictions, Texts
 from pretune.predictor.text import CONTINUATION
 
-SAMPLES = 6  # rows, spread evenly over all
+SAMPLES = 6  # rows, evenly spaced
 
 
 @dataclass(frozen=True)
 class Sample:
-    """row: its number; asked: its text, or the beginning; wanted: what stands there."""
+    """row: its number; input: its text, or the beginning; true: the text that should follow; predicted: the model's."""
 
     row: int
-    asked: str
-    wanted: str
-    said: str
+    input: str
+    true: str
+    predicted: str
 
 
-def samples(found: Predictions, answers: Any, rows: Sequence[Row]) -> list[Sample]:
-    """Of a model that writes: its answers, or how it goes on. None of others. Likeliest tokens, so always the same."""
+def collect(predictions: Predictions, model: Any, rows: Sequence[Row]) -> list[Sample]:
+    """Samples of generated texts or of continuations; none of models that do not generate text.
+
+    model: a predictor. It always takes the likeliest token, so the samples are the same each time.
+    """
     places = sorted({round(number * (len(rows) - 1) / (SAMPLES - 1)) for number in range(SAMPLES)} if rows else ())
-    if isinstance(found, Texts):
-        return [Sample(n, slices.asked(rows[n]), found.targets[n], found.predicted[n]) for n in places]
-    if isinstance(found, Likelihoods):
-        return list(_continued(answers, rows, places))
+    if isinstance(predictions, Texts):
+        true, predicted = predictions.targets, predictions.predicted
+        return [Sample(place, input_text(rows[place]), true[place], predicted[place]) for place in places]
+    if isinstance(predictions, Likelihoods):
+        return list(_continuations(model, rows, places))
     return []
 
 
-def _continued(answers: Any, rows: Sequence[Row], places: Sequence[int]) -> Iterator[Sample]:
-    """The first half of each text, as far as the model has room to go on, and what follows it."""
-    room = max(1, answers.inference_config["length"] - CONTINUATION)
+def _continuations(model: Any, rows: Sequence[Row], places: Sequence[int]) -> Iterator[Sample]:
+    """The first half of each text, shortened so that the model can continue it, and the text that follows."""
+    room = max(1, model.inference_config["length"] - CONTINUATION)
     for place in places:
         text = rows[place]["text"]
-        spans = answers.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        spans = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         half = min(len(spans) // 2, room)
         if half:
-            end, last = (spans[min(number, len(spans)) - 1][1] for number in (half, half + CONTINUATION))
-            yield Sample(place, text[:end], text[end:last], answers.continuation(text[:end]))
+            middle, end = (spans[min(number, len(spans)) - 1][1] for number in (half, half + CONTINUATION))
+            yield Sample(place, text[:middle], text[middle:end], model.continuation(text[:middle]))

@@ -1,1 +1,1 @@
-"""Objectives that learn from labelled rows."""
+"""Objectives for labelled rows."""

@@ -15,7 +15,8 @@ from pretune.data.rows import Row
 from pretune.errors import DataError
 from pretune.objectives.base import ObjectiveContext
 from pretune.objectives.finetuning import calibration
-from pretune.objectives.finetuning.texts import TextObjective, smoothed
+from pretune.objectives.finetuning.classes import smooth
+from pretune.objectives.finetuning.texts import TextObjective
 from pretune.objectives.predictions import Classes
 from pretune.predictor import text
 
@@ -47,23 +48,22 @@ class Binary(TextObjective):
 
     @override
     def compute_metrics(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> dict[str, Tensor]:
-        aims = smoothed(targets, smoothing)
+        smoothed = smooth(targets, smoothing)
         return {
-            "loss": nn.functional.binary_cross_entropy_with_logits(logits, aims, reduction="sum"),
+            "loss": nn.functional.binary_cross_entropy_with_logits(logits, smoothed, reduction="sum"),
             "accuracy": ((logits > 0) == (targets > 0)).sum(),
         }
 
+    def _predictor(self, model: PreTrainedModel) -> text.Binary:
+        return text.Binary(model, self.context.inputs, self.inference_config(self.context))
+
     @override
     def temperature(self, model: PreTrainedModel) -> float:
-        logits = text.Binary(model, self.context.inputs, self.inference_config(self.context)).logits(self.rows)
+        logits = self._predictor(model).logits(self.rows)
         return calibration.temperature(logits, self.targets, nn.functional.binary_cross_entropy_with_logits)
 
     @override
     def predict(self, model: PreTrainedModel) -> Classes:
-        second = (
-            text.Binary(model, self.context.inputs, self.inference_config(self.context))
-            .probabilities(self.rows)[:, 0]
-            .numpy()
-        )
+        second = self._predictor(model).probabilities(self.rows)[:, 0].numpy()
         targets = self.targets[:, 0].long().numpy()
         return Classes(self.context.labels, targets, np.stack([1 - second, second], axis=1))

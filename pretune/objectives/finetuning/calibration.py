@@ -1,6 +1,6 @@
-"""Temperature scaling (Guo et al. 2017): one number that makes a model as sure as it is right.
+"""Temperature scaling (Guo et al. 2017): one divisor of the logits that calibrates a model's probabilities.
 
-Logits are divided by it when the model answers; what is likeliest stays the likeliest.
+The predicted class does not change.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-LEAST, MOST = 0.05, 20.0  # a temperature beyond these says that the rows cannot tell
+LOWEST, HIGHEST = 0.05, 20.0  # bounds of the search: a fit that ends there says that the rows do not determine it
 
 
 def temperature(logits: Tensor, targets: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> float:
-    """The temperature with the least mean `loss` (nats) on these rows, to four digits.
+    """The temperature that minimises the mean `loss` (nats) on these rows, to four significant digits.
 
-    logits: (rows, outputs) float32; targets: what `loss` takes beside them.
+    logits: (rows, outputs) float32; targets: the second argument of `loss`.
     """
     from scipy.optimize import minimize_scalar
 
-    precise = logits.double()
+    double = logits.double()
     aims = targets.double() if targets.is_floating_point() else targets
 
-    def at(logarithm: float) -> float:
-        return float(loss(precise / math.exp(logarithm), aims))
+    def loss_at(logarithm: float) -> float:
+        return float(loss(double / math.exp(logarithm), aims))
 
-    found = minimize_scalar(at, bounds=(math.log(LEAST), math.log(MOST)), method="bounded")
-    return float(f"{math.exp(found.x):.4g}")
+    minimum = minimize_scalar(loss_at, bounds=(math.log(LOWEST), math.log(HIGHEST)), method="bounded")
+    return float(f"{math.exp(minimum.x):.4g}")

@@ -13,7 +13,8 @@ from typing_extensions import override
 
 from pretune.data.rows import Row
 from pretune.objectives.finetuning import calibration
-from pretune.objectives.finetuning.texts import TextObjective, class_metrics, label_names
+from pretune.objectives.finetuning.classes import class_metrics, label_names
+from pretune.objectives.finetuning.texts import TextObjective
 from pretune.objectives.predictions import Classes
 from pretune.predictor import text
 
@@ -32,19 +33,22 @@ class Classification(TextObjective):
         return {"problem_type": "single_label_classification"} | label_names(labels)
 
     def encode_targets(self, rows: Sequence[Row]) -> Tensor:
-        """The number of each label: (texts,) int64."""
+        """The id of each label: (texts,) int64."""
         return torch.tensor([self.context.labels.index(row["label"]) for row in rows])
 
     @override
     def compute_metrics(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> dict[str, Tensor]:
         return class_metrics(logits, targets, smoothing)
 
+    def _predictor(self, model: PreTrainedModel) -> text.Class:
+        return text.Class(model, self.context.inputs, self.inference_config(self.context))
+
     @override
     def temperature(self, model: PreTrainedModel) -> float:
-        logits = text.Class(model, self.context.inputs, self.inference_config(self.context)).logits(self.rows)
+        logits = self._predictor(model).logits(self.rows)
         return calibration.temperature(logits, self.targets, functional.cross_entropy)
 
     @override
     def predict(self, model: PreTrainedModel) -> Classes:
-        found = text.Class(model, self.context.inputs, self.inference_config(self.context)).probabilities(self.rows)
-        return Classes(self.context.labels, self.targets.numpy(), found.numpy())
+        probabilities = self._predictor(model).probabilities(self.rows)
+        return Classes(self.context.labels, self.targets.numpy(), probabilities.numpy())

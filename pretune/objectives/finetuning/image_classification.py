@@ -18,7 +18,7 @@ from pretune.data.loading.batch import Movable
 from pretune.data.rows import Row
 from pretune.objectives.base import FinetuningObjective, ObjectiveContext
 from pretune.objectives.finetuning import calibration
-from pretune.objectives.finetuning.texts import class_metrics, label_names
+from pretune.objectives.finetuning.classes import class_metrics, label_names
 from pretune.objectives.images import ImageObjective, decode
 from pretune.objectives.predictions import Classes
 from pretune.predictor.images import ImageClass
@@ -38,12 +38,12 @@ class ImageBatch(Movable):
 
     @property
     def tokens(self) -> int:
-        """Images that are read."""
+        """Input images."""
         return len(self.targets)
 
 
 class ImageClassification(ImageObjective, FinetuningObjective):
-    """Batches and loss; images are kept as bytes, and become numbers in their batch."""
+    """Softmax over the classes, cross entropy in nats. Images are kept as bytes and normalised in their batch."""
 
     auto = AutoModelForImageClassification
     columns = ("image", "label")
@@ -64,7 +64,7 @@ class ImageClassification(ImageObjective, FinetuningObjective):
     def __len__(self) -> int:
         return len(self.targets)
 
-    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> ImageBatch:  # noqa: ARG002 - nothing is drawn
+    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> ImageBatch:  # noqa: ARG002 - no random draws
         """These images."""
         values = self.context.inputs.values(self.pixels[samples])
         return ImageBatch(torch.from_numpy(values), torch.from_numpy(self.targets[samples]))
@@ -81,12 +81,15 @@ class ImageClassification(ImageObjective, FinetuningObjective):
         logits = model(pixel_values=batch.pixel_values).logits.float()
         return class_metrics(logits, batch.targets, smoothing)
 
+    def _predictor(self, model: PreTrainedModel) -> ImageClass:
+        return ImageClass(model, self.context.inputs, self.inference_config(self.context))
+
     @override
     def temperature(self, model: PreTrainedModel) -> float:
-        logits = ImageClass(model, self.context.inputs, self.inference_config(self.context)).outputs(self.pixels)
+        logits = self._predictor(model).outputs(self.pixels)
         return calibration.temperature(logits, torch.from_numpy(self.targets), functional.cross_entropy)
 
     @override
     def predict(self, model: PreTrainedModel) -> Classes:
-        found = ImageClass(model, self.context.inputs, self.inference_config(self.context)).probabilities(self.pixels)
-        return Classes(self.context.labels, self.targets, found.numpy())
+        probabilities = self._predictor(model).probabilities(self.pixels)
+        return Classes(self.context.labels, self.targets, probabilities.numpy())

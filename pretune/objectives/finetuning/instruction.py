@@ -1,6 +1,6 @@
-"""Instruction tuning of a decoder (Wei et al. 2022): conversations as a chat template writes them, loss on the answers.
+"""Instruction tuning of a decoder (Wei et al. 2022): conversations in a chat template, loss on the answers.
 
-A tokenizer without a template of its own is context a plain one; it is saved with the model.
+A tokenizer without a chat template gets a plain one, which is saved with the model.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from pretune.predictor import chat
 
 
 class Instruction(TokenObjective, FinetuningObjective):
-    """Each token of an answer is predicted from all that precedes it; the rest is read only."""
+    """Predicts each token of the assistant's messages from all tokens before it; other messages are input only."""
 
     auto = AutoModelForCausalLM
     columns = ("messages",)
     answers = "reply"
 
     class Settings(Section):
-        """template: in Jinja, null for the tokenizer's own. reply_tokens: the most that an answer may have."""
+        """template: in Jinja, null for the tokenizer's own. reply_tokens: maximum length of a generated answer."""
 
         template: str | None
         reply_tokens: Annotated[int, Field(ge=1)]
@@ -50,10 +50,10 @@ class Instruction(TokenObjective, FinetuningObjective):
             ids, answered = encode(tokenizer, row["messages"], context.length)
             self.texts.append(ids)
             self.answered.append(answered)
-        if rows and not any(each.any() for each in self.answered):
+        if rows and not any(answered.any() for answered in self.answered):
             raise DataError(
                 f"no row has an answer (role: assistant) within {context.length} tokens",
-                "raise finetune.sequence_length in params.yaml, or mend the data",
+                "raise finetune.sequence_length in params.yaml, or fix the data",
             )
 
     @classmethod
@@ -74,8 +74,8 @@ class Instruction(TokenObjective, FinetuningObjective):
     def __len__(self) -> int:
         return len(self.texts)
 
-    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> TokenBatch:  # noqa: ARG002 - nothing is drawn
-        """These rows; a position is followed by a token of an answer."""
+    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> TokenBatch:  # noqa: ARG002 - no random draws
+        """These conversations; the targets are the tokens of the answers, each predicted at the position before it."""
         ids = np.concatenate([self.texts[sample] for sample in samples])
         lengths = np.array([len(self.texts[sample]) for sample in samples])
         answered = np.concatenate([self.answered[sample] for sample in samples])
@@ -83,46 +83,45 @@ class Instruction(TokenObjective, FinetuningObjective):
         return TokenBatch(pack(ids, lengths), torch.from_numpy(targets - 1), torch.from_numpy(ids[targets]))
 
     def predict(self, model: PreTrainedModel) -> Texts:
-        """The last answer of each conversation, beside what the model says there; of one without an answer nothing."""
-        asked, targets = [], []
+        """A reply in place of the last answer of each conversation; the target is "" if there is no answer."""
+        prompts, targets = [], []
         for row in self.rows:
             turns = row["messages"]
             last = last_answer(turns)
-            asked.append({"messages": turns[:last]})
+            prompts.append({"messages": turns[:last]})
             targets.append(turns[last]["content"] if last < len(turns) else "")
-        found = chat.Reply(model, self.context.inputs, self.inference_config(self.context))(asked)
-        return Texts(targets, [answer["text"] for answer in found])
+        replies = chat.Reply(model, self.context.inputs, self.inference_config(self.context))(prompts)
+        return Texts(targets, [reply["text"] for reply in replies])
 
 
 def encode(tokenizer: Any, messages: list[Row], length: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Token ids of the conversation, cut at `length`, and which of them are of an answer: (tokens,)."""
-    whole = _written(tokenizer, messages)
-    spans = []
+    """Token ids of the conversation, cut at `length` tokens, and which of them belong to an answer: (tokens,) both."""
+    text = _render(tokenizer, messages)
+    spans = []  # of the answers, in characters
     for number, message in enumerate(messages):
         if message["role"] == "assistant" and number:
-            before = _written(tokenizer, messages[:number], add_generation_prompt=True)
-            after = _written(tokenizer, messages[: number + 1])
-            if not (after.startswith(before) and whole.startswith(after)):
+            before = _render(tokenizer, messages[:number], add_generation_prompt=True)
+            after = _render(tokenizer, messages[: number + 1])
+            if not (after.startswith(before) and text.startswith(after)):
                 raise DataError(
-                    "the chat template writes a message otherwise once others follow: where answers are is not known",
+                    "the chat template renders a message differently once others follow: "
+                    "the position of the answers is not known",
                     "name another finetune.settings.template in params.yaml",
                 )
             spans.append((len(before), len(after)))
-    encoded = tokenizer(
-        whole, add_special_tokens=False, truncation=True, max_length=length, return_offsets_mapping=True
-    )
+    encoded = tokenizer(text, add_special_tokens=False, truncation=True, max_length=length, return_offsets_mapping=True)
     starts = np.array([start for start, _ in encoded["offset_mapping"]], dtype=np.int64)
     answered = np.zeros(len(starts), dtype=bool)
     for begin, end in spans:
         answered |= (starts >= begin) & (starts < end)
-    answered[:1] = False  # nothing precedes it
+    answered[:1] = False  # no token precedes it
     return np.array(encoded["input_ids"], dtype=np.int64), answered
 
 
-def _written(tokenizer: Any, messages: list[Row], **options: Any) -> str:
+def _render(tokenizer: Any, messages: list[Row], **options: Any) -> str:
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))
     except TemplateError as error:
         raise ParamsError(
-            f"finetune.settings.template: {error}", "mend the template (docs/models.md), then run again"
+            f"finetune.settings.template: {error}", "fix the template (docs/models.md), then run again"
         ) from None

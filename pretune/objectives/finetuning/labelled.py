@@ -1,4 +1,4 @@
-"""The labelled rows that `prepare` left, as the objective that `finetune` names takes them."""
+"""The labelled rows in data/prepared/labelled, for the objective that `finetune.objective` names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LabelledData:
     seed: int
 
     def objective(self, model_type: str) -> type[FinetuningObjective]:
-        """The class that `finetune.objective` names, for a model of this type. ParamsError where they do not match."""
+        """The class of `finetune.objective`; ParamsError if models of this type cannot be trained on it."""
         return choose(OBJECTIVES, "finetune", self.params, model_type)[0]
 
     def context(self, objective: type[FinetuningObjective], inputs: Any) -> ObjectiveContext:
@@ -39,7 +39,7 @@ class LabelledData:
         return ObjectiveContext(inputs, length, self.seed, settings, labels, smoothing)
 
     def rows(self, objective: type[FinetuningObjective], split: str) -> list[Row]:
-        """The rows of train, validation or test. DataError where they lack columns that the objective needs."""
+        """The rows of train, validation or test; DataError if they lack columns that the objective needs."""
         rows = read(self.folder / f"{split}.parquet")
         missing = [name for name in objective.columns if any(name not in row for row in rows)]
         if missing:
@@ -51,7 +51,7 @@ class LabelledData:
         return rows
 
     def predictions(self, model: Path, split: str) -> Predictions:
-        """What the model in the folder `model` predicts for the rows of train, validation or test."""
+        """The predictions of the model in the folder `model` for the rows of train, validation or test."""
         objective = self.objective(build.model_type(model))
         context = self.context(objective, objective.inputs(model))
         context = replace(context, temperature=build.inference_config(model).get("temperature", 1.0))

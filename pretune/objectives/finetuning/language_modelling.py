@@ -1,4 +1,4 @@
-"""Language modelling as finetuning: a decoder goes on learning from a domain's texts, and foretells others of it."""
+"""Language modelling as finetuning: a decoder is trained on the texts of a domain and evaluated on others of it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from pretune.data.loading.collate import pad
 from pretune.data.rows import Row
 from pretune.objectives.base import FinetuningObjective, ObjectiveContext
 from pretune.objectives.predictions import Likelihoods
-from pretune.objectives.pretraining.causal_lm import CausalLM, foretold
+from pretune.objectives.pretraining.causal_lm import CausalLM, next_token_batch
 from pretune.objectives.tokens import TokenBatch, TokenObjective
 
 ROWS = 32  # per forward pass of `predict`
 
 
 class LanguageModelling(TokenObjective, FinetuningObjective):
-    """Batches and loss. A longer text is learnt in pieces of `context.length` tokens.
+    """Predicts each token from those before it. Long texts are split into pieces of `context.length` tokens.
 
-    A piece begins with the token that the one before it ended with: each token but a text's first is foretold once.
+    A piece begins with the last token of the one before: each token but a text's first is predicted once.
     """
 
     auto = AutoModelForCausalLM
@@ -49,27 +49,27 @@ class LanguageModelling(TokenObjective, FinetuningObjective):
     def __len__(self) -> int:
         return len(self.pieces)
 
-    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> TokenBatch:  # noqa: ARG002 - nothing is drawn
-        """These pieces; every token but the first of each is predicted from those before it."""
-        chosen = [self.pieces[sample][1] for sample in samples]
-        return foretold(np.concatenate(chosen), np.array([len(each) for each in chosen]))
+    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> TokenBatch:  # noqa: ARG002 - no random draws
+        """These pieces; every token but the first of a piece is predicted from those before it."""
+        pieces = [self.pieces[sample][1] for sample in samples]
+        return next_token_batch(np.concatenate(pieces), np.array([len(ids) for ids in pieces]))
 
     @override
     def predict(self, model: PreTrainedModel) -> Likelihoods:
         nats, tokens = np.zeros(len(self.rows)), np.zeros(len(self.rows), dtype=np.int64)
-        order = sorted(range(len(self.pieces)), key=lambda number: len(self.pieces[number][1]))
+        order = sorted(range(len(self.pieces)), key=lambda piece: len(self.pieces[piece][1]))
         for start in range(0, len(order), ROWS):
-            chosen = [self.pieces[number] for number in order[start : start + ROWS]]
-            places = [row for row, _ in chosen]
-            np.add.at(nats, places, self._nats(model, [ids for _, ids in chosen]))
-            np.add.at(tokens, places, [len(ids) - 1 for _, ids in chosen])
+            pieces = [self.pieces[piece] for piece in order[start : start + ROWS]]
+            rows = [row for row, _ in pieces]
+            np.add.at(nats, rows, self._nats(model, [ids for _, ids in pieces]))
+            np.add.at(tokens, rows, [len(ids) - 1 for _, ids in pieces])
         return Likelihoods(nats, tokens, np.array([len(row["text"].encode()) for row in self.rows]))
 
     def _nats(self, model: PreTrainedModel, pieces: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.float64]:
         """The sum of the cross entropies of each piece: (pieces,)."""
-        ids, real = (torch.from_numpy(each) for each in pad(pieces, int(self.context.inputs.pad_token_id)))
+        ids, real = (torch.from_numpy(array) for array in pad(pieces, int(self.context.inputs.pad_token_id)))
         with torch.inference_mode():
             logits = model(input_ids=ids.to(model.device), attention_mask=real.long().to(model.device)).logits
             targets = ids[:, 1:].masked_fill(~real[:, 1:], -100).to(model.device)
-            found = functional.cross_entropy(logits[:, :-1].float().mT, targets, reduction="none")
-        return found.double().sum(dim=1).cpu().numpy()
+            losses = functional.cross_entropy(logits[:, :-1].float().mT, targets, reduction="none")
+        return losses.double().sum(dim=1).cpu().numpy()

@@ -1,4 +1,7 @@
-"""Linear regression: f(x) is to be y, the sum of (f(x) - y)^2. W and b go on from x where y has as many numbers."""
+"""Linear regression: f(x) = W x + b is trained to predict y, the loss is the sum of (f(x) - y)^2.
+
+The pretrained W and b are kept if y has as many numbers as x.
+"""
 
 from __future__ import annotations
 
@@ -17,23 +20,24 @@ from pretune.data.rows import Row
 from pretune.errors import DataError
 from pretune.objectives.base import FinetuningObjective, ObjectiveContext
 from pretune.objectives.predictions import Numbers
-from pretune.objectives.pretraining.reconstruction import NumberBatch, Reconstruction, number_batch, squares
+from pretune.objectives.pretraining.reconstruction import NumberBatch, Reconstruction, number_batch, squared_error
 from pretune.predictor.linear import Mapped
 
 
 class LinearRegression(FinetuningObjective):
-    """Rows of numbers x, each with the numbers y that belong to it."""
+    """Rows of numbers x, each with its targets y."""
 
     auto = AutoModel
     columns = ("x", "y")
     answers = "mapped"
 
     def __init__(self, rows: Sequence[Row], context: ObjectiveContext) -> None:
-        for name, names in (("x", context.inputs.x), ("y", context.labels)):
-            wrong = [row.get("origin", number) for number, row in enumerate(rows) if len(row[name]) != len(names)]
+        for name, columns in (("x", context.inputs.x), ("y", context.labels)):
+            wrong = [row.get("origin", number) for number, row in enumerate(rows) if len(row[name]) != len(columns)]
             if wrong:
                 raise DataError(
-                    f"row {wrong[0]}: {name} does not hold {len(names)} numbers ({', '.join(names)})", "mend the data"
+                    f"row {wrong[0]}: {name} does not hold {len(columns)} numbers ({', '.join(columns)})",
+                    "fix the data",
                 )
         self.rows = rows
         self.x, self.y = (np.array([row[name] for row in rows], dtype=np.float32) for name in ("x", "y"))
@@ -55,7 +59,7 @@ class LinearRegression(FinetuningObjective):
 
     @classmethod
     def head(cls, labels: list[str]) -> dict[str, Any]:
-        """As many outputs as y has columns."""
+        """One output for each column of y."""
         return {"outputs": len(labels)}
 
     @classmethod
@@ -66,17 +70,17 @@ class LinearRegression(FinetuningObjective):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> NumberBatch:  # noqa: ARG002 - nothing is drawn
+    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> NumberBatch:  # noqa: ARG002 - no random draws
         """These rows."""
         return number_batch(self.x[samples], self.y[samples])
 
     def loss(self, model: PreTrainedModel, batch: NumberBatch) -> Tensor:
         """The sum of squared errors."""
-        return squares(model, batch)
+        return squared_error(model, batch)
 
     def score(self, model: PreTrainedModel, batch: NumberBatch) -> dict[str, Tensor]:
         """Sums over the rows, for validation."""
-        return {"loss": squares(model, batch)}
+        return {"loss": squared_error(model, batch)}
 
     @override
     def predict(self, model: PreTrainedModel) -> Numbers:

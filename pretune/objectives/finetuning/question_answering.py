@@ -1,7 +1,7 @@
-"""Extractive question answering (Rajpurkar et al. 2016): where in its context the answer to a question stands.
+"""Extractive question answering (Rajpurkar et al. 2016): the answer to a question is a span of its context.
 
-A context longer than the model reads at once is read in windows that overlap; one without the
-answer has the first token as its target (Devlin et al. 2019).
+A context longer than the model's input is split into overlapping windows. The target of a window without
+the answer is its first token (Devlin et al. 2019).
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ from pretune.predictor.answers import Answered, windows
 
 
 class QuestionAnswering(FinetuningObjective):
-    """Batches and loss; a sample is a window, and the first of a row's answers is the one to learn."""
+    """Cross entropy of the first and the last token of the answer. A sample is a window; a row's first answer counts.
+
+    targets: (windows, 2) int64, first and last token.
+    """
 
     auto = AutoModelForQuestionAnswering
     columns = ("question", "context", "answers")
@@ -42,7 +45,7 @@ class QuestionAnswering(FinetuningObjective):
     answers = "answered"
 
     class Settings(Section):
-        """overlap: tokens that neighbouring windows share. longest: tokens of an answer. best: answers to give."""
+        """overlap: tokens shared by adjacent windows. longest: maximum tokens of an answer. best: answers to return."""
 
         overlap: Annotated[int, Field(ge=0)]
         longest: Annotated[int, Field(ge=1)]
@@ -52,19 +55,19 @@ class QuestionAnswering(FinetuningObjective):
         self.rows, self.context = rows, context
         self.windows = windows(rows, context.inputs, length=context.length, overlap=context.settings.overlap)
         spans = [_span(row) for row in rows]
-        self.targets = np.array([each.place(*spans[each.row]) for each in self.windows])
+        self.targets = np.array([window.token_span(*spans[window.row]) for window in self.windows])
 
     @classmethod
     def families(cls) -> list[str]:
-        """Encoders: a decoder has not read the rest of the context when it comes to the answer."""
+        """Encoders: a decoder has not read the rest of the context at the first token of the answer."""
         encoders = build.families(AutoModelForMaskedLM) - build.families(AutoModelForSeq2SeqLM)
         return sorted(build.families(cls.auto) & encoders)
 
     @classmethod
     @override
     def inference_config(cls, context: ObjectiveContext) -> dict[str, Any]:
-        own: dict[str, Any] = context.settings.model_dump()
-        return super().inference_config(context) | own
+        settings: dict[str, Any] = context.settings.model_dump()
+        return super().inference_config(context) | settings
 
     @classmethod
     @override
@@ -74,11 +77,11 @@ class QuestionAnswering(FinetuningObjective):
     def __len__(self) -> int:
         return len(self.windows)
 
-    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> LabelledBatch:  # noqa: ARG002 - nothing is drawn
+    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> LabelledBatch:  # noqa: ARG002 - no random draws
         """These windows, without padding."""
         chosen = [self.windows[sample] for sample in samples]
-        ids, types = (np.concatenate([getattr(each, name) for each in chosen]) for name in ("ids", "types"))
-        packed = pack(ids, np.array([len(each.ids) for each in chosen]), types if types.any() else None)
+        ids, types = (np.concatenate([getattr(window, name) for window in chosen]) for name in ("ids", "types"))
+        packed = pack(ids, np.array([len(window.ids) for window in chosen]), types if types.any() else None)
         return LabelledBatch(packed, torch.from_numpy(self.targets[samples]))
 
     def loss(self, model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
@@ -86,7 +89,7 @@ class QuestionAnswering(FinetuningObjective):
         return self.score(model, batch)["loss"]
 
     def score(self, model: PreTrainedModel, batch: LabelledBatch) -> dict[str, Tensor]:
-        """Sums over the windows, for validation; accurate is one whose both ends are."""
+        """Sums over the windows, for validation; accuracy counts those with both tokens correct."""
         logits = heads.spans(model, batch.packed)  # (windows, longest, 2)
         return {
             "loss": functional.cross_entropy(logits, batch.targets, reduction="sum") / 2,
@@ -96,12 +99,12 @@ class QuestionAnswering(FinetuningObjective):
     @override
     def predict(self, model: PreTrainedModel) -> Answers:
         best = Answered(model, self.context.inputs, self.inference_config(self.context)).best(self.rows)
-        right = [[answer["text"] for answer in row["answers"]] for row in self.rows]
-        return Answers(right, [found[0][0] if found else "" for found in best], best)
+        targets = [[answer["text"] for answer in row["answers"]] for row in self.rows]
+        return Answers(targets, [answers[0][0] if answers else "" for answers in best], best)
 
 
 def _span(row: Row) -> tuple[int, int]:
-    """The characters of the first answer; (0, 0) where there is none."""
+    """Start and end of the first answer in characters; (0, 0) if there is none."""
     if not row["answers"]:
         return 0, 0
     answer = row["answers"][0]

@@ -17,7 +17,7 @@ from pretune.predictor import text
 
 
 class Regression(TextObjective):
-    """The squared error; the numbers are taken as they are."""
+    """The squared error; targets are not scaled."""
 
     columns = ("text", "score")
     answers = "number"
@@ -37,5 +37,5 @@ class Regression(TextObjective):
 
     @override
     def predict(self, model: PreTrainedModel) -> Numbers:
-        found = text.Number(model, self.context.inputs, self.inference_config(self.context)).logits(self.rows)
-        return Numbers(self.targets.numpy(), found.numpy())
+        predicted = text.Number(model, self.context.inputs, self.inference_config(self.context)).logits(self.rows)
+        return Numbers(self.targets.numpy(), predicted.numpy())

@@ -1,4 +1,4 @@
-"""Sequence to sequence (Sutskever et al. 2014): a text is read, its target is written. Translation is one."""
+"""Sequence to sequence (Sutskever et al. 2014): a target text is generated from a source text, as in translation."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from pretune.predictor.generation import Written
 
 
 class Seq2Seq(FinetuningObjective):
-    """Batches and loss; both texts are cut: at `context.length` tokens, and at `target_length`."""
+    """Cross entropy of the target's tokens. Sources are cut at `context.length` tokens, targets at `target_length`."""
 
     auto = AutoModelForSeq2SeqLM
     columns = ("text", "target")
     answers = "written"
 
     class Settings(Section):
-        """target_length: tokens of a target at most. beams: of the search when the model writes; 1 is greedy."""
+        """target_length: maximum tokens of a target. beams: of the search in generation; 1 is greedy."""
 
         target_length: Annotated[int, Field(ge=2)]
         beams: Annotated[int, Field(ge=1)]
@@ -41,7 +41,7 @@ class Seq2Seq(FinetuningObjective):
         targets = context.inputs(
             text_target=[row["target"] for row in rows], truncation=True, max_length=settings.target_length
         )
-        self.sources, self.targets = ([np.array(ids) for ids in each["input_ids"]] for each in (sources, targets))
+        self.sources, self.targets = ([np.array(ids) for ids in encoded["input_ids"]] for encoded in (sources, targets))
 
     @classmethod
     @override
@@ -51,16 +51,16 @@ class Seq2Seq(FinetuningObjective):
     @classmethod
     @override
     def inference_config(cls, context: ObjectiveContext) -> dict[str, Any]:
-        own: dict[str, Any] = context.settings.model_dump()
-        return super().inference_config(context) | own
+        settings: dict[str, Any] = context.settings.model_dump()
+        return super().inference_config(context) | settings
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> Seq2SeqBatch:  # noqa: ARG002 - nothing is drawn
+    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> Seq2SeqBatch:  # noqa: ARG002 - no random draws
         """These rows, padded."""
-        chosen = ([each[sample] for sample in samples] for each in (self.sources, self.targets))
-        return seq2seq.batch(*chosen, padding=int(self.context.inputs.pad_token_id))
+        sources, targets = ([texts[sample] for sample in samples] for texts in (self.sources, self.targets))
+        return seq2seq.batch(sources, targets, padding=int(self.context.inputs.pad_token_id))
 
     def loss(self, model: PreTrainedModel, batch: Seq2SeqBatch) -> Tensor:
         """Sum of the cross entropies in nats over the targets' tokens."""
@@ -72,5 +72,5 @@ class Seq2Seq(FinetuningObjective):
 
     @override
     def predict(self, model: PreTrainedModel) -> Texts:
-        written = Written(model, self.context.inputs, self.inference_config(self.context))(self.rows)
-        return Texts([row["target"] for row in self.rows], [row["target"] for row in written])
+        generated = Written(model, self.context.inputs, self.inference_config(self.context))(self.rows)
+        return Texts([row["target"] for row in self.rows], [row["target"] for row in generated])

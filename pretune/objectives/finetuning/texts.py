@@ -1,16 +1,14 @@
-"""What the objectives share that say something about a whole text, or about a pair of texts."""
+"""Shared by the objectives with one prediction for each text, or for each pair of texts."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
-from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from pretune.data.loading.batch import Movable
@@ -23,7 +21,7 @@ from pretune.objectives.base import FinetuningObjective, ObjectiveContext
 
 @dataclass(frozen=True)
 class LabelledBatch(Movable):
-    """Sequences one after the other; targets: (sequences,) int64, or (sequences, numbers) int64 or float32."""
+    """Packed sequences; targets: (sequences,) int64, or (sequences, numbers) int64 or float32."""
 
     packed: Packed
     targets: Tensor
@@ -35,12 +33,12 @@ class LabelledBatch(Movable):
 
     @property
     def tokens(self) -> int:
-        """Tokens that are read."""
+        """Input tokens."""
         return len(self.packed.input_ids)
 
 
 class TextObjective(FinetuningObjective):
-    """Batches of texts, or of pairs where rows have a `pair`; cut at `context.length` tokens."""
+    """Batches of texts, or of pairs if rows have a `pair`; cut at `context.length` tokens."""
 
     auto = AutoModelForSequenceClassification
 
@@ -52,11 +50,11 @@ class TextObjective(FinetuningObjective):
     def __len__(self) -> int:
         return len(self.texts)
 
-    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> LabelledBatch:  # noqa: ARG002 - nothing is drawn
+    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> LabelledBatch:  # noqa: ARG002 - no random draws
         """These rows, without padding."""
-        chosen = [self.texts[sample] for sample in samples]
+        texts = [self.texts[sample] for sample in samples]
         types = np.concatenate([self.types[sample] for sample in samples]) if self.types else None
-        packed = pack(np.concatenate(chosen), np.array([len(each) for each in chosen]), types)
+        packed = pack(np.concatenate(texts), np.array([len(ids) for ids in texts]), types)
         return LabelledBatch(packed, self.targets[samples])
 
     def loss(self, model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
@@ -74,40 +72,22 @@ class TextObjective(FinetuningObjective):
 
     @abstractmethod
     def compute_metrics(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> dict[str, Tensor]:
-        """Sums over the texts: `metrics`. logits: (texts, outputs of the head) float32."""
+        """Sums over the texts, with the keys `metrics`. logits: (texts, outputs of the head) float32."""
 
 
 def encode(
     rows: Sequence[Row], context: ObjectiveContext
 ) -> tuple[list[npt.NDArray[np.int64]], list[npt.NDArray[np.int64]] | None]:
-    """Token ids of each text, or text and pair; and which of the two each token is of, None where there is one."""
+    """Token ids and token types of each row; types are None if all are 0.
+
+    DataError if only some of the rows have a `pair`.
+    """
     texts = [row["text"] for row in rows]
     with_pair = sum("pair" in row for row in rows)
     if 0 < with_pair < len(rows):
-        raise DataError(f"{with_pair} of {len(rows)} rows have a `pair`; all or none must", "mend the data")
+        raise DataError(f"{with_pair} of {len(rows)} rows have a `pair`; all or none must", "fix the data")
     pairs = [row["pair"] for row in rows] if with_pair else None
     limit = {"truncation": True, "max_length": context.length}
     encoded = context.inputs(texts, pairs, return_token_type_ids=with_pair > 0, **limit)
-    ids, types = ([np.array(each) for each in encoded.get(name, [])] for name in ("input_ids", "token_type_ids"))
-    return ids, types if any(each.any() for each in types) else None
-
-
-def class_metrics(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> dict[str, Tensor]:
-    """Sums over the rows: cross entropy in nats, and how often the likeliest of the classes is right.
-
-    logits: (rows, classes), targets: (rows,) int64.
-    """
-    return {
-        "loss": functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing),
-        "accuracy": (logits.argmax(dim=-1) == targets).sum(),
-    }
-
-
-def smoothed(targets: Tensor, smoothing: float) -> Tensor:
-    """Of yes-or-no targets, 0 or 1: as label smoothing has them for two classes."""
-    return targets * (1 - smoothing) + smoothing / 2
-
-
-def label_names(labels: Sequence[str]) -> dict[str, Any]:
-    """The keys of a configuration that name its labels."""
-    return {"id2label": dict(enumerate(labels)), "label2id": {name: number for number, name in enumerate(labels)}}
+    ids, types = ([np.array(row) for row in encoded.get(name, [])] for name in ("input_ids", "token_type_ids"))
+    return ids, types if any(row.any() for row in types) else None

@@ -1,4 +1,4 @@
-"""Token classification: a tag for each word of a text. The first token of a word stands for it."""
+"""Token classification: a tag for each word of a text, predicted at its first token."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pretune.data.rows import Row
 from pretune.errors import DataError
 from pretune.models import heads
 from pretune.objectives.base import FinetuningObjective, ObjectiveContext
-from pretune.objectives.finetuning.texts import class_metrics, label_names
+from pretune.objectives.finetuning.classes import class_metrics, label_names
 from pretune.objectives.predictions import Tags
 from pretune.objectives.tokens import TokenBatch
 from pretune.predictor import words
 
 
 class TokenClassification(FinetuningObjective):
-    """Softmax over the tags of each word, cross entropy in nats; words beyond `context.length` tokens do not train."""
+    """Softmax over the tags of each word, cross entropy in nats. Words beyond `context.length` tokens are left out."""
 
     auto = AutoModelForTokenClassification
     columns = ("words", "tags")
@@ -34,15 +34,17 @@ class TokenClassification(FinetuningObjective):
 
     def __init__(self, rows: Sequence[Row], context: ObjectiveContext) -> None:
         self.rows, self.context = rows, context
-        if uneven := [place for place, row in enumerate(rows) if len(row["words"]) != len(row["tags"])]:
-            raise DataError(f"{len(uneven)} rows have other numbers of words and tags; the first is row {uneven[0]}")
+        if uneven := [number for number, row in enumerate(rows) if len(row["words"]) != len(row["tags"])]:
+            raise DataError(
+                f"{len(uneven)} rows have different numbers of words and tags; the first is row {uneven[0]}"
+            )
         self.texts = []
-        self.places: list[npt.NDArray[np.int64]] = []
+        self.positions: list[npt.NDArray[np.int64]] = []
         self.targets: list[npt.NDArray[np.int64]] = []
         for row in rows:
             ids, firsts = words.encode(context.inputs, row["words"], context.length)
             self.texts.append(np.array(ids, dtype=np.int64))
-            self.places.append(np.array([place for place, _ in firsts], dtype=np.int64))
+            self.positions.append(np.array([position for position, _ in firsts], dtype=np.int64))
             tags = [context.labels.index(row["tags"][word]) for _, word in firsts]
             self.targets.append(np.array(tags, dtype=np.int64))
 
@@ -59,12 +61,14 @@ class TokenClassification(FinetuningObjective):
     def __len__(self) -> int:
         return len(self.texts)
 
-    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> TokenBatch:  # noqa: ARG002 - nothing is drawn
+    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> TokenBatch:  # noqa: ARG002 - no random draws
         """These rows, without padding."""
         texts = [self.texts[sample] for sample in samples]
         lengths = np.array([len(text) for text in texts])
         starts = np.cumsum(lengths) - lengths
-        positions = np.concatenate([self.places[sample] + start for sample, start in zip(samples, starts, strict=True)])
+        positions = np.concatenate(
+            [self.positions[sample] + start for sample, start in zip(samples, starts, strict=True)]
+        )
         targets = np.concatenate([self.targets[sample] for sample in samples])
         packed = pack(np.concatenate(texts), lengths)
         return TokenBatch(packed, torch.from_numpy(positions), torch.from_numpy(targets))
@@ -83,5 +87,5 @@ class TokenClassification(FinetuningObjective):
 
     @override
     def predict(self, model: PreTrainedModel) -> Tags:
-        answers = words.Tags(model, self.context.inputs, self.inference_config(self.context))(self.rows)
-        return Tags([list(row["tags"]) for row in self.rows], [answer["tags"] for answer in answers])
+        predicted = words.Tags(model, self.context.inputs, self.inference_config(self.context))(self.rows)
+        return Tags([list(row["tags"]) for row in self.rows], [row["tags"] for row in predicted])

@@ -1,1 +1,1 @@
-"""Objectives that learn from unlabelled rows."""
+"""Objectives for unlabelled rows."""

@@ -18,7 +18,7 @@ from pretune.objectives.tokens import TokenBatch, TokenObjective
 
 
 class CausalLM(TokenObjective, PretrainingObjective):
-    """Batches and loss: rows of the corpus, every token but the last of each document's part predicts the next."""
+    """Cross entropy of the next token. In a row of the corpus each document is a sequence of its own."""
 
     auto = AutoModelForCausalLM
     answers = "continued"
@@ -33,23 +33,26 @@ class CausalLM(TokenObjective, PretrainingObjective):
 
     @classmethod
     def families(cls) -> list[str]:
-        """Decoders alone: built by the same Auto class, an encoder would see what it is to predict."""
+        """Decoders only. The Auto class also builds encoders, whose attention would see the token to predict."""
         others = build.families(AutoModelForMaskedLM) | build.families(AutoModelForSeq2SeqLM)
         return sorted(build.families(cls.auto) - others)
 
     def __len__(self) -> int:
         return len(self.corpus)
 
-    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> TokenBatch:  # noqa: ARG002 - nothing is drawn
+    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> TokenBatch:  # noqa: ARG002 - no random draws
         """These rows of the corpus."""
         ids, lengths, real = self.corpus.rows(samples)
-        return foretold(ids, lengths, real)
+        return next_token_batch(ids, lengths, real)
 
 
-def foretold(
+def next_token_batch(
     ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], real: npt.NDArray[np.bool_] | bool = True
 ) -> TokenBatch:
-    """Sequences in which each token but the last predicts the next, if it is `real`."""
+    """Each token of a sequence but the last predicts the next one, unless it is padding.
+
+    ids: (tokens,), sequences one after the other; lengths: (sequences,); real: (tokens,), False for padding.
+    """
     last = np.zeros(len(ids), dtype=bool)
     last[np.cumsum(lengths) - 1] = True
     positions = np.flatnonzero(~last & real)

@@ -1,6 +1,6 @@
-"""Denoising (Lewis et al. 2020): spans become one mask each, sentences change places, the decoder writes the text.
+"""Denoising (BART, Lewis et al. 2020): spans are replaced by masks, sentences are permuted, the decoder restores both.
 
-How many tokens a mask stands for, none at all included, is left for the model to find out.
+Each span, of any length and even of none, becomes one mask: the model has to predict how many tokens are missing.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ STOPS = frozenset(".!?。！？")  # noqa: RUF001 - Chinese ones too
 
 
 class Denoising(Rewriting):
-    """See Rewriting."""
+    """Text infilling, and sentence permutation if `permute_sentences` is set; the target is the whole text."""
 
     class Settings(Section):
-        """mask_rate: share of the tokens in spans. span_length: tokens of a span, on average."""
+        """mask_rate: share of the tokens in spans. span_length: mean tokens of a span."""
 
         mask_rate: Annotated[float, Field(ge=0, lt=1)]
         span_length: Annotated[float, Field(gt=0)]
@@ -41,41 +41,41 @@ class Denoising(Rewriting):
         return {"text": f"Return the {context.inputs.mask_token} of a file."}
 
     @override
-    def damaged(self, ids: Ids, draw: Draw) -> tuple[Ids, Ids]:
+    def corrupt(self, ids: Ids, draw: Draw) -> tuple[Ids, Ids]:
         settings, mask = self.context.settings, int(self.context.inputs.mask_token_id)
-        read = permute(ids, self.stops, draw[0]) if settings.permute_sentences else ids
+        source = permute(ids, self.stops, draw[0]) if settings.permute_sentences else ids
         wide = draw[2:6].reshape(2, -1)
-        return infill(read, settings.mask_rate, settings.span_length, wide, mask), ids
+        return infill(source, settings.mask_rate, settings.span_length, wide, mask), ids
 
 
 def infill(ids: Ids, rate: float, mean: float, draw: Draw, mask: int) -> Ids:
-    """`ids` with `rate` of its tokens in spans, their lengths Poisson with `mean`, each replaced by one `mask`.
+    """`ids` with a share `rate` of its tokens in spans, each span replaced by one `mask`.
 
-    draw: (2, 2 * length) in [0, 1).
+    Span lengths are Poisson-distributed with mean `mean`. draw: (2, 2 * length) in [0, 1).
     """
     lengths = _poisson(draw[0, : len(ids)], mean)
     before = np.cumsum(lengths) - lengths
     budget = round(rate * len(ids))
     lengths = np.minimum(lengths, budget - before)[before < budget]
     slots = len(ids) - int(lengths.sum()) + len(lengths)
-    chosen = np.sort(np.argsort(draw[1, :slots], kind="stable")[: len(lengths)])
-    taken = np.ones(slots, dtype=np.int64)
-    taken[chosen] = lengths
-    found: Ids = np.append(ids, mask)[np.cumsum(taken) - taken]
-    found[chosen] = mask
-    return found
+    masked = np.sort(np.argsort(draw[1, :slots], kind="stable")[: len(lengths)])
+    widths = np.ones(slots, dtype=np.int64)
+    widths[masked] = lengths
+    infilled: Ids = np.append(ids, mask)[np.cumsum(widths) - widths]
+    infilled[masked] = mask
+    return infilled
 
 
 def permute(ids: Ids, stops: Ids, draw: Draw) -> Ids:
-    """The sentences of `ids`, each ending in one of `stops`, in another order. draw: (length,) in [0, 1)."""
+    """The sentences of `ids` in random order; each ends with one of `stops`. draw: (length,) in [0, 1)."""
     ends = np.flatnonzero(np.isin(ids[:-1], stops)) + 1
     sentences = np.split(ids, ends)
-    return np.concatenate([sentences[place] for place in np.argsort(draw[: len(sentences)], kind="stable")])
+    return np.concatenate([sentences[index] for index in np.argsort(draw[: len(sentences)], kind="stable")])
 
 
 def _poisson(draw: Draw, mean: float) -> Ids:
-    """Numbers with the Poisson distribution, from numbers in [0, 1) with the uniform one."""
-    most = int(mean + 12 * mean**0.5 + 12)
-    numbers = np.arange(1, most + 1)
+    """Poisson-distributed numbers from uniform numbers in [0, 1), by the inverse of the distribution function."""
+    highest = int(mean + 12 * mean**0.5 + 12)
+    numbers = np.arange(1, highest + 1)
     cumulative = np.exp(-mean) * np.cumsum(np.concatenate([[1.0], np.cumprod(mean / numbers)]))
-    return np.minimum(np.searchsorted(cumulative, draw, side="right"), most)
+    return np.minimum(np.searchsorted(cumulative, draw, side="right"), highest)

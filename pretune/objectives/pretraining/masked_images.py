@@ -1,6 +1,6 @@
-"""Masked image modelling (Xie et al. 2022, SimMIM): foretell the pixels that were hidden.
+"""Masked image modelling (SimMIM, Xie et al. 2022): predict the pixels of masked squares.
 
-The same number of squares is hidden in every image, and only their pixels are computed from the states.
+The same number of squares is masked in every image, and only their pixels are predicted.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from pretune.objectives.base import ObjectiveContext, PretrainingObjective
 from pretune.objectives.images import ImageObjective
 from pretune.predictor.pixels import Pipeline
 
-WHERE = 1  # what a number is drawn for
+POSITIONS = 1  # a stream of random numbers
 
 
 @dataclass(frozen=True)
 class MaskedImageBatch(Movable):
     """pixel_values: (images, channels, size, size) float32. hidden: (images, squares) bool.
 
-    positions: (hidden,) int64 into the squares of all images, one after the other.
+    positions: (hidden,) int64, indices into the squares of all images.
     """
 
     pixel_values: Tensor
@@ -49,18 +49,18 @@ class MaskedImageBatch(Movable):
 
     @property
     def tokens(self) -> int:
-        """Squares that are read."""
+        """Input squares."""
         return self.hidden.numel()
 
 
 class MaskedImages(ImageObjective, PretrainingObjective):
-    """Batches and loss; what is hidden in an image is a pure function of (seed, epoch, sample)."""
+    """L1 loss on masked squares; the mask of an image is a pure function of (seed, epoch, sample)."""
 
     auto = AutoModelForMaskedImageModeling
     answers = "embedded"
 
     class Settings(Section):
-        """mask_rate: share of each image to hide. square: pixels of the side of what is hidden, in whole patches."""
+        """mask_rate: share of each image to mask. square: side of a masked square in pixels, a multiple of a patch."""
 
         mask_rate: Annotated[float, Field(gt=0, lt=1)]
         square: Annotated[int, Field(ge=1)]
@@ -76,7 +76,7 @@ class MaskedImages(ImageObjective, PretrainingObjective):
 
     @classmethod
     def families(cls) -> list[str]:
-        """The one whose states each stand for a patch of fixed place."""
+        """ViT, the only family with one state for each patch."""
         return ["vit"]
 
     @classmethod
@@ -94,8 +94,8 @@ class MaskedImages(ImageObjective, PretrainingObjective):
         return len(self.images)
 
     def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> MaskedImageBatch:
-        """These images, each in its epoch, with a part of their squares hidden."""
-        order = np.argsort(uniform((self.seed, WHERE), epochs, samples, self.squares), axis=1)
+        """These images, with some of their squares masked; the mask depends on the epoch."""
+        order = np.argsort(uniform((self.seed, POSITIONS), epochs, samples, self.squares), axis=1)
         hidden = np.zeros(order.shape, dtype=np.bool_)
         np.put_along_axis(hidden, order[:, : self.hidden], values=True, axis=1)
         values = self.pipeline.values(self.images.rows(samples))
@@ -104,7 +104,7 @@ class MaskedImages(ImageObjective, PretrainingObjective):
         )
 
     def loss(self, model: PreTrainedModel, batch: MaskedImageBatch) -> Tensor:
-        """Sum over the hidden squares of the mean absolute error of their pixels, in deviations of the pipeline."""
+        """Sum over the masked squares of the mean absolute error of their pixels, in normalised values."""
         projection, patch = model.decoder[0], model.config.patch_size
         images, channels, size, _ = batch.pixel_values.shape
         across = math.isqrt(batch.hidden.shape[1])  # squares
@@ -115,14 +115,14 @@ class MaskedImages(ImageObjective, PretrainingObjective):
                 f"and model.config.encoder_stride be {patch} as well"
             )
         hidden = batch.hidden.view(images, across, across).repeat_interleave(side, 1).repeat_interleave(side, 2)
-        read = model.base_model(pixel_values=batch.pixel_values, bool_masked_pos=hidden.flatten(1))
-        states = read.last_hidden_state[:, 1:].view(images, across, side, across, side, -1).transpose(2, 3)
+        output = model.base_model(pixel_values=batch.pixel_values, bool_masked_pos=hidden.flatten(1))
+        states = output.last_hidden_state[:, 1:].view(images, across, side, across, side, -1).transpose(2, 3)
         pixels = batch.pixel_values.view(images, channels, across, side, patch, across, side, patch)
-        pixels = pixels.permute(0, 2, 5, 3, 6, 1, 4, 7).flatten(5)  # as the projection has them, channel by channel
-        states, pixels = (each.flatten(0, 2)[batch.positions] for each in (states, pixels))
-        found = functional.linear(states, projection.weight[:, :, 0, 0], projection.bias)
-        return functional.l1_loss(found.float(), pixels, reduction="none").mean(dim=(1, 2, 3)).sum()
+        pixels = pixels.permute(0, 2, 5, 3, 6, 1, 4, 7).flatten(5)  # the layout of the projection: channel by channel
+        states, pixels = (values.flatten(0, 2)[batch.positions] for values in (states, pixels))
+        predicted = functional.linear(states, projection.weight[:, :, 0, 0], projection.bias)
+        return functional.l1_loss(predicted.float(), pixels, reduction="none").mean(dim=(1, 2, 3)).sum()
 
     def score(self, model: PreTrainedModel, batch: MaskedImageBatch) -> dict[str, Tensor]:
-        """Sums over the hidden squares, for validation."""
+        """Sums over the masked squares, for validation."""
         return {"loss": self.loss(model, batch)}

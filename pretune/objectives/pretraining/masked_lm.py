@@ -1,7 +1,7 @@
-"""Masked language modelling (Devlin et al. 2019): predict the tokens that were hidden.
+"""Masked language modelling (BERT, Devlin et al. 2019): predict masked tokens.
 
-The same number of tokens is hidden in every row, so shapes never change, and the projection to
-the vocabulary, the largest part of a small model, is computed at those positions only.
+The same number of tokens is masked in every row, so shapes stay the same. The projection to the
+vocabulary, the largest part of a small model, is computed at the masked positions only.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from pretune.models import build
 from pretune.objectives.base import ObjectiveContext, PretrainingObjective
 from pretune.objectives.tokens import TokenBatch, TokenObjective
 
-KEPT, RANDOM = 0.1, 0.1  # of the hidden tokens: shown as they are, replaced by a random one
-SPACES = ("Ġ", "Ċ", "ĉ", "▁")  # how byte-level BPE writes space, newline and tab, and unigram a space
-WHERE, HOW, WHICH = 1, 2, 3  # what a number is drawn for
+KEPT, RANDOM = 0.1, 0.1  # shares of the selected tokens: left as they are, replaced by a random token; the rest: [MASK]
+SPACES = ("Ġ", "Ċ", "ĉ", "▁")  # space, newline and tab in byte-level BPE, space in unigram
+POSITIONS, ACTIONS, TOKENS = 1, 2, 3  # streams of random numbers
 
 
 class MaskedLM(TokenObjective, PretrainingObjective):
-    """Batches and loss; what is hidden in a sample is a pure function of (seed, epoch, sample)."""
+    """Cross entropy of the masked tokens; the mask of a sample is a pure function of (seed, epoch, sample)."""
 
     auto = AutoModelForMaskedLM
     answers = "filled"
 
     class Settings(Section):
-        """mask_rate: share of the tokens to predict. whole_words: all tokens of a word or none."""
+        """mask_rate: share of the tokens to predict. whole_words: mask all tokens of a word or none."""
 
         mask_rate: Annotated[float, Field(gt=0, lt=1)]
         whole_words: bool
@@ -60,7 +60,7 @@ class MaskedLM(TokenObjective, PretrainingObjective):
 
     @classmethod
     def families(cls) -> list[str]:
-        """Encoders alone, though bart and others are in the same Auto class."""
+        """Encoders only; the Auto class also builds encoder-decoders such as bart."""
         return sorted(build.families(cls.auto) - build.families(AutoModelForSeq2SeqLM))
 
     @classmethod
@@ -83,35 +83,35 @@ class MaskedLM(TokenObjective, PretrainingObjective):
         return len(self.corpus)
 
     def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> TokenBatch:
-        """These rows of the corpus, each in its epoch, with a part of their tokens hidden."""
+        """These rows of the corpus, with some of their tokens masked; the mask depends on the epoch."""
         ids, lengths, real = self.corpus.rows(samples)
-        draw = uniform((self.seed, WHERE), epochs, samples, self.corpus.length)
+        draw = uniform((self.seed, POSITIONS), epochs, samples, self.corpus.length)
         order = np.argsort(np.where(real.reshape(draw.shape), draw, 1.0), axis=1)  # padding comes last
         columns = np.sort(order[:, : self.hidden], axis=1)
         chosen = np.ones(columns.shape, dtype=bool)
         if self.begins is not None:
-            columns, chosen = self._whole(draw, ids.reshape(draw.shape), real.reshape(draw.shape))
+            columns, chosen = self._whole_words(draw, ids.reshape(draw.shape), real.reshape(draw.shape))
         positions = (columns + np.arange(len(samples))[:, None] * self.corpus.length).reshape(-1)
-        how = uniform((self.seed, HOW), epochs, samples, self.hidden).reshape(-1)
-        which = uniform((self.seed, WHICH), epochs, samples, self.hidden).reshape(-1)
-        random = self.special + (which * (self.vocabulary_size - self.special)).astype(np.int64)
+        actions = uniform((self.seed, ACTIONS), epochs, samples, self.hidden).reshape(-1)
+        tokens = uniform((self.seed, TOKENS), epochs, samples, self.hidden).reshape(-1)
+        random = self.special + (tokens * (self.vocabulary_size - self.special)).astype(np.int64)
         targets, hidden = ids[positions], real[positions] & chosen.reshape(-1)
-        shown = np.where(how < KEPT, targets, np.where(how < KEPT + RANDOM, random, self.mask_id))
+        shown = np.where(actions < KEPT, targets, np.where(actions < KEPT + RANDOM, random, self.mask_id))
         positions, targets = positions[hidden], targets[hidden]
         ids[positions] = shown[hidden]
         return TokenBatch(pack(ids, lengths), torch.from_numpy(positions), torch.from_numpy(targets))
 
-    def _whole(
+    def _whole_words(
         self, draw: npt.NDArray[np.float64], ids: npt.NDArray[np.int64], real: npt.NDArray[np.bool_]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-        """Columns (samples, hidden) word by word, and which of them to hide: not a part of the last word.
+        """Columns (samples, hidden) word by word, and which of them to mask: not those of a last word that is cut.
 
-        Unless that word alone is longer than what is to be hidden: then a part of it is.
+        If that word is the only one, a part of it is masked.
         """
         assert self.begins is not None
         begins = self.begins[ids]
         begins[:, 0] = True
-        begins[:, 1:] |= np.isin(ids[:, :-1], self.special_ids)  # what follows [CLS]
+        begins[:, 1:] |= np.isin(ids[:, :-1], self.special_ids)  # the token after [CLS]
         first = np.maximum.accumulate(np.where(begins, np.arange(ids.shape[1]), 0), axis=1)
         order = np.argsort(np.where(real, np.take_along_axis(draw, first, axis=1), 1.0), axis=1, kind="stable")
         words = np.take_along_axis(first, order, axis=1)
@@ -124,8 +124,8 @@ class MaskedLM(TokenObjective, PretrainingObjective):
 def word_beginnings(tokenizer: PreTrainedTokenizerBase) -> npt.NDArray[np.bool_]:
     """Which tokens begin a word: (vocabulary,).
 
-    WordPiece marks those that do not (`##`); byte-level BPE and unigram those that follow a space,
-    where what is no letter or digit begins a word too.
+    WordPiece marks the tokens that do not (`##`). Byte-level BPE and unigram mark those that follow a space;
+    there a token that starts with neither letter nor digit begins a word as well.
     """
     tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
     special = set(tokenizer.all_special_tokens)

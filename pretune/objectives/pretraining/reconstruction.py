@@ -1,4 +1,4 @@
-"""Reconstruction: f(x) is to be x again, the smallest of all pretraining objectives: the sum of (f(x) - x)^2."""
+"""Reconstruction: f(x) = W x + b is trained to predict x itself, the loss is the sum of (f(x) - x)^2."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class NumberBatch(Movable):
 
     @property
     def tokens(self) -> int:
-        """Numbers that are read."""
+        """Input numbers."""
         return self.x.numel()
 
 
 def number_batch(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> NumberBatch:
     """Both as float32."""
-    return NumberBatch(*(torch.from_numpy(np.asarray(each, dtype=np.float32)) for each in (x, y)))
+    return NumberBatch(*(torch.from_numpy(np.asarray(array, dtype=np.float32)) for array in (x, y)))
 
 
 class Reconstruction(PretrainingObjective):
@@ -62,7 +62,7 @@ class Reconstruction(PretrainingObjective):
 
     @classmethod
     def shape(cls, inputs: Columns) -> dict[str, Any]:
-        """As many numbers come out as go in."""
+        """As many outputs as inputs."""
         return {"inputs": len(inputs.x), "outputs": len(inputs.x)}
 
     @classmethod
@@ -83,21 +83,21 @@ class Reconstruction(PretrainingObjective):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> NumberBatch:  # noqa: ARG002 - nothing is drawn
+    def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> NumberBatch:  # noqa: ARG002 - no random draws
         """These rows, each its own target."""
         x = self.numbers.rows(samples)
         return number_batch(x, x)
 
     def loss(self, model: PreTrainedModel, batch: NumberBatch) -> Tensor:
         """The sum of squared errors."""
-        return squares(model, batch)
+        return squared_error(model, batch)
 
     def score(self, model: PreTrainedModel, batch: NumberBatch) -> dict[str, Tensor]:
         """Sums over the rows, for validation."""
-        return {"loss": squares(model, batch)}
+        return {"loss": squared_error(model, batch)}
 
 
-def squares(model: PreTrainedModel, batch: NumberBatch) -> Tensor:
+def squared_error(model: PreTrainedModel, batch: NumberBatch) -> Tensor:
     """The sum of (f(x) - y)^2."""
     loss: Tensor = model(x=batch.x, y=batch.y).loss
     return loss

@@ -1,4 +1,4 @@
-"""What the pretraining objectives of encoder-decoders share: a text is damaged, the decoder makes up for it."""
+"""Shared by the pretraining objectives of encoder-decoders: the decoder restores a corrupted source text."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from pretune.objectives.base import ObjectiveContext, PretrainingObjective
 
 Ids = npt.NDArray[np.int64]
 Draw = npt.NDArray[np.float64]
-DRAWS = 6  # numbers that are drawn for each token
+DRAWS = 6  # random numbers for each token
 
 
 class Rewriting(PretrainingObjective):
-    """Batches and loss. Each piece of a document is damaged by itself, so that nothing looks across documents.
+    """Cross entropy of the target's tokens. Each document's part of a row is corrupted as a sequence of its own.
 
-    How is a pure function of (seed, epoch, sample).
+    The corruption is a pure function of (seed, epoch, sample).
     """
 
     auto = AutoModelForSeq2SeqLM
@@ -54,33 +54,33 @@ class Rewriting(PretrainingObjective):
         return cls(samples, context)
 
     @abstractmethod
-    def damaged(self, ids: Ids, draw: Draw) -> tuple[Ids, Ids]:
-        """What is read and what is to be written in place of `ids` (tokens,); draw: (DRAWS, tokens) in [0, 1)."""
+    def corrupt(self, ids: Ids, draw: Draw) -> tuple[Ids, Ids]:
+        """Source and target made of `ids` (tokens,); draw: (DRAWS, tokens) in [0, 1)."""
 
     def __len__(self) -> int:
         return len(self.corpus)
 
     def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> Seq2SeqBatch:
-        """The pieces in these rows of the corpus, each damaged as drawn for the row in its epoch."""
+        """The documents' parts in these rows of the corpus, corrupted; the corruption depends on the epoch."""
         ids, lengths, real = self.corpus.rows(samples)
         draw = uniform((self.context.seed,), epochs, samples, DRAWS * self.corpus.length)
         draw = draw.reshape(len(samples), DRAWS, -1).swapaxes(0, 1).reshape(DRAWS, -1)
         ends = np.cumsum(lengths)
-        kept = [(end - length, end) for end, length in zip(ends, lengths, strict=True) if real[end - 1]]
-        pieces = [self._piece(ids[begin:end], draw[:, begin:end]) for begin, end in kept]
-        return seq2seq.batch(*zip(*pieces, strict=True), padding=int(self.context.inputs.pad_token_id))
+        bounds = [(end - length, end) for end, length in zip(ends, lengths, strict=True) if real[end - 1]]
+        pairs = [self._source_and_target(ids[begin:end], draw[:, begin:end]) for begin, end in bounds]
+        return seq2seq.batch(*zip(*pairs, strict=True), padding=int(self.context.inputs.pad_token_id))
 
-    def _piece(self, ids: Ids, draw: Draw) -> tuple[Ids, Ids]:
-        """Source and target of a piece. A special token that it begins with is read; both sides end."""
+    def _source_and_target(self, ids: Ids, draw: Draw) -> tuple[Ids, Ids]:
+        """Special tokens are not corrupted. The source keeps one at its beginning; both get an end token."""
         content = ~np.isin(ids, self.special)
         first = ids[:1][~content[:1]]
-        read, written = self.damaged(ids[content], draw[:, content])
-        return np.concatenate([first, read, self.end]), np.concatenate([written, self.end])
+        source, target = self.corrupt(ids[content], draw[:, content])
+        return np.concatenate([first, source, self.end]), np.concatenate([target, self.end])
 
     def loss(self, model: PreTrainedModel, batch: Seq2SeqBatch) -> Tensor:
-        """Sum of the cross entropies in nats over the tokens to be written."""
+        """Sum of the cross entropies in nats over the targets' tokens."""
         return seq2seq.token_loss(model, batch)
 
     def score(self, model: PreTrainedModel, batch: Seq2SeqBatch) -> dict[str, Tensor]:
-        """Sums over the tokens to be written, for validation."""
+        """Sums over the targets' tokens, for validation."""
         return {"loss": seq2seq.token_loss(model, batch)}

@@ -1,6 +1,6 @@
-"""Span corruption (Raffel et al. 2020): spans are replaced by sentinels, and the decoder writes what they hid.
+"""Span corruption (T5, Raffel et al. 2020): spans are replaced by sentinels, the decoder predicts the spans.
 
-`Thank you <0> me to your party <1> week` is read, `<0> for inviting <1> last <2>` is written.
+Source: `Thank you <0> me to your party <1> week`. Target: `<0> for inviting <1> last <2>`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from pretune.data.rows import Row
 from pretune.objectives.base import ObjectiveContext
 from pretune.objectives.pretraining.rewriting import Draw, Ids, Rewriting
 
-SENTINELS = [f"<extra_id_{number}>" for number in range(100)]  # as T5's own tokenizer calls them
+SENTINELS = [f"<extra_id_{number}>" for number in range(100)]  # the names in T5's own tokenizer
 
 
 class SpanCorruption(Rewriting):
-    """See Rewriting."""
+    """The target holds the masked spans only, each after its sentinel."""
 
     class Settings(Section):
-        """mask_rate: share of the tokens to hide. span_length: tokens of a span, on average."""
+        """mask_rate: share of the tokens to mask. span_length: mean tokens of a span."""
 
         mask_rate: Annotated[float, Field(gt=0, lt=1)]
         span_length: Annotated[float, Field(ge=1)]
@@ -38,9 +38,9 @@ class SpanCorruption(Rewriting):
 
     @classmethod
     def inputs(cls, folder: Path) -> Any:
-        """The tokenizer, with sentinels after all of its own tokens where it has none."""
+        """The tokenizer; sentinels are added at the end of the vocabulary if it has none."""
         tokenizer = super().inputs(folder)
-        tokenizer.add_tokens([AddedToken(each, special=True) for each in SENTINELS])
+        tokenizer.add_tokens([AddedToken(sentinel, special=True) for sentinel in SENTINELS])
         return tokenizer
 
     @classmethod
@@ -49,15 +49,15 @@ class SpanCorruption(Rewriting):
         return {"text": f"Return the {SENTINELS[0]} path of a file."}
 
     @override
-    def damaged(self, ids: Ids, draw: Draw) -> tuple[Ids, Ids]:
+    def corrupt(self, ids: Ids, draw: Draw) -> tuple[Ids, Ids]:
         settings = self.context.settings
-        return corrupt(ids, spans(len(ids), settings.mask_rate, settings.span_length, draw), self.sentinels)
+        return replace_spans(ids, spans(len(ids), settings.mask_rate, settings.span_length, draw), self.sentinels)
 
 
 def spans(length: int, rate: float, mean: float, draw: Draw) -> npt.NDArray[np.bool_]:
-    """Which of `length` tokens to hide: `rate` of them, in spans of `mean` tokens on average.
+    """Which of `length` tokens to mask: a share `rate` of them, in spans of `mean` tokens on average.
 
-    The first token is never hidden, and between two spans one at least is shown. draw: (2 or more, length).
+    The first token is never masked, and spans are separated by one token at least. draw: (2 or more, length).
     """
     if length < 2:
         return np.zeros(length, dtype=np.bool_)
@@ -68,23 +68,23 @@ def spans(length: int, rate: float, mean: float, draw: Draw) -> npt.NDArray[np.b
 
 
 def _parts(total: int, number: int, draw: Draw) -> Ids:
-    """`total` divided into `number` parts of one at least, all divisions as likely: (number,)."""
+    """`total` divided into `number` parts of one at least, every division equally likely: (number,)."""
     cuts = np.sort(np.argsort(draw[: total - 1], kind="stable")[: number - 1]) + 1
     return np.diff(np.concatenate([[0], cuts, [total]]))
 
 
-def corrupt(ids: Ids, hidden: npt.NDArray[np.bool_], sentinels: Ids) -> tuple[Ids, Ids]:
-    """What is read and what is to be written; sentinel n stands for span n, and one more ends the last.
+def replace_spans(ids: Ids, hidden: npt.NDArray[np.bool_], sentinels: Ids) -> tuple[Ids, Ids]:
+    """Source and target: sentinel n replaces span n, and one more sentinel ends the target.
 
-    Spans for which there is no sentinel stay as they are.
+    Spans beyond the last sentinel are not masked.
     """
     starts = hidden & ~np.concatenate([[False], hidden[:-1]])
     number = np.cumsum(starts) - 1
     hidden = hidden & (number < len(sentinels) - 1)
     starts &= hidden
     number = np.minimum(number, len(sentinels) - 1)
-    read = np.where(starts, sentinels[number], ids)[~hidden | starts]
-    places = np.flatnonzero(hidden)
-    before = np.flatnonzero(starts[places])  # each span's sentinel stands before its first token
-    written = np.insert(ids[places], before, sentinels[: len(before)])
-    return read, np.append(written, sentinels[len(before)])
+    source = np.where(starts, sentinels[number], ids)[~hidden | starts]
+    masked = np.flatnonzero(hidden)
+    firsts = np.flatnonzero(starts[masked])  # each span's sentinel precedes its first token
+    target = np.insert(ids[masked], firsts, sentinels[: len(firsts)])
+    return source, np.append(target, sentinels[len(firsts)])

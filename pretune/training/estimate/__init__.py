@@ -1,1 +1,1 @@
-"""What training will cost, and whether it fits into memory."""
+"""Estimates of training: cost, memory and duration."""

@@ -1,8 +1,8 @@
-"""What training costs, before anything is computed: parameters, FLOPs and memory of a step.
+"""The cost of a training step without computing it: parameters, FLOPs and memory.
 
-A copy of the model is made of tensors without data, and takes a step on a real batch: every
-operation says what shapes come out of it, none computes. On a CPU the heap holds more than the tensors
-that are alive, for freed blocks split up; HEAP is the margin for that. `pretune plan` measures instead.
+A copy of the model on fake tensors takes a step on a real batch: every operation gives shapes, none computes.
+On a CPU the heap is larger than the live tensors, for it fragments; HEAP is the margin for that. `pretune plan`
+measures instead.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.utils.flop_counter import flop_registry
 from transformers.initialization import no_init_weights
 
 from pretune.adaptation import adapters
-from pretune.data.loading.batch import mapped
+from pretune.data.loading.batch import map_tensors
 from pretune.models import heads
 from pretune.training import dataloader, optimizer
 from pretune.training import device as devices
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from pretune.config.params import TrainingParams
     from pretune.objectives.protocol import Objective
 
-HEAP = 1.5  # on CPUs, times what is alive at the peak: 1.3 to 1.9 were measured (docs/performance.md)
-PARTS = 2  # batches of a step that are passed through: on the second the gradients are there already
-PEAKS = {  # dense bf16 FLOP/s, from NVIDIA's data sheets; the first that the card's name contains
+HEAP = 1.5  # heap over live tensors at the peak, on CPUs: 1.3 to 1.9 were measured (docs/performance.md)
+PARTS = 2  # batches of a step to simulate: at the second one the gradients exist already
+PEAKS = {  # dense bf16 FLOP/s from NVIDIA's data sheets, for the first key in the card's name
     "B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "GH200": 989e12,
     "A100": 312e12, "A40": 150e12, "A30": 165e12, "A10G": 70e12, "A10": 125e12, "L40S": 362e12, "L40": 181e12,
     "L4": 121e12, "RTX 5090": 210e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
@@ -44,12 +44,12 @@ PEAKS = {  # dense bf16 FLOP/s, from NVIDIA's data sheets; the first that the ca
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one step, and of one process where several train.
+    """The cost of one step.
 
-    flops: of all processes; what is computed twice to save memory (gradient checkpointing) counts once.
-    tokens: read by all processes.
-    memory: bytes at the peak that are not held before training starts.
-    snapshot: bytes more while a checkpoint is written.
+    flops: of all processes; recomputation (gradient checkpointing) does not count.
+    tokens: input tokens of all processes.
+    memory: bytes of one process at the peak, in addition to those before training.
+    snapshot: more bytes while a checkpoint is written.
     """
 
     parameters: int
@@ -69,34 +69,35 @@ def estimate(
     processes: int = 1,
     strategy: str = "ddp",
 ) -> Cost:
-    """The cost of the first step of `model`, which is left as it is, as are all random numbers."""
+    """The cost of the first step of `model`; neither the model nor the random generators change."""
     epochs, samples = dataloader.EpochSampler(len(objective), params.batch_size, seed).step(0)
     parts = params.gradient_accumulation_steps * processes
-    rows = [np.array_split(each, parts)[:PARTS] for each in (epochs, samples)]
-    batches = [objective.batch(*each) for each in zip(*rows, strict=True)]
-    passed = _Passed(model, objective, batches, params, device)
-    flops = passed.flops
+    rows = [np.array_split(array, parts)[:PARTS] for array in (epochs, samples)]
+    batches = [objective.batch(*part) for part in zip(*rows, strict=True)]
+    simulated = _SimulatedStep(model, objective, batches, params, device)
+    flops = simulated.flops
     if params.gradient_checkpointing:
         once = params.model_copy(update={"gradient_checkpointing": False})
-        flops = _Passed(model, objective, batches, once, device).flops
+        flops = _SimulatedStep(model, objective, batches, once, device).flops
     tokens = sum(batch.tokens for batch in batches)
     share = len(batches) / parts  # of the step
-    lasting, gathered = passed.lasting, 0
+    lasting, gathered = simulated.lasting, 0
     if strategy == "fsdp" and processes > 1:
         lasting, gathered = lasting // processes, _gathered(model)
     on_cpu = device.type == "cpu"
-    alive = lasting + passed.ledger.peak - passed.lasting + gathered - (passed.weights if on_cpu else 0)
+    transient = simulated.tensors.peak - simulated.lasting
+    live = lasting + transient + gathered - (simulated.weights if on_cpu else 0)
     return Cost(
-        parameters=sum(each.numel() for each in model.parameters()),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
         flops=round(flops / share),
         tokens=round(tokens / share),
-        memory=round(alive * (HEAP if on_cpu else 1)),
-        snapshot=passed.kept if on_cpu and processes == 1 else 0,
+        memory=round(live * (HEAP if on_cpu else 1)),
+        snapshot=simulated.saved if on_cpu and processes == 1 else 0,
     )
 
 
 def peak_flops(device: torch.device, precision: str) -> float:
-    """FLOP/s that the processor can reach in matrix products: from the data sheet, else measured for 0.1 s."""
+    """Peak FLOP/s of the processor in matrix products: from the data sheet, else measured for 0.1 s."""
     bf16 = devices.computes_in_bf16(device, precision)
     if device.type == "cuda" and bf16:
         name = torch.cuda.get_device_name(device)
@@ -106,14 +107,14 @@ def peak_flops(device: torch.device, precision: str) -> float:
     size = 1024 if device.type == "cpu" else 8192
     values = torch.linspace(-1, 1, size * size, device=device).view(size, size)
     values = values.to(torch.bfloat16 if bf16 else torch.float32)
-    return 2 * size**3 / _shortest(values)
+    return 2 * size**3 / _fastest_product(values)
 
 
-class _Passed:
-    """What a pass through a copy of the model has shown: FLOPs, and bytes.
+class _SimulatedStep:
+    """FLOPs and bytes of a step on fake tensors.
 
-    weights: parameters and buffers. kept: with the optimizer's state, averaged and best weights, which a
-    checkpoint copies. lasting: with gradients besides.
+    weights: bytes of parameters and buffers. saved: with the optimizer's state, the averaged and the best weights,
+    all of which a checkpoint copies. lasting: with gradients in addition. tensors: live and peak bytes.
     """
 
     def __init__(
@@ -125,100 +126,96 @@ class _Passed:
         device: torch.device,
     ) -> None:
         fake = FakeTensorMode()
-        self.ledger = _Ledger()
-        batches = [mapped(batch, fake.from_tensor) for batch in batches]
+        self.tensors = _TensorTracker()
+        batches = [map_tensors(batch, fake.from_tensor) for batch in batches]
         with torch.device("meta"), no_init_weights():
-            frame = adapters.like(model) if hasattr(model, "peft_config") else None  # peft moves what it has made
-        with fake, self.ledger:
+            on_meta = adapters.like(model) if hasattr(model, "peft_config") else None  # peft moves its adapters
+        with fake, self.tensors:
             with torch.device(device), no_init_weights():
-                light = _filled(frame, device) if frame else adapters.like(model)
-                light.tie_weights()  # part of what is left out: to give each weight a value
-            heads.prepare(light)
+                copied = _moved(on_meta, device) if on_meta else adapters.like(model)
+                copied.tie_weights()  # no_init_weights leaves it out
+            heads.prepare(copied)
             if params.gradient_checkpointing:
-                light.activation_checkpointing_enable({"use_reentrant": False})
-            light.train()
-            self.weights = self.ledger.alive
-            optimizers = optimizer.build(light, params)
+                copied.activation_checkpointing_enable({"use_reentrant": False})
+            copied.train()
+            self.weights = self.tensors.live
+            optimizers = optimizer.build(copied, params)
             optimizer.materialize(optimizers)
-            learnt = [each for each in light.parameters() if each.requires_grad]
-            copies = bool(params.ema_decay) + (params.metric_for_best_model != "last")
-            others = [each.detach().clone() for each in learnt * copies]
-            self.kept = self.ledger.alive
-            before = self.ledger.flops
+            trained = [parameter for parameter in copied.parameters() if parameter.requires_grad]
+            count = bool(params.ema_decay) + (params.metric_for_best_model != "last")
+            copies = [parameter.detach().clone() for parameter in trained * count]
+            self.saved = self.tensors.live
+            before = self.tensors.flops
             for batch in batches:
                 with devices.autocast(device, params.precision):
-                    loss = objective.loss(light, batch.to(device))
+                    loss = objective.loss(copied, batch.to(device))
                 loss.backward()  # type: ignore[no-untyped-call]
                 del loss
-            self.lasting, self.flops = self.ledger.alive, self.ledger.flops - before
-            _step(optimizers)
-            del others
+            self.lasting, self.flops = self.tensors.live, self.tensors.flops - before
+            for optim in optimizers:
+                optim.step()
+            optimizer.zero_grad(optimizers)
+            del copies
 
 
-class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Keeps account of FLOPs, and of the bytes of tensors that are alive: now and at most."""
+class _TensorTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts FLOPs, and the bytes of live tensors: now (`live`) and at the peak (`peak`)."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.alive = self.peak = self.flops = 0
+        self.live = self.peak = self.flops = 0
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = function(*args, **(kwargs or {}))
+        output = function(*args, **(kwargs or {}))
         if formula := flop_registry.get(function._overloadpacket):
-            self.flops += formula(*args, **(kwargs or {}), out_val=found)
-        for each in tree_leaves(found):
-            if isinstance(each, Tensor):
-                self._enter(each.untyped_storage())
-        return found
+            self.flops += formula(*args, **(kwargs or {}), out_val=output)
+        for leaf in tree_leaves(output):
+            if isinstance(leaf, Tensor):
+                self._add(leaf.untyped_storage())
+        return output
 
-    def _enter(self, storage: torch.UntypedStorage) -> None:
+    def _add(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
         if key in self._known:
             return
         self._known.add(key)
-        self.alive += size
-        self.peak = max(self.peak, self.alive)
-        weakref.finalize(storage, self._leave, key, size).atexit = False
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._remove, key, size).atexit = False
 
-    def _leave(self, key: int, size: int) -> None:
+    def _remove(self, key: int, size: int) -> None:
         self._known.discard(key)
-        self.alive -= size
+        self.live -= size
 
 
-def _filled(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
-    """A model made on `meta` with tensors on `device` in place of its own, each once."""
-    made: dict[int, Tensor] = {}
+def _moved(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    """A model on `meta` with its tensors replaced by empty ones on `device`; shared tensors stay shared."""
+    replaced: dict[int, Tensor] = {}
     for module in model.modules():
         for values in (module._parameters, module._buffers):
             for name, old in values.items():
-                if old is not None and id(old) not in made:
+                if old is not None and id(old) not in replaced:
                     new = torch.empty(old.shape, dtype=old.dtype, device=device)
-                    made[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+                    replaced[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
                 if old is not None:
-                    values[name] = made[id(old)]
+                    values[name] = replaced[id(old)]
     return model
 
 
-def _step(optimizers: list[torch.optim.Optimizer]) -> None:
-    for each in optimizers:
-        each.step()
-        each.zero_grad(set_to_none=True)
-
-
 def _gathered(model: nn.Module) -> int:
-    """Bytes that FSDP2 holds in full: the layer at work, the one fetched ahead, and what is in no layer."""
-    layers = [layer for each in model.modules() if isinstance(each, nn.ModuleList) for layer in each]
-    sizes = [sum(each.nbytes for each in layer.parameters()) for layer in layers]
-    rest = sum(each.nbytes for each in model.parameters()) - sum(sizes)
+    """Bytes that FSDP2 holds unsharded: the current layer, the prefetched one, and parameters outside the layers."""
+    layers = [layer for module in model.modules() if isinstance(module, nn.ModuleList) for layer in module]
+    sizes = [sum(parameter.nbytes for parameter in layer.parameters()) for layer in layers]
+    rest = sum(parameter.nbytes for parameter in model.parameters()) - sum(sizes)
     return 2 * (max(sizes, default=0) + rest)  # parameters and gradients
 
 
-def _shortest(values: Tensor, seconds: float = 0.1) -> float:
-    """Seconds of the fastest product of `values` with itself."""
+def _fastest_product(values: Tensor, seconds: float = 0.1) -> float:
+    """Seconds of the fastest product of the matrix `values` with itself, of those computed in `seconds`."""
     best, until = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < until:
         began = time.perf_counter()
-        (values @ values)[0, 0].item()  # waits for a GPU
+        (values @ values)[0, 0].item()  # synchronises with a GPU
         best = min(best, time.perf_counter() - began)
     return best

@@ -1,4 +1,4 @@
-"""A few steps of a job, timed: how long all of it will take, and how much memory. In a process of its own."""
+"""A few timed steps of a job, to estimate its duration and memory; run it in a process of its own."""
 
 from __future__ import annotations
 
@@ -11,76 +11,80 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pretune.training import checkpoint, dataloader, loop, memory, schedule
+from pretune.training import checkpoint, dataloader, memory, schedule
+from pretune.training.learner import Learner
 
 if TYPE_CHECKING:
     from pretune.objectives.protocol import Objective
     from pretune.training.job import Job
     from pretune.training.parallel import World
 
-WARM_UP, LEAST, MOST = 2, 5, 40  # steps
-ENOUGH = 2.0  # seconds of steps; of validation, half of that
+WARM_UP, MINIMUM, MAXIMUM = 2, 5, 40  # steps; MINIMUM and MAXIMUM come after the warm-up
+ENOUGH = 2.0  # seconds of steps
 ROUNDS = 8  # of validation batches
 
 
 @dataclass(frozen=True)
-class Trial:
-    """Seconds of a step (median), of all steps with their validations; bytes at the peak."""
+class DryRun:
+    """step: seconds of a step (median); training: seconds of all steps and validations; memory: bytes at the peak."""
 
     step: float
     training: float
     memory: int
 
 
-def timed(job: Job, seed: int, world: World, processes: int, snapshot: int) -> Trial:
-    """Take some steps of `job`, as one of `processes`, and validate. Its model is then another.
+def timed(job: Job, seed: int, world: World, processes: int, snapshot: int) -> DryRun:
+    """Take some steps of `job`, as one of `processes`, and validate; this changes the weights of its model.
 
-    `snapshot` is what a checkpoint takes; runs shorter than a minute write none.
+    snapshot: bytes more while a checkpoint is written, which happens in runs longer than a minute only.
     """
     params = job.params
     if not job.steps:
-        return Trial(0.0, 0.0, memory.highest(world.device))
+        return DryRun(0.0, 0.0, memory.highest(world.device))
     torch.manual_seed(seed)
-    learner = loop.Learner(job.model, job.objective, params, world=world, strategy="ddp")
-    order = dataloader.EpochSampler(len(job.objective), params.batch_size, seed)
+    learner = Learner(job.model, job.objective, params, world=world, strategy="ddp")
+    sampler = dataloader.EpochSampler(len(job.objective), params.batch_size, seed)
     batches = dataloader.batches(
-        job.objective, order, range(min(job.steps, WARM_UP + MOST)),
+        job.objective, sampler, range(min(job.steps, WARM_UP + MAXIMUM)),
         parts=params.gradient_accumulation_steps * processes, mine=range(params.gradient_accumulation_steps),
     )  # fmt: skip
     seconds: list[float] = []
     began = time.perf_counter()
     for step, batch in enumerate(batches):
-        learner.step(batch, schedule.learning_rate(step, job.steps, params))
-        learner.read()  # waits for a GPU
+        rate = schedule.learning_rate(
+            step, job.steps, peak=params.learning_rate, warmup=params.warmup, schedule=params.schedule
+        )
+        learner.step(batch, rate)
+        learner.read_tally()  # synchronises with a GPU
         now = time.perf_counter()
         seconds.append(now - began)
         began = now
-        if len(seconds) >= WARM_UP + LEAST and sum(seconds[WARM_UP:]) > ENOUGH:
+        if len(seconds) >= WARM_UP + MINIMUM and sum(seconds[WARM_UP:]) > ENOUGH:
             break
     steady = statistics.median(seconds[WARM_UP:] or seconds)
-    first = sum(each - steady for each in seconds[:WARM_UP])  # what is only done once: kernels are made, memory grows
+    once = sum(duration - steady for duration in seconds[:WARM_UP])  # kernels are compiled, memory is allocated
     validation = _validation(learner, job, processes) if job.validation and params.evaluate_every else 0.0
-    training = first + job.steps * steady + -(-job.steps // max(1, params.evaluate_every)) * validation
+    training = once + job.steps * steady + -(-job.steps // max(1, params.evaluate_every)) * validation
     highest = memory.highest(world.device) + (snapshot if training > checkpoint.EVERY else 0)
-    return Trial(steady, training, highest)
+    return DryRun(steady, training, highest)
 
 
-def _validation(learner: loop.Learner, job: Job, processes: int) -> float:
-    """Seconds of a validation: the first rounds of it, the second time, stand for all."""
+def _validation(learner: Learner, job: Job, processes: int) -> float:
+    """Seconds of a validation, extrapolated from the second of two passes over its first ROUNDS batches."""
     assert job.validation
     rows = job.params.batch_size // (job.params.gradient_accumulation_steps * processes)
-    few = _Few(job.validation, rows * ROUNDS)
+    few = _FirstSamples(job.validation, rows * ROUNDS)
     for _ in range(2):
         began = time.perf_counter()
         learner.validate(few, 0)
     return (time.perf_counter() - began) * len(job.validation) / len(few) / processes
 
 
-class _Few:
-    """The first samples of an objective."""
+class _FirstSamples:
+    """The first `limit` samples of an objective."""
 
-    def __init__(self, objective: Objective, most: int) -> None:
-        self._objective, self._samples = objective, min(most, len(objective))
+    def __init__(self, objective: Objective, limit: int) -> None:
+        self._objective, self._samples = objective, min(limit, len(objective))
         self.loss, self.score = objective.loss, objective.score
 
     def __len__(self) -> int:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import peft
 import pytest
@@ -11,7 +12,7 @@ from pretune.adaptation import adapters, methods
 from pretune.errors import ParamsError
 
 SHAPE = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "pad_token_id": 0}
-SMALL = {  # where peft's own sizes are too large for the smallest of models
+SMALL = {  # where peft's defaults are too large for a tiny model
     "c3a": {"block_size": 8}, "miss": {"r": 2}, "shira": {"r": 2}, "road": {"group_size": 2},
     "waveft": {"n_frequency": 10}, "osf": {"effective_rank": 4},
     "fourierft": {"n_frequency": 10}, "psoft": {"r": 2}, "oft": {"oft_block_size": 4},
@@ -20,19 +21,19 @@ SMALL = {  # where peft's own sizes are too large for the smallest of models
 
 @pytest.fixture
 def model(deterministic):
-    """The smallest decoder, evaluating."""
+    """A tiny decoder in eval mode."""
     config = AutoConfig.for_model("llama", intermediate_size=16, num_key_value_heads=2, **SHAPE)
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 
 def logits(model):
-    """What the model says about a few tokens."""
+    """The model's logits for a few tokens."""
     with torch.no_grad():
         return model(input_ids=torch.arange(1, 41).view(4, 10)).logits
 
 
 def disturb(model):
-    """As if adapters had learnt something: every method begins where it changes nothing."""
+    """Change the trained weights, as training would: new adapters change no outputs."""
     torch.manual_seed(1)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -41,13 +42,13 @@ def disturb(model):
 
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")  # shira's matrices
 @pytest.mark.parametrize("method", adapters.methods())
-def test_a_merged_model_says_what_it_said_with_adapters(model, method):
-    """Of every method that is offered; what is left is a model of the same weights, by name and shape."""
+def test_a_merged_model_has_the_logits_of_the_adapted_one(model, method):
+    """For every method offered; afterwards the weights have their former names and shapes."""
     names = {name: value.shape for name, value in model.state_dict().items()}
     before = logits(model)
     methods.choose(method, SMALL.get(method, {})).apply(model, frozenset())
     trained = methods.trained(model)
-    assert 0 < trained < sum(each.numel() for each in model.parameters())
+    assert 0 < trained < sum(parameter.numel() for parameter in model.parameters())
     disturb(model)
     adapted = logits(model)
     assert (adapted - before).abs().max() > 1e-5
@@ -56,14 +57,14 @@ def test_a_merged_model_says_what_it_said_with_adapters(model, method):
 
 
 def test_dora_is_lora_with_magnitudes(model):
-    """Its own name, peft's configuration."""
+    """A name of its own for peft's use_dora."""
     methods.choose("dora", {"r": 2}).apply(model, frozenset())
     assert model.peft_config["default"].use_dora
     assert any("lora_magnitude_vector" in name for name, _ in model.named_parameters())
 
 
 def test_without_targets_every_matrix_in_the_layers_is_adapted(model):
-    """And none outside: neither embeddings nor the projection to the vocabulary."""
+    """And none outside, neither embeddings nor the projection to the vocabulary."""
     methods.choose("lora", {"r": 2}).apply(model, frozenset())
     adapted = {name.split(".lora_A")[0] for name, _ in model.named_parameters() if ".lora_A" in name}
     assert len(adapted) == 2 * 7
@@ -71,13 +72,13 @@ def test_without_targets_every_matrix_in_the_layers_is_adapted(model):
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks for it
-def test_what_is_saved_beside_the_model_is_read_by_peft(model, tmp_path):
-    """PeftModel puts the adapters onto the model that they were trained on, and says the same."""
+def test_saved_adapters_are_loaded_by_peft(model, tmp_path):
+    """PeftModel adds them to the base model, and its logits are the same."""
     base = copy.deepcopy(model)
     methods.choose("lora", {"r": 2}).apply(model, frozenset())
     disturb(model)
     adapters.save(adapters.weights(model), tmp_path / "adapter")
-    assert {each.name for each in (tmp_path / "adapter").iterdir()} >= {
+    assert {path.name for path in (tmp_path / "adapter").iterdir()} >= {
         "adapter_config.json",
         "adapter_model.safetensors",
     }
@@ -85,22 +86,31 @@ def test_what_is_saved_beside_the_model_is_read_by_peft(model, tmp_path):
     torch.testing.assert_close(logits(loaded), logits(model))
 
 
+def test_saved_settings_are_in_one_order(model, tmp_path):
+    """Peft keeps names in sets, whose order differs from process to process: the file would, too."""
+    expected = sorted(adapters.targets(model))
+    methods.choose("lora", {"r": 2}).apply(model, frozenset())
+    adapters.save(adapters.weights(model), tmp_path / "adapter")
+    names = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))["target_modules"]
+    assert names == expected
+
+
 def test_a_model_without_adapters_has_none_to_save_or_merge(model, tmp_path):
-    """Nothing is written, nothing changes."""
+    """Nothing is written, and the logits stay."""
     before = logits(model)
     adapters.save(adapters.weights(model), tmp_path / "adapter")
     assert not list(tmp_path.iterdir())
     assert torch.equal(logits(adapters.merge(model)), before)
 
 
-def test_a_model_made_alike_has_the_same_parts_trained(model):
-    """Adapters and what is frozen: it stands in for the model where its cost is estimated."""
+def test_a_copy_has_the_same_adapters_and_frozen_weights(model):
+    """Cost estimates run on such a copy."""
     methods.choose("lora", {"r": 2}).apply(model, frozenset({"lm_head.weight"}))
-    other = adapters.like(model)
-    found, expected = (
-        {name: (each.shape, each.requires_grad) for name, each in one.named_parameters()} for one in (other, model)
+    copied, expected = (
+        {name: (weight.shape, weight.requires_grad) for name, weight in network.named_parameters()}
+        for network in (adapters.like(model), model)
     )
-    assert found == expected
+    assert copied == expected
     assert expected["lm_head.weight"][1]
 
 
@@ -110,15 +120,15 @@ def test_a_model_made_alike_has_the_same_parts_trained(model):
         ("loraa", {}, "did you mean lora?"),
         ("prompt_tuning", {}, "adds no weights to be merged"),
         ("vera", {}, "its layers share weights"),
-        ("adalora", {}, "divided anew"),
+        ("adalora", {}, "reallocate its ranks"),
         ("lora", {"rank": 3, "lora_alhpa": 1}, "did you mean lora_alpha?"),
         ("dora", {"use_dora": False}, "no setting of dora"),
-        ("top", {}, "layers"),
-        ("full", {"layers": 1}, "the settings of full: none"),
+        ("top", {}, "adaptation.settings.layers: missing; top needs it"),
+        ("full", {"layers": 1}, "no setting of full, which has none"),
     ],
 )
-def test_a_wrong_choice_says_what_there_is(method, settings, words):
-    """Unknown methods, unknown keys, missing keys: all at once, with the nearest match."""
+def test_an_invalid_choice_is_reported_with_what_is_allowed(method, settings, words):
+    """Unknown methods, unknown keys and missing keys, all at once, with the nearest match."""
     with pytest.raises(ParamsError) as caught:
         methods.choose(method, settings)
     assert words in str(caught.value)
@@ -126,7 +136,7 @@ def test_a_wrong_choice_says_what_there_is(method, settings, words):
 
 
 @pytest.mark.parametrize("settings", [{"r": -1}, {"target_modules": ["nowhere"]}])
-def test_what_peft_refuses_is_told_as_a_mistake_in_params(model, settings):
-    """Its own words, no traceback."""
+def test_settings_that_peft_refuses_are_a_params_error(model, settings):
+    """With peft's reason, without a traceback."""
     with pytest.raises(ParamsError, match="peft refuses lora"):
         methods.choose("lora", settings).apply(model, frozenset())

@@ -29,58 +29,58 @@ def model(deterministic):
 
 
 def trained(model):
-    """The names of what is trained."""
-    return {name for name, each in model.named_parameters() if each.requires_grad}
+    """The names of the trained parameters."""
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_heights_of_a_model_count_its_layers(model, family):
-    """Three layers in each, embeddings below, something above."""
-    found = model(family)
-    heights = layers.layer_depths(found)
-    assert layers.count(found) == 3
-    assert set(heights.values()) == {-1, 0, 1, 2, 3}
-    assert heights.keys() == {name for name, _ in found.named_parameters()}
+def test_layer_depths_count_the_layers_of_a_model(model, family):
+    """Three layers in each family, embeddings below, the head above."""
+    network = model(family)
+    depths = layers.layer_depths(network)
+    assert layers.count(network) == 3
+    assert set(depths.values()) == {-1, 0, 1, 2, 3}
+    assert depths.keys() == {name for name, _ in network.named_parameters()}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_head_trains_what_is_not_in_the_body_and_what_is_new(model, family):
-    """Nothing of the body, but for weights that the pretrained model did not have."""
-    found = model(family)
-    new = {next(name for name, _ in found.base_model.named_parameters(prefix=found.base_model_prefix))}
-    methods.choose("head", {}).apply(found, frozenset(new))
-    assert trained(found) == methods.head(found) | new
-    assert methods.head(found)
+def test_head_trains_the_head_and_new_weights(model, family):
+    """Of the body only weights that are not in the pretrained model."""
+    network = model(family)
+    new = {next(name for name, _ in network.base_model.named_parameters(prefix=network.base_model_prefix))}
+    methods.choose("head", {}).apply(network, frozenset(new))
+    assert trained(network) == methods.head(network) | new
+    assert methods.head(network)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("number", [1, 3])
 def test_top_trains_the_layers_next_to_the_head(model, family, number):
-    """So many layers and all above them; embeddings never."""
-    found = model(family)
-    methods.choose("top", {"layers": number}).apply(found, frozenset())
-    heights = layers.layer_depths(found)
-    assert trained(found) == {name for name, height in heights.items() if height >= 3 - number} | methods.head(found)
+    """These layers and all weights above them; never embeddings."""
+    network = model(family)
+    methods.choose("top", {"layers": number}).apply(network, frozenset())
+    depths = layers.layer_depths(network)
+    assert trained(network) == {name for name, depth in depths.items() if depth >= 3 - number} | methods.head(network)
 
 
-def test_more_layers_than_there_are_is_a_mistake(model):
-    """It says how many there are."""
+def test_more_layers_than_there_are_is_an_error(model):
+    """The message gives their number."""
     with pytest.raises(ParamsError, match="4, but the model has 3"):
         methods.choose("top", {"layers": 4}).apply(model("bert"), frozenset())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_gradual_opens_one_layer_after_the_other_from_the_top(model, family):
-    """The head at once, each layer an epoch and a half after the one above it, embeddings last."""
-    found = model(family)
-    opens = methods.choose("gradual", {"epochs_per_layer": 1.5}).unfreeze_schedule(found, steps_per_epoch=10)
-    heights = layers.layer_depths(found)
-    assert {name: (3 - height) * 15 for name, height in heights.items() if height < 3} == opens
+def test_gradual_unfreezes_one_layer_after_the_other_from_the_top(model, family):
+    """The head from the start, each layer one and a half epochs after the one above it, embeddings last."""
+    network = model(family)
+    schedule = methods.choose("gradual", {"epochs_per_layer": 1.5}).unfreeze_schedule(network, steps_per_epoch=10)
+    depths = layers.layer_depths(network)
+    assert {name: (3 - depth) * 15 for name, depth in depths.items() if depth < 3} == schedule
 
 
 def test_full_trains_everything(model):
     """From the first step."""
-    found, chosen = model("bert"), methods.choose("full", {})
-    chosen.apply(found, frozenset())
-    assert len(trained(found)) == len(list(found.parameters()))
-    assert chosen.unfreeze_schedule(found, 10) == {}
+    network, adaptation = model("bert"), methods.choose("full", {})
+    adaptation.apply(network, frozenset())
+    assert len(trained(network)) == len(list(network.parameters()))
+    assert adaptation.unfreeze_schedule(network, 10) == {}

@@ -10,13 +10,13 @@ from pretune.errors import ParamsError
 
 @pytest.fixture
 def files(params_file, tmp_path):
-    """A copy of params.yaml, and where to write it with other values."""
+    """A copy of params.yaml, and the path for a version with other values."""
     path = tmp_path / "params.yaml"
     path.write_bytes(params_file.read_bytes())
     return path, tmp_path / "other.yaml"
 
 
-def test_only_the_line_asked_for_changes(files):
+def test_only_the_lines_of_overridden_keys_change(files):
     """Comments, order and every other line stay as they are."""
     path, target = files
     overrides.override(path, ["finetune.learning_rate=3e-5"], target)
@@ -35,14 +35,14 @@ def test_the_changes_are_returned(files):
 
 
 def test_the_original_is_left_alone(files):
-    """`--set` never changes params.yaml behind the user's back."""
+    """`--set` never changes params.yaml itself."""
     before = files[0].read_bytes()
     overrides.override(files[0], ["seed=7"], files[1])
     assert files[0].read_bytes() == before
 
 
 def test_all_problems_are_listed_and_nothing_is_written(files, params_file):
-    """A missing sign, an unknown key and a broken value are told at once; neither file changes."""
+    """A missing `=`, an unknown key and invalid YAML are reported at once; neither file changes."""
     path, target = files
     with pytest.raises(ParamsError) as caught:
         overrides.override(path, ["seed", "finetune.lerning_rate=1", "model.type=[", "seed=3"], target)
@@ -65,14 +65,14 @@ def test_a_value_that_the_schema_refuses_writes_nothing(files, assignment):
 
 
 @pytest.mark.parametrize("name", ["pretrain", "pretrain.", ".seed", "", "seed.x"])
-def test_a_section_is_no_key(files, name):
-    """Only leaves can be set."""
+def test_a_section_cannot_be_set(files, name):
+    """Only single values can."""
     with pytest.raises(ParamsError, match="no such key"):
         overrides.override(files[0], [f"{name}=1"], files[1])
 
 
 def test_several_values_can_be_wrong_at_once(files):
-    """Values that the schema refuses are all listed."""
+    """All values that the schema refuses are listed."""
     with pytest.raises(ParamsError) as caught:
         overrides.override(files[0], ["seed=-1", "evaluate.confidence=2"], files[1])
     assert len(caught.value.problems) == 2
@@ -83,11 +83,11 @@ def test_several_values_can_be_wrong_at_once(files):
     rate=st.floats(1e-12, 0.999999),
     source=st.text(st.characters(codec="utf-8", exclude_characters="'", exclude_categories=["Cc", "Cs"]), min_size=1),
 )
-def test_a_written_override_reads_back_as_given(tmp_path_factory, params_file, seed, rate, source):
-    """Whatever is set is what the loaded file then holds, bit for bit."""
+def test_a_written_override_loads_as_it_was_set(tmp_path_factory, params_file, seed, rate, source):
+    """The loaded file holds each value exactly."""
     target = tmp_path_factory.mktemp("override") / "params.yaml"
-    quoted = f"ingest.source='{source}'"
-    overrides.override(params_file, [f"seed={seed}", f"pretrain.learning_rate={rate!r}", quoted], target)
+    assignments = [f"seed={seed}", f"pretrain.learning_rate={rate!r}", f"ingest.source='{source}'"]
+    overrides.override(params_file, assignments, target)
     loaded = params.load(target)
     assert (loaded.seed, loaded.pretrain.learning_rate, loaded.ingest.source) == (seed, rate, source)
 
@@ -95,8 +95,8 @@ def test_a_written_override_reads_back_as_given(tmp_path_factory, params_file, s
 @pytest.mark.parametrize(
     "assignment", ["model.config.hidden_dropout_prob=0.2", "finetune.settings.beams=4", "adaptation.settings.r=8"]
 )
-def test_settings_of_what_is_chosen_may_be_added(files, assignment):
-    """Which keys they have depends on type, objective and method: params.yaml need not hold one to set it."""
+def test_keys_of_open_sections_can_be_added(files, assignment):
+    """Their keys depend on the model type, the objective and the adaptation, so params.yaml need not hold them."""
     path, target = files
     dotted, value = assignment.split("=")
     assert overrides.override(path, [assignment], target) == {dotted: (None, float(value))}
@@ -105,7 +105,7 @@ def test_settings_of_what_is_chosen_may_be_added(files, assignment):
 
 
 def test_writing_an_override_changes_nothing_for_dvc(params_file, tmp_path):
-    """`null` stays `null` in the copy, and dvc.lock is written in the same process as it is in any other."""
+    """`null` stays `null` in the copy, and DVC writes dvc.lock in the same process as before."""
     from dvc.utils.serialize import dumps_yaml
 
     before = dumps_yaml({"model": {"init": None}})

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pretune.config import files, params
 from pretune.config import params as module
@@ -12,7 +10,7 @@ from pretune.errors import ParamsError, UndeclaredInputError
 
 @pytest.fixture
 def check(params_file, tmp_path):
-    """Write params.yaml with a text replaced, load it, and return the problems found."""
+    """A function that writes params.yaml with texts replaced, loads it and returns the problems."""
 
     def problems(*changes):
         text = params_file.read_text(encoding="utf-8")
@@ -37,15 +35,15 @@ def test_the_shipped_file_is_valid(root):
 
 def test_all_problems_are_listed_at_once(check):
     """Three mistakes in three sections give three problems, each with its dotted path."""
-    found = check(
+    lines = check(
         ("seed: 0", "seed: -1"), ("steps: 1200", "steps: many"), ("bootstrap_samples: 2000", "bootstrap_samples: 1")
     )
-    assert sorted(line.split(":")[0] for line in found) == ["evaluate.bootstrap_samples", "pretrain.steps", "seed"]
+    assert sorted(line.split(":")[0] for line in lines) == ["evaluate.bootstrap_samples", "pretrain.steps", "seed"]
 
 
 @pytest.mark.parametrize("share", ["0", "-0.1", "1.5", "five", ".nan"])
 def test_a_share_of_labels_is_above_0_and_at_most_1(check, share):
-    """Its place in the list is told; what is given twice counts once, and all rows ask for no training."""
+    """The message names its index in the list; a share that occurs twice counts once, and 1 asks for no training."""
     (line,) = check(("shares: [] ", f"shares: [0.5, {share}] "))
     assert line.startswith("label_efficiency.shares.1: ")
     section = module.LabelEfficiencyParams(shares=[0.5, 1, 0.05, 0.5])
@@ -53,16 +51,16 @@ def test_a_share_of_labels_is_above_0_and_at_most_1(check, share):
 
 
 def test_a_share_without_a_row_is_refused_before_any_stage(check):
-    """Where `prepare.train_rows` says how many there can be at most."""
+    """Where `prepare.train_rows` limits the rows."""
     (line,) = check(("shares: [] ", "shares: [0.001, 0.01] "))
-    assert line == "params.yaml: label_efficiency.shares: 0.001 of prepare.train_rows 300 is no row"
+    assert line == "params.yaml: label_efficiency.shares: 0.001 of prepare.train_rows 300 rounds to 0 rows"
 
 
 def test_an_unknown_key_names_the_nearest(check):
     """A misspelt key is refused with a suggestion; the key that is now missing is listed too."""
-    found = check(("warmup: 0.1 ", "warm_up: 0.1 "))
-    assert "pretrain.warm_up: unknown key (did you mean warmup?)" in found
-    assert any(line.startswith("pretrain.warmup: missing") for line in found)
+    lines = check(("warmup: 0.1 ", "warm_up: 0.1 "))
+    assert "pretrain.warm_up: unknown key (did you mean warmup?)" in lines
+    assert any(line.startswith("pretrain.warmup: missing") for line in lines)
 
 
 def test_an_unknown_section_names_the_nearest(check):
@@ -71,7 +69,7 @@ def test_an_unknown_section_names_the_nearest(check):
 
 
 def test_a_wrong_choice_names_the_nearest(check):
-    """A value that is none of the allowed words shows what is allowed and the nearest of them."""
+    """The message shows the allowed words and the nearest of them."""
     (line,) = check(("optimizer: muon", "optimizer: muun"))
     assert line.startswith("pretrain.optimizer:")
     assert "adamw" in line
@@ -97,7 +95,7 @@ def test_a_wrong_choice_names_the_nearest(check):
     ],
 )
 def test_a_wrong_type_is_refused(check, old, new, path):
-    """Types are not coerced: the problem names the path and the value."""
+    """Types are not coerced: the message names the path and the value."""
     (line,) = check((old, new))
     assert line.startswith(f"{path}: ")
     assert "got " in line
@@ -115,7 +113,7 @@ def test_a_wrong_type_is_refused(check, old, new, path):
     ],
 )
 def test_a_value_out_of_range_is_refused(check, old, new, path):
-    """The problem names the path, the bound and the value."""
+    """The message names the path, the bound and the value."""
     (line,) = check((old, new))
     assert line.startswith(f"{path}: ")
     assert "got " in line
@@ -123,7 +121,7 @@ def test_a_value_out_of_range_is_refused(check, old, new, path):
 
 @pytest.fixture
 def problems(params_file):
-    """A function that sets values by dotted path and returns the problems found: one line each, none if it is valid."""
+    """A function that sets values by dotted path and returns the problems, none if the values are valid."""
 
     def find(changes):
         data = files.read_yaml(params_file)
@@ -177,7 +175,7 @@ def problems(params_file):
     ids=str,
 )
 def test_keys_that_do_not_fit_together_are_refused(problems, changes, expected):
-    """One line that names the keys and their values."""
+    """The message names the keys and their values."""
     (line,) = problems(changes)
     assert expected in line
 
@@ -201,18 +199,18 @@ def test_keys_that_do_not_fit_together_are_refused(problems, changes, expected):
     ids=str,
 )
 def test_keys_that_fit_together_are_allowed(problems, changes):
-    """The rules refuse no more than they say."""
+    """The rules refuse no valid combination."""
     assert problems(changes) == []
 
 
 @pytest.mark.parametrize("warmup", [0, 0.0, 0.5, 0.999, 1, 1.0, 30, 1000.0])
 def test_the_warmup_is_a_share_or_a_number_of_steps(problems, warmup):
-    """Below one a share, from one on whole steps; written with or without a point."""
+    """Below 1 a share, from 1 on a whole number of steps, written with or without a decimal point."""
     assert problems({"pretrain.warmup": warmup}) == []
 
 
-def test_every_problem_of_a_level_is_told_at_once(problems):
-    """Values out of range and sections that do not fit in themselves; then, these mended, sections among each other."""
+def test_every_problem_of_a_level_is_listed_at_once(problems):
+    """Values and keys within sections are checked first, then keys of different sections against each other."""
     inside = problems(
         {
             "seed": -1,
@@ -237,7 +235,7 @@ def test_every_problem_of_a_level_is_told_at_once(problems):
 
 
 def test_a_missing_key_is_an_error(check):
-    """No key has a default that DVC would not see."""
+    """No key has a default, since DVC would not see it."""
     (line,) = check(("  steps: 1200\n", ""))
     assert line.startswith("pretrain.steps: missing")
 
@@ -253,53 +251,17 @@ def test_no_field_of_the_schema_has_a_default():
 
 
 def test_exponents_without_a_dot_are_numbers(params_file, tmp_path):
-    """`1e-5` is a float, as in YAML 1.2 and for DVC."""
+    """`1e-5` is a float, as in YAML 1.2 and in DVC."""
     path = tmp_path / "params.yaml"
     text = params_file.read_text(encoding="utf-8").replace("learning_rate: 5e-3", "learning_rate: 1e-5")
     path.write_text(text, encoding="utf-8")
     assert params.load(path).pretrain.learning_rate == 1e-5
 
 
-def test_a_quoted_number_draws_a_hint(check):
+def test_a_quoted_number_gets_a_hint(check):
     """`'1e-5'` is text: the message says to write it without quotes."""
     (line,) = check(("learning_rate: 5e-3", "learning_rate: '1e-5'"))
     assert "`1e-5` is text here: write it without quotes" in line
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [("seed: 0\ningest: [1\n", "line 3"), ("seed: 0\nseed: 1\n", "line 2"), ("a: 1\n  b: 2\n", "line 2")],
-)
-def test_broken_yaml_is_told_with_its_line(tmp_path, text, line):
-    """What the reader does not understand is an error with file and line."""
-    path = tmp_path / "params.yaml"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(ParamsError, match=rf"params\.yaml, {line}"):
-        params.load(path)
-
-
-@pytest.mark.parametrize("content", [b"", b"just a text", b"- a\n- b\n", b"seed: \xff\n", b"3: 4\n"])
-def test_a_file_that_holds_no_sections_is_an_error(tmp_path, content):
-    """Empty, a list, other bytes, keys that are no words: a message, never another exception."""
-    path = tmp_path / "params.yaml"
-    path.write_bytes(content)
-    with pytest.raises(ParamsError, match=r"params\.yaml|3|seed"):
-        params.load(path)
-
-
-def test_a_missing_file_is_an_error_with_a_next_step(tmp_path):
-    """No params.yaml: the message names the folder and the next command."""
-    with pytest.raises(ParamsError, match="is missing in") as caught:
-        params.load(tmp_path / "params.yaml")
-    assert "git checkout" in caught.value.next_step
-
-
-def test_a_python_tag_is_refused(tmp_path):
-    """YAML cannot build objects."""
-    path = tmp_path / "params.yaml"
-    path.write_text("seed: !!python/object/apply:os.getcwd []\n", encoding="utf-8")
-    with pytest.raises(ParamsError, match="not valid YAML"):
-        params.load(path)
 
 
 def test_a_stage_gets_its_declared_sections_only(params):
@@ -312,42 +274,19 @@ def test_a_stage_gets_its_declared_sections_only(params):
     assert "stages.prepare.params" in caught.value.next_step
 
 
-VALUES = st.one_of(st.integers(), st.text(max_size=5), st.booleans())
-KEYS = st.text(st.characters(categories=["Ll"]), min_size=1, max_size=4)
-TREES = st.recursive(
-    st.dictionaries(KEYS, VALUES, max_size=4), lambda below: st.dictionaries(KEYS, below | VALUES, max_size=4)
-)
-
-
-@given(TREES)
-def test_flatten_names_every_leaf_by_its_path(tree):
-    """Walking a dotted name through the tree finds its value, and no leaf is lost."""
-    flat = files.flatten(tree)
-    for dotted, value in flat.items():
-        node = tree
-        for key in dotted.split("."):
-            node = node[key]
-        assert node == value
-    assert len(flat) == _leaves(tree)
-
-
-def _leaves(tree):
-    return sum(_leaves(value) if isinstance(value, dict) else 1 for value in tree.values())
-
-
 @pytest.mark.parametrize(
     ("before", "after", "method", "warned"),
     [(1e-3, 1e-4, "full", False), (1e-3, 1e-3, "full", True), (1e-4, 1e-3, "top", True), (1e-4, 1e-3, "lora", False)],
 )
-def test_a_finetuning_rate_as_high_as_that_of_pretraining_draws_a_warning(params, before, after, method, warned):
-    """With both rates and the reason; adapters are small and new, and take high rates."""
-    chosen = params.model_copy(
+def test_a_finetuning_rate_as_high_as_that_of_pretraining_gives_a_warning(params, before, after, method, warned):
+    """With both rates and the reason; not for adapters, which are new and need high rates."""
+    changed = params.model_copy(
         update={
             "pretrain": params.pretrain.model_copy(update={"learning_rate": before}),
             "finetune": params.finetune.model_copy(update={"learning_rate": after}),
             "adaptation": params.adaptation.model_copy(update={"method": method}),
         }
     )
-    found = module.advice(chosen)
-    assert len(found) == int(warned)
-    assert all(f"{after:g}" in line and f"{before:g}" in line and "wash out" in line for line in found)
+    warnings = module.advice(changed)
+    assert len(warnings) == int(warned)
+    assert all(f"{after:g}" in line and f"{before:g}" in line and "wash out" in line for line in warnings)

@@ -1,4 +1,4 @@
-"""Settings of `ingest` and `prepare` with a few of them changed, and a snapshot of rows."""
+"""Params of `ingest` and `prepare` with changes, and a snapshot of rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pretune.data import rows
 
 @pytest.fixture(scope="session")
 def ingest_params(params_file):
-    """A function from changes to the section `ingest`; those of `clean` in a mapping of their own."""
+    """A function that returns the section `ingest` with changes; `clean` holds those of the section `clean`."""
     section = read_yaml(params_file)["ingest"]
 
     def changed(*, clean=None, **changes):
@@ -22,7 +22,7 @@ def ingest_params(params_file):
 
 @pytest.fixture(scope="session")
 def prepare_params(params_file):
-    """A function from changes to the section `prepare`; all rows are used unless they say so."""
+    """A function that returns the section `prepare` with changes; all rows are used by default."""
     section = read_yaml(params_file)["prepare"] | {"train_rows": None, "validation_rows": None, "test_rows": None}
     return lambda **changes: PrepareParams.model_validate(section | changes)
 
@@ -31,9 +31,9 @@ def prepare_params(params_file):
 def snapshot(tmp_path_factory):
     """A function that writes rows as `ingest` does, each with an origin, and returns their file."""
 
-    def write(found):
+    def write(snapshot_rows):
         path = tmp_path_factory.mktemp("snapshot") / "rows.parquet"
-        rows.write(path, [{"origin": f"made:{number}"} | row for number, row in enumerate(found)])
+        rows.write(path, [{"origin": f"made:{number}"} | row for number, row in enumerate(snapshot_rows)])
         return path
 
     return write

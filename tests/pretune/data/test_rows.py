@@ -26,21 +26,21 @@ ROWS = st.lists(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where the files lie."""
+    """A folder for the files."""
     return tmp_path_factory.mktemp("rows")
 
 
 @given(ROWS)
-def test_rows_are_read_as_they_were_written(folder, given_rows):
-    """Every value of every column comes back, a column that a row lacks does not, and the bytes are the same twice."""
-    assert rows.write(folder / "a.parquet", given_rows) == len(given_rows)
-    assert rows.read(folder / "a.parquet") == given_rows
-    rows.write(folder / "b.parquet", iter(given_rows))
+def test_rows_are_read_as_they_were_written(folder, expected):
+    """Every value of every column is read back, missing columns stay missing, and the bytes are the same twice."""
+    assert rows.write(folder / "a.parquet", expected) == len(expected)
+    assert rows.read(folder / "a.parquet") == expected
+    rows.write(folder / "b.parquet", iter(expected))
     assert (folder / "a.parquet").read_bytes() == (folder / "b.parquet").read_bytes()
 
 
 def test_rows_are_read_a_chunk_at_a_time(folder, monkeypatch):
-    """More rows than a chunk holds: all of them, in their order."""
+    """More rows than a chunk holds are all read, in order."""
     monkeypatch.setattr(rows, "CHUNK", 7)
     many = [{"text": str(number)} for number in range(50)]
     rows.write(folder / "c.parquet", many)
@@ -49,10 +49,10 @@ def test_rows_are_read_a_chunk_at_a_time(folder, monkeypatch):
 
 @given(st.sets(st.integers(0, 49)))
 def test_chosen_rows_are_those_of_their_numbers(folder, monkeypatch, numbers):
-    """None, one, whole chunks, all: in their order, wherever chunks end."""
+    """None, one, whole chunks or all rows, in order, wherever chunks end."""
     monkeypatch.setattr(rows, "CHUNK", 7)
     many = [{"text": str(number)} for number in range(50)]
     rows.write(folder / "d.parquet", many)
-    chosen = sorted(numbers)
-    found = rows.iterate(folder / "d.parquet", np.array(chosen, dtype=np.int64))
-    assert list(found) == [many[number] for number in chosen]
+    ascending = sorted(numbers)
+    selected = rows.iterate(folder / "d.parquet", np.array(ascending, dtype=np.int64))
+    assert list(selected) == [many[number] for number in ascending]

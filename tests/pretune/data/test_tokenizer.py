@@ -17,15 +17,15 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
 @given(TEXT)
 def test_any_text_comes_back_from_its_tokens(words, text):
-    """Byte-level: whatever goes in comes out, spaces, line ends and emoji included."""
+    """Decoding restores any text, spaces, line ends and emoji included."""
     ids = words(text, add_special_tokens=False)["input_ids"]
     assert words.decode(ids, clean_up_tokenization_spaces=False) == text
     assert words.decode(ids) == text
 
 
 @given(TEXT)
-def test_a_text_stands_between_its_marks(words, text):
-    """Encoded as [CLS] text [SEP], with ids below the vocabulary's size."""
+def test_a_text_is_encoded_with_its_special_tokens(words, text):
+    """As [CLS] text [SEP], with ids below the size of the vocabulary."""
     ids = words(text)["input_ids"]
     assert (ids[0], ids[-1]) == (words.cls_token_id, words.sep_token_id)
     assert max(ids) < len(words)
@@ -44,7 +44,7 @@ def test_training_twice_gives_the_same_bytes(tmp_path):
 
 
 def test_a_saved_tokenizer_opens_with_the_same_tokens(words, tmp_path):
-    """`load` gives back what `save_pretrained` wrote, special tokens and length included."""
+    """`load` restores what `save_pretrained` wrote, special tokens and length included."""
     words.save_pretrained(tmp_path)
     loaded = tokenizer.load(tmp_path)
     text = "flour and salt, twice: 2 ÷ ½"
@@ -53,8 +53,8 @@ def test_a_saved_tokenizer_opens_with_the_same_tokens(words, tmp_path):
     assert loaded.model_max_length == 64
 
 
-def test_the_vocabulary_has_the_size_asked_for():
-    """Where the texts hold enough pairs, the vocabulary is exactly as large as asked."""
+def test_the_vocabulary_has_the_requested_size():
+    """Exactly, if the texts hold enough pairs."""
     texts = [f"word{n} other{n * n} third{n * 31 % 97}" for n in range(2000)]
     assert len(tokenizer.train(texts, 600, 64)) == 600
 
@@ -75,14 +75,14 @@ for kind in tokenizer.KINDS:
 
 @pytest.fixture(scope="module")
 def each_kind():
-    """A tokenizer of each kind, learnt from English and Chinese."""
+    """A tokenizer of each kind, trained on English and Chinese."""
     return {kind: tokenizer.train(ENGLISH + CHINESE, 900, 64, kind=kind, lowercase=True) for kind in tokenizer.KINDS}
 
 
 @pytest.mark.parametrize("kind", tokenizer.KINDS)
 @pytest.mark.parametrize("text", ["酒店的房间很大,早餐丰富", "third7 other49, and more"])
-def test_each_kind_gives_back_texts_like_those_it_learnt_from(each_kind, kind, text):
-    """In lower case, between their marks, without [UNK]; WordPiece puts blanks between Chinese characters."""
+def test_each_kind_restores_texts_like_those_of_its_training(each_kind, kind, text):
+    """In lower case, with special tokens, without [UNK]; WordPiece puts spaces between Chinese characters."""
     words = each_kind[kind]
     ids = words(text.capitalize())["input_ids"]
     assert (ids[0], ids[-1]) == (words.cls_token_id, words.sep_token_id)
@@ -94,8 +94,8 @@ def test_each_kind_gives_back_texts_like_those_it_learnt_from(each_kind, kind, t
 
 @pytest.mark.parametrize("kind", ["byte_bpe", "bpe", "unigram"])
 @given(text=st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"], exclude_characters="▁"), min_size=1))
-def test_characters_that_were_not_learnt_come_back_from_their_bytes(each_kind, kind, text):
-    """Emoji, other scripts: nothing is unknown."""
+def test_unseen_characters_are_restored_from_their_bytes(each_kind, kind, text):
+    """Emoji and other scripts are never unknown."""
     words = each_kind[kind]
     assert words.decode(
         words(text)["input_ids"], skip_special_tokens=True
@@ -103,24 +103,24 @@ def test_characters_that_were_not_learnt_come_back_from_their_bytes(each_kind, k
 
 
 @pytest.mark.slow
-def test_every_process_learns_the_same_bytes(tmp_path):
-    """Two processes whose hash tables have other orders, each kind."""
+def test_every_process_trains_the_same_bytes(tmp_path):
+    """Two processes whose hash tables have different orders, for each kind."""
     (tmp_path / "test_tokenizer_texts.py").write_text(f"TEXTS = {ENGLISH + CHINESE!r}", encoding="utf-8")
     path = os.pathsep.join([str(tmp_path), os.getcwd()])  # noqa: PTH109 - what the process inherits
-    found = []
+    hashes = []
     for seed in "01":
         folder = tmp_path / seed
         environment = os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": seed}
         subprocess.run([sys.executable, "-c", TRAIN, folder], env=environment, check=True)
-        found.append(
+        hashes.append(
             {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*.json")}
         )
-    assert len(found[0]) == 2 * len(tokenizer.KINDS)
-    assert found[0] == found[1]
+    assert len(hashes[0]) == 2 * len(tokenizer.KINDS)
+    assert hashes[0] == hashes[1]
 
 
 def test_a_pretrained_tokenizer_is_taken_from_its_folder(words, tmp_path):
-    """The same tokens; it reads no more than the model may, nor than it could."""
+    """With the same tokens; its length is the smaller of its own and the requested one."""
     words.save_pretrained(tmp_path)
     assert tokenizer.pretrained(tmp_path, 32)("flour")["input_ids"] == words("flour")["input_ids"]
     assert tokenizer.pretrained(tmp_path, 32).model_max_length == 32
@@ -128,7 +128,7 @@ def test_a_pretrained_tokenizer_is_taken_from_its_folder(words, tmp_path):
 
 
 def test_a_folder_without_a_tokenizer_is_an_error_and_so_is_one_with_code(tmp_path):
-    """The message lists the kinds that can be learnt."""
+    """The message lists the kinds that can be trained."""
     with pytest.raises(DataError, match="holds no tokenizer") as caught:
         tokenizer.pretrained(tmp_path, 32)
     assert "wordpiece" in caught.value.next_step

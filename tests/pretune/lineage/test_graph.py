@@ -63,16 +63,14 @@ def test_the_key_changes_with_every_input(path, value):
 
 
 def test_the_entry_of_files_and_that_of_the_lock_agree(done):
-    """After a run, what dvc.lock records is what the files say: one key names both."""
+    """After a run, dvc.lock records the hashes and params of the files."""
     workspace = Workspace(done)
-    for name in workspace.nodes:
-        assert workspace.entry(name) == workspace.locked_entry(name)
+    for name, locked in read_lock(done).items():
+        entry = workspace.entry(name)
+        assert entry["deps"] == {dep["path"]: dep["md5"] for dep in locked["deps"]}
+        assert entry["params"] == locked.get("params", {}).get("params.yaml", {})
+        assert (entry["cmd"], entry["outs"]) == (locked["cmd"], [out["path"] for out in locked["outs"]])
     assert workspace.outputs("ingest") == {"raw.txt": workspace.locked_outputs()["raw.txt"]}
-
-
-def test_a_stage_that_never_ran_has_no_locked_entry(project):
-    """Before the first run dvc.lock says nothing."""
-    assert Workspace(project).locked_entry("ingest") is None
 
 
 def test_an_entry_follows_its_files(done):
@@ -128,7 +126,7 @@ def test_a_broken_lock_file_is_our_error(project):
         Workspace(project).plan([])
 
 
-def test_no_git_is_an_error_with_the_command_that_mends_it(project):
+def test_no_git_is_an_error_with_the_command_that_fixes_it(project):
     """Without a git repository: what to type."""
     shutil.rmtree(project / ".git")
     with pytest.raises(WorkspaceError, match="not in a git repository") as caught:
@@ -222,7 +220,7 @@ def test_settings_of_the_users_own_stay(project):
     assert workspace.repo.config["core"]["site_cache_dir"].startswith(str(project))
 
 
-def test_dvc_through_our_door_is_dvc(project):
+def test_our_dvc_command_is_dvc(project):
     """`python -m pretune.lineage.dvc ARGUMENTS` does what `dvc ARGUMENTS` does, exit code included."""
     import sys
 

@@ -1,4 +1,4 @@
-"""Models of every family that packed sequences are for, small and with weights that make attention sharp."""
+"""Tiny models of every family that runs packed, with weights so large that attention is sharp."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dro
 
 
 def build(variant, *, head=None, dropout=0.0, **extra):
-    """A model of the variant with random weights, evaluating."""
+    """A model of the variant with random weights, in eval mode."""
     import transformers
 
     family = variant.split("-", maxsplit=1)[0]
-    positions = 1 if family == "roberta" else 0  # they begin after the padding index
+    positions = 1 if family == "roberta" else 0  # they start after the padding index
     shape = SHAPE | {"max_position_embeddings": 128 + positions} | VARIANTS[variant] | extra
     config = transformers.AutoConfig.for_model(family, **shape)
     for name in DROPOUT:
@@ -63,7 +63,7 @@ def build(variant, *, head=None, dropout=0.0, **extra):
 
 
 def other(family, head, **extra):
-    """A model of any family with random weights, evaluating."""
+    """A model of any family with random weights, in eval mode."""
     import transformers
 
     torch.manual_seed(0)
@@ -100,18 +100,18 @@ def gradients(model, loss):
     return {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}
 
 
-def assert_alike(found, expected):
-    """The same gradients but for rounding, which goes with the largest of the tensor and a little with that of all."""
-    assert found.keys() == expected.keys()
+def assert_alike(actual, expected):
+    """The same gradients up to rounding, relative to the largest of the tensor and a little to the largest of all."""
+    assert actual.keys() == expected.keys()
     everywhere = max(float(gradient.abs().max()) for gradient in expected.values())
     for name, gradient in expected.items():
-        error = float((found[name] - gradient).abs().max())
+        error = float((actual[name] - gradient).abs().max())
         assert error <= 5e-5 * float(gradient.abs().max()) + 1e-6 * everywhere, name
 
 
 @pytest.fixture(scope="session")
 def small():
-    """A namespace of what tests of packed models share."""
+    """The functions that tests of packed models share, in a namespace."""
     made = {}
 
     def model(variant, **options):

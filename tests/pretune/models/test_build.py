@@ -18,7 +18,7 @@ LABELS = ["a", "b", "c"]
 
 @FAMILIES
 def test_a_saved_model_opens_with_the_same_weights(family, tiny, words, tmp_path):
-    """The folder format is transformers' own: safetensors, tokenizer beside it, weights bit for bit, same answers."""
+    """In transformers' own format: safetensors and tokenizer; weights are equal bit for bit, logits up to rounding."""
     model = build.new(Classification, tiny(family), LABELS).eval()
     build.save(model, words, tmp_path / "model", {})
     assert (tmp_path / "model" / "model.safetensors").is_file()
@@ -47,7 +47,7 @@ def test_a_classifier_starts_from_the_pretrained_encoder(family, tiny, words, tm
 
 @FAMILIES
 def test_the_longest_sequence_fits(family, tiny, words):
-    """A model reads as many tokens as its tokenizer may give."""
+    """A model takes as many tokens as its tokenizer returns at most."""
     model = build.new(MaskedLM, tiny(family)).eval()
     ids = torch.full((1, words.model_max_length), 300)
     assert model(input_ids=ids).logits.shape == (1, 64, len(words))
@@ -67,7 +67,7 @@ def test_saving_twice_gives_the_same_bytes(family, tiny, words, tmp_path):
 
 
 def test_the_path_of_the_pretrained_model_is_not_in_the_result(tiny, words, tmp_path):
-    """A model finetuned from a folder does not remember where that folder was."""
+    """A model finetuned from a folder does not contain that folder's path."""
     build.save(build.new(MaskedLM, tiny()), words, tmp_path / "pretrained", {})
     build.save(build.load(Classification, tmp_path / "pretrained", LABELS)[0], words, tmp_path / "tuned", {})
     for file in (tmp_path / "tuned").glob("*.json"):
@@ -75,7 +75,7 @@ def test_the_path_of_the_pretrained_model_is_not_in_the_result(tiny, words, tmp_
 
 
 def test_new_weights_follow_from_the_seed(tiny):
-    """Built twice after the same seed, a model is the same; after another, it is not."""
+    """Models built after the same seed are equal; after another one they are not."""
     weights = []
     for seed in (0, 0, 1):
         config = tiny()
@@ -87,7 +87,7 @@ def test_new_weights_follow_from_the_seed(tiny):
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_model_that_asks_to_run_code_is_refused(tiny, words, tmp_path, nested):
-    """`auto_map` at any depth of config.json is an error, and the code beside it is not run."""
+    """`auto_map` at any depth of config.json is an error, and the code is not run."""
     build.save(build.new(Classification, tiny(), LABELS), words, tmp_path / "model", {})
     path = tmp_path / "model" / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))

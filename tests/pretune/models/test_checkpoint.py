@@ -26,7 +26,7 @@ needs_checkpoint = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def folder():
-    """Where the checkpoint lies."""
+    """The folder of the checkpoint."""
     return Path(PACKAGE.origin).parent / "model"
 
 
@@ -37,8 +37,8 @@ def chosen(init, **config):
 
 @needs_checkpoint
 @pytest.mark.slow
-def test_pretraining_goes_on_from_a_checkpoint(folder, deterministic):
-    """`model.init` a folder: every weight of the body is the checkpoint's, `model.config` changes what it says."""
+def test_pretraining_starts_from_a_checkpoint(folder, deterministic):
+    """With a folder as `model.init` the body has the weights of the checkpoint; `model.config` overrides its values."""
     words = tokenizer.load(folder)
     model = build.first(MaskedLM, chosen(str(folder), hidden_dropout_prob=0.25), words, Path)
     original = build.load(Classification, folder, ["a", "b"])[0].base_model.state_dict()
@@ -49,8 +49,8 @@ def test_pretraining_goes_on_from_a_checkpoint(folder, deterministic):
 
 @needs_checkpoint
 @pytest.mark.slow
-def test_its_states_tell_texts_apart_without_any_training(folder, deterministic):
-    """What it has learnt is there: the mean states of like sentences are nearer than those of unlike ones."""
+def test_its_states_distinguish_texts_without_training(folder, deterministic):
+    """Mean states of similar sentences are closer than those of different ones."""
     words = tokenizer.load(folder)
     model = build.load(Classification, folder, ["a", "b"])[0].eval()
     texts = ["How old are you?", "What is your age?", "The soup is too salty."]
@@ -59,17 +59,17 @@ def test_its_states_tell_texts_apart_without_any_training(folder, deterministic)
         states = model.base_model(**batch).last_hidden_state
     mask = batch["attention_mask"][:, :, None]
     means = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
-    likeness = means @ means.T
-    assert likeness[0, 1] > likeness[0, 2] + 0.5
+    similarity = means @ means.T
+    assert similarity[0, 1] > similarity[0, 2] + 0.5
 
 
 @needs_checkpoint
 @pytest.mark.slow
 def test_a_head_on_it_learns_from_eight_texts(folder):
-    """Its body frozen, a few steps on the head alone part two kinds of sentences."""
+    """With its body frozen, a few steps on the head separate two classes of sentences."""
     device.prepare(0, 1)
     words = tokenizer.load(folder)
-    kinds = {
+    classes = {
         "food": ["The soup is salty.", "Bake the bread slowly.", "Fresh cheese and wine.", "Fry an onion in butter."],
         "ships": [
             "The vessel left the harbour.",
@@ -78,23 +78,23 @@ def test_a_head_on_it_learns_from_eight_texts(folder):
             "The captain steered west.",
         ],
     }
-    rows = [{"text": text, "label": kind} for kind, texts in kinds.items() for text in texts]
-    model, new = build.load(Classification, folder, list(kinds))
+    rows = [{"text": text, "label": label} for label, texts in classes.items() for text in texts]
+    model, new = build.load(Classification, folder, list(classes))
     heads.prepare(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in new)
-    task = Classification(rows, ObjectiveContext(words, 32, 0, None, list(kinds)))
-    optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-2)
+    task = Classification(rows, ObjectiveContext(words, 32, 0, None, list(classes)))
+    optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], lr=1e-2)
     for _ in range(20):
         task.loss(model.eval(), task.batch(np.zeros(8, dtype=int), np.arange(8))).backward()
         optimizer.step()
         optimizer.zero_grad()
-    found = task.predict(model)
-    assert found.probabilities.argmax(axis=1).tolist() == found.targets.tolist()
+    predictions = task.predict(model)
+    assert predictions.probabilities.argmax(axis=1).tolist() == predictions.targets.tolist()
 
 
-def test_a_model_goes_on_from_a_saved_one(tiny, words, tmp_path):
-    """The same weights; a tokenizer that knows more tokens, or another type, is refused."""
+def test_a_model_starts_from_a_saved_one(tiny, words, tmp_path):
+    """With the same weights; a tokenizer with more tokens, or another model type, is refused."""
     build.save(build.new(MaskedLM, tiny("bert")), words, tmp_path / "model", {})
     model = build.first(MaskedLM, chosen(str(tmp_path / "model")), words, Path)
     saved = build.load(MaskedLM, tmp_path / "model")[0].state_dict()
@@ -108,14 +108,14 @@ def test_a_model_goes_on_from_a_saved_one(tiny, words, tmp_path):
 
 
 def test_a_name_without_a_revision_is_refused(words):
-    """A branch moves: what is fetched under a name has to be the same tomorrow."""
+    """A branch can move, a commit cannot."""
     with pytest.raises(ParamsError, match="is not pinned") as caught:
         build.first(MaskedLM, chosen("google/bert@main"), words, Path)
     assert "40 hexadecimal digits" in caught.value.next_step
 
 
 def test_a_pinned_name_that_is_not_here_is_not_fetched(words):
-    """Offline unless the user says otherwise; the message says how."""
+    """Offline by default; the message says how to fetch."""
     with pytest.raises(DataError, match="is not on this machine") as caught:
         build.first(MaskedLM, chosen("nobody/nothing@" + "0" * 40), words, Path)
     assert build.DOWNLOAD in caught.value.next_step

@@ -5,7 +5,7 @@ import torch
 
 from pretune.models import attention, heads
 
-# Uneven and alone in their bucket; all alike, where nothing moves; one; only single tokens and a long one.
+# Different lengths, some alone in their bucket; equal ones, without reordering; one; single tokens and a long one.
 LENGTHS = [[5, 1, 17, 23, 40, 17, 8, 2], [12, 12, 12], [33], [1, 1, 70]]
 VARIANTS = [
     "bert", "roberta", "modernbert", "modernbert-local", "gpt2", "llama", "llama-gqa", "mistral", "mistral-window",
@@ -15,7 +15,7 @@ EVERY_VARIANT = pytest.mark.parametrize("variant", VARIANTS)
 
 
 def predicted(packed):
-    """Every third place, and something to predict there."""
+    """Every third position, and a target for each."""
     positions = torch.arange(0, len(packed.input_ids), 3)
     return positions, (packed.input_ids[positions] * 7 + 1) % 90
 
@@ -27,19 +27,19 @@ def test_every_family_is_tested():
 
 @EVERY_VARIANT
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-def test_documents_in_a_pack_have_the_states_that_they_have_alone(small, variant, lengths):
+def test_packed_documents_have_the_states_that_they_have_alone(small, variant, lengths):
     """As transformers' own forward pass computes them, one document after the other."""
     model, own = small.pair(variant)
     texts = small.documents(lengths)
     with torch.no_grad():
-        found, expected = heads.states(model, small.together(texts)), small.states_alone(own, texts)
-    assert expected.std() > 0.1  # weights that a wrong mask would change something with
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)
+        states, expected = heads.states(model, small.together(texts)), small.states_alone(own, texts)
+    assert expected.std() > 0.1  # so a wrong mask would change the states
+    torch.testing.assert_close(states, expected, rtol=1e-4, atol=2e-5)
 
 
 @EVERY_VARIANT
 def test_a_pack_needs_no_mask(small, variant, monkeypatch):
-    """Transformers' own would have a GPU waited for: it looks at the positions."""
+    """Transformers' own mask depends on the values of the positions, for which a GPU would have to be waited for."""
     model, _ = small.pair(variant)
     monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", pytest.fail)
     with torch.no_grad():
@@ -54,8 +54,11 @@ def test_loss_and_gradients_of_a_pack_are_those_of_its_documents(small, variant,
     model, own = small.pair(variant)
     texts = small.documents(LENGTHS[0])
     packed = small.together(texts)
-    where, targets = predicted(packed)
-    loss, expected = heads.token_loss(model, packed, where, targets), small.loss_alone(own, texts, where, targets)
+    positions, targets = predicted(packed)
+    loss, expected = (
+        heads.token_loss(model, packed, positions, targets),
+        small.loss_alone(own, texts, positions, targets),
+    )
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
     small.assert_alike(small.gradients(model, loss), small.gradients(own, expected))
 
@@ -63,8 +66,8 @@ def test_loss_and_gradients_of_a_pack_are_those_of_its_documents(small, variant,
 @EVERY_VARIANT
 @pytest.mark.parametrize("materialized", [512, 8])
 @pytest.mark.parametrize("lengths", LENGTHS[:2], ids=str)
-def test_a_document_does_not_reach_into_another(small, variant, materialized, lengths, monkeypatch):
-    """Another token in one: the states of all others are the same bit for bit, its own are not."""
+def test_a_document_does_not_attend_to_another(small, variant, materialized, lengths, monkeypatch):
+    """With another token in one document, only its own states change, bit for bit."""
     monkeypatch.setattr(attention, "MATERIALIZED", materialized)
     model, _ = small.pair(variant)
     texts = small.documents(lengths)
@@ -93,13 +96,13 @@ def test_a_decoder_does_not_look_ahead(small, variant):
 
 
 @EVERY_VARIANT
-def test_computing_activations_twice_gives_the_same_gradients(small, variant, monkeypatch):
-    """Gradient checkpointing: the layers do run twice, with the dropout of the first time."""
+def test_gradient_checkpointing_gives_the_same_gradients(small, variant, monkeypatch):
+    """Gradient checkpointing: the layers run twice, with the same dropout."""
     calls = []
     own = attention._attend
     monkeypatch.setattr(attention, "_attend", lambda *a, **k: calls.append(1) or own(*a, **k))
     packed = small.together(small.documents(LENGTHS[0]))
-    found, called = [], []
+    gradients, called = [], []
     for twice in (False, True):
         model, _ = small.pair(variant, dropout=0.1)
         model.train()
@@ -107,16 +110,16 @@ def test_computing_activations_twice_gives_the_same_gradients(small, variant, mo
             model.activation_checkpointing_enable({"use_reentrant": False})
         calls.clear()
         torch.manual_seed(1)
-        found.append(small.gradients(model, heads.token_loss(model, packed, *predicted(packed))))
+        gradients.append(small.gradients(model, heads.token_loss(model, packed, *predicted(packed))))
         called.append(len(calls))
     assert called[1] == 2 * called[0]
-    small.assert_alike(*found)
+    small.assert_alike(*gradients)
 
 
 @EVERY_VARIANT
 @pytest.mark.parametrize("padded", [False, True])
-def test_without_a_pack_the_model_computes_as_ever(small, variant, padded):
-    """A model that is prepared answers rows, with and without padding, as transformers' own SDPA does."""
+def test_a_prepared_model_computes_rows_as_before(small, variant, padded):
+    """With and without padding, its logits are those of transformers' own SDPA."""
     model, own = small.pair(variant)
     ids = torch.stack(small.documents([20, 20, 20]))
     mask = torch.ones_like(ids)
@@ -124,29 +127,29 @@ def test_without_a_pack_the_model_computes_as_ever(small, variant, padded):
         mask[0, 13:] = mask[2, 5:] = 0
     options = {"attention_mask": mask} if padded else {}
     with torch.no_grad():
-        found, expected = (each(input_ids=ids, **options).logits for each in (model, own))
-    torch.testing.assert_close(found[mask == 1], expected[mask == 1], rtol=1e-4, atol=1e-5)
+        logits, expected = (network(input_ids=ids, **options).logits for network in (model, own))
+    torch.testing.assert_close(logits[mask == 1], expected[mask == 1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("variant", ["llama-gqa", "mistral-window", "gpt2"])
-def test_a_prepared_decoder_generates_as_ever(small, variant):
+def test_a_prepared_decoder_generates_as_before(small, variant):
     """Token by token with a cache, and with several tokens on top of one."""
     model, own = small.pair(variant)
     ids = small.documents([9])[0][None]
     options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": -1}
-    answers = [each.generate(ids, attention_mask=torch.ones_like(ids), **options) for each in (model, own)]
-    assert torch.equal(*answers)
+    outputs = [network.generate(ids, attention_mask=torch.ones_like(ids), **options) for network in (model, own)]
+    assert torch.equal(*outputs)
     with torch.no_grad():
-        caches = [each(input_ids=ids[:, :5], use_cache=True).past_key_values for each in (model, own)]
+        caches = [network(input_ids=ids[:, :5], use_cache=True).past_key_values for network in (model, own)]
         after = [
-            each(input_ids=ids[:, 5:], past_key_values=cache).logits
-            for each, cache in zip((model, own), caches, strict=True)
+            network(input_ids=ids[:, 5:], past_key_values=cache).logits
+            for network, cache in zip((model, own), caches, strict=True)
         ]
     torch.testing.assert_close(*after, rtol=1e-4, atol=1e-5)
 
 
 @EVERY_VARIANT
-def test_half_precision_stays_near_single(small, variant):
+def test_half_precision_is_close_to_single(small, variant):
     """Under bf16 autocast: loss and gradients of the size and direction of those without."""
     packed = small.together(small.documents(LENGTHS[0]))
     losses, directions = [], []
@@ -155,14 +158,14 @@ def test_half_precision_stays_near_single(small, variant):
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             loss = heads.token_loss(model, packed, *predicted(packed))
         losses.append(loss.item())
-        directions.append(torch.cat([each.flatten() for each in small.gradients(model, loss).values()]))
+        directions.append(torch.cat([gradient.flatten() for gradient in small.gradients(model, loss).values()]))
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
     assert torch.cosine_similarity(*directions, dim=0) > 0.98
 
 
 @EVERY_VARIANT
-def test_attention_computes_in_what_autocast_says(small, variant, monkeypatch):
-    """Also where a family rotates or norms its queries and keys in fp32: a GPU's fast way takes half precision only."""
+def test_attention_computes_in_the_type_of_autocast(small, variant, monkeypatch):
+    """Also in families that compute queries and keys in fp32: flash attention takes half precision only."""
     seen = set()
     own = attention._attend
     monkeypatch.setattr(attention, "_attend", lambda *a, **k: seen.update(x.dtype for x in a[:3]) or own(*a, **k))
@@ -183,46 +186,49 @@ CLASSIFIERS = pytest.mark.parametrize(
 
 @CLASSIFIERS
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-def test_a_packed_classifier_answers_as_transformers_own(small, variant, pooling, lengths):
+def test_a_packed_classifier_has_the_logits_of_transformers(small, variant, pooling, lengths):
     """Logits of every document, and gradients of every parameter."""
     extra = {"classifier_pooling": pooling} if pooling else {}
     model, own = small.pair(variant, head="SequenceClassification", num_labels=3, **extra)
     texts = small.documents(lengths)
-    found = heads.classify(model, small.together(texts))
+    logits = heads.classify(model, small.together(texts))
     expected = torch.cat([own(input_ids=text[None]).logits for text in texts])
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    small.assert_alike(small.gradients(model, found.square().sum()), small.gradients(own, expected.square().sum()))
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+    small.assert_alike(small.gradients(model, logits.square().sum()), small.gradients(own, expected.square().sum()))
 
 
 @pytest.mark.parametrize("variant", ["bert", "modernbert", "roberta", "distilbert", "gpt2", "llama", "qwen2"])
-def test_a_packed_tagger_answers_as_transformers_own(small, variant):
+def test_a_packed_token_classifier_has_the_logits_of_transformers(small, variant):
     """Logits of every token, and gradients of every parameter."""
     model, own = small.pair(variant, head="TokenClassification", num_labels=5)
     texts = small.documents(LENGTHS[0])
-    found = heads.tag(model, small.together(texts))
+    logits = heads.tag(model, small.together(texts))
     expected = torch.cat([own(input_ids=text[None]).logits[0] for text in texts])
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    small.assert_alike(small.gradients(model, found.square().sum()), small.gradients(own, expected.square().sum()))
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+    small.assert_alike(small.gradients(model, logits.square().sum()), small.gradients(own, expected.square().sum()))
 
 
 @pytest.mark.parametrize(
     ("family", "head", "shape"),
     [("electra", "MaskedLM", {"embedding_size": 16}), ("albert", "MaskedLM", {}), ("opt", "CausalLM", {"ffn_dim": 40})],
 )
-def test_a_family_without_a_packed_way_is_given_padded_rows(small, family, head, shape):
-    """The loss is the one that transformers' own forward gives for one document after the other, gradients too."""
+def test_a_family_that_does_not_run_packed_gets_padded_rows(small, family, head, shape):
+    """Loss and gradients are those of transformers' own forward pass on each document."""
     model = small.other(family, head, **shape)
     texts = small.documents(LENGTHS[0])
     packed = small.together(texts)
-    where, targets = predicted(packed)
+    positions, targets = predicted(packed)
     heads.prepare(model)
-    loss, expected = heads.token_loss(model, packed, where, targets), small.loss_alone(model, texts, where, targets)
+    loss, expected = (
+        heads.token_loss(model, packed, positions, targets),
+        small.loss_alone(model, texts, positions, targets),
+    )
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
     small.assert_alike(small.gradients(model, loss), small.gradients(model, expected))
 
 
-def test_a_classifier_of_such_a_family_answers_every_text(small):
-    """In the order of the texts, as alone."""
+def test_a_classifier_of_such_a_family_predicts_every_text(small):
+    """In the order of the texts, with the logits of each text alone."""
     model = small.other("electra", "SequenceClassification", num_labels=3)
     texts = small.documents(LENGTHS[0])
     expected = torch.cat([model(input_ids=text[None]).logits for text in texts])

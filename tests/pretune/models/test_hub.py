@@ -1,4 +1,4 @@
-"""`model.init: NAME@REVISION`: fetched once, from a hub on this machine that speaks as huggingface.co does."""
+"""`model.init: NAME@REVISION`: fetched once, from a local server with the API of huggingface.co."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pretune.objectives.pretraining.masked_lm import MaskedLM
 
 pytestmark = pytest.mark.slow
 COMMIT, OTHER = "1" * 40, "2" * 40
-# In a process of its own, for the hub's client reads its settings when it is loaded: how each checkpoint is taken up.
-ASK = """
+# In a process of its own, for the hub's client reads its settings at import. Prints the result for each checkpoint.
+LOAD = """
 import hashlib, json, sys
 from pathlib import Path
 from pretune.data import tokenizer
@@ -28,16 +28,16 @@ from pretune.errors import PretuneError
 from pretune.models import build
 from pretune.objectives.pretraining.masked_lm import MaskedLM
 from pretune.config.params import ModelParams
-words, found = tokenizer.load(Path(sys.argv[1])), {}
+words, results = tokenizer.load(Path(sys.argv[1])), {}
 for init in sys.argv[2:]:
     try:
         model = build.first(MaskedLM, ModelParams(type="bert", init=init, config={}), words, Path)
     except PretuneError as error:
-        found[init] = [type(error).__name__, str(error), error.next_step]
+        results[init] = [type(error).__name__, str(error), error.next_step]
     else:
         state = model.state_dict()
-        found[init] = hashlib.sha256(b"".join(state[name].numpy().tobytes() for name in sorted(state))).hexdigest()
-print(json.dumps(found))
+        results[init] = hashlib.sha256(b"".join(state[name].numpy().tobytes() for name in sorted(state))).hexdigest()
+print(json.dumps(results))
 """
 
 
@@ -45,7 +45,7 @@ class Hub(BaseHTTPRequestHandler):
     """Serves `server.folder`/NAME at COMMIT."""
 
     def do_HEAD(self):
-        """What a file is."""
+        """The headers of a file."""
         self._answer(with_body=False)
 
     def do_GET(self):
@@ -53,7 +53,7 @@ class Hub(BaseHTTPRequestHandler):
         self._answer(with_body=True)
 
     def _answer(self, *, with_body):
-        self.server.asked.append((self.command, self.path))
+        self.server.requests.append((self.command, self.path))
         name, resolve, rest = self.path.lstrip("/").partition("/resolve/")
         revision, _, file = rest.partition("/")
         path = self.server.folder / name / file
@@ -77,12 +77,12 @@ class Hub(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, *_):
-        """Nothing: `asked` has it."""
+        """Print nothing: `requests` has it."""
 
 
 @pytest.fixture
 def hub(tmp_path, tiny, words):
-    """A hub with a small BERT under several names: as it should be, and with what is never taken."""
+    """A hub with a small BERT under several names: valid, and in forms that are refused."""
     folder = tmp_path / "hub"
     build.save(build.new(MaskedLM, tiny("bert")), words, folder / "good/bert", {})
     for name in ("code", "pickled", "partial"):
@@ -94,17 +94,17 @@ def hub(tmp_path, tiny, words):
     weights.unlink()
     (folder / "bad/partial/config.json").unlink()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.folder, server.asked = folder, []
+    server.folder, server.requests = folder, []
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
 
 
 @pytest.fixture
-def taken_up(hub, tmp_path):
-    """A function that takes up checkpoints, as a stage would; what came of each."""
+def load(hub, tmp_path):
+    """A function that loads checkpoints as a stage does; the digest of the weights, or the error, of each."""
 
-    def ask(*names, download):
+    def run(*names, download):
         environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")} | {
             "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
             "HF_HOME": str(tmp_path / "cache"),
@@ -114,22 +114,22 @@ def taken_up(hub, tmp_path):
             "TRANSFORMERS_VERBOSITY": "error",
             build.DOWNLOAD: "1" if download else "",
         }
-        command = [sys.executable, "-c", ASK, str(hub.folder / "good/bert"), *names]
+        command = [sys.executable, "-c", LOAD, str(hub.folder / "good/bert"), *names]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    return ask
+    return run
 
 
 def weights_of(folder):
-    """The same digest as ASK's, of a folder."""
+    """The digest that LOAD prints, of the model in a folder."""
     state = build.load(MaskedLM, folder)[0].state_dict()
     return hashlib.sha256(b"".join(state[name].numpy().tobytes() for name in sorted(state))).hexdigest()
 
 
-def test_a_checkpoint_is_fetched_once_and_what_cannot_be_taken_is_told(hub, taken_up):
-    """The pinned commit and no other; from then on no network; everything else ends in a message with a next step."""
+def test_a_checkpoint_is_fetched_once_and_an_invalid_one_is_reported(hub, load):
+    """Only the pinned commit, and later without network; everything else is an error with a next step."""
     good = f"good/bert@{COMMIT}"
     wrong = {
         f"good/bert@{OTHER}": "cannot be fetched",
@@ -138,25 +138,25 @@ def test_a_checkpoint_is_fetched_once_and_what_cannot_be_taken_is_told(hub, take
         f"bad/pickled@{COMMIT}": "model.safetensors",
         f"bad/code@{COMMIT}": "auto_map",
     }
-    assert taken_up(good, download=False)[good][0] == "DataError"
-    assert hub.asked == []
-    found = taken_up(good, *wrong, download=True)
-    assert found.pop(good) == weights_of(hub.folder / "good/bert")
+    assert load(good, download=False)[good][0] == "DataError"
+    assert hub.requests == []
+    results = load(good, *wrong, download=True)
+    assert results.pop(good) == weights_of(hub.folder / "good/bert")
     assert {("GET", f"/good/bert/resolve/{COMMIT}/{name}") for name in ("config.json", "model.safetensors")} <= set(
-        hub.asked
+        hub.requests
     )
-    assert not [path for method, path in hub.asked if method == "GET" and path.endswith(".bin")]
+    assert not [path for method, path in hub.requests if method == "GET" and path.endswith(".bin")]
     for init, words in wrong.items():
-        kind, message, after = found[init]
-        assert kind == "DataError"
+        error, message, next_step = results[init]
+        assert error == "DataError"
         assert init in message
         assert words in message
-        assert after
+        assert next_step
 
     hub.shutdown()
     hub.server_close()
-    hub.asked.clear()
-    assert taken_up(good, download=False)[good] == weights_of(hub.folder / "good/bert")
-    found = taken_up(good, f"good/bert@{OTHER}", download=True)
-    assert found[good] == weights_of(hub.folder / "good/bert")
-    assert "cannot be fetched" in found[f"good/bert@{OTHER}"][1]
+    hub.requests.clear()
+    assert load(good, download=False)[good] == weights_of(hub.folder / "good/bert")
+    results = load(good, f"good/bert@{OTHER}", download=True)
+    assert results[good] == weights_of(hub.folder / "good/bert")
+    assert "cannot be fetched" in results[f"good/bert@{OTHER}"][1]

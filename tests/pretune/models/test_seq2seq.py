@@ -1,4 +1,4 @@
-"""Encoder and decoder against transformers' own forward pass."""
+"""Encoder-decoders against transformers' own forward pass."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ PAD, END = 0, 1
 
 @pytest.fixture(params=SHAPES)
 def model(request, deterministic):
-    """A tiny model of each family, its output bias, where it has one, not zero."""
+    """A tiny model of each family, with a random output bias if it has one."""
     ids = {"pad_token_id": PAD, "eos_token_id": END}
     config = AutoConfig.for_model(request.param, vocab_size=100, **SHAPES[request.param], **ids)
-    found = AutoModelForSeq2SeqLM.from_config(config).eval()
-    if hasattr(found, "final_logits_bias"):
-        found.final_logits_bias.copy_(torch.randn(1, 100))
-    return found
+    network = AutoModelForSeq2SeqLM.from_config(config).eval()
+    if hasattr(network, "final_logits_bias"):
+        network.final_logits_bias.copy_(torch.randn(1, 100))
+    return network
 
 
 def rows(count=5):
@@ -38,44 +38,44 @@ def rows(count=5):
 
 
 def test_the_loss_is_that_of_transformers(model):
-    """The sum over all rows at once is the sum of what the model's own forward pass gives for each row alone."""
+    """The sum over a batch is the sum of the losses of the model's own forward pass on each row."""
     sources, targets = rows()
     batch = seq2seq.batch(sources, targets, padding=PAD)
     with torch.no_grad():
-        found = seq2seq.token_loss(model, batch)
+        loss = seq2seq.token_loss(model, batch)
         alone = [
             model(input_ids=torch.from_numpy(a)[None], labels=torch.from_numpy(b)[None]).loss * len(b)
             for a, b in zip(sources, targets, strict=True)
         ]
     assert batch.count == sum(map(len, targets))
     assert batch.tokens == sum(map(len, sources)) + batch.count
-    assert float(found) == pytest.approx(float(sum(alone)), rel=1e-5)
+    assert float(loss) == pytest.approx(float(sum(alone)), rel=1e-5)
 
 
 def test_the_gradient_is_that_of_transformers(model):
-    """So training is the same too."""
+    """For every parameter."""
     sources, targets = rows(1)
     batch = seq2seq.batch(sources, targets, padding=PAD)
     seq2seq.token_loss(model, batch).backward()
-    mine = {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
+    mine = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
     model.zero_grad()
     (model(input_ids=torch.from_numpy(sources[0])[None], labels=torch.from_numpy(targets[0])[None]).loss
      * batch.count).backward()  # fmt: skip
-    theirs = {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
+    theirs = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
     assert mine.keys() == theirs.keys()
     for name, gradient in theirs.items():
         assert torch.allclose(mine[name], gradient, rtol=1e-3, atol=1e-5), name
 
 
-def test_a_batch_can_be_priced_without_data(model):
-    """The loss asks no tensor for its values."""
+def test_the_cost_of_a_batch_can_be_estimated_without_data(model):
+    """The loss reads no values of tensors."""
     from torch._subclasses import FakeTensorMode
 
-    from pretune.data.loading.batch import mapped
+    from pretune.data.loading.batch import map_tensors
 
     sources, targets = rows()
     batch = seq2seq.batch(sources, targets, padding=PAD)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    batch = mapped(batch, mode.from_tensor)
+    batch = map_tensors(batch, mode.from_tensor)
     with mode:
         assert seq2seq.token_loss(model, batch).shape == ()

@@ -22,14 +22,14 @@ def changed(params):
     return make
 
 
-def test_what_goes_together_has_no_problems(params):
+def test_valid_params_have_no_problems(params):
     """The tests' own parameters."""
     assert compatibility.problems(params) == []
 
 
-def test_all_problems_are_told_at_once(changed):
-    """Of every section, each with its dotted path and the nearest match."""
-    found = compatibility.problems(
+def test_all_problems_are_reported_at_once(changed):
+    """From every section, each with its dotted path and the nearest match."""
+    problems = compatibility.problems(
         changed(
             model={"config": {"hidden_sise": 3, "vocab_size": 5}},
             pretrain={"objective": "masked_ml"},
@@ -40,9 +40,9 @@ def test_all_problems_are_told_at_once(changed):
     paths = ["model.config.vocab_size", "model.config.hidden_sise", "pretrain.objective",
              "finetune.metric_for_best_model",
              "finetune.settings.x", "adaptation.settings.rank"]  # fmt: skip
-    assert [line.split(":")[0] for line in found] == paths
-    assert "did you mean hidden_size?" in found[1]
-    assert "did you mean masked_lm?" in found[2]
+    assert [line.split(":")[0] for line in problems] == paths
+    assert "did you mean hidden_size?" in problems[1]
+    assert "did you mean masked_lm?" in problems[2]
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_all_problems_are_told_at_once(changed):
     ],
 )
 def test_an_invalid_pair_names_the_valid_ones(changed, sections, words):
-    """What the model can learn, and which models can learn the objective."""
+    """Objectives for the model, and models for the objective."""
     assert any(words in line for line in compatibility.problems(changed(**sections)))
 
 
@@ -87,15 +87,15 @@ def test_an_invalid_pair_names_the_valid_ones(changed, sections, words):
         ),
     ],
 )
-def test_an_adaptation_that_finds_nothing_to_train_is_told_before_pretraining(changed, sections, words):
-    """More layers than there are, or none, or a head that is the embeddings."""
+def test_an_adaptation_without_anything_to_train_is_reported_before_pretraining(changed, sections, words):
+    """More layers than there are, or none, or a head tied to the embeddings."""
     (line,) = compatibility.problems(changed(**sections))
     assert words in line
 
 
 @pytest.mark.parametrize("method", ["full", "head", "top", "gradual", "lora", "dora", "ia3", "oft"])
 def test_an_adaptation_that_suits_the_model_has_no_problem(changed, method):
-    """Nor does one for a model from a checkpoint, whose shape is not known yet."""
+    """Nor does one for a checkpoint, whose shape is not known yet."""
     settings = {"top": {"layers": 1}, "gradual": {"epochs_per_layer": 1}}.get(method, {})
     assert compatibility.problems(changed(adaptation={"method": method, "settings": settings})) == []
     chosen = {"adaptation": {"method": "top", "settings": {"layers": 9}}, "model": {"init": "checkpoint"}}
@@ -103,19 +103,19 @@ def test_an_adaptation_that_suits_the_model_has_no_problem(changed, method):
 
 
 @pytest.mark.slow
-def test_a_choice_is_checked_once(project, params_file, params):
-    """In a process of its own; what was found good is not asked again, what was not is."""
+def test_a_combination_is_checked_once(project, params_file, params):
+    """In a process of its own; a valid combination is not checked again, an invalid one is."""
     state = project / ".pretune"
     start = partial(ForkServer(project, {}, [], state / "log").start, environment=os.environ)
     compatibility.before_work(project, state, params, start)
-    assert (state / "checked").read_text(encoding="utf-8") == compatibility.chosen(params)
+    assert (state / "checked").read_text(encoding="utf-8") == compatibility.digest_of(params)
     text = params_file.read_text(encoding="utf-8").replace("method: full", "method: fulll")
     (project / "params.yaml").write_text(text, encoding="utf-8")
     wrong = params.model_copy(update={"seed": 1, "adaptation": _fulll(params)})
     with pytest.raises(ParamsError, match=r"did you mean full\?"):
         compatibility.before_work(project, state, wrong, start)
-    assert (state / "checked").read_text(encoding="utf-8") == compatibility.chosen(params), (
-        "a bad choice is kept as good"
+    assert (state / "checked").read_text(encoding="utf-8") == compatibility.digest_of(params), (
+        "an invalid combination is kept as valid"
     )
 
 

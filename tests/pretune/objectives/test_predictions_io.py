@@ -14,17 +14,17 @@ FORMS = ["classes", "two_classes", "many_labels", "numbers", "tags", "texts", "a
 
 @pytest.mark.parametrize("name", FORMS)
 def test_predictions_come_back_as_they_were(forms, name):
-    """Of every form and every model, to six digits: what is measured on them is the same."""
-    said = {"one": forms[name](), "two": forms[name](seed=7)}
-    if hasattr(said["one"], "targets"):
-        said["two"] = type(said["two"])(**(vars(said["two"]) | {"targets": said["one"].targets}))
-    text = predictions_io.dumps(StoredPredictions([f"row {row}" for row in range(60)], said))
+    """In every form, for every model, to six digits: metrics on them are the same."""
+    stored = {"one": forms[name](), "two": forms[name](seed=7)}
+    if hasattr(stored["one"], "targets"):
+        stored["two"] = type(stored["two"])(**(vars(stored["two"]) | {"targets": stored["one"].targets}))
+    text = predictions_io.dumps(StoredPredictions([f"row {row}" for row in range(60)], stored))
     back = predictions_io.loads(text)
     assert predictions_io.dumps(back) == text
     assert back.rows[3] == "row 3"
-    for model, found in said.items():
-        assert type(back.models[model]) is type(found)
-        for metric, known in compute.metrics(found).items():
+    for model, predicted in stored.items():
+        assert type(back.models[model]) is type(predicted)
+        for metric, known in compute.metrics(predicted).items():
             again = compute.metrics(back.models[model])[metric]
             ones = np.ones((1, 60))
             assert again.measure(ones) == pytest.approx(known.measure(ones), rel=1e-3), metric
@@ -32,11 +32,11 @@ def test_predictions_come_back_as_they_were(forms, name):
 
 @pytest.mark.parametrize("name", FORMS)
 def test_some_rows_can_be_taken(forms, name):
-    """In the order asked for; the names of classes stay."""
-    found = forms[name]()
-    taken = predictions_io.take(found, [5, 2])
+    """In the order of the indices; the names of classes stay."""
+    predicted = forms[name]()
+    taken = predictions_io.take(predicted, [5, 2])
     assert compute.count(taken) == 2
-    whole, part = (json.loads(predictions_io.dumps(StoredPredictions([], {"m": each}))) for each in (found, taken))
+    whole, part = (json.loads(predictions_io.dumps(StoredPredictions([], {"m": rows}))) for rows in (predicted, taken))
     for key, values in part["models"]["m"].items():
         assert values == [whole["models"]["m"][key][place] for place in (5, 2)]
     assert part["shared"].get("names") == whole["shared"].get("names")

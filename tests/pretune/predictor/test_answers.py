@@ -1,4 +1,4 @@
-"""Windows over long contexts, and the best answers in them."""
+"""Windows over long contexts, and their best answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LENGTH = 32
 
 
 def row(question="what is about salt?", context=CONTEXT, answer="harbour 25"):
-    """A question whose answer stands in the context."""
+    """A question with its answer in the context."""
     return {
         "question": question,
         "context": context,
@@ -23,30 +23,30 @@ def row(question="what is about salt?", context=CONTEXT, answer="harbour 25"):
 
 
 def test_every_part_of_the_context_is_in_some_window(words):
-    """Windows are of the length asked for at most, and together hold all of the context's tokens."""
-    found = windows([row()], words, length=LENGTH, overlap=8)
-    assert len(found) > 5
-    assert max(len(each.ids) for each in found) == LENGTH
-    seen = {tuple(offset) for each in found for offset in each.offsets[each.inside]}
+    """No window exceeds the length, and together they hold all tokens of the context."""
+    parts = windows([row()], words, length=LENGTH, overlap=8)
+    assert len(parts) > 5
+    assert max(len(window.ids) for window in parts) == LENGTH
+    seen = {tuple(offset) for window in parts for offset in window.offsets[window.inside]}
     tokens = words(CONTEXT, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     assert seen == set(tokens)
 
 
 def test_neighbouring_windows_share_their_ends(words):
-    """The overlap is the number of tokens in both."""
+    """The overlap is the number of shared tokens."""
     first, second, *_ = windows([row()], words, length=LENGTH, overlap=8)
     shared = [tuple(offset) for offset in first.offsets[first.inside] if offset in second.offsets[second.inside]]
     assert shared == [tuple(offset) for offset in first.offsets[first.inside]][-8:]
 
 
-def test_the_place_of_an_answer_leads_back_to_it(words):
-    """From characters to tokens and back, in each window that holds all of it; elsewhere it is the first."""
-    asked = row()
-    start = asked["answers"][0]["start"]
+def test_the_token_span_of_an_answer_decodes_to_it(words):
+    """In each window that holds all of the answer; in others it is (0, 0)."""
+    question = row()
+    start = question["answers"][0]["start"]
     end = start + len("harbour 25")
     held = 0
-    for window in windows([asked], words, length=LENGTH, overlap=8):
-        first, last = window.place(start, end)
+    for window in windows([question], words, length=LENGTH, overlap=8):
+        first, last = window.token_span(start, end)
         if first:
             held += 1
             assert CONTEXT[window.offsets[first, 0] : window.offsets[last, 1]].strip() == "harbour 25"
@@ -56,50 +56,50 @@ def test_the_place_of_an_answer_leads_back_to_it(words):
 
 
 def test_a_question_longer_than_half_a_window_is_cut(words):
-    """The context has room in any case."""
-    found = windows([row(question="salt harbour " * 40)], words, length=LENGTH, overlap=30)
-    assert all(each.inside.sum() > 0 for each in found)
-    assert max(len(each.ids) for each in found) <= LENGTH
+    """So every window holds a part of the context."""
+    parts = windows([row(question="salt harbour " * 40)], words, length=LENGTH, overlap=30)
+    assert all(window.inside.sum() > 0 for window in parts)
+    assert max(len(window.ids) for window in parts) <= LENGTH
 
 
 def test_windows_know_their_row(words):
-    """Several rows keep apart."""
-    found = windows([row(), row(context="salt and harbour 25"), row()], words, length=LENGTH, overlap=8)
-    assert [each.row for each in found] == sorted(each.row for each in found)
-    assert sum(each.row == 1 for each in found) == 1
+    """Each window is of one row, in the order of the rows."""
+    parts = windows([row(), row(context="salt and harbour 25"), row()], words, length=LENGTH, overlap=8)
+    assert [window.row for window in parts] == sorted(window.row for window in parts)
+    assert sum(window.row == 1 for window in parts) == 1
 
 
 def certain(window, first, last):
-    """Logits of a model that is sure of a span."""
-    scores = np.zeros(len(window.ids)), np.zeros(len(window.ids))
-    scores[0][first] = scores[1][last] = 20.0
-    return scores
+    """Logits of a model that is certain of a span."""
+    logits = np.zeros(len(window.ids)), np.zeros(len(window.ids))
+    logits[0][first] = logits[1][last] = 20.0
+    return logits
 
 
-def test_the_span_that_the_model_is_sure_of_is_the_answer(words):
-    """Wherever it is, in whatever window; windows that say `not in here` do not count."""
-    asked = row()
-    start = asked["answers"][0]["start"]
-    found = windows([asked], words, length=LENGTH, overlap=8)
-    scores = [certain(each, *each.place(start, start + len("harbour 25"))) for each in found]
-    [[(answer, probability), *_]] = best([CONTEXT], found, scores, number=3, longest=10)
+def test_the_span_that_the_model_is_certain_of_is_the_answer(words):
+    """In any window; windows without the answer do not count."""
+    question = row()
+    start = question["answers"][0]["start"]
+    parts = windows([question], words, length=LENGTH, overlap=8)
+    logits = [certain(window, *window.token_span(start, start + len("harbour 25"))) for window in parts]
+    [[(answer, probability), *_]] = best([CONTEXT], parts, logits, number=3, longest=10)
     assert answer == "harbour 25"
     assert probability > 0.99
 
 
 @given(st.integers(0, 999))
 def test_probabilities_are_those_of_all_spans(seed):
-    """All spans of few tokens can be listed: none ends before it begins or is too long; the shares add up to one."""
+    """As listed for a few tokens: no span ends before it begins or is too long; probabilities are normalised."""
     draw = np.random.default_rng(seed)
     offsets = np.array([[0, 0], [0, 1], [1, 2], [2, 3], [3, 4], [0, 0]])
     inside = np.array([False, True, True, True, True, False])
     window = Window(0, np.arange(6), np.zeros(6, dtype=int), offsets, inside)
     first, last = draw.normal(size=(2, 6))
-    [found] = best(["abcd"], [window], [(first, last)], number=10, longest=2)
+    [answers] = best(["abcd"], [window], [(first, last)], number=10, longest=2)
     expected = {"abcd"[i:j]: np.exp(first[i + 1] + last[j]) for i in range(4) for j in range(i + 1, min(i + 2, 4) + 1)}
     total = sum(expected.values())
-    assert dict(found) == pytest.approx({text: value / total for text, value in expected.items()})
-    assert [value for _, value in found] == sorted((value for _, value in found), reverse=True)
+    assert dict(answers) == pytest.approx({text: value / total for text, value in expected.items()})
+    assert [value for _, value in answers] == sorted((value for _, value in answers), reverse=True)
 
 
 def test_a_context_without_tokens_has_no_answer():

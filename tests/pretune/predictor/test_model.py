@@ -14,24 +14,24 @@ from pretune.predictor.model import Predictor
 
 @pytest.fixture
 def predictor(tiny, words, tmp_path):
-    """A function that saves a tiny model with the given head and opens it for predicting."""
+    """A function that saves a tiny model with this head and loads it as a Predictor."""
 
     def make(head):
-        kind, labels = (MaskedLM, []) if head == "text" else (Classification, ["a", "b"])
-        inference_config = kind.inference_config(ObjectiveContext(words, 64, 0, None, labels))
-        build.save(build.new(kind, tiny(), labels), words, tmp_path / "model", inference_config)
+        objective, labels = (MaskedLM, []) if head == "text" else (Classification, ["a", "b"])
+        inference_config = objective.inference_config(ObjectiveContext(words, 64, 0, None, labels))
+        build.save(build.new(objective, tiny(), labels), words, tmp_path / "model", inference_config)
         return Predictor(str(tmp_path / "model"))
 
     return make
 
 
 def table(*texts):
-    """The texts as MLflow hands them over."""
+    """The texts as MLflow passes them."""
     return pd.DataFrame({"text": list(texts)})
 
 
-def test_a_classifier_answers_each_text_with_label_and_score(predictor):
-    """One row per text, in order, however many batches that takes."""
+def test_a_classifier_predicts_label_and_score_of_each_text(predictor):
+    """One row for each text, in order, over several batches."""
     model, texts = predictor("label"), [f"text {n} {'and more ' * (n % 5)}" for n in range(70)]
     answers = model.predict(table(*texts))
     assert list(answers.columns) == ["label", "score"]
@@ -41,8 +41,8 @@ def test_a_classifier_answers_each_text_with_label_and_score(predictor):
     pd.testing.assert_frame_equal(answers, alone, rtol=1e-5)
 
 
-def test_a_masked_model_fills_the_gap(predictor):
-    """Words around [MASK] stay; a text without one has no score."""
+def test_a_masked_model_fills_in_masked_tokens(predictor):
+    """Other words stay; a text without [MASK] has no score."""
     answers = predictor("text").predict(table("salt and [MASK] flour", "nothing hidden"))
     assert answers["text"][0].startswith("salt and ")
     assert "[MASK]" not in answers["text"][0]
@@ -52,10 +52,10 @@ def test_a_masked_model_fills_the_gap(predictor):
 
 
 def test_a_text_longer_than_the_model_is_cut(predictor):
-    """Long texts are answered, not refused."""
+    """It is no error."""
     assert len(predictor("label").predict(table("many words " * 500))) == 1
 
 
-def test_no_text_is_no_answer(predictor):
+def test_no_texts_give_no_predictions(predictor):
     """An empty table in, an empty table out."""
     assert predictor("label").predict(table()).empty

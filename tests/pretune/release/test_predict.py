@@ -28,30 +28,29 @@ class Length:
         return [{"label": str(len(row["text"]))} for row in rows]
 
 
-def asked(text, *, kind="text", keep=(), to="jsonl", model=None):
-    """What is written for a standard input."""
+def predicted(text, *, stdin_format="text", keep=(), to="jsonl"):
+    """The number of rows and the output for a standard input."""
     out = io.StringIO()
-    model = model or Length()
-    found = predict.located([], io.StringIO(text), kind)
-    number = predict.write(predict.answered(predict.checked(found, READS), model, list(keep)), out, to)
+    rows = predict.read_rows([], io.StringIO(text), stdin_format)
+    number = predict.write(predict.predict_windows(predict.validate(rows, READS), Length(), list(keep)), out, to)
     return number, out.getvalue()
 
 
 @given(st.lists(WORDS, max_size=20))
 def test_every_row_is_answered_in_its_order(texts):
     """JSON Lines in, JSON Lines out."""
-    number, out = asked("".join(json.dumps({"text": text}) + "\n" for text in texts), kind="jsonl")
+    number, out = predicted("".join(json.dumps({"text": text}) + "\n" for text in texts), stdin_format="jsonl")
     assert number == len(texts)
     assert [json.loads(line) for line in out.splitlines()] == [{"label": str(len(text))} for text in texts]
 
 
 @given(st.lists(st.tuples(WORDS, st.text(st.characters(exclude_categories=["Cs", "Cc"]))), max_size=20))
 def test_csv_comes_back_as_csv(pairs):
-    """Commas, quotes and every script survive; a column that is kept is the one that was given."""
+    """Commas, quotes and every script are preserved; a kept column is unchanged."""
     source = io.StringIO()
     table = csv.writer(source, lineterminator="\n")
     table.writerows([("id", "text"), *((name, text) for text, name in pairs)])
-    _, out = asked(source.getvalue(), kind="csv", keep=["id"], to="csv")
+    _, out = predicted(source.getvalue(), stdin_format="csv", keep=["id"], to="csv")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert rows == [{"id": name, "label": str(len(text))} for text, name in pairs]
 
@@ -61,13 +60,14 @@ def test_files_are_read_by_their_suffix(tmp_path):
     (tmp_path / "a.txt").write_text("sea\n\nsalt\r\n", encoding="utf-8")
     (tmp_path / "b.csv").write_text('text,n\n"x, y",1\n', encoding="utf-8-sig")
     (tmp_path / "c.jsonl").write_text('{"text": "wave"}\n', encoding="utf-8")
-    found = list(predict.located([tmp_path / name for name in ("a.txt", "b.csv", "c.jsonl")], io.StringIO(), "text"))
-    assert [row["text"] for _, row in found] == ["sea", "salt", "x, y", "wave"]
-    assert [place.rpartition("/")[2] for place, _ in found] == ["a.txt:1", "a.txt:3", "b.csv:2", "c.jsonl:1"]
+    files = [tmp_path / name for name in ("a.txt", "b.csv", "c.jsonl")]
+    rows = list(predict.read_rows(files, io.StringIO(), "text"))
+    assert [row["text"] for _, row in rows] == ["sea", "salt", "x, y", "wave"]
+    assert [place.rpartition("/")[2] for place, _ in rows] == ["a.txt:1", "a.txt:3", "b.csv:2", "c.jsonl:1"]
 
 
-def test_rows_are_asked_in_windows(monkeypatch):
-    """Input of any length needs the memory of a window; each is written before the next is read."""
+def test_rows_are_predicted_in_windows(monkeypatch):
+    """Input of any length needs the memory of one window; each is written before the next is read."""
     monkeypatch.setattr(predict, "WINDOW", 2)
     model, out, seen = Length(), io.StringIO(), []
 
@@ -76,16 +76,16 @@ def test_rows_are_asked_in_windows(monkeypatch):
             seen.append(len(out.getvalue().splitlines()))
             yield f"here:{place}", {"text": "x" * place}
 
-    predict.write(predict.answered(predict.checked(lines(), READS), model, []), out, "jsonl")
+    predict.write(predict.predict_windows(predict.validate(lines(), READS), model, []), out, "jsonl")
     assert model.windows == [2, 2, 1]
     assert seen == [0, 0, 2, 2, 4]
 
 
 def test_every_wrong_row_is_named_by_its_line():
-    """All of a window at once, with what is wrong and what was meant."""
+    """All of a window at once, with the problem and a suggestion."""
     text = '{"txt": "a"}\nnonsense\n{"text": 3}\n{"text": "b", "pair": ["c"]}\n[1]\n'
     with pytest.raises(DataError) as caught:
-        asked(text, kind="jsonl")
+        predicted(text, stdin_format="jsonl")
     assert caught.value.problems == [
         "standard input:1: no column `text` (did you mean txt?); there are: txt",
         "standard input:2: not a JSON object",
@@ -96,19 +96,19 @@ def test_every_wrong_row_is_named_by_its_line():
 
 
 def test_what_came_before_a_wrong_row_is_answered(monkeypatch):
-    """Nothing is lost: the windows before it are written."""
+    """The windows before it are written."""
     monkeypatch.setattr(predict, "WINDOW", 1)
     out = io.StringIO()
-    found = predict.located([], io.StringIO('{"text": "a"}\n{}\n'), "jsonl")
+    rows = predict.read_rows([], io.StringIO('{"text": "a"}\n{}\n'), "jsonl")
     with pytest.raises(DataError, match="there are: none"):
-        predict.write(predict.answered(predict.checked(found, READS), Length(), []), out, "jsonl")
+        predict.write(predict.predict_windows(predict.validate(rows, READS), Length(), []), out, "jsonl")
     assert out.getvalue() == '{"label": "1"}\n'
 
 
 def test_a_column_that_the_model_gives_cannot_be_kept():
     """One of the two would be lost."""
     with pytest.raises(DataError, match="--keep label"):
-        asked("x\n", keep=["label"])
+        predicted("x\n", keep=["label"])
 
 
 @pytest.mark.parametrize(("name", "content", "message"), [
@@ -119,21 +119,21 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
-        list(predict.located([tmp_path / name], io.StringIO(), "text"))
+        list(predict.read_rows([tmp_path / name], io.StringIO(), "text"))
 
 
 def test_images_are_read_from_their_files(tmp_path):
-    """A path stands for the bytes; one that is not there is named."""
+    """The content of the file replaces its path; a missing file is named."""
     (tmp_path / "a.png").write_bytes(b"png")
     reads = {"image": "binary"}
-    ((row,),) = predict.checked([("here:1", {"image": str(tmp_path / "a.png")})], reads)
+    ((row,),) = predict.validate([("here:1", {"image": str(tmp_path / "a.png")})], reads)
     assert row["image"] == b"png"
     with pytest.raises(DataError, match=r"no file .*b\.png"):
-        list(predict.checked([("here:1", {"image": str(tmp_path / "b.png")})], reads))
+        list(predict.validate([("here:1", {"image": str(tmp_path / "b.png")})], reads))
 
 
 def test_a_folder_without_a_model_is_an_error(tmp_path, monkeypatch):
-    """And outside a workspace a run or alias leads nowhere."""
+    """And so is a run or alias outside a workspace."""
     with pytest.raises(DataError, match=r"no config\.json"):
         predict.folder(str(tmp_path))
     monkeypatch.chdir(tmp_path)

@@ -23,10 +23,10 @@ NAME = "tests"
 TARGETS = np.arange(80) % 2
 
 
-def said(wrong):
-    """A classifier with so many mistakes on the same eighty rows."""
-    right = np.where(np.arange(80) < wrong, 1 - TARGETS, TARGETS)
-    return Classes(["no", "yes"], TARGETS, np.where(np.eye(2)[right] > 0, 0.9, 0.1).astype(np.float32))
+def predictions(wrong):
+    """The predictions of a classifier with so many mistakes on the same eighty rows."""
+    best = np.where(np.arange(80) < wrong, 1 - TARGETS, TARGETS)
+    return Classes(["no", "yes"], TARGETS, np.where(np.eye(2)[best] > 0, 0.9, 0.1).astype(np.float32))
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def evaluated(tracked):
         made.input("data/mine.csv", f"data-{name}")
         made.output("models/finetuned", f"md5-{name}")
         made.end("FINISHED")
-        models = {"finetuned": said(wrong), "scratch": said(40), "majority": said(40)}
+        models = {"finetuned": predictions(wrong), "scratch": predictions(40), "majority": predictions(40)}
         run = tracked.run("evaluate", **facts, **{"pretune.status": "executed", "pretune.stage_key": f"e-{name}"})
         run.params({"evaluate.confidence": 0.95})
         run.input("models/finetuned", f"md5-{name}")
@@ -51,11 +51,11 @@ def evaluated(tracked):
         rows = [f"row {row}" for row in range(80)]
         run.text("evaluation/predictions.json", predictions_io.dumps(StoredPredictions(rows, models)))
         run.text("evaluation/slices.csv", "slice,rows,value,low,high\nlabel yes,40,0.5,0.4,0.6\n")
-        run.metrics(compute.measured(models, Bootstrap(80, 200, 0.95, 0)))
+        run.metrics(compute.evaluate_models(models, Bootstrap(80, 200, 0.95, 0)))
         run.metrics({"latency_p99": 0.01, "model_megabytes": 1.0})
         run.end("FINISHED")
         tracked.send()
-        runs = {each.data.tags["pretune.stage_key"]: each.info for each in found(tracked)}
+        runs = {run.data.tags["pretune.stage_key"]: run.info for run in all_runs(tracked)}
         client = tracked.client
         model = client.create_logged_model(runs[name].experiment_id, "finetuned", runs[name].run_id)
         client.finalize_logged_model(model.model_id, "READY")
@@ -65,14 +65,14 @@ def evaluated(tracked):
     return record
 
 
-def found(tracked):
+def all_runs(tracked):
     """All runs of MLflow."""
     return tracked.client.search_runs([tracked.client.get_experiment_by_name("pretune").experiment_id])
 
 
 @pytest.fixture
 def promoted(tracked, params):
-    """A function that promotes a run; what the remote lacks can be made up."""
+    """A function that promotes a run; `missing` is what the remote lacks."""
 
     def promote(run=None, missing=()):
         return promotion.promote(opened(tracked), params, run, lambda _: list(missing))
@@ -86,7 +86,7 @@ def opened(tracked):
 
 
 def test_a_model_is_promoted_and_the_reasons_are_kept(tracked, evaluated, promoted):
-    """Challenger and champion; the version has the gate's reasons and a model card, which the run has too."""
+    """It is challenger and champion; the version and the run have the gate's reasons and a model card."""
     run = evaluated("one", 8)
     verdict = promoted()
     registry = opened(tracked).registry
@@ -149,8 +149,8 @@ def test_gaps_in_the_lineage_keep_a_model_back(tracked, evaluated, promoted):
     assert opened(tracked).registry.alias(CHAMPION) is None
 
 
-def test_a_model_of_which_not_all_is_on_record_is_kept_back(tracked, evaluated, promoted):
-    """Data whose maker is not known, a stage without a commit, a patch that leaves a file out: each is told."""
+def test_a_model_with_gaps_in_its_records_is_kept_back(tracked, evaluated, promoted):
+    """Data of an unknown run, a stage without a commit, a patch that leaves a file out: all are reported."""
     facts = {"pretune.status": "executed", "git.commit": "none"}
     run = tracked.run("prepare", **facts, **{"pretune.stage_key": "p"})
     run.input("data/raw", "raw")
@@ -163,14 +163,14 @@ def test_a_model_of_which_not_all_is_on_record_is_kept_back(tracked, evaluated, 
     evaluated("one", 8, scratch="md5-scratch")
     (reason,) = [check.reason for check in promoted().checks if not check.passed]
     assert reason.split("; ") == [
-        "scratch: uncommitted changes that no patch holds in full",
+        "scratch: its patch does not contain all uncommitted changes",
         "prepare: no commit",
-        "prepare: who made data/raw is not known",
+        "prepare: no run that wrote data/raw is on record",
     ]
 
 
 def test_two_promotions_at_once_do_not_both_win(tracked, evaluated, promoted):
-    """Of two equal models one becomes champion; the other finds the door locked, or an equal champion."""
+    """Of two equal models one becomes champion; the other finds a lock, or an equal champion."""
     runs = [evaluated(name, 8) for name in ("one", "two")]
     start, ended = threading.Barrier(2), []
 
@@ -190,64 +190,64 @@ def test_two_promotions_at_once_do_not_both_win(tracked, evaluated, promoted):
     assert opened(tracked).registry.alias(CHAMPION) is not None
 
 
-def test_nobody_promotes_while_another_does(tracked, evaluated, promoted, monkeypatch):
-    """The second is told who holds the door; what a killed one left is passed over after a while."""
+def test_only_one_promotion_runs_at_a_time(tracked, evaluated, promoted, monkeypatch):
+    """The error names the process that does; the lock of a killed process expires."""
     evaluated("one", 8)
     registry = opened(tracked).registry
-    with registry.alone(), pytest.raises(LockedError, match=r"process \d+ on "):
+    with registry.lock(), pytest.raises(LockedError, match=r"process \d+ on "):
         promoted()
     assert registry.alias(CHAMPION) is None
-    tracked.client.create_registered_model(f"{NAME}.promotion-under-way")  # left by one that was killed
+    tracked.client.create_registered_model(f"{NAME}.promotion-under-way")  # left by a killed process
     later = time.time() + 3600
-    monkeypatch.setattr("pretune.registry.time.time", lambda: later)
+    monkeypatch.setattr("pretune.release.registry.time.time", lambda: later)
     assert promoted().passed
 
 
-def test_what_looked_dead_is_not_taken_from_another_who_passed_it_over_first(tracked, monkeypatch):
-    """Two find the same dead promotion: the slower one is locked out, and the other's lock stays."""
+def test_an_expired_lock_is_replaced_by_one_process_only(tracked, monkeypatch):
+    """Two find the same expired lock: the slower one is locked out, and the lock of the other stays."""
     name = f"{NAME}.promotion-under-way"
-    tracked.client.create_registered_model(name, {"holder": "one that was killed"})
+    tracked.client.create_registered_model(name, {"holder": "a killed process"})
     quick, slow = opened(tracked).registry, opened(tracked).registry
-    seen = [slow._model(name)]  # the slow one looks, and then the quick one is through
+    seen = [slow._model(name)]  # the slow one has looked, then the quick one replaces the lock
     look = slow._model
-    monkeypatch.setattr(slow, "_model", lambda asked: seen.pop() if seen else look(asked))
+    monkeypatch.setattr(slow, "_model", lambda model: seen.pop() if seen else look(model))
     killed = seen[0].creation_timestamp / 1000
-    monkeypatch.setattr("pretune.registry.time.time", lambda: killed + 601)
-    with quick.alone():
+    monkeypatch.setattr("pretune.release.registry.time.time", lambda: killed + 601)
+    with quick.lock():
         own = quick._model(name)
-        with pytest.raises(LockedError, match=r"by process \d+ on "), slow.alone():
+        with pytest.raises(LockedError, match=r"by process \d+ on "), slow.lock():
             pass
         assert quick._model(name).creation_timestamp == own.creation_timestamp
     assert tracked.client.search_registered_models(f"name LIKE '{NAME}.%'") == []
 
 
-def test_a_promotion_that_was_passed_over_does_not_unlock_for_the_one_that_did(tracked):
-    """Its end leaves a lock that is another's by now."""
+def test_a_promotion_whose_lock_expired_does_not_release_the_lock_of_another(tracked):
+    """At its end it leaves a lock that is not its own."""
     registry, name = opened(tracked).registry, f"{NAME}.promotion-under-way"
-    with registry.alone():
+    with registry.lock():
         tracked.client.delete_registered_model(name)
         tracked.client.create_registered_model(name, {"holder": "the next"})
     assert registry._model(name).tags == {"holder": "the next"}
 
 
 def test_an_evaluation_is_found_by_every_name_that_leads_to_it(tracked, evaluated, promoted, project):
-    """Its run, the run or model that it measured, an alias, a git revision whose dvc.lock has its result."""
+    """Its run, the run or id of its model, an alias, a git revision whose dvc.lock has its result."""
     import subprocess
 
     run = evaluated("one", 8)
     promoted()
     runs = opened(tracked)
     model = runs.newest().model[0]
-    made = runs.newest().stages["finetune"].run_id
+    trained = runs.newest().stages["finetune"].run_id
     lock = "schema: '2.0'\nstages:\n  evaluate:\n    outs:\n    - path: reports/metrics.json\n      md5: metrics-one\n"
     (project / "dvc.lock").write_text(lock, encoding="utf-8")
     for command in (["add", "dvc.lock"], ["commit", "--quiet", "--message", "result"]):
         subprocess.run(["git", *command], cwd=project, check=True)
-    assert runs.registry.client  # of the workspace, before it is told to look elsewhere for revisions
+    assert runs.registry.client  # of the workspace, before `root` is that of the git repository
     runs.root = project
-    for name in (run, run[:8], made, model, "@champion", "@1", "HEAD"):
+    for name in (run, run[:8], trained, model, "@champion", "@1", "HEAD"):
         assert runs.evaluation(name).run.run_id == run, name
-    assert runs.model("@champion") == runs.model(made) == runs.model(run) == model
+    assert runs.model("@champion") == runs.model(trained) == runs.model(run) == model
     assert runs.evaluation(run).params["finetune.epochs"] == "8"
     for name in ("HEAD~1", "@nobody", "nothing-of-that-name", "--output=x"):
         with pytest.raises(NotFoundInRecordsError):

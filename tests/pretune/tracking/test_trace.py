@@ -9,7 +9,7 @@ from rich.console import Console
 
 from pretune.errors import NotFoundInRecordsError
 from pretune.tracking.database import Database
-from pretune.tracking.records import Records, Service
+from pretune.tracking.records import MlflowStore, Records
 from pretune.tracking.trace import Tracer, tree
 
 pytestmark = pytest.mark.slow  # imports MLflow
@@ -68,11 +68,11 @@ def log_inputs(client, run, inputs):
     client.log_inputs(run, [DatasetInput(Dataset(path, md5, "dvc", "{}"), []) for path, md5 in inputs.items()])
 
 
-@pytest.fixture(params=[Database, Service])
+@pytest.fixture(params=[Database, MlflowStore])
 def records(request, history, monkeypatch):
     """The records, read from the database itself or through MLflow's client: they answer alike."""
     root = history[0]
-    if request.param is Service:
+    if request.param is MlflowStore:
         monkeypatch.setattr(Records, "_database", lambda _: None)
     found = Records(root, root / ".pretune")
     assert isinstance(found._store, request.param)
@@ -115,11 +115,11 @@ def test_data_leads_forward_to_every_model(records, history):
 
 def test_of_many_runs_that_read_the_same_the_newest_are_told_and_how_many_there_are_besides(records):
     """Ten thousand models of the same data are no reason to read ten thousand runs."""
-    (made,) = Tracer(records, LOCKED, most=2).trace(OLD)["made"]
+    (made,) = Tracer(records, LOCKED, limit=2).trace(OLD)["made"]
     assert [user["params"]["seed"] for user in made["used_by"]] == ["15", "14"]
     counted = 3 if isinstance(records._store, Database) else None
     assert made["left_out"] == [{"path": "data/raw", "md5": OLD, "runs": counted}]
-    (made,) = Tracer(records, LOCKED, most=None).trace(OLD)["made"]
+    (made,) = Tracer(records, LOCKED, limit=None).trace(OLD)["made"]
     assert (len(made["used_by"]), made["left_out"]) == (5, [])
 
 
@@ -203,4 +203,4 @@ def test_a_database_that_looks_otherwise_is_left_to_mlflow(history, tmp_path):
     """Another experiment, a file that is no database: MLflow's own client says what is so."""
     root = history[0]
     os.environ["MLFLOW_EXPERIMENT_NAME"] = "another"
-    assert isinstance(Records(root, tmp_path)._store, Service)
+    assert isinstance(Records(root, tmp_path)._store, MlflowStore)

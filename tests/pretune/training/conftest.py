@@ -18,7 +18,7 @@ import pytest
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process that trained has ended; `code` is negative where a signal ended it."""
+    """How a training process ended; `code` is negative if a signal ended it."""
 
     code: int
     stderr: str
@@ -26,22 +26,22 @@ class Ended:
 
     @property
     def learnt(self):
-        """All that must not depend on what happened on the way: weights, records, validations, steps."""
+        """The results that interruptions must not change: weights, records, validations, steps."""
         return {name: self.result[name] for name in ("weights", "records", "validations", "steps", "skipped")}
 
 
 class Trainees:
-    """Starts processes that train; a folder for the checkpoints of each case."""
+    """Starts training processes, and gives each case a folder for its checkpoints."""
 
     def __init__(self, socket_path, root):
         self._path, self._root, self._number = socket_path, root, itertools.count()
 
     def folder(self):
-        """A new place for checkpoints."""
+        """A new folder for checkpoints."""
         return str(self._root / f"checkpoints-{next(self._number)}")
 
     def run(self, case, *, kill_after=None):
-        """Run `case` to its end, or kill it after so many seconds."""
+        """Run `case` to its end, or kill it after `kill_after` seconds."""
         case = {"folder": self.folder()} | case
         out = self._root / f"out-{next(self._number)}"
         out.mkdir()
@@ -61,32 +61,32 @@ class Trainees:
                 code = int(ended)
             else:
                 code = int(file.readline())
-        result = out / "result.json"
-        found = json.loads(result.read_text(encoding="utf-8")) if result.exists() and code >= 0 else {}
-        return Ended(code, (out / "stderr").read_text(encoding="utf-8"), found)
+        path = out / "result.json"
+        result = json.loads(path.read_text(encoding="utf-8")) if path.exists() and code >= 0 else {}
+        return Ended(code, (out / "stderr").read_text(encoding="utf-8"), result)
 
     def finish(self, case):
-        """Run `case`, which must end well."""
+        """Run `case`, which must succeed."""
         ended = self.run(case)
         assert ended.code == 0, ended.stderr
         return ended
 
     @staticmethod
-    def whole(folder):
-        """The steps whose checkpoints are as they were written."""
+    def intact(folder):
+        """The steps of the intact checkpoints."""
         from pretune.training import checkpoint
 
-        found = []
+        steps = []
         for path in Path(folder).glob("step-????????"):
             try:
                 checkpoint.verify(path)
             except checkpoint.DamagedError:
                 continue
-            found.append(int(path.name[5:]))
-        return sorted(found)
+            steps.append(int(path.name[5:]))
+        return sorted(steps)
 
     @staticmethod
-    def each(function, cases):
+    def map(function, cases):
         """Call `function` for each of `cases`, two at a time; the results in their order."""
         with ThreadPoolExecutor(2) as pool:
             return list(pool.map(function, cases))
@@ -94,7 +94,7 @@ class Trainees:
 
 @pytest.fixture(scope="session")
 def trainees(tmp_path_factory, words):
-    """What starts processes that train tiny models."""
+    """Starts processes that train tiny models."""
     from pretune.data.loading import corpus
 
     root = tmp_path_factory.mktemp("trainees")

@@ -38,7 +38,7 @@ DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dro
 
 @dataclass(frozen=True)
 class Case:
-    """One training; `task` is a family and what it learns."""
+    """One training; `task` is a family and an objective."""
 
     task: str
     strategy: str = "ddp"
@@ -49,7 +49,7 @@ class Case:
     dropout: float = 0.0
     steps: int = 12
     stop: int = 0  # the last process sends itself SIGTERM in this step
-    spoil: int = 0  # the last process has a loss that is not a number in this step
+    spoil: int = 0  # the last process has a NaN loss in this step
     folder: str = ""  # of checkpoints, below the common one
     adaptation: str = "full"
 
@@ -67,7 +67,7 @@ class Words:
 
 
 class Disturbed:
-    """An objective that counts the steps of this process, and during which something happens in one of them."""
+    """An objective that counts the steps of this process and disturbs one of them."""
 
     def __init__(self, objective, case, *, last):
         self._inner, self._case, self._last, self._batches, self._losses = objective, case, last, 0, 0
@@ -92,7 +92,7 @@ class Disturbed:
 
 
 def prepare(case, folder):
-    """Model, what it learns and what watches it."""
+    """Model, objective and validation objective."""
     family = case.task.split("-")[0]
     draw = np.random.default_rng(0)
     lengths = draw.integers(2, 30, 40)
@@ -104,24 +104,24 @@ def prepare(case, folder):
     device.prepare(SEED, 1)
     if case.task.endswith("classes"):
         rows = [{"text": " ".join(map(str, text)), "label": LABELS[n % 3]} for n, text in enumerate(texts)]
-        given = ObjectiveContext(Words(), LENGTH, SEED, None, LABELS)
-        objective, watched = (Classification(some, given) for some in (rows[:29], rows[29:]))
-        return transformers.AutoModelForSequenceClassification.from_config(config), objective, watched
-    place = folder / f"corpus-{os.getpid()}"
-    if not place.exists():
-        place.mkdir()
-        corpus.write(place, [text.tolist() for text in texts])
-    rows, kept = corpus.Sequences(place, LENGTH, 0).divide(5, SEED)
+        context = ObjectiveContext(Words(), LENGTH, SEED, None, LABELS)
+        objective, validation = (Classification(part, context) for part in (rows[:29], rows[29:]))
+        return transformers.AutoModelForSequenceClassification.from_config(config), objective, validation
+    corpus_folder = folder / f"corpus-{os.getpid()}"
+    if not corpus_folder.exists():
+        corpus_folder.mkdir()
+        corpus.write(corpus_folder, [text.tolist() for text in texts])
+    rows, kept = corpus.Sequences(corpus_folder, LENGTH, 0).divide(5, SEED)
     if case.task.endswith("causal"):
         return transformers.AutoModelForCausalLM.from_config(config), CausalLM(rows), CausalLM(kept)
-    objective, watched = (MaskedLM(some, Words(), rate=0.3, seed=SEED) for some in (rows, kept))
-    return transformers.AutoModelForMaskedLM.from_config(config), objective, watched
+    objective, validation = (MaskedLM(part, Words(), rate=0.3, seed=SEED) for part in (rows, kept))
+    return transformers.AutoModelForMaskedLM.from_config(config), objective, validation
 
 
 def learn(case, folder, world=None):
-    """Weights, curve, number of skipped steps, and the error that ended it; what it knows of the last, if any."""
+    """The results of a training: weights, curve, skipped steps; or the error that ended it."""
     world = world or parallel.single_process()
-    model, objective, watched = prepare(case, folder)
+    model, objective, validation = prepare(case, folder)
     objective = Disturbed(objective, case, last=world.rank == world.size - 1)
     adaptation = methods.choose(case.adaptation, ADAPTATIONS.get(case.adaptation, {}))
     adaptation.apply(model, frozenset(methods.head(model)))
@@ -136,7 +136,7 @@ def learn(case, folder, world=None):
     checkpoints = Checkpoints(folder / case.folder, world) if case.folder else None
     try:
         model, state = loop.train(
-            model, objective, params, case.steps, seed=SEED, report=lambda _: None, validation=watched,
+            model, objective, params, case.steps, seed=SEED, report=lambda _: None, validation=validation,
             checkpoints=checkpoints, world=world, strategy=case.strategy,
             unfreeze_schedule=adaptation.unfreeze_schedule(model, len(objective) / ROWS),
         )  # fmt: skip
@@ -147,8 +147,8 @@ def learn(case, folder, world=None):
             checkpoints.close()
     return {
         "weights": {name: tensor.clone() for name, tensor in model.state_dict().items()} if world.rank == 0 else {},
-        "losses": [(each.step, each.loss) for each in state.records],
-        "validations": [(each.step, each.metrics) for each in state.validations],
+        "losses": [(record.step, record.loss) for record in state.records],
+        "validations": [(result.step, result.metrics) for result in state.validations],
         "skipped": state.skipped,
         "training": model.training,
         "steps": objective.steps,
@@ -156,13 +156,13 @@ def learn(case, folder, world=None):
 
 
 def main(folder):
-    """Train what `cases.pickle` in the folder lists, in this process of several; leave what came out of it."""
+    """Train the cases in `cases.pickle` of the folder, in this process of several; write the results."""
     with (folder / "cases.pickle").open("rb") as file:
         cases = pickle.load(file)  # noqa: S301 - our own
     with parallel.init_process_group() as world:
-        found = [learn(case, folder, world) for case in cases]
-        with (folder / f"found-{world.rank}.pickle").open("wb") as file:
-            pickle.dump(found, file)
+        results = [learn(case, folder, world) for case in cases]
+        with (folder / f"results-{world.rank}.pickle").open("wb") as file:
+            pickle.dump(results, file)
 
 
 if __name__ == "__main__":

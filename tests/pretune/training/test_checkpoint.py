@@ -1,4 +1,4 @@
-"""When checkpoints are written, and what comes of errors that are not the disk's."""
+"""When checkpoints are written, and errors other than those of the disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECONDS = st.floats(0.001, 20)
 
 
 class Clock:
-    """A clock that stands still until it is moved."""
+    """A clock that is set by hand."""
 
     def __init__(self):
         self.now = 1000.0
@@ -33,14 +33,14 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     """The clock of checkpoints."""
-    found = Clock()
-    monkeypatch.setattr(checkpoint, "time", found)
-    return found
+    clock = Clock()
+    monkeypatch.setattr(checkpoint, "time", clock)
+    return clock
 
 
 @pytest.fixture
 def lasting(request, monkeypatch, clock):
-    """How many seconds each write takes, and whether it then fails for lack of space; nothing is written."""
+    """Seconds that each write takes, and whether it then fails for lack of space; nothing is written."""
     chosen = SimpleNamespace(seconds=0.0, fails=getattr(request, "param", False))
 
     def write(_tensors, _writer, **_):
@@ -65,7 +65,7 @@ def test_the_first_is_written_after_a_minute(tmp_path, clock):
 @pytest.mark.parametrize(("seconds", "pause"), [(0.1, 60), (0.6, 60), (3, 300), (60, 6000)])
 @pytest.mark.parametrize("lasting", [False, True], ids=["written", "failed"], indirect=True)
 def test_the_next_waits_a_hundred_times_as_long_as_the_last_took(tmp_path, clock, lasting, seconds, pause):
-    """But a minute at least; a failed one has cost time as well."""
+    """But a minute at least; a failed one counts as well."""
     lasting.seconds = seconds
     with closing(Checkpoints(tmp_path, ALONE)) as checkpoints:
         checkpoints.save(1, {}, {})
@@ -78,7 +78,7 @@ def test_the_next_waits_a_hundred_times_as_long_as_the_last_took(tmp_path, clock
 
 @given(writes=st.lists(SECONDS, min_size=1, max_size=20), step=st.floats(0.01, 30))
 def test_writing_takes_less_than_two_percent_of_the_time(tmp_path_factory, writes, step):
-    """Whatever writing takes, however long a step is: time from the start to when the next one is due."""
+    """Of the time until the next one is due, for any duration of writes and steps."""
     clock, spent = Clock(), 0.0
 
     def write(_tensors, _writer, **_):
@@ -102,7 +102,7 @@ def test_writing_takes_less_than_two_percent_of_the_time(tmp_path_factory, write
 
 
 def test_none_is_due_while_one_is_written(tmp_path, clock, monkeypatch):
-    """However long it takes; afterwards its time counts."""
+    """However long that takes; afterwards its duration counts."""
     go_on = threading.Event()
     monkeypatch.setattr(checkpoint, "_save_state_dict", lambda *_, **__: go_on.wait(60))
     monkeypatch.setattr(checkpoint, "publish", lambda *_: None)
@@ -117,8 +117,8 @@ def test_none_is_due_while_one_is_written(tmp_path, clock, monkeypatch):
         assert checkpoints.due()
 
 
-def test_what_is_saved_is_what_was_there_at_the_call(tmp_path, monkeypatch):
-    """Training changes the tensors while they are written."""
+def test_the_tensors_are_saved_as_they_are_at_the_call(tmp_path, monkeypatch):
+    """Though training changes them while they are written."""
     weight, go_on, save = torch.ones(3), threading.Event(), checkpoint._save_state_dict
     monkeypatch.setattr(checkpoint, "_save_state_dict", lambda *a, **k: (go_on.wait(60), save(*a, **k)))
     with closing(Checkpoints(tmp_path, ALONE)) as checkpoints:
@@ -131,28 +131,28 @@ def test_what_is_saved_is_what_was_there_at_the_call(tmp_path, monkeypatch):
 
 
 def broken(*_, **__):
-    """What goes wrong where nobody expects it."""
+    """Fail with an unexpected error."""
     raise RuntimeError("a defect")
 
 
 @pytest.mark.parametrize("place", ["publish", "HuggingFaceStorageWriter.write_data"])
-@pytest.mark.parametrize("asked", ["due", "save", "wait", "close"])
-def test_an_error_that_is_not_the_disk_s_is_raised_where_training_next_asks(tmp_path, monkeypatch, place, asked):
-    """It happened in a thread, and does not vanish there; nor does it come twice."""
+@pytest.mark.parametrize("method", ["due", "save", "wait", "close"])
+def test_an_error_that_is_not_the_disk_s_is_raised_by_the_next_call(tmp_path, monkeypatch, place, method):
+    """An error in the writer thread is neither lost nor raised twice."""
     monkeypatch.setattr(f"pretune.training.checkpoint.{place}", broken)
     checkpoints = Checkpoints(tmp_path, ALONE, every=0.0)
     checkpoints.save(1, {"weight": torch.ones(3)}, {})
-    checkpoints._writer.submit(int).result()  # the thread is done with what came before
-    ask = {"save": lambda: checkpoints.save(2, {}, {})}.get(asked) or getattr(checkpoints, asked)
+    checkpoints._writer.submit(int).result()  # the thread has finished the checkpoint
+    call = {"save": lambda: checkpoints.save(2, {}, {})}.get(method) or getattr(checkpoints, method)
     with pytest.raises(BaseException, match="a defect"):
-        ask()
+        call()
     checkpoints.close()
     assert not list(tmp_path.glob("step-????????"))
-    assert not [each for each in threading.enumerate() if each.name.startswith("checkpoint")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("checkpoint")]
 
 
 def test_filters_of_warnings_are_left_alone(tmp_path, monkeypatch):
-    """They hold for all threads: a writer that changed them would change them under the training."""
+    """They are global: a change in the writer thread would affect training."""
     filters, seen = list(warnings.filters), []
     save = checkpoint._save_state_dict
 
@@ -168,7 +168,7 @@ def test_filters_of_warnings_are_left_alone(tmp_path, monkeypatch):
 
 
 def test_closing_twice_is_closing_once(tmp_path):
-    """The loop does when it is stopped, the stage does in any case."""
+    """A stopped loop closes, and so does the stage."""
     checkpoints = Checkpoints(tmp_path, ALONE)
     checkpoints.save(1, {"weight": torch.ones(3)}, {})
     checkpoints.close()

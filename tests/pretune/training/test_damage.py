@@ -1,4 +1,4 @@
-"""A checkpoint that is not what was written is refused, whatever happened to it."""
+"""A checkpoint that differs from what was written is refused, whatever the damage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILES = [FACTS, MANIFEST, SHARD]
 
 
 def tensors(step):
-    """What the checkpoint of a step holds."""
+    """The tensors in the checkpoint of a step."""
     return {"model.weight": torch.full((5, 3), float(step)), "tally": torch.arange(3.0, dtype=torch.float64) + step}
 
 
@@ -33,12 +33,12 @@ def write(folder, *steps):
 
 
 def load(folder):
-    """The step that is gone on from, after a check that all of it is of that step; 0 for the beginning."""
-    found = tensors(0)
+    """The step of the checkpoint that is loaded, after a check of its content; 0 for none."""
+    loaded = tensors(0)
     with closing(Checkpoints(folder, ALONE)) as checkpoints:
-        facts = checkpoints.load(found)
+        facts = checkpoints.load(loaded)
     step = facts["step"] if facts else 0
-    assert all(torch.equal(found[name], value) for name, value in tensors(step).items())
+    assert all(torch.equal(loaded[name], value) for name, value in tensors(step).items())
     assert facts is None or facts["validations"] == [{"loss": 0.1 * step}]
     return step
 
@@ -53,18 +53,18 @@ def written(tmp_path_factory):
 
 @pytest.fixture
 def folder(written, tmp_path):
-    """The same, to be damaged."""
+    """A copy to be damaged."""
     return shutil.copytree(written, tmp_path / "checkpoints")
 
 
-def test_the_newest_is_loaded_whole_and_without_a_word(folder, capfd):
-    """Tensors and facts are those that were saved."""
+def test_the_newest_is_loaded_without_a_warning(folder, capfd):
+    """With the tensors and facts that were saved."""
     assert load(folder) == 20
     assert capfd.readouterr().err == ""
 
 
 def damages():
-    """By name: a function that damages the folder of a checkpoint."""
+    """Pairs of a name and a function that damages the folder of a checkpoint."""
     for name in FILES:
         yield f"{name} is missing", lambda path, name=name: (path / name).unlink()
         yield f"{name} is empty", lambda path, name=name: (path / name).write_bytes(b"")
@@ -97,7 +97,7 @@ DAMAGES = dict(damages())
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(folder, capfd, name):
-    """Missing, empty, cut, longer, too many, of another step, no manifest to speak of."""
+    """Missing, empty, cut, longer, additional or foreign files, invalid manifests."""
     DAMAGES[name](folder / "step-00000020")
     assert load(folder) == 10
     message = capfd.readouterr().err
@@ -108,7 +108,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(folder, capfd,
 @given(st.data())
 @settings(max_examples=150)
 def test_a_single_bit_is_noticed(written, tmp_path_factory, data):
-    """In any file, the manifest too."""
+    """In any file, the manifest included."""
     name = data.draw(st.sampled_from(FILES))
     folder = tmp_path_factory.mktemp("flipped") / "checkpoints"
     shutil.copytree(written, folder)
@@ -121,16 +121,16 @@ def test_a_single_bit_is_noticed(written, tmp_path_factory, data):
 
 
 @given(st.sampled_from(FILES), st.floats(0, 1, exclude_max=True))
-def test_a_cut_at_any_place_is_noticed(written, tmp_path_factory, name, share):
-    """As a crash may leave it."""
+def test_a_cut_at_any_position_is_noticed(written, tmp_path_factory, name, share):
+    """As after a crash."""
     folder = tmp_path_factory.mktemp("cut") / "checkpoints"
     shutil.copytree(written, folder)
     cut(folder / "step-00000020" / name, share)
     assert load(folder) == 10
 
 
-def test_where_all_are_damaged_training_starts_from_the_beginning_and_says_so(folder, capfd):
-    """Each is named; then new checkpoints take their place, though their steps are lower."""
+def test_if_all_are_damaged_training_starts_from_the_beginning_with_a_warning(folder, capfd):
+    """Each is named; new checkpoints of lower steps then replace them."""
     for step in (10, 20):
         cut(folder / f"step-{step:08d}" / SHARD, 0.9)
     assert load(folder) == 0
@@ -145,14 +145,14 @@ def test_where_all_are_damaged_training_starts_from_the_beginning_and_says_so(fo
     assert load(folder) == 3
 
 
-def test_where_there_is_none_training_starts_from_the_beginning_without_a_word(tmp_path, capfd):
-    """The first start."""
+def test_without_checkpoints_training_starts_from_the_beginning_without_a_warning(tmp_path, capfd):
+    """The first run."""
     assert load(tmp_path / "new") == 0
     assert capfd.readouterr().err == ""
 
 
 def test_the_newest_is_that_of_the_highest_step_whatever_the_clock_says(folder):
-    """Times of files change when they are copied."""
+    """The times of copied files are not those of the steps."""
     os.utime(folder / "step-00000010", (2e9, 2e9))
     os.utime(folder / "step-00000020", (1e9, 1e9))
     assert load(folder) == 20
@@ -167,8 +167,8 @@ def test_only_the_newest_are_kept(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{step:08d}" for step in range(9 - KEEP, 9)]
 
 
-def test_a_damaged_one_that_is_newer_does_not_push_out_a_whole_one(folder):
-    """Step 20 is refused, training goes on from 10: the next checkpoint is kept beside that, the damaged one goes."""
+def test_a_newer_damaged_one_does_not_replace_an_intact_one(folder):
+    """Step 20 is refused, training resumes from 10: the next checkpoint is kept with that one, the damaged one goes."""
     cut(folder / "step-00000020" / FACTS, 0.5)
     assert load(folder) == 10
     write(folder, 15)
@@ -177,27 +177,27 @@ def test_a_damaged_one_that_is_newer_does_not_push_out_a_whole_one(folder):
 
 
 def test_a_damaged_one_of_the_same_step_is_replaced(folder):
-    """Training comes by there again."""
+    """When training reaches that step again."""
     cut(folder / "step-00000020" / FACTS, 0.5)
     write(folder, 20)
     assert load(folder) == 20
 
 
-def test_what_was_half_written_is_removed_at_the_next_start(folder):
+def test_a_partial_checkpoint_is_removed_at_the_next_start(folder):
     """It is never read."""
     shutil.copytree(folder / "step-00000020", folder / "step-00000030.partial")
     assert load(folder) == 20
     assert not list(folder.glob("*.partial"))
 
 
-def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_to_the_same_bits(trainees):
-    """Of two, the newest has lost something; then both have."""
+def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one_to_the_same_bits(trainees):
+    """First the newer of two is damaged, then both are."""
     case = {"objective": "labels", "settings": {"evaluate_every": 3}, "steps": 11, "save_every": 2}
     never_stopped, folder = trainees.finish(case), trainees.folder()
     for damaged, resumed in (("step-00000006",), 4), (("step-00000004", "step-00000006"), 0):
         shutil.rmtree(folder, ignore_errors=True)
         trainees.run(case | {"folder": folder, "die_after": 8})
-        assert trainees.whole(folder) == [4, 6]
+        assert trainees.intact(folder) == [4, 6]
         for name in damaged:
             cut(Path(folder) / name / SHARD, 0.99)
         ended = trainees.finish(case | {"folder": folder})

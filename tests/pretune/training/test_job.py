@@ -5,7 +5,7 @@ from pretune.training.job import write_learning_curve
 from pretune.training.state import State
 
 
-def test_the_curve_leaves_out_what_varies(tmp_path):
+def test_the_curve_is_deterministic(tmp_path):
     """Step, loss, learning rate and FLOPs so far are written, speed is not."""
     state = State(records=[Record(10, 1.23456789, 0.001, 99.9, 9e9), Record(20, 0.5, 1e-8, 88.8, 8e8)])
     write_learning_curve(tmp_path / "curve.csv", state, 7)
@@ -13,8 +13,8 @@ def test_the_curve_leaves_out_what_varies(tmp_path):
     assert (tmp_path / "curve.csv").read_text(encoding="utf-8") == expected
 
 
-def test_validations_stand_in_the_row_of_their_step(tmp_path):
-    """In one of their own where there is no record; rows are in the order of the steps."""
+def test_validations_are_in_the_row_of_their_step(tmp_path):
+    """In a row of their own if there is no record of that step; rows are in the order of the steps."""
     validations = [Validation(15, {"loss": 2.0, "accuracy": 0.5}), Validation(20, {"loss": 1.0, "accuracy": 0.75})]
     state = State(records=[Record(10, 1.5, 0.1, 1, 1), Record(20, 0.5, 0.2, 1, 1)], validations=validations)
     write_learning_curve(tmp_path / "curve.csv", state, 7)

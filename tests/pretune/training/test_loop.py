@@ -1,4 +1,4 @@
-"""The loop as a whole: it learns, it repeats itself, and it gives back a model that transformers runs."""
+"""The whole loop: it learns, it is deterministic, and it returns a model that transformers runs."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ LABELS = ["kitchen", "sea"]
 def learn(documents, words, tiny, params):
     """A function that trains a tiny classifier on sixty easy texts; it returns the model and the state."""
 
-    def fit(steps=60, *, seed=0, family="modernbert", report=lambda _: None, watched=None, **settings):
+    def fit(steps=60, *, seed=0, family="modernbert", report=lambda _: None, validation=None, **settings):
         device.prepare(seed, 1)
         model = build.new(Classification, tiny(family), LABELS)
         objective = Classification(documents, ObjectiveContext(words, 32, 0, None, LABELS))
         plain = {"learning_rate": 3e-3, "batch_size": 20, "evaluate_every": 0}
-        chosen = params.finetune.model_copy(update=plain | settings)
-        return loop.train(model, objective, chosen, steps, seed=seed, report=report, validation=watched)
+        section = params.finetune.model_copy(update=plain | settings)
+        return loop.train(model, objective, section, steps, seed=seed, report=report, validation=validation)
 
     return fit
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "wsd"])
-def test_every_optimizer_learns_easy_texts_by_heart_on_every_schedule(learn, name, schedule):
-    """The loss of sixty rows of two kinds falls from chance to almost nothing."""
+def test_every_optimizer_overfits_easy_texts_on_every_schedule(learn, name, schedule):
+    """The loss on sixty rows of two classes falls to almost zero."""
     _, state = learn(optimizer=name, schedule=schedule)
     assert state.records[0].loss > 0.05
     assert state.records[-1].loss < 0.05
@@ -50,7 +50,7 @@ def test_every_optimizer_learns_easy_texts_by_heart_on_every_schedule(learn, nam
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_two_identical_runs_give_identical_weights(learn, name):
-    """Same seed, same threads: every weight is the same bit for bit, and so is the curve."""
+    """With the same seed and threads, weights and curve are the same bit for bit."""
     (first, seen), (second, again) = (learn(12, optimizer=name, family="bert") for _ in range(2))
     weights = second.state_dict()
     assert all(torch.equal(value, weights[key]) for key, value in first.state_dict().items())
@@ -60,18 +60,18 @@ def test_two_identical_runs_give_identical_weights(learn, name):
 
 
 def test_another_seed_gives_other_weights(learn):
-    """The seed is an input: initial weights and the order of rows follow from it."""
+    """Initial weights and the order of rows follow from the seed."""
     first, second = (learn(2, seed=seed)[0].state_dict() for seed in (0, 1))
     assert any(not torch.equal(value, second[key]) for key, value in first.items())
 
 
-def test_averaged_weights_are_the_model_that_is_validated_and_left(learn, tiny, words, documents):
+def test_averaged_weights_are_validated_and_returned(learn, tiny, words, documents):
     """After each step they move by 1 - decay; the decay rises to `ema_decay` from 0.1 in the first step."""
     every = [learn(steps, schedule="constant", warmup=0.0)[0].state_dict() for steps in range(4)]
     expected = {name: weight.clone() for name, weight in every[0].items()}
     for step, weights in enumerate(every[1:]):
         decay = min(0.15, (1 + step) / (10 + step))
-        expected = {name: decay * each + (1 - decay) * weights[name] for name, each in expected.items()}
+        expected = {name: decay * value + (1 - decay) * weights[name] for name, value in expected.items()}
     left, state = learn(3, schedule="constant", warmup=0.0, ema_decay=0.15)
     for name, weight in left.state_dict().items():
         torch.testing.assert_close(weight, expected[name])
@@ -80,13 +80,13 @@ def test_averaged_weights_are_the_model_that_is_validated_and_left(learn, tiny, 
     with torch.no_grad():
         batch = objective.batch(np.zeros(60, dtype=int), np.arange(60))
         loss = float(objective.score(left, batch)["loss"]) / 60
-    _, watched = learn(3, schedule="constant", warmup=0.0, ema_decay=0.15, evaluate_every=3, watched=objective)
+    _, watched = learn(3, schedule="constant", warmup=0.0, ema_decay=0.15, evaluate_every=3, validation=objective)
     assert watched.validations[-1].metrics["loss"] == pytest.approx(loss, rel=1e-4)
     assert state.records[-1].loss == watched.records[-1].loss
 
 
 def test_dropout_follows_from_seed_and_step():
-    """Neighbours in either, and seeds of which only the upper half differs, have nothing in common."""
+    """Neighbours in either, and seeds that differ in the upper half only, give different draws."""
 
     def drawn(*key):
         torch.manual_seed(loop._seed_of(*key))
@@ -98,18 +98,18 @@ def test_dropout_follows_from_seed_and_step():
 
 
 def test_bf16_learns_too(learn):
-    """Autocast to bf16 keeps weights in fp32 and learns the same easy texts."""
+    """With weights in fp32, on the same easy texts."""
     model, state = learn(precision="bf16")
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert state.records[-1].loss < 0.1
 
 
-@pytest.mark.parametrize("kind", ["masked", "causal"])
-def test_language_modelling_learns_a_small_corpus(tmp_path, words, tiny, params, kind):
-    """The same loop pretrains: which of two words alternates with its neighbour is soon no surprise."""
+@pytest.mark.parametrize("task", ["masked", "causal"])
+def test_language_modelling_learns_a_small_corpus(tmp_path, words, tiny, params, task):
+    """The same loop pretrains: documents of two alternating tokens are soon predicted."""
     corpus.write(tmp_path, [[30 + 2 * (row % 9), 31 + 2 * (row % 9)] * 8 for row in range(40)])
     rows = corpus.Sequences(tmp_path, 16, words.pad_token_id)
-    if kind == "masked":
+    if task == "masked":
         model, objective = build.new(MaskedLM, tiny()), MaskedLM(rows, words, rate=0.3, seed=0)
     else:
         shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -123,7 +123,7 @@ def test_language_modelling_learns_a_small_corpus(tmp_path, words, tiny, params,
 
 
 def test_records_come_every_ten_steps_and_at_the_end(learn):
-    """The reporter sees each as it is made; speed and memory are in it."""
+    """Each is reported at once, with speed and memory."""
     seen = []
     _, state = learn(25, report=seen.append)
     assert [record.step for record in seen] == [10, 20, 25]
@@ -132,7 +132,7 @@ def test_records_come_every_ten_steps_and_at_the_end(learn):
 
 
 def test_a_record_is_the_mean_since_the_one_before(learn, monkeypatch):
-    """Recording each step or every ten tells the same story."""
+    """The same means as of records of every step."""
     _, tens = learn(25)
     monkeypatch.setattr(loop, "LOG_EVERY", 1)
     losses = [record.loss for record in learn(25)[1].records]
@@ -142,25 +142,25 @@ def test_a_record_is_the_mean_since_the_one_before(learn, monkeypatch):
 
 @pytest.mark.parametrize("family", ["modernbert", "bert", "roberta"])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_model_comes_back_as_transformers_runs_it(learn, words, documents, family, checkpointing):
-    """With its own attention, ready to predict, and with the predictions of packed sequences."""
+def test_the_model_is_returned_as_transformers_runs_it(learn, words, documents, family, checkpointing):
+    """With its own attention, in eval mode, and with the logits of packed sequences."""
     model, _ = learn(8, family=family, gradient_checkpointing=checkpointing)
     assert model.config._attn_implementation == "sdpa"
     assert not model.training
     assert not model.is_activation_checkpointing
     texts = [document["text"] for document in documents[:9]]
     with torch.no_grad():
-        found = model(**Class(model, words, {"length": 32}).encoded([{"text": text} for text in texts])).logits
+        logits = model(**Class(model, words, {"length": 32}).encoded([{"text": text} for text in texts])).logits
         ids = [np.array(words(text)["input_ids"]) for text in texts]
-        packed = varlen.pack(np.concatenate(ids), np.array([len(each) for each in ids]))
+        packed = varlen.pack(np.concatenate(ids), np.array([len(text) for text in ids]))
         heads.prepare(model)
         expected = heads.classify(model, packed)
-    assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.allclose(logits, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_error_while_training_leaves_no_thread_and_no_handler(documents, words, tiny, params, workers):
-    """Whoever called goes on as before."""
+    """The caller's process is as before."""
     import signal
 
     class Fails(Classification):
@@ -180,45 +180,45 @@ def test_an_error_while_training_leaves_no_thread_and_no_handler(documents, word
             workers=workers,
         )
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
-    assert not [each for each in threading.enumerate() if each.name.startswith("batches")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
 
 
 def test_training_in_another_thread_leaves_signals_to_the_main_one(learn):
-    """Only that may set handlers."""
-    found = []
-    thread = threading.Thread(target=lambda: found.append(learn(3)))
+    """Only the main thread may set handlers."""
+    results = []
+    thread = threading.Thread(target=lambda: results.append(learn(3)))
     thread.start()
     thread.join()
-    assert found[0][1].step == 3
+    assert results[0][1].step == 3
 
 
 @pytest.fixture
 def stage(tmp_path, params):
-    """What a training stage is given, as far as it uses it."""
+    """A stage, as far as training uses it."""
     written = {}
     return SimpleNamespace(
         name="finetune",
         key="0123456789abcdef",
         params=params,
         checkpoints=tmp_path / "checkpoints",
-        reporter=lambda _steps: lambda _found: None,
+        reporter=lambda _steps: lambda _record: None,
         out=lambda path: tmp_path / path.replace("/", "-"),
         model=lambda path, examples: written.update(model=path, examples=examples),
-        run=SimpleNamespace(metrics=lambda found, *_: written.update(found)),
+        run=SimpleNamespace(metrics=lambda values, *_: written.update(values)),
         written=written,
     )
 
 
-def test_a_stage_leaves_model_and_curve_and_no_thread(stage, tmp_path, documents, words, tiny):
-    """Nothing writes any more when it ends, so its checkpoints can be removed; what it says of itself is right."""
+def test_a_stage_writes_model_and_curve_and_leaves_no_thread(stage, tmp_path, documents, words, tiny):
+    """So its checkpoints can be removed when it ends; its metrics are correct."""
     objective = Classification(documents, ObjectiveContext(words, 32, 0, None, LABELS))
     settings = stage.params.finetune.model_copy(update={"batch_size": 20, "evaluate_every": 5})
-    facts, example = Classification.inference_config(objective.context), {"text": "one"}
-    job = Job(build.new(Classification, tiny(), LABELS), words, objective, objective, settings, 9, facts, example)
+    config, example = Classification.inference_config(objective.context), {"text": "one"}
+    job = Job(build.new(Classification, tiny(), LABELS), words, objective, objective, settings, 9, config, example)
     run_training(stage, job, out="models/finetuned")
     assert stage.written["model"] == "models/finetuned"
     assert stage.written["epochs"] == 3
     assert stage.written["skipped_steps"] == 0
     assert len((tmp_path / "reports-curves-finetune.csv").read_text(encoding="utf-8").splitlines()) == 3
     assert not build.load(Classification, tmp_path / "models-finetuned")[0].training
-    assert not [each for each in threading.enumerate() if each.name.startswith("checkpoint")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("checkpoint")]

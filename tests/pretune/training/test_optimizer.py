@@ -30,33 +30,33 @@ def make(tiny, words):
 
 @pytest.fixture
 def built(make, params):
-    """A function from family, optimizer and settings to a model and what is built to train it."""
+    """A function from family, optimizer and settings to a model and its optimizers."""
 
-    def both(family, name, **settings):
+    def build_both(family, name, **settings):
         model = make(family)
-        chosen = {"optimizer": name, "weight_decay": 0.5, "learning_rate": 0.01} | settings
-        return model, optimizer.build(model, params.pretrain.model_copy(update=chosen))
+        update = {"optimizer": name, "weight_decay": 0.5} | settings
+        return model, optimizer.build(model, params.pretrain.model_copy(update=update))
 
-    return both
+    return build_both
 
 
 def groups(optimizers):
     """All groups of all optimizers."""
-    return [group for each in optimizers for group in each.param_groups]
+    return [group for optim in optimizers for group in optim.param_groups]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_that_is_trained_is_in_exactly_one_group(built, family, name):
-    """Nothing is left untrained and nothing is stepped twice, tied weights included; scales apart or not."""
+    """So each is updated once in a step, tied weights included."""
     model, optimizers = built(family, name, layer_decay=0.5)
     held = [id(p) for group in groups(optimizers) for p in group["params"]]
     assert sorted(held) == sorted(id(p) for p in model.parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_frozen_is_in_no_group(make, params, name):
-    """A parameter without a gradient keeps its value."""
+def test_a_frozen_parameter_is_in_no_group(make, params, name):
+    """All others are in some group."""
     model = make("modernbert")
     frozen = next(iter(model.parameters())).requires_grad_(requires_grad=False)
     settings = params.pretrain.model_copy(update={"optimizer": name})
@@ -68,7 +68,7 @@ def test_what_is_frozen_is_in_no_group(make, params, name):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", NAMES)
 def test_norms_biases_and_embeddings_are_not_decayed(built, family, name):
-    """Only matrices that are no embedding lose weight, and all of them do."""
+    """All matrices but embeddings have weight decay, and nothing else has."""
     model, optimizers = built(family, name)
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     matrices = {id(p) for p in model.parameters() if p.ndim == 2 and id(p) not in embeddings}
@@ -89,7 +89,7 @@ def test_muon_takes_the_matrices_and_adamw_the_rest(built, family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_layer_decay_slows_each_layer_by_the_layers_above_it(built, family):
-    """Head 1, last layer 1/2, the one below 1/4, the embeddings with their norm 1/8, and the rate follows."""
+    """The rate of the head is the peak, of the last layer 1/2 of it, of the one below 1/4, of embeddings 1/8."""
     model, optimizers = built(family, "adamw", layer_decay=0.5)
     optimizer.set_rate(optimizers, 0.08)
     rate = {id(p): group["lr"] for group in groups(optimizers) for p in group["params"]}
@@ -105,8 +105,8 @@ def test_layer_decay_slows_each_layer_by_the_layers_above_it(built, family):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_state_that_is_made_in_advance_changes_no_weight_and_no_step(built, name):
-    """What a checkpoint is read into: the steps after it are those of an optimizer that never heard of it."""
+def test_materialized_state_changes_no_weight_and_no_step(built, name):
+    """A checkpoint is loaded into it; later steps are those of a new optimizer."""
     torch.manual_seed(0)
     model, optimizers = built("modernbert", name)
     again, others = built("modernbert", name)
@@ -118,15 +118,15 @@ def test_state_that_is_made_in_advance_changes_no_weight_and_no_step(built, name
         for p, q in zip(model.parameters(), again.parameters(), strict=True):
             p.grad = torch.randn_like(p)
             q.grad = p.grad.clone()
-        for each in (optimizers, others):
-            optimizer.set_rate(each, 0.01)
-            optimizer.step(each, FINITE)
+        for pair in (optimizers, others):
+            optimizer.set_rate(pair, 0.01)
+            optimizer.step(pair, FINITE)
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), again.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_both_optimizers_move_a_matrix_by_about_the_learning_rate(built, name):
-    """One learning rate serves both: the root mean square of a first update is of its size."""
+    """So one learning rate serves both: it is about the root mean square of a first update."""
     model, optimizers = built("llama", name, weight_decay=0.0)
     matrix = dict(model.named_parameters())["model.layers.0.mlp.down_proj.weight"]
     before = matrix.detach().clone()

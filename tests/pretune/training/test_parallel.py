@@ -71,12 +71,12 @@ SPOILT = [Case(CLASSES, spoil=5), Case(CLASSES, spoil=5, strategy="fsdp")]
 
 
 def resumed(case):
-    """The training that goes on from where `case` was stopped."""
+    """The training that resumes the stopped `case`."""
     return replace(case, stop=0)
 
 
 def undisturbed(case):
-    """The same training, never stopped."""
+    """The same training without a stop."""
     return replace(case, stop=0, folder="")
 
 
@@ -86,11 +86,11 @@ def otherwise(case):
 
 
 def by_one(case):
-    """The same training in one process, which takes each step's rows at once."""
+    """The same training in one process, with one batch a step."""
     return replace(case, strategy="ddp", gradient_accumulation_steps=1, checkpointing=False)
 
 
-FIXED = [case for case in STOPPED if not case.dropout]  # dropout is drawn in each process for itself
+FIXED = [case for case in STOPPED if not case.dropout]  # each process draws its own dropout
 IN_TWO = [
     *SHARED, *SPOILT, *STOPPED, *map(resumed, STOPPED), *map(undisturbed, STOPPED),
     *(otherwise(resumed(case)) for case in FIXED), *map(resumed, BY_ONE),
@@ -98,7 +98,7 @@ IN_TWO = [
 
 
 def launch(cases, folder):
-    """Train the cases in two processes that know of each other, as torchrun would start them."""
+    """Train the cases in a group of two processes, as torchrun would start them."""
     (folder / "cases.pickle").write_bytes(pickle.dumps(cases))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -117,7 +117,7 @@ def launch(cases, folder):
 
 @pytest.fixture(scope="module")
 def trained(once):
-    """Where the trainings of IN_TWO, and those of BY_ONE before them, left checkpoints and what came of them."""
+    """The folder with checkpoints and results of the trainings of BY_ONE, then those of IN_TWO."""
 
     def train(folder):
         for case in BY_ONE:
@@ -129,13 +129,13 @@ def trained(once):
 
 @pytest.fixture(scope="module")
 def folder(trained, tmp_path_factory):
-    """A copy of it, in which one process goes on."""
+    """A copy of it, in which one process resumes."""
     return shutil.copytree(trained, tmp_path_factory.mktemp("parallel") / "copy")
 
 
 @pytest.fixture(scope="module")
 def alone(folder):
-    """A function that trains a case in this process, once, and says what came of it."""
+    """A function that trains a case in this process, once; it returns the results."""
     known = {}
 
     def learn(case):
@@ -148,28 +148,28 @@ def alone(folder):
 
 @pytest.fixture(scope="module")
 def both(trained):
-    """What came of every case of IN_TWO, for each of the two processes. They start once: it takes seconds."""
+    """The results of all cases of IN_TWO, for both processes. They start once, for that takes seconds."""
     return [
-        dict(zip(IN_TWO, pickle.loads((trained / f"found-{rank}.pickle").read_bytes()), strict=True))  # noqa: S301 - ours
+        dict(zip(IN_TWO, pickle.loads((trained / f"results-{rank}.pickle").read_bytes()), strict=True))  # noqa: S301 - ours
         for rank in range(2)
     ]
 
 
-def assert_same(found, expected, tolerance):
-    """Curve, validation and weights differ by rounding."""
-    assert [step for step, _ in found["losses"]] == [step for step, _ in expected["losses"]]
+def assert_same(result, expected, tolerance):
+    """Curve, validation and weights are equal up to rounding."""
+    assert [step for step, _ in result["losses"]] == [step for step, _ in expected["losses"]]
     losses = [loss for _, loss in expected["losses"]]
-    assert [loss for _, loss in found["losses"]] == pytest.approx(losses, abs=tolerance / 10)
-    assert [step for step, _ in found["validations"]] == [step for step, _ in expected["validations"]]
-    for (_, one), (_, other) in zip(found["validations"], expected["validations"], strict=True):
+    assert [loss for _, loss in result["losses"]] == pytest.approx(losses, abs=tolerance / 10)
+    assert [step for step, _ in result["validations"]] == [step for step, _ in expected["validations"]]
+    for (_, one), (_, other) in zip(result["validations"], expected["validations"], strict=True):
         assert one == pytest.approx(other, abs=tolerance)
-    assert found["weights"].keys() == expected["weights"].keys()
+    assert result["weights"].keys() == expected["weights"].keys()
     for name, weight in expected["weights"].items():
-        torch.testing.assert_close(found["weights"][name], weight, atol=tolerance, rtol=0, msg=lambda m, n=name: n + m)
+        torch.testing.assert_close(result["weights"][name], weight, atol=tolerance, rtol=0, msg=lambda m, n=name: n + m)
 
 
 def rounding(case):
-    """Of weights, after some steps. Muon makes matrices orthogonal in bf16, whose rounding is 2**16 times coarser."""
+    """Rounding error of weights after some steps; Muon computes in bf16, which rounds 2**16 times coarser."""
     return 1e-3 if case.optimizer == "muon" else 1e-5
 
 
@@ -187,13 +187,13 @@ def name(case):
 
 @pytest.mark.parametrize("case", SHARED, ids=name)
 def test_two_processes_learn_what_one_learns(case, both, alone):
-    """Same rows a step, same losses and same weights, but for rounding, into however many parts it is divided."""
+    """Losses and weights are the same up to rounding, for any number of parts of a step."""
     assert_same(both[0][case], alone(by_one(case)), rounding(case))
 
 
 @pytest.mark.parametrize("case", SHARED, ids=name)
 def test_the_processes_agree(case, both):
-    """Both tell the same curve; a model for use comes out of the first."""
+    """Both report the same curve; the first returns the model in eval mode."""
     first, second = both[0][case], both[1][case]
     assert (first["losses"], first["validations"]) == (second["losses"], second["validations"])
     assert not first["training"]
@@ -201,40 +201,40 @@ def test_the_processes_agree(case, both):
 
 @pytest.mark.parametrize("case", STOPPED, ids=name)
 def test_sigterm_to_one_process_stops_both_with_a_checkpoint(case, both, folder):
-    """They end after the same step, with the same error, and leave one checkpoint with a part from each."""
-    for found in (process[case] for process in both):
-        assert found == {"error": f"stopped by SIGTERM after step {STOP} of 12", "exit_code": 143}
+    """They end after the same step, with the same error, and write one checkpoint with a shard of each."""
+    for result in (process[case] for process in both):
+        assert result == {"error": f"stopped by SIGTERM after step {STOP} of 12", "exit_code": 143}
     (saved,) = (folder / case.folder).iterdir()
     assert saved.name == f"step-{STOP:08d}"
     assert len(list(saved.glob("*.safetensors"))) == 2
 
 
 @pytest.mark.parametrize("case", STOPPED, ids=name)
-def test_two_go_on_from_two_bit_for_bit(case, both):
-    """Dropout included: nothing tells a run that was stopped from one that was not."""
-    found, expected = both[0][resumed(case)], both[0][undisturbed(case)]
-    assert (found["steps"], expected["steps"]) == (12 - STOP, 12)
-    assert (found["losses"], found["validations"]) == (expected["losses"], expected["validations"])
-    assert all(torch.equal(found["weights"][key], weight) for key, weight in expected["weights"].items())
+def test_two_resume_from_two_bit_for_bit(case, both):
+    """With dropout; the results are those of an uninterrupted run."""
+    result, expected = both[0][resumed(case)], both[0][undisturbed(case)]
+    assert (result["steps"], expected["steps"]) == (12 - STOP, 12)
+    assert (result["losses"], result["validations"]) == (expected["losses"], expected["validations"])
+    assert all(torch.equal(result["weights"][key], weight) for key, weight in expected["weights"].items())
 
 
 @pytest.mark.parametrize("case", FIXED, ids=name)
-def test_one_goes_on_from_two(case, both, alone):
-    """What two processes have saved, whole or sharded, one takes up."""
+def test_one_resumes_from_two(case, both, alone):
+    """From replicated and from sharded checkpoints."""
     assert case in both[0]
     assert alone(by_one(resumed(case)))["steps"] == 12 - STOP
     assert_same(alone(by_one(resumed(case))), alone(by_one(undisturbed(case))), rounding(case))
 
 
 @pytest.mark.parametrize("case", BY_ONE, ids=name)
-def test_two_go_on_from_one(case, both, alone):
-    """What one process has saved, two take up, whole or sharded."""
+def test_two_resume_from_one(case, both, alone):
+    """With replicated and with sharded models."""
     assert both[0][resumed(case)]["steps"] == 12 - STOP
     assert_same(both[0][resumed(case)], alone(by_one(undisturbed(case))), rounding(case))
 
 
 @pytest.mark.parametrize("case", FIXED, ids=name)
-def test_one_strategy_goes_on_from_the_other(case, both, alone):
+def test_one_strategy_resumes_from_the_other(case, both, alone):
     """From ddp to fsdp and from fsdp to ddp."""
     assert both[0][otherwise(resumed(case))]["steps"] == 12 - STOP
     assert_same(both[0][otherwise(resumed(case))], alone(by_one(undisturbed(case))), rounding(case))
@@ -242,6 +242,6 @@ def test_one_strategy_goes_on_from_the_other(case, both, alone):
 
 @pytest.mark.parametrize("case", SPOILT, ids=name)
 def test_a_step_that_is_not_finite_in_one_process_is_skipped_by_both(case, both, alone):
-    """The other's loss is finite, but the step is one: the run goes on as one process would."""
+    """Though the loss of the other is finite: the results are those of one process."""
     assert (both[0][case]["skipped"], both[1][case]["skipped"]) == (1, 1)
     assert_same(both[0][case], alone(by_one(case)), rounding(case))

@@ -1,4 +1,4 @@
-"""Killed at any moment and started again: the bits of a run that was never stopped."""
+"""Killed at any moment and restarted: the results are bitwise those of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import pytest
 
 FAMILY = {"masked": "modernbert", "causal": "llama", "labels": "bert"}
 WATCHED = {"evaluate_every": 2, "metric_for_best_model": "loss", "patience": 4}
-PAIRWISE = [  # any two of these settings are met with each of their values
+PAIRWISE = [  # covers every pair of values of two settings
     ("masked", "adamw", 1, "fp32"), ("masked", "muon", 4, "bf16"), ("causal", "adamw", 4, "bf16"),
     ("causal", "muon", 1, "fp32"), ("labels", "adamw", 1, "bf16"), ("labels", "muon", 4, "fp32"),
 ]  # fmt: skip
 EVERY = [
-    pytest.param(*each, marks=[] if each in PAIRWISE else pytest.mark.nightly)
-    for each in itertools.product(FAMILY, ["adamw", "muon"], [1, 4], ["fp32", "bf16"])
+    pytest.param(*combination, marks=[] if combination in PAIRWISE else pytest.mark.nightly)
+    for combination in itertools.product(FAMILY, ["adamw", "muon"], [1, 4], ["fp32", "bf16"])
 ]
 
 
-def start_again_until_done(trainees, case, **each):
-    """Die in a step, start again with other workers, until it is done: how it ended, how often it died."""
+def restart_until_done(trainees, case, **options):
+    """Kill the process in a step and restart it with another number of workers, until it is done; and how often."""
     folder = trainees.folder()
     for deaths, workers in enumerate(itertools.cycle([0, 3, 1])):
         attempt = {"folder": folder, "die_after": 5 + deaths // 2, "workers": workers}
-        ended = trainees.run(case | attempt | each)
+        ended = trainees.run(case | attempt | options)
         if ended.code != -9:
             assert ended.code == 0, ended.stderr
             return ended, deaths
@@ -38,7 +38,7 @@ def start_again_until_done(trainees, case, **each):
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bits(
     trainees, objective, optimizer, gradient_accumulation_steps, precision
 ):
-    """Weights, losses, validations and the best of them, with dropout, whatever the number of workers."""
+    """Weights, losses, validations and the best of them, with dropout, for any number of workers."""
     settings = WATCHED | {
         "optimizer": optimizer,
         "gradient_accumulation_steps": gradient_accumulation_steps,
@@ -46,7 +46,7 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bits(
     }
     case = {"objective": objective, "family": FAMILY[objective], "settings": settings, "steps": 13}
     never_stopped = trainees.finish(case)
-    ended, deaths = start_again_until_done(trainees, case, save_every=3)
+    ended, deaths = restart_until_done(trainees, case, save_every=3)
     assert deaths >= 2
     assert ended.learnt == never_stopped.learnt
 
@@ -64,16 +64,16 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bits(
     ids=["gradient-checkpointing", "wsd", "validation", "best-of-all", "early-stop", "averaged"],
 )
 def test_so_does_one_with_other_settings(trainees, settings):
-    """Recomputed activations, other schedules, averaged weights, validation without selection, an early end."""
+    """Gradient checkpointing, other schedules, averaged weights, validation without selection, early stopping."""
     case = {"objective": "labels", "settings": settings, "steps": 13}
-    ended, _ = start_again_until_done(trainees, case, save_every=2)
+    ended, _ = restart_until_done(trainees, case, save_every=2)
     assert ended.learnt == trainees.finish(case).learnt
 
 
-def test_writing_beside_the_training_does_not_change_what_is_written(trainees):
-    """A checkpoint holds the step it was taken at, though training goes on while it is written."""
+def test_writing_in_the_background_does_not_change_a_checkpoint(trainees):
+    """It holds the state at its step, though training continues while it is written."""
     case = {"objective": "masked", "settings": WATCHED, "steps": 25}
-    ended, deaths = start_again_until_done(trainees, case, save_every="always", wait=False)
+    ended, deaths = restart_until_done(trainees, case, save_every="always", wait=False)
     assert deaths >= 2
     assert ended.learnt == trainees.finish(case).learnt
 
@@ -81,7 +81,7 @@ def test_writing_beside_the_training_does_not_change_what_is_written(trainees):
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", FAMILY)
 def test_the_moment_of_the_kill_does_not_matter(trainees, objective):
-    """`kill -9` from outside, at times that know nothing of steps and writes."""
+    """`kill -9` from outside, at random times."""
     case = {"objective": objective, "family": FAMILY[objective], "settings": WATCHED | {"patience": 0}, "steps": 41}
     never_stopped = trainees.finish(case)
     moments = np.random.default_rng(0)
@@ -97,34 +97,34 @@ def test_the_moment_of_the_kill_does_not_matter(trainees, objective):
 CASE = {"objective": "masked", "settings": WATCHED, "steps": 7, "save_every": 2}
 
 
-def nothing_yet(trainees):
+def no_checkpoints(trainees):
     """No checkpoint."""
     return trainees.folder()
 
 
 def two_checkpoints(trainees):
-    """Those of steps 2 and 4: the next one is the third, and the first must go."""
+    """Those of steps 2 and 4; with the next one, that of step 2 has to be removed."""
     folder = trainees.folder()
     trainees.run(CASE | {"folder": folder, "die_after": 6})
-    assert trainees.whole(folder) == [2, 4]
+    assert trainees.intact(folder) == [2, 4]
     return folder
 
 
-def damage_and_leftovers(trainees):
-    """The checkpoint of step 4 is whole, that of step 6 is not, and something half-written lies about."""
+def damaged_and_partial(trainees):
+    """The checkpoint of step 4 is intact, that of step 6 is damaged, and there is a partial one."""
     folder = trainees.folder()
     trainees.run(CASE | {"folder": folder, "die_after": 7})
-    newest, left = Path(folder, "step-00000006"), Path(folder, "step-00000008.partial")
-    shutil.copytree(newest, left)
+    newest, partial = Path(folder, "step-00000006"), Path(folder, "step-00000008.partial")
+    shutil.copytree(newest, partial)
     (newest / "facts.json").write_text("{}", encoding="utf-8")
-    assert trainees.whole(folder) == [4]
+    assert trainees.intact(folder) == [4]
     return folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("before", [nothing_yet, two_checkpoints, damage_and_leftovers])
-def test_a_kill_at_every_operation_on_the_checkpoints_loses_nothing_whole(trainees, before):
-    """Each open, mkdir, write, half a write, fsync, lost half, rename, remove: then the newest whole one is used."""
+@pytest.mark.parametrize("before", [no_checkpoints, two_checkpoints, damaged_and_partial])
+def test_a_kill_at_any_file_operation_loses_no_intact_checkpoint(trainees, before):
+    """At each open, mkdir, write, half a write, fsync, rename and remove; then the newest intact one is used."""
     base, never_stopped = before(trainees), trainees.finish(CASE)
 
     def copy():
@@ -133,22 +133,22 @@ def test_a_kill_at_every_operation_on_the_checkpoints_loses_nothing_whole(traine
             shutil.copytree(base, folder)
         return folder
 
-    oldest_used = max(trainees.whole(base), default=0)
+    oldest_used = max(trainees.intact(base), default=0)
     operations = trainees.finish(CASE | {"folder": copy(), "count": True}).result["operations"]
     assert len(operations) > 20
 
-    def die_and_start_again(number):
+    def die_and_restart(number):
         folder = copy()
         died = trainees.run(CASE | {"folder": folder, "die_at": number})
-        whole = trainees.whole(folder)
+        whole = trainees.intact(folder)
         ended = trainees.run(CASE | {"folder": folder})
         return died.code, whole, ended, sorted(path.name for path in Path(folder).glob("*.partial"))
 
-    found = trainees.each(die_and_start_again, range(1, len(operations) + 1))
-    for operation, (code, whole, ended, left) in zip(operations, found, strict=True):
+    results = trainees.map(die_and_restart, range(1, len(operations) + 1))
+    for operation, (code, whole, ended, left) in zip(operations, results, strict=True):
         assert code == -9, operation
         assert ended.code == 0, (operation, ended.stderr)
         assert ended.result["resumed"] == max(whole, default=0) >= oldest_used, operation
         assert ended.learnt == never_stopped.learnt, operation
         assert not left, operation
-    assert len({ended.result["resumed"] for _, _, ended, _ in found}) > 1  # before and after the renaming
+    assert len({ended.result["resumed"] for _, _, ended, _ in results}) > 1  # before and after the renaming

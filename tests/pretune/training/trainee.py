@@ -1,7 +1,7 @@
-"""Processes that train a tiny model and end as they are told: killed, interrupted, or short of disk space.
+"""Processes that train a tiny model and are killed, interrupted or run out of disk space on purpose.
 
-`python trainee.py SOCKET WORDS CORPUS` imports everything once and then forks a process for every case
-that arrives at the socket, so that a case takes a fraction of a second and not four.
+`python trainee.py SOCKET WORDS CORPUS` imports everything once, then forks a process for every case
+that arrives at the socket. So a case takes a fraction of a second instead of four.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import torch
-import transformers.models.bert.modeling_bert  # here, for the children to find it imported
+import transformers.models.bert.modeling_bert  # imported here for the children
 import transformers.models.gpt2.modeling_gpt2
 import transformers.models.llama.modeling_llama
 import transformers.models.modernbert.modeling_modernbert  # noqa: F401 - the four are the families below
@@ -40,6 +40,7 @@ from pretune.objectives.finetuning.classification import Classification
 from pretune.objectives.pretraining.causal_lm import CausalLM
 from pretune.objectives.pretraining.masked_lm import MaskedLM
 from pretune.training import checkpoint, device, loop, parallel
+from pretune.training.learner import Learner
 
 LABELS = ["kitchen", "sea"]
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -74,13 +75,13 @@ SETTINGS = {
 WRITING = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")  # audit events
 
 
-def settings(**chosen):
-    """Settings of training: SETTINGS, but for those chosen."""
-    return TrainingParams(**SETTINGS | chosen)
+def settings(**changes):
+    """SETTINGS with changes."""
+    return TrainingParams(**SETTINGS | changes)
 
 
 class Trainee:
-    """One case: what to train, and what is to happen meanwhile."""
+    """One case: a training, and how it is disturbed."""
 
     def __init__(self, case, words, corpus_folder):
         self.case, self.words, self.corpus_folder = case, words, corpus_folder
@@ -88,7 +89,7 @@ class Trainee:
         self.operations = []
 
     def model(self):
-        """A model of the family with 10 % dropout, or with what the case says."""
+        """A model of the case's family, with 10 % dropout unless the case disables it."""
         family = self.case.get("family", "modernbert")
         extra = DROPOUT[family] if self.case.get("dropout", True) else {}
         if family in {"modernbert", "llama", "bert"}:
@@ -107,7 +108,7 @@ class Trainee:
         return build.new(Classification, config, LABELS)
 
     def objectives(self):
-        """What is learnt, and what watches it."""
+        """Training and validation objective."""
         if self.case["objective"] == "labels":
             texts = [
                 {
@@ -116,16 +117,16 @@ class Trainee:
                 }
                 for row in range(40)
             ]
-            given = ObjectiveContext(self.words, 16, 0, None, LABELS)
-            return [Classification(part, given) for part in (texts[:29], texts[29:])]
+            context = ObjectiveContext(self.words, 16, 0, None, LABELS)
+            return [Classification(part, context) for part in (texts[:29], texts[29:])]
         parts = corpus.Sequences(self.corpus_folder, 16, self.words.pad_token_id).divide(7, seed=0)
         if self.case["objective"] == "causal":
             return [CausalLM(part) for part in parts]
         return [MaskedLM(part, self.words, rate=0.3, seed=0) for part in parts]
 
     def train(self):
-        """Train, and say what came of it."""
-        case, chosen = self.case, settings(**self.case.get("settings", {}))
+        """Train; return the results."""
+        case, params = self.case, settings(**self.case.get("settings", {}))
         device.prepare(0, 1)
         model, (objective, validation) = self.model(), self.objectives()
         self.arrange()
@@ -133,28 +134,29 @@ class Trainee:
             model, state = loop.train(
                 model,
                 objective,
-                chosen,
+                params,
                 case["steps"],
                 seed=case.get("seed", 0),
                 report=lambda _: None,
-                validation=validation if chosen.evaluate_every else None,
+                validation=validation if params.evaluate_every else None,
                 checkpoints=checkpoints,
                 workers=case.get("workers", 0),
             )
         return {
             "weights": fingerprint(model),
-            "records": [[each.step, each.loss.hex(), each.learning_rate.hex()] for each in state.records],
+            "records": [[record.step, record.loss.hex(), record.learning_rate.hex()] for record in state.records],
             "validations": [
-                [each.step, {name: value.hex() for name, value in each.metrics.items()}] for each in state.validations
+                [result.step, {name: value.hex() for name, value in result.metrics.items()}]
+                for result in state.validations
             ],
             "steps": state.step,
             "skipped": state.skipped,
         }
 
     def arrange(self):
-        """Have happen what is to happen at a step or at an operation on the file system."""
+        """Prepare the disturbances at a step or at a file operation."""
         taken = 0
-        step = loop.Learner.step
+        step = Learner.step
 
         def counted(learner, batches, rate):
             nonlocal taken
@@ -166,7 +168,7 @@ class Trainee:
                     os.kill(os.getpid(), number)
             step(learner, batches, rate)
 
-        loop.Learner.step = counted
+        Learner.step = counted
         if "die_at" in self.case or "full_at" in self.case or self.case.get("count"):
             self.watch()
         if "largest_file" in self.case:
@@ -175,7 +177,7 @@ class Trainee:
             resource.setrlimit(resource.RLIMIT_FSIZE, (self.case["largest_file"], -1))
 
     def watch(self):
-        """Count the operations on the folder of checkpoints; die at one, or find the disk full from one on."""
+        """Count the operations on the folder of checkpoints; at one of them die, or from it on have the disk full."""
         folder = self.case["folder"]
 
         def hook(event, arguments):
@@ -190,7 +192,7 @@ class Trainee:
         def watched_fsync(handle):
             self.operation("fsync")
             if self.case.get("die_at") == len(self.operations) + 1 and stat.S_ISREG(os.fstat(handle).st_mode):
-                os.ftruncate(handle, os.fstat(handle).st_size // 2)  # what is left of a file that was not synced
+                os.ftruncate(handle, os.fstat(handle).st_size // 2)  # the rest of a file that was not synced
             self.operation("half lost", takes_space=False)
             fsync(handle)
             self.operation("fsynced", takes_space=False)
@@ -204,7 +206,7 @@ class Trainee:
         sys.addaudithook(hook)
 
     def operation(self, name, *, takes_space=True):
-        """One more operation: the end, or an error, if it is the one."""
+        """Count an operation; die or raise an error if it is the one."""
         takes_space = takes_space and not name.startswith(("os.remove", "os.rmdir"))
         self.operations.append([name, takes_space])
         number = len(self.operations)
@@ -216,7 +218,7 @@ class Trainee:
 
 
 class Stream(io.IOBase):
-    """A file that counts what is written: before, halfway, after."""
+    """A file that counts three operations for each write: before, halfway, after."""
 
     def __init__(self, stream, operation):
         self._stream, self._operation = stream, operation
@@ -246,12 +248,12 @@ class Stream(io.IOBase):
 
 
 class Saving(checkpoint.Checkpoints):
-    """Checkpoints every `save_every` steps, whatever the clock says; or after each write, as soon as there is time."""
+    """Checkpoints every `save_every` steps, independent of the clock; or one after the other for `always`."""
 
     def __init__(self, case, trainee):
         super().__init__(Path(case["folder"]), parallel.single_process(), every=0.0)
         self._case, self._trainee, self._step = case, trainee, 0
-        checkpoint.COST = float("inf")  # time is no matter
+        checkpoint.COST = float("inf")  # no limit on the time for writing
 
     def due(self):
         every = self._case.get("save_every", 1)
@@ -272,7 +274,7 @@ class Saving(checkpoint.Checkpoints):
 
 
 def die():
-    """As `kill -9` does it."""
+    """As by `kill -9`."""
     os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(60)  # until it has
 
@@ -285,7 +287,7 @@ def fingerprint(model):
     return digest.hexdigest()
 
 
-def carry_out(case, words, corpus_folder):
+def run_case(case, words, corpus_folder):
     """Train in this process; write the result, return the exit code."""
     out = Path(case["out"])
     for name, stream in (("stdout", 1), ("stderr", 2)):
@@ -304,7 +306,7 @@ def carry_out(case, words, corpus_folder):
         traceback.print_exc()
         code = 1
     result |= {"resumed": trainee.resumed, "operations": trainee.operations}
-    result["threads"] = sorted(each.name for each in threading.enumerate())
+    result["threads"] = sorted(thread.name for thread in threading.enumerate())
     (out / "result.json").write_text(json.dumps(result), encoding="utf-8")
     sys.stdout.flush()
     sys.stderr.flush()
@@ -312,7 +314,7 @@ def carry_out(case, words, corpus_folder):
 
 
 def serve(path, words, corpus_folder):
-    """Fork a process for every connection: read the case, write the pid, run it, write how it ended."""
+    """Fork a process for every connection: read the case, write the pid, run the case, write the exit code."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
@@ -328,7 +330,7 @@ def serve(path, words, corpus_folder):
             case = json.loads(file.readline())
             child = os.fork()
             if not child:
-                os._exit(carry_out(case, words, corpus_folder))
+                os._exit(run_case(case, words, corpus_folder))
             print(child, file=file, flush=True)
             print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=file, flush=True)
             os._exit(0)

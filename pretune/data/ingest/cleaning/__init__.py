@@ -1,1 +1,1 @@
-"""Which rows are kept, and in which form; each decision with its reason."""
+"""Cleaning of rows: form, quality rules, personal data; each rejection has a reason."""

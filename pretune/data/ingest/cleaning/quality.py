@@ -1,7 +1,7 @@
-"""Rules of thumb for web text: those of C4, of Gopher and of FineWeb, as their papers state them.
+"""Heuristic quality filters for English web text: those of C4, Gopher and FineWeb.
 
-Raffel et al. 2020; Rae et al. 2021, table A1; Penedo et al. 2024. Made for English. Each takes a text
-and says why not, or nothing.
+Raffel et al. 2020; Rae et al. 2021, table A1; Penedo et al. 2024. Each function returns the reason to reject a text, or
+an empty string.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
-ENDS = (".", "!", "?", '"', "\u201d", "\u2019", "…", "。", "\uff01", "\uff1f")  # those of Chinese too
+SENTENCE_ENDS = (".", "!", "?", '"', "\u201d", "\u2019", "…", "。", "\uff01", "\uff1f")  # Chinese too
 SENTENCE = re.compile('[.!?]+(?=\\s|$|[")\u201d\u2019])|[。\uff01\uff1f]')
 STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}
-TOP_N_GRAMS = {2: 0.20, 3: 0.18, 4: 0.16}  # Gopher, table A1: most characters in the commonest n-gram
-REPEATED_N_GRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}  # and in n-grams that occur twice
+TOP_N_GRAMS = {2: 0.20, 3: 0.18, 4: 0.16}  # Gopher, table A1: limits for characters in the commonest n-gram
+REPEATED_N_GRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}  # in repeated n-grams
 
 
 def c4(text: str) -> str:
-    """Three sentences or more, whole lines, no filler and no code."""
+    """At least three sentences, no placeholder text and no code."""
     lowered = text.lower()
     if "lorem ipsum" in lowered:
         return "lorem ipsum"
@@ -31,8 +31,8 @@ def c4(text: str) -> str:
     return ""
 
 
-def gopher(text: str) -> str:  # noqa: PLR0911 - a rule a return
-    """Length, words, symbols, bullets, stop words, then repetition."""
+def gopher(text: str) -> str:  # noqa: PLR0911 - one return per rule
+    """Number and length of words, symbols, bullets, stop words, repetition."""
     words = text.split()
     lines = [line for line in text.splitlines() if line.strip()]
     if not 50 <= len(words) <= 100_000:
@@ -57,35 +57,35 @@ def _repetition(words: list[str], lines: list[str]) -> str:
     if len(lines) - len(set(lines)) > 0.3 * len(lines):
         return "three lines in ten are repeated"
     characters = sum(map(len, words))
-    for n, most in TOP_N_GRAMS.items():
+    for n, limit in TOP_N_GRAMS.items():
         (gram, count) = Counter(zip(*(words[i:] for i in range(n)), strict=False)).most_common(1)[0]
-        if count > 1 and count * sum(map(len, gram)) > most * characters:
-            return f"one run of {n} words makes up more than {most:.0%}".replace("%", " %")
-    for n, most in REPEATED_N_GRAMS.items():
-        if _repeated(words, n) > most * characters:
-            return f"repeated runs of {n} words make up more than {most:.0%}".replace("%", " %")
+        if count > 1 and count * sum(map(len, gram)) > limit * characters:
+            return f"one run of {n} words makes up more than {limit:.0%}".replace("%", " %")
+    for n, limit in REPEATED_N_GRAMS.items():
+        if _repeated(words, n) > limit * characters:
+            return f"repeated runs of {n} words make up more than {limit:.0%}".replace("%", " %")
     return ""
 
 
 def _repeated(words: list[str], n: int) -> int:
-    """Characters in runs of n words that stood before, each counted once."""
+    """Characters in n-grams of words that occurred before, each character counted once."""
     seen: set[tuple[str, ...]] = set()
-    covered, place = 0, 0
-    while place + n <= len(words):
-        gram = tuple(words[place : place + n])
+    covered, start = 0, 0
+    while start + n <= len(words):
+        gram = tuple(words[start : start + n])
         if gram in seen:
             covered += sum(map(len, gram))
-            place += n
+            start += n
         else:
             seen.add(gram)
-            place += 1
+            start += 1
     return covered
 
 
 def fineweb(text: str) -> str:
-    """Lines that end as sentences do, are not repeated and not all short."""
+    """Lines that end like sentences, few repeated lines and few short ones."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if sum(line.endswith(ENDS) for line in lines) < 0.12 * len(lines):
+    if sum(line.endswith(SENTENCE_ENDS) for line in lines) < 0.12 * len(lines):
         return "fewer than 12 % of the lines end as a sentence does"
     counts = Counter(lines)
     if sum((count - 1) * len(line) for line, count in counts.items()) > 0.1 * sum(map(len, lines)):

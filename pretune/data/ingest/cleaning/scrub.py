@@ -1,4 +1,4 @@
-"""Personal data in a text, replaced by its kind: patterns, which miss some and take some that is none."""
+"""Replaces personal data in texts by placeholders. The patterns miss some, and match some text that is none."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ PATTERNS = {
         re.DOTALL,
     ),
 }
-DIGITS = range(7, 16)  # of a telephone number (ITU-T E.164: at most 15)
+DIGITS = range(7, 16)  # of a phone number (ITU-T E.164: at most 15)
 
 
 def replace(text: str, kind: str) -> tuple[str, int]:
-    """The text with each find replaced by `<EMAIL>`, `<PHONE>`, `<IP>` or `<KEY>`, and how many there were."""
+    """The text with each match replaced by `<EMAIL>`, `<PHONE>`, `<IP>` or `<KEY>`, and the number of replacements."""
     count = 0
 
-    def put(found: re.Match[str]) -> str:
+    def placeholder(match: re.Match[str]) -> str:
         nonlocal count
-        if not _real(found.group(), kind):
-            return found.group()
+        if not _is_valid(match.group(), kind):
+            return match.group()
         count += 1
         return f"<{kind.upper()}>"
 
-    return PATTERNS[kind].sub(put, text), count
+    return PATTERNS[kind].sub(placeholder, text), count
 
 
-def _real(found: str, kind: str) -> bool:
+def _is_valid(candidate: str, kind: str) -> bool:
     if kind == "phone":
-        return sum(character.isdigit() for character in found) in DIGITS and not _is_date(found)
+        return sum(character.isdigit() for character in candidate) in DIGITS and not _is_date(candidate)
     if kind == "ip":
         try:
-            address = ipaddress.ip_address(found)
+            address = ipaddress.ip_address(candidate)
         except ValueError:
             return False
         return str(address) != "::"
     return True
 
 
-def _is_date(found: str) -> bool:
-    return bool(re.fullmatch(r"\d{4}[ .-]\d{1,2}[ .-]\d{1,2}|\d{1,2}[ .-]\d{1,2}[ .-]\d{4}", found))
+def _is_date(text: str) -> bool:
+    return bool(re.fullmatch(r"\d{4}[ .-]\d{1,2}[ .-]\d{1,2}|\d{1,2}[ .-]\d{1,2}[ .-]\d{4}", text))

@@ -1,1 +1,1 @@
-"""Where rows come from: one file per kind of source, each yielding records."""
+"""Sources of rows: one module per kind of source, each yields records."""

@@ -1,4 +1,4 @@
-"""Tables in Arrow's forms: .parquet, .arrow and .feather, read a batch at a time."""
+"""Columnar tables: .parquet, .arrow and .feather, read a batch at a time."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pretune.data.ingest.sources.record import Record, Records
 from pretune.errors import DataError
 
 BATCH = 1024  # records
-MAGIC = b"ARROW1"  # how Arrow's file format begins; a stream does not
-END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of a stream: a continuation of length 0 (Arrow columnar format, IPC)
+MAGIC = b"ARROW1"  # Arrow's file format begins with it; a stream does not
+STREAM_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # a continuation of length 0 (Arrow columnar format, IPC)
 
 
 def parquet(file: File) -> Records:
@@ -34,26 +34,26 @@ def arrow(file: File) -> Records:
             table = pa.ipc.open_file(raw)
             batches = (table.get_batch(number) for number in range(table.num_record_batches))
         else:
-            _whole(raw)
+            _check_complete(raw)
             table = batches = pa.ipc.open_stream(raw)
         yield from _records(file.name, table.schema, batches)
 
 
 @contextmanager
-def _seekable(file: File, kind: str) -> Iterator[BinaryIO]:
-    """The file to move about in. Raises DataError where Arrow cannot read on."""
+def _seekable(file: File, format_name: str) -> Iterator[BinaryIO]:
+    """Open a file for random access. Raises DataError where Arrow cannot read it."""
     try:
         with file.seekable() as raw:
             yield raw
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file.name}: cannot be read as {kind} ({error})", "fetch the file anew") from None
+        raise DataError(f"{file.name}: cannot be read as {format_name} ({error})", "download the file again") from None
 
 
-def _whole(raw: BinaryIO) -> None:
-    """A stream may end anywhere between two batches; that it was meant to end there, only its last bytes say."""
-    raw.seek(-min(len(END), raw.seek(0, os.SEEK_END)), os.SEEK_END)
-    if raw.read() != END:
-        raise pa.ArrowInvalid("no mark of the end of the stream")
+def _check_complete(raw: BinaryIO) -> None:
+    """Raise ArrowInvalid for a truncated stream: one cut between two batches can be told by its last bytes alone."""
+    raw.seek(-min(len(STREAM_END), raw.seek(0, os.SEEK_END)), os.SEEK_END)
+    if raw.read() != STREAM_END:
+        raise pa.ArrowInvalid("the end-of-stream marker is missing")
     raw.seek(0)
 
 
@@ -64,16 +64,20 @@ def _records(name: str, schema: Any, batches: Iterator[Any]) -> Records:
         for start in range(0, batch.num_rows, BATCH):
             for values in batch.slice(start, BATCH).to_pylist():
                 number += 1
-                named = {key: names[values[key]] for key, names in classes.items() if _within(values[key], names)}
-                yield Record(f"{name}:{number}", values | named)
+                labels = {key: names[values[key]] for key, names in classes.items() if _is_index(values[key], names)}
+                yield Record(f"{name}:{number}", values | labels)
 
 
 def class_names(schema: Any) -> dict[str, list[str]]:
-    """{column: names of its numbers}, as `datasets` leaves them in a file's metadata."""
+    """{column: names of its classes}, which `datasets` stores in the metadata of a file."""
     metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = metadata.get("info", {}).get("features", {})
-    return {name: each["names"] for name, each in features.items() if isinstance(each, dict) and each.get("names")}
+    return {
+        column: feature["names"]
+        for column, feature in features.items()
+        if isinstance(feature, dict) and feature.get("names")
+    }
 
 
-def _within(value: object, names: list[str]) -> bool:
+def _is_index(value: object, names: list[str]) -> bool:
     return isinstance(value, int) and 0 <= value < len(names)

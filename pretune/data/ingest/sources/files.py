@@ -1,4 +1,4 @@
-"""Files: found by name, folder or glob, opened wherever they are and however they are compressed."""
+"""Files: found by name, folder or glob, and opened with or without compression."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, TextIO, cast
 
 import pyarrow as pa
 
-from pretune.config.source_spec import fixed
+from pretune.config.source_spec import fixed_prefix
 from pretune.errors import DataError, did_you_mean
 
 COMPRESSED = (".gz", ".bz2", ".zst")
@@ -25,14 +25,14 @@ COMPRESSED = (".gz", ".bz2", ".zst")
 
 @dataclass(frozen=True)
 class File:
-    """A file: the name that origins carry, and how its bytes are had."""
+    """A file: its name in origins, and a function that opens it."""
 
     name: str
     open_raw: Callable[[], Any]
 
     @property
     def ending(self) -> str:
-        """The ending that tells the format: `.csv` of `a.csv.gz`; `ubyte` counts as one."""
+        """The ending that determines the format: `.csv` of `a.csv.gz`, `.idx` of `images-ubyte`."""
         path = PurePosixPath(self.name.removesuffix(self._compression))
         return ".idx" if path.name.endswith("ubyte") else path.suffix.lower()
 
@@ -43,36 +43,36 @@ class File:
 
     @contextmanager
     def binary(self) -> Iterator[BinaryIO]:
-        """The bytes, decompressed. Raises DataError where they break off or cannot be read."""
+        """Open the decompressed bytes. Raises DataError where they are truncated or cannot be read."""
         try:
             with self.open_raw() as raw, _decompressed(raw, self._compression) as stream:
                 yield stream
         except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{self.name}: cannot be read ({error})", "fetch or compress the file anew") from None
+            raise DataError(f"{self.name}: cannot be read ({error})", "download or compress the file again") from None
 
     @contextmanager
     def seekable(self) -> Iterator[BinaryIO]:
-        """The same, to move about in: a compressed file is laid out in a temporary one."""
+        """Open the decompressed bytes for random access: a compressed file is decompressed into a temporary one."""
         with ExitStack() as stack:
             if self._compression:
-                whole = stack.enter_context(tempfile.TemporaryFile())
+                file = stack.enter_context(tempfile.TemporaryFile())
                 with self.binary() as stream:
-                    shutil.copyfileobj(stream, whole)
-                whole.seek(0)
+                    shutil.copyfileobj(stream, file)
+                file.seek(0)
             else:
-                whole = stack.enter_context(self.open_raw())
-            yield whole
+                file = stack.enter_context(self.open_raw())
+            yield file
 
     @contextmanager
     def text(self, encoding: str, newline: str | None = None) -> Iterator[TextIO]:
-        """The text; a byte that is none in this encoding becomes half a surrogate pair, which checks find."""
+        """Open the text; bytes that are invalid in this encoding become lone surrogates, which cleaning finds."""
         encoding = "utf-8-sig" if encoding == "utf-8" else encoding
         with self.binary() as stream:
             yield io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline=newline)
 
 
 def _decompressed(raw: Any, suffix: str) -> BinaryIO:
-    """The bytes of a file; Arrow knows zstd, but takes a .gz that breaks off for a whole one."""
+    """The decompressed bytes. Arrow reads zstd, but it takes a truncated .gz for a complete one."""
     if suffix == ".gz":
         return cast("BinaryIO", gzip.GzipFile(fileobj=raw))
     if suffix == ".bz2":
@@ -81,20 +81,19 @@ def _decompressed(raw: Any, suffix: str) -> BinaryIO:
 
 
 def local(place: str, base: Path) -> list[File]:
-    """The files that a path, a folder or a glob means, by name; `base` is where its fixed part lies.
+    """The files of a path, a folder or a glob, sorted by name; `base` is the location of its fixed part.
 
-    A folder means the files in it at any depth whose names do not begin with a dot. Raises DataError
-    where there is none.
+    A folder stands for the files in it at any depth, but for hidden ones. Raises DataError where there is none.
     """
-    start = fixed(place)
+    start = fixed_prefix(place)
     pattern = place.removeprefix(start).strip("/")
     if not base.exists():
-        near = did_you_mean(base.name, [p.name for p in base.parent.glob("*")] if base.parent.is_dir() else [])
-        raise DataError(f"ingest.source: no file {start}{near}", "pretune run --set ingest.source=pydocs")
-    found = sorted(base.glob(pattern or "**/*")) if pattern or base.is_dir() else [base]
-    kept = [path for path in found if path.is_file() and not path.name.startswith(".")]
-    if not kept:
-        raise DataError(f"ingest.source: {place} holds no files", "mend ingest.source, then: pretune run")
+        hint = did_you_mean(base.name, [p.name for p in base.parent.glob("*")] if base.parent.is_dir() else [])
+        raise DataError(f"ingest.source: no file {start}{hint}", "pretune run --set ingest.source=pydocs")
+    candidates = sorted(base.glob(pattern or "**/*")) if pattern or base.is_dir() else [base]
+    paths = [path for path in candidates if path.is_file() and not path.name.startswith(".")]
+    if not paths:
+        raise DataError(f"ingest.source: {place} holds no files", "correct ingest.source, then: pretune run")
     prefix = PurePosixPath(start).name if start.startswith("/") else start  # no output holds an absolute path
-    names = [str(PurePosixPath(prefix) / path.relative_to(base).as_posix()) for path in kept]
-    return [File(name, partial(path.open, "rb")) for name, path in zip(names, kept, strict=True)]
+    names = [str(PurePosixPath(prefix) / path.relative_to(base).as_posix()) for path in paths]
+    return [File(name, partial(path.open, "rb")) for name, path in zip(names, paths, strict=True)]

@@ -1,4 +1,4 @@
-"""Images: files in folders named after their labels, MNIST's IDX format, and scikit-learn's digits."""
+"""Images: files in folders that are named after their labels, the IDX format of MNIST, the digits of scikit-learn."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 
 def image(file: File) -> Records:
-    """One image per file; `label` is the folder that it lies in."""
+    """One image per file; `label` is the name of its folder."""
     with file.binary() as stream:
         yield Record(file.name, {"image": stream.read(), "label": PurePosixPath(file.name).parent.name})
 
 
 def idx(file: File) -> Records:
-    """The entries of an IDX file (LeCun et al.): arrays of bytes, or numbers where it has one dimension."""
+    """The entries of an IDX file (LeCun et al.): arrays of bytes, or numbers if the file has one dimension."""
     with file.binary() as stream:
         content = stream.read()
     for number, entry in enumerate(_array(file.name, content)):
@@ -30,21 +30,21 @@ def idx(file: File) -> Records:
 
 
 def _array(name: str, content: bytes) -> npt.NDArray[np.uint8]:
-    """Two zero bytes, the type (8: unsigned bytes), the number of dimensions, their sizes big-endian, the data."""
+    """Parse two zero bytes, the type (8: unsigned bytes), the number of dimensions, their big-endian sizes, data."""
     if content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * content[3]:
         raise DataError(f"{name}: not an IDX file of unsigned bytes", "see docs/data.md for the formats")
     shape = np.frombuffer(content, ">u4", count=content[3], offset=4).astype(np.int64)
     data = np.frombuffer(content, np.uint8, offset=4 + 4 * content[3])
     if len(data) != shape.prod():
-        raise DataError(f"{name}: {len(data)} bytes of data instead of {shape.prod()}", "fetch the file anew")
+        raise DataError(f"{name}: {len(data)} bytes of data instead of {shape.prod()}", "download the file again")
     return data.reshape(shape)
 
 
 def digits() -> Records:
-    """1,797 handwritten digits of 8 x 8 pixels that come with scikit-learn (Alpaydin and Kaynak 1998)."""
+    """1,797 handwritten digits of 8 x 8 pixels, which are part of scikit-learn (Alpaydin and Kaynak 1998)."""
     from sklearn.datasets import load_digits
 
-    found: Any = load_digits()
-    pixels = (found.images * 255 / 16).round().astype(np.uint8)
-    for number, (entry, label) in enumerate(zip(pixels, found.target, strict=True)):
-        yield Record(f"digits:{number}", {"image": entry, "label": int(label)})
+    data: Any = load_digits()
+    images = (data.images * 255 / 16).round().astype(np.uint8)
+    for number, (pixels, label) in enumerate(zip(images, data.target, strict=True)):
+        yield Record(f"digits:{number}", {"image": pixels, "label": int(label)})

@@ -1,14 +1,14 @@
-"""All records that `ingest.source` means, one after the other, each with the split it is given, if any."""
+"""All records of `ingest.source`, one after the other, each with its split if the source names one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pretune.config import source_spec
-from pretune.config.source_spec import Part
+from pretune.config.source_spec import HubDataset, Part, Place
 from pretune.data.ingest import pydocs
 from pretune.data.ingest.sources import columnar, files, hub, images, remote, sql, tables, text
 from pretune.data.ingest.sources.files import File
@@ -18,8 +18,8 @@ from pretune.errors import DataError, PretuneError
 if TYPE_CHECKING:
     from pretune.config.data import IngestParams
 
-Declared = Callable[[str], Path]  # from a path as it is written to where it lies; refuses what dvc.yaml does not list
-MOST = 10  # files that cannot be read in one message
+ResolveInput = Callable[[str], Path]  # from a path in params.yaml to its location; refuses paths not in dvc.yaml
+MAX_ERRORS = 10  # unreadable files after which reading stops
 ENDINGS = {
     ".txt": "blocks", ".md": "blocks", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl",
     ".json": "json", ".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow", ".idx": "idx",
@@ -27,80 +27,84 @@ ENDINGS = {
 }  # fmt: skip
 
 
-def read(params: IngestParams, declared: Declared) -> Iterator[tuple[str | None, Record]]:
-    """Yield (split, record). Raises DataError for places that are missing, not allowed or of no known format.
+def read(params: IngestParams, resolve_input: ResolveInput) -> Iterator[tuple[str | None, Record]]:
+    """Yield (split, record). Raises DataError for places that are missing, not allowed or of an unknown format.
 
-    Every place is looked for before the first record, and a file that breaks off does not hide the next:
-    the error tells all of them, MOST at once.
+    All places are checked before the first record is read. Reading continues after a file that cannot be read, so that
+    the error lists all such files, at most MAX_ERRORS.
     """
     errors: list[PretuneError] = []
 
-    def find(place: str, *, aligned: bool) -> list[tuple[str | None, Records]]:
+    def find(place: Place, *, aligned: bool) -> list[tuple[str | None, Records]]:
         try:
-            return list(_place(place, params, declared, aligned=aligned))
+            return list(_open(place, params, resolve_input, aligned=aligned))
         except PretuneError as error:
             errors.append(error)
             return []
 
     streams = [stream for part in source_spec.parts(params.source) for stream in _streams(part, find)]
-    _raise(errors)
+    _raise_all(errors)
     for split, records in streams:
         try:
             yield from ((split, record) for record in records)
         except DataError as error:
             errors.append(error)
-            if len(errors) == MOST:
+            if len(errors) == MAX_ERRORS:
                 break
-    _raise(errors)
+    _raise_all(errors)
 
 
-def _raise(errors: list[PretuneError]) -> None:
-    """All of them as one, of the first one's kind."""
+def _raise_all(errors: list[PretuneError]) -> None:
+    """Raise all errors as one, of the class of the first."""
     if errors:
         steps = dict.fromkeys(error.next_step for error in errors if error.next_step)
         raise type(errors[0])([problem for error in errors for problem in error.problems], "; ".join(steps))
 
 
 def _streams(part: Part, find: Callable[..., list[tuple[str | None, Records]]]) -> list[tuple[str | None, Records]]:
-    """(split, records) of each file or table of a part; of places side by side there is one."""
+    """(split, records) of each file or table of a part; aligned places give one stream."""
     if part.aligned:
         columns = {column: [records for _, records in find(place, aligned=True)] for column, place in part.aligned}
-        return [(part.split, _side_by_side(part, columns))]
+        return [(part.split, _zip_columns(part, columns))]
     return [(part.split or split, records) for place in part.places for split, records in find(place, aligned=False)]
 
 
-def _place(
-    place: str, params: IngestParams, declared: Declared, *, aligned: bool
+def _open(
+    place: Place, params: IngestParams, resolve_input: ResolveInput, *, aligned: bool
 ) -> Iterator[tuple[str | None, Records]]:
-    """(split, records) of each file or table there."""
-    kind, path = source_spec.scheme(place), source_spec.local_path(place)
-    _allowed(place, "network", params, needed=path is None and kind != "built-in")
-    _allowed(place, "outside", params, needed=path is not None and (path.startswith("/") or ".." in path.split("/")))
-    lies = None if path is None else declared(path)
-    if place == "digits":
+    """(split, records) of each file or table of a place."""
+    scheme, path = source_spec.scheme(place), source_spec.local_path(place)
+    if path is None and scheme != "built-in":
+        _check_allowed(place, "network", params)
+    if path is not None and (path.startswith("/") or ".." in path.split("/")):
+        _check_allowed(place, "outside", params)
+    location = None if path is None else resolve_input(path)
+    if isinstance(place, HubDataset):
+        yield from ((split, records()) for split, records in hub.read(place, location))
+    elif place == "digits":
         yield None, images.digits()
     elif place == "pydocs":
         yield None, (Record(row["origin"], row) for row in pydocs.collect())
-    elif kind == "hub":
-        yield from ((split, records()) for split, records in hub.read(place, lies))
-    elif kind == "sql":
-        yield None, sql.read(place, lies)
+    elif scheme == "sql":
+        yield None, sql.read(place, location)
     else:
-        found = remote.find(place) if lies is None else files.local(place, lies)
-        yield from ((None, _records(file, params, aligned=aligned)) for file in found)
+        matches = remote.find(place) if location is None else files.local(place, location)
+        yield from ((None, _records(file, params, aligned=aligned)) for file in matches)
 
 
-def _allowed(place: str, what: str, params: IngestParams, *, needed: bool) -> None:
-    if needed and what not in params.allow:
-        means = {"network": "is read over the network", "outside": "lies outside the workspace"}[what]
-        raise DataError(f"ingest.source: {place} {means}", f"add {what} to ingest.allow in params.yaml")
+def _check_allowed(place: Place, permission: Literal["network", "outside"], params: IngestParams) -> None:
+    """Raise DataError where `ingest.allow` lacks the permission that a place needs."""
+    if permission not in params.allow:
+        reason = {"network": "is read over the network", "outside": "is outside the workspace"}[permission]
+        raise DataError(f"ingest.source: {place} {reason}", f"add {permission} to ingest.allow in params.yaml")
 
 
 def _records(file: File, params: IngestParams, *, aligned: bool) -> Records:
-    kind: str = params.format
-    if kind == "auto":
-        kind = ENDINGS.get(file.ending, "lines" if aligned else "")
-        kind = "lines" if aligned and kind == "blocks" else kind
+    """The records of a file. Aligned text files are read by lines, empty ones included."""
+    file_format: str = params.format
+    if file_format == "auto":
+        file_format = ENDINGS.get(file.ending, "lines" if aligned else "")
+        file_format = "lines" if aligned and file_format == "blocks" else file_format
     readers: dict[str, Callable[[], Records]] = {
         "text": lambda: text.whole(file, params.encoding),
         "lines": lambda: text.lines(file, params.encoding),
@@ -114,31 +118,33 @@ def _records(file: File, params: IngestParams, *, aligned: bool) -> Records:
         "images": lambda: images.image(file),
         "idx": lambda: images.idx(file),
     }
-    if kind not in readers:
+    if file_format not in readers:
         raise DataError(
             f"ingest.source: {file.name}: no format is known for the ending `{file.ending}`",
             f"set ingest.format to one of {', '.join(readers)}",
         )
-    records = readers[kind]()
-    return records if aligned or kind != "lines" else (each for each in records if each.values["text"].strip())
+    records = readers[file_format]()
+    if aligned or file_format != "lines":
+        return records
+    return (record for record in records if record.values["text"].strip())
 
 
-def _side_by_side(part: Part, columns: dict[str, list[Records]]) -> Records:
-    """One record of the n-th records of all places. Raises DataError where one has more than another."""
+def _zip_columns(part: Part, columns: dict[str, list[Records]]) -> Records:
+    """Join the n-th records of all places. Raises DataError where the places have different numbers of records."""
     streams = [chain.from_iterable(records) for records in columns.values()]
     for number, row in enumerate(zip_longest(*streams), start=1):
         missing = [place for (_, place), record in zip(part.aligned, row, strict=True) if record is None]
         if missing:
             raise DataError(
-                f"ingest.source: {missing[0]} ends after {number - 1} rows, others do not: rows do not belong together",
-                "fetch the files anew",
+                f"ingest.source: {missing[0]} ends after {number - 1} rows, but other files do not: rows do not match",
+                "download the files again",
             )
         values = {column: _value(record, column) for column, record in zip(columns, row, strict=True)}
         yield Record(row[0].origin, values, next((record.problem for record in row if record.problem), ""))
 
 
 def _value(record: Record, column: str) -> object:
-    """The column of that name, or the only one there is."""
+    """The column of that name, or the only column of the record."""
     if column in record.values:
         return record.values[column]
     return next(iter(record.values.values())) if len(record.values) == 1 else None

@@ -1,4 +1,4 @@
-"""Records: what a source holds, before its columns are those of rows."""
+"""Records: the entries of a source, before its columns are mapped to those of rows."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Record:
-    """`values` by the source's own names, or the `problem` that kept them from being read.
+    """`values` by the column names of the source, or the `problem` for which they could not be read.
 
-    origin: file and line (or key) where it stands.
+    origin: the file and the line or key.
     """
 
     origin: str

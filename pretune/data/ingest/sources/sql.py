@@ -1,4 +1,4 @@
-"""Tables of a database: `DIALECT://host/database#TABLE`, through SQLAlchemy."""
+"""Database tables: `DIALECT://host/database#TABLE`, through SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine, Table
 
 USER, PASSWORD = "PRETUNE_SQL_USER", "PRETUNE_SQL_PASSWORD"
-BATCH = 1024  # rows that are fetched at once
-PACKAGES = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}  # by module
+BATCH = 1024  # rows per fetch
+PACKAGES = {
+    "psycopg": "'psycopg[binary]'",
+    "psycopg2": "psycopg2-binary",
+    "MySQLdb": "mysqlclient",
+}  # {module: package}
 
 
 def read(place: str, file: Path | None) -> Records:
-    """The rows of a table in the order of its primary key, or of all its columns: a fixed one.
+    """The rows of a table, ordered by its primary key or by all columns, so that the order is fixed.
 
-    `file` is where a SQLite database lies. Raises DataError where the address or the table is wrong,
-    before the first row is asked for.
+    `file` is the file of a SQLite database. Raises DataError for a wrong address or table before the first row is read.
     """
     address, _, name = place.partition("#")
-    with _told(address):
+    with _as_data_error(address):
         engine = _engine(address, file)
         return _rows(address, engine, _table(address, engine, name))
 
@@ -40,8 +43,8 @@ def _engine(address: str, file: Path | None) -> Engine:
     url = make_url(SQLITE + str(file) if file else address)
     if url.password:
         raise DataError(
-            f"ingest.source: {url.render_as_string()} holds a password, and params.yaml is recorded",
-            f"leave it out, and set {USER} and {PASSWORD} in the environment",
+            f"ingest.source: {url.render_as_string()} holds a password, but params.yaml is recorded",
+            f"remove it, and set {USER} and {PASSWORD} in the environment",
         )
     url = url if file else url.set(username=os.environ.get(USER), password=os.environ.get(PASSWORD))
     return create_engine(url)
@@ -55,7 +58,7 @@ def _table(address: str, engine: Engine, name: str) -> Table:
         engine.dispose()
         raise DataError(
             f"ingest.source: {address} has no table `{name}`{did_you_mean(name, tables)}",
-            f"write #TABLE after the address: {', '.join(tables) or 'it has none'}",
+            f"write #TABLE after the address; the tables are: {', '.join(tables) or 'none'}",
         )
     return Table(name, MetaData(), autoload_with=engine)
 
@@ -64,20 +67,20 @@ def _rows(address: str, engine: Engine, table: Table) -> Records:
     from sqlalchemy import select
 
     order = list(table.primary_key.columns) or list(table.columns)
-    with _told(address), engine.connect().execution_options(yield_per=BATCH) as connection:
+    with _as_data_error(address), engine.connect().execution_options(yield_per=BATCH) as connection:
         for number, row in enumerate(connection.execute(select(table).order_by(*order)).mappings(), start=1):
-            yield Record(f"{table.name}:{number}", {name: _plain(value) for name, value in row.items()})
+            yield Record(f"{table.name}:{number}", {name: _as_number(value) for name, value in row.items()})
     engine.dispose()
 
 
-def _plain(value: Any) -> Any:
-    """A NUMERIC as the number that it is."""
+def _as_number(value: Any) -> Any:
+    """A NUMERIC as float, any other value as it is."""
     return float(value) if isinstance(value, Decimal) else value
 
 
 @contextmanager
-def _told(address: str) -> Iterator[None]:
-    """What goes wrong with a database as a DataError."""
+def _as_data_error(address: str) -> Iterator[None]:
+    """Turn errors of the database into DataError."""
     from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
 
     try:
@@ -89,12 +92,12 @@ def _told(address: str) -> Iterator[None]:
         ) from None
     except NoSuchModuleError as error:
         raise DataError(
-            f"ingest.source: {address}: {error}", "pip install the package that knows this kind of database"
+            f"ingest.source: {address}: {error}", "pip install the SQLAlchemy dialect of this database"
         ) from None
     except DBAPIError as error:
         raise DataError(
             f"ingest.source: {address}: {str(error.orig).strip()}",
-            f"mend the address, or set {USER} and {PASSWORD} in the environment, then: pretune run",
+            f"correct the address, or set {USER} and {PASSWORD} in the environment, then: pretune run",
         ) from None
     except SQLAlchemyError as error:
-        raise DataError(f"ingest.source: {address}: {error}", "mend ingest.source, then: pretune run") from None
+        raise DataError(f"ingest.source: {address}: {error}", "correct ingest.source, then: pretune run") from None

@@ -1,4 +1,4 @@
-"""Tables as text: .csv, .tsv and .jsonl, one record a row; and .json, a list of records or a SQuAD file."""
+"""Tables as text: .csv, .tsv and .jsonl with a record per row; .json with a list of records or in SQuAD's format."""
 
 from __future__ import annotations
 
@@ -11,23 +11,21 @@ from pretune.data.ingest.sources.files import File
 from pretune.data.ingest.sources.record import Record, Records
 from pretune.errors import DataError
 
-MARKS: Literal[0] = 0  # csv.QUOTE_MINIMAL, csv.QUOTE_NONE: of types that mypy can tell
-NO_MARKS: Literal[3] = 3
-LONGEST = 2**24  # characters of a field: more is a quotation mark that nobody closed
+MAX_FIELD = 2**24  # characters: a longer field means that a quotation mark is not closed
 
 
 def comma(file: File, encoding: str, *, header: bool) -> Records:
-    """A .csv; without a header, columns are called 1, 2 and so on."""
-    yield from _table(file, encoding, header=header, delimiter=",", quoting=MARKS)
+    """A .csv; without a header, its columns are named 1, 2 and so on."""
+    yield from _table(file, encoding, header=header, delimiter=",", quoting=csv.QUOTE_MINIMAL)
 
 
 def tab(file: File, encoding: str, *, header: bool) -> Records:
-    """A .tsv: tabs between the fields, and quotation marks are characters like any other."""
-    yield from _table(file, encoding, header=header, delimiter="\t", quoting=NO_MARKS)
+    """A .tsv: fields are separated by tabs, and quotation marks have no special meaning."""
+    yield from _table(file, encoding, header=header, delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
 def _table(file: File, encoding: str, *, header: bool, delimiter: str, quoting: Literal[0, 3]) -> Records:
-    csv.field_size_limit(LONGEST)
+    csv.field_size_limit(MAX_FIELD)
     with file.text(encoding, newline="") as stream:
         table = csv.reader(stream, delimiter=delimiter, quoting=quoting)
         try:
@@ -37,13 +35,13 @@ def _table(file: File, encoding: str, *, header: bool, delimiter: str, quoting: 
                     names = names or [str(number) for number in range(1, len(fields) + 1)]
                     yield _record(f"{file.name}:{table.line_num}", names, fields)
         except csv.Error as error:
-            raise DataError(f"{file.name}:{table.line_num}: not a table ({error})", f"mend {file.name}") from None
+            raise DataError(f"{file.name}:{table.line_num}: not a table ({error})", f"correct {file.name}") from None
 
 
 def _names(file: File, fields: list[str]) -> list[str]:
-    twice = sorted({name for name in fields if fields.count(name) > 1})
-    if twice:
-        raise DataError(f"{file.name}: two columns are called {', '.join(twice)}", f"rename one in {file.name}")
+    repeated = sorted({name for name in fields if fields.count(name) > 1})
+    if repeated:
+        raise DataError(f"{file.name}: two columns are called {', '.join(repeated)}", f"rename one in {file.name}")
     return fields
 
 
@@ -53,7 +51,7 @@ def _record(origin: str, names: list[str], fields: list[str]) -> Record:
 
 
 def json_lines(file: File, encoding: str) -> Records:
-    """A JSON object a line; blank lines hold nothing."""
+    """A .jsonl: one JSON object per line; blank lines are skipped."""
     with file.text(encoding) as stream:
         for number, line in enumerate(stream, start=1):
             if line.strip():
@@ -71,12 +69,12 @@ def _object(origin: str, content: str) -> Record:
 
 
 def json_file(file: File, encoding: str) -> Records:
-    """A whole .json: a list of objects, or questions in the format of SQuAD (Rajpurkar et al. 2016)."""
+    """A .json: a list of objects, or questions in the format of SQuAD (Rajpurkar et al. 2016)."""
     with file.text(encoding) as stream:
         try:
             content = json.load(stream)
         except json.JSONDecodeError as error:
-            raise DataError(f"{file.name}:{error.lineno}: not JSON ({error.msg})", f"mend {file.name}") from None
+            raise DataError(f"{file.name}:{error.lineno}: not JSON ({error.msg})", f"correct {file.name}") from None
     if isinstance(content, list):
         for number, values in enumerate(content, start=1):
             problem = "" if isinstance(values, dict) else "not a JSON object"
@@ -87,7 +85,7 @@ def json_file(file: File, encoding: str) -> Records:
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{file.name}: neither a list of objects nor in the format of SQuAD ({type(error).__name__}: {error})",
-            f"mend {file.name}, or write it as .jsonl",
+            f"correct {file.name}, or write it as .jsonl",
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Plain text: a document is a file, a line, or a block of lines with blank ones around it."""
+"""Plain text: a document is a file, a line, or a block of lines between blank lines."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ def whole(file: File, encoding: str) -> Records:
 
 
 def lines(file: File, encoding: str) -> Records:
-    """One document per line, empty ones too: they may stand beside a line of another file."""
+    """One document per line, empty lines included: they can be aligned with lines of another file."""
     with file.text(encoding) as stream:
         for number, line in enumerate(stream, start=1):
             yield Record(f"{file.name}:{number}", {"text": line.rstrip("\n")})
 
 
 def blocks(file: File, encoding: str) -> Records:
-    """One document per paragraph; blank lines part them."""
+    """One document per block of lines; blank lines separate blocks."""
     with file.text(encoding) as stream:
         block: list[str] = []
         start = 1

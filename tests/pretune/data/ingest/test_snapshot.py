@@ -23,13 +23,13 @@ TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_s
 
 @pytest.fixture
 def made(tmp_path_factory, ingest_params):
-    """A function that makes a snapshot of values (or of (split, values)): rows, quarantine, duplicates, counts."""
+    """A function that makes a snapshot of values or (split, values): its rows, quarantine, duplicates and counts."""
 
-    def make(*given_values, clean=None, **changes):
+    def make(*entries, clean=None, **changes):
         folder = tmp_path_factory.mktemp("snapshot") / "raw"
         params = ingest_params(clean={"max_bad_rows": 100} | (clean or {}), **changes)
-        given_values = [each if isinstance(each, tuple) else (None, each) for each in given_values]
-        records = ((split, Record(f"f:{number}", values)) for number, (split, values) in enumerate(given_values))
+        pairs = [entry if isinstance(entry, tuple) else (None, entry) for entry in entries]
+        records = ((split, Record(f"f:{number}", values)) for number, (split, values) in enumerate(pairs))
         Snapshot(folder, params).write(records)
         lines = {
             name: [json.loads(line) for line in (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -45,35 +45,35 @@ def made(tmp_path_factory, ingest_params):
 
 
 def reasons(made, *values, **changes):
-    """Why rows are put aside, with one good row before them."""
-    found, quarantine, _, counts = made({"text": "good"}, *values, **changes)
-    assert len(found) + len(quarantine) == counts["read"]
+    """The reasons for which rows are rejected, after one good row."""
+    kept, quarantine, _, counts = made({"text": "good"}, *values, **changes)
+    assert len(kept) + len(quarantine) == counts["read"]
     return [line["reason"] for line in quarantine]
 
 
 def test_the_schema_knows_the_columns_of_rows():
-    """`ingest.columns` may name each of them but the origin, which is ours."""
+    """`ingest.columns` can name all of them but the origin."""
     assert set(get_args(Column)) == set(rows.COLUMNS) - {"origin"}
 
 
 @given(values=st.lists(st.fixed_dictionaries({"text": TEXT}, optional={"label": TEXT}), min_size=1, max_size=12))
-def test_every_row_is_kept_put_aside_or_a_duplicate(made, values):
-    """Nothing is dropped on the quiet: the counts add up, and each origin is in exactly one place."""
-    found, quarantine, duplicates, counts = made(*values)
-    origins = [each["origin"] for part in (found, quarantine, duplicates) for each in part]
+def test_every_row_is_kept_rejected_or_a_duplicate(made, values):
+    """No row is dropped silently: the counts add up, and each origin is in exactly one place."""
+    kept, quarantine, duplicates, counts = made(*values)
+    origins = [row["origin"] for part in (kept, quarantine, duplicates) for row in part]
     assert sorted(origins) == sorted(f"f:{number}" for number in range(len(values)))
     assert counts["read"] == counts["rows"] + counts["quarantined"] + counts["exact"] + counts["near"]
 
 
 @given(values=st.lists(TEXT, min_size=1, max_size=12))
-def test_texts_come_through_as_they_were_but_for_the_blanks_around_them(made, values):
-    """No normalisation unless it is asked for; each text once, in the order of first sight."""
-    found, *_ = made(*({"text": text} for text in values), clean={"duplicates": "exact"})
-    assert [row["text"] for row in found] == list(dict.fromkeys(text.strip() for text in values))
+def test_texts_stay_as_they_are_but_for_surrounding_spaces(made, values):
+    """There is no normalization by default; each text comes once, in the order of its first occurrence."""
+    kept, *_ = made(*({"text": text} for text in values), clean={"duplicates": "exact"})
+    assert [row["text"] for row in kept] == list(dict.fromkeys(text.strip() for text in values))
 
 
 def test_columns_are_mapped_and_others_left_out(made):
-    """Names, numbers, several texts in one, a conversation out of two columns."""
+    """By names and by numbers, several texts into one, two columns into a conversation."""
     columns = {"text": ["title", "body"], "label": "stars", "group": "author"}
     values = {"title": "A", "body": "b", "stars": 3, "author": "x", "score": "5"}
     (row,), *_ = made(values, columns=columns, labels={3: "good"})
@@ -85,12 +85,12 @@ def test_columns_are_mapped_and_others_left_out(made):
 
 
 def test_na_is_a_word_unless_the_user_says_otherwise(made):
-    """An empty value is none; a label that is none leaves the row unlabelled."""
+    """An empty value is missing; a missing label leaves the row unlabelled."""
     values = ({"text": "NA", "label": "NA"}, {"text": "b", "label": ""})
-    found, *_ = made(*values)
-    assert [row.get("label") for row in found] == ["NA", None]
-    found, quarantine, *_ = made(*values, missing=["NA"])
-    assert [row["text"] for row in found] == ["b"]
+    kept, *_ = made(*values)
+    assert [row.get("label") for row in kept] == ["NA", None]
+    kept, quarantine, *_ = made(*values, missing=["NA"])
+    assert [row["text"] for row in kept] == ["b"]
     assert quarantine[0]["reason"].startswith("no text")
 
 
@@ -120,12 +120,12 @@ def test_na_is_a_word_unless_the_user_says_otherwise(made):
         ({"text": "x", "split": "half"}, "split: none of train, validation, test, corpus: 'half'"),
     ],
 )
-def test_a_bad_row_is_put_aside_with_its_reason(made, values, reason):
-    """Each kind of mistake has its own words."""
+def test_a_bad_row_is_rejected_with_its_reason(made, values, reason):
+    """Each kind of mistake has its own reason."""
     assert reasons(made, values) == [reason]
 
 
-def test_labels_of_two_types_or_of_no_name_are_put_aside(made):
+def test_labels_of_another_type_or_without_a_name_are_rejected(made):
     """1 after "pos" is no label; nor is one that `ingest.labels` does not name."""
     values = [{"text": str(n), "label": label} for n, label in enumerate(["pos", 1, "neg"])]
     assert reasons(made, *values) == ["label: a number, and those before it are not: 1"]
@@ -133,7 +133,7 @@ def test_labels_of_two_types_or_of_no_name_are_put_aside(made):
 
 
 def test_length_and_quality_and_normal_form_are_switches(made):
-    """Too short, too long, not web text; composed characters and single blanks where asked for."""
+    """Texts that are too short or too long are rejected; Unicode and white space are normalized on request."""
     assert reasons(made, {"text": "abc"}, clean={"min_characters": 4}) == ["text: shorter than 4 characters"]
     assert reasons(made, {"text": "abcde"}, clean={"max_characters": 4}) == ["text: longer than 4 characters"]
     assert (
@@ -144,7 +144,7 @@ def test_length_and_quality_and_normal_form_are_switches(made):
 
 
 def test_too_many_bad_rows_stop_the_stage_with_a_summary(made):
-    """The first ten by file and line, the others counted, the reasons summed up; nothing is made."""
+    """It lists the first ten by file and line, counts the others, and sums up the reasons."""
     values = [{"text": ""}] * 25 + [{"text": "good"}]
     with pytest.raises(DataError) as caught:
         made(*values, clean={"max_bad_rows": 24})
@@ -157,18 +157,18 @@ def test_too_many_bad_rows_stop_the_stage_with_a_summary(made):
         made(*values, clean={"max_bad_rows": 0.96})
 
 
-def test_nothing_left_is_an_error(made):
-    """A source without rows."""
+def test_a_source_without_rows_is_an_error(made):
+    """Its message names the source."""
     with pytest.raises(DataError, match="holds no rows"):
         made()
 
 
-def test_of_equal_rows_the_one_with_a_label_is_kept_and_conflicts_are_told(made):
-    """The log names the row that was repeated, and both labels."""
-    found, _, duplicates, counts = made(
+def test_of_equal_rows_the_one_with_a_label_is_kept_and_conflicts_are_logged(made):
+    """The log names the row that is kept, and both labels."""
+    kept, _, duplicates, counts = made(
         {"text": "same"}, {"text": "same", "label": "x"}, {"text": "same", "label": "y"}, {"text": "other"}
     )
-    assert [(row["origin"], row.get("label")) for row in found] == [("f:1", "x"), ("f:3", None)]
+    assert [(row["origin"], row.get("label")) for row in kept] == [("f:1", "x"), ("f:3", None)]
     assert duplicates == [
         {"origin": "f:0", "kind": "exact", "of": "f:1", "labels": [None, "x"]},
         {"origin": "f:2", "kind": "exact", "of": "f:1", "labels": ["y", "x"]},
@@ -176,15 +176,15 @@ def test_of_equal_rows_the_one_with_a_label_is_kept_and_conflicts_are_told(made)
     assert (counts["exact"], counts["conflicting"]) == (2, 1)
 
 
-def test_of_equal_rows_in_two_given_splits_the_test_row_is_kept(made):
-    """A benchmark's test set stays whole."""
+def test_of_equal_rows_in_two_splits_the_test_row_is_kept(made):
+    """The test set of a benchmark stays complete."""
     row = {"text": "the same text in both", "label": "x"}
-    found, *_ = made(("train", row), ("test", row))
-    assert [(each["split"], each["origin"]) for each in found] == [("test", "f:1")]
+    kept, *_ = made(("train", row), ("test", row))
+    assert [(kept_row["split"], kept_row["origin"]) for kept_row in kept] == [("test", "f:1")]
 
 
 def test_the_same_context_with_other_questions_is_no_duplicate(made):
-    """Nor is one text with other targets; keeping all is a switch."""
+    """Nor is one text with another target; `duplicates: keep` keeps all rows."""
     context = "a long context " * 20
     values = [{"question": question, "context": context, "answers": []} for question in ("who?", "why?")]
     assert len(made(*values)[0]) == 2
@@ -192,45 +192,45 @@ def test_the_same_context_with_other_questions_is_no_duplicate(made):
     assert len(made({"text": "a"}, {"text": "a"}, clean={"duplicates": "keep"})[0]) == 2
 
 
-def test_personal_data_are_replaced_where_asked_for(made):
+def test_personal_data_are_replaced_on_request(made):
     """By their kind, and counted."""
     text = "write to a.b@example.org or +49 30 1234567, server 192.168.0.1"
-    found, *_, counts = made({"text": text}, clean={"scrub": ["email", "phone", "ip"]})
-    assert found[0]["text"] == "write to <EMAIL> or <PHONE>, server <IP>"
+    kept, *_, counts = made({"text": text}, clean={"scrub": ["email", "phone", "ip"]})
+    assert kept[0]["text"] == "write to <EMAIL> or <PHONE>, server <IP>"
     assert counts["scrubbed"] == {"email": 1, "phone": 1, "ip": 1}
     assert made({"text": text})[0][0]["text"] == text
 
 
 def test_images_become_png_files_of_the_same_pixels(made):
-    """Of any format, and of arrays; grey stays grey."""
+    """From any format and from arrays; grey stays grey."""
     pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    written = io.BytesIO()
-    Image.fromarray(pixels).save(written, "BMP")
-    found, *_ = made({"image": written.getvalue()}, {"image": pixels + 1})
-    for row, expected in zip(found, (pixels, pixels + 1), strict=True):
+    bmp = io.BytesIO()
+    Image.fromarray(pixels).save(bmp, "BMP")
+    kept, *_ = made({"image": bmp.getvalue()}, {"image": pixels + 1})
+    for row, expected in zip(kept, (pixels, pixels + 1), strict=True):
         image = Image.open(io.BytesIO(row["image"]))
         assert (image.format, image.mode) == ("PNG", "L")
         assert np.array_equal(np.asarray(image), expected)
 
 
 def test_numbers_have_one_length_and_their_names(tmp_path, ingest_params):
-    """A row with fewer is bad; names are the columns'."""
+    """A row with fewer numbers is bad; the names are those of the columns."""
     snapshot = Snapshot(tmp_path / "raw", ingest_params(columns={"x": ["a", "b"]}, clean={"max_bad_rows": 1}))
     counts = snapshot.write((None, Record(f"f:{n}", values)) for n, values in enumerate([{"a": 1, "b": 2}, {"a": 1}]))
     assert snapshot.names == {"x": ["a", "b"]}
     assert counts["reasons"] == {"x: a number is missing": 1}
 
 
-def test_a_bad_row_keeps_its_place_and_the_beginning_of_its_content(made):
-    """The quarantine is to be read by a person."""
+def test_the_quarantine_has_the_origin_and_the_beginning_of_a_bad_row(made):
+    """A person can find the row and see its problem."""
     _, (line,), *_ = made({"text": "good"}, {"text": "x" * 500 + "\0"})
     assert line["origin"] == "f:1"
     assert re.match(r'^\{"text": "x{100}', line["excerpt"])
     assert len(line["excerpt"]) == 200
 
 
-def test_rows_in_other_languages_are_put_aside_with_the_one_found(made):
-    """Both sides of a translation are judged; what is too short to tell is kept."""
+def test_rows_in_other_languages_are_rejected_with_their_language(made):
+    """Both texts of a translation are identified; texts that are too short are kept."""
     english, german = "A man is walking his dog in the park.", "Ein Mann geht mit seinem Hund spazieren."
     values = [{"text": english}, {"text": german}, {"text": "ok"}, {"text": english, "target": german}]
     kept, quarantine, _, counts = made(*values, clean={"languages": ["en"]})
@@ -241,27 +241,27 @@ def test_rows_in_other_languages_are_put_aside_with_the_one_found(made):
     assert (len(kept), quarantine) == (4, [])
 
 
-def test_a_language_that_nobody_can_tell_is_an_error_before_any_row_is_read(made):
-    """All of them at once, with what there is."""
+def test_an_unknown_language_is_an_error_before_any_row_is_read(made):
+    """The message lists all unknown codes, and the next step all known ones."""
     with pytest.raises(ParamsError) as caught:
         made({"text": "x"}, clean={"languages": ["en", "english", "xx"]})
     assert [problem.split("'")[1] for problem in caught.value.problems] == ["english", "xx"]
     assert " en " in caught.value.next_step
 
 
-def test_records_are_let_go_once_they_are_dealt_with(tmp_path, monkeypatch, ingest_params):
-    """However many there are, a few chunks of them are held at once."""
+def test_records_are_released_once_they_are_processed(tmp_path, monkeypatch, ingest_params):
+    """Whatever their number, a few chunks of them are in memory at once."""
     monkeypatch.setattr(workers, "CHUNK", 16)
     monkeypatch.setattr(rows, "CHUNK", 16)
-    held, gone, most = [], [], [0]
+    created, released, peak = [], [], [0]
 
     def records():
         for number in range(2000):
             record = Record(f"f:{number}", {"text": f"text {number}"})
-            held.append(weakref.ref(record, gone.append))
-            most[0] = max(most[0], len(held) - len(gone))
+            created.append(weakref.ref(record, released.append))
+            peak[0] = max(peak[0], len(created) - len(released))
             yield None, record
             del record
 
     Snapshot(tmp_path / "raw", ingest_params()).write(records())
-    assert 0 < most[0] <= 16 * 8
+    assert 0 < peak[0] <= 16 * 8

@@ -1,4 +1,4 @@
-"""Padded rows."""
+"""Padded batches."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ SEQUENCES = st.lists(st.lists(st.integers(1, 99), min_size=1, max_size=30), min_
 
 
 @given(SEQUENCES)
-def test_what_is_real_is_what_was_given(sequences):
-    """Each row begins with its sequence and ends in padding, the longest in less than ROUNDED."""
-    ids, real = pad([np.array(each) for each in sequences], 0)
-    assert [row[which].tolist() for row, which in zip(ids, real, strict=True)] == sequences
+def test_the_mask_selects_the_sequences(sequences):
+    """Each row is its sequence and padding, the longest with less than ROUNDED tokens of it."""
+    ids, real = pad([np.array(sequence) for sequence in sequences], 0)
+    assert [row[mask].tolist() for row, mask in zip(ids, real, strict=True)] == sequences
     assert not ids[~real].any()
     assert ids.shape[1] - max(map(len, sequences)) in range(ROUNDED)

@@ -14,80 +14,80 @@ LENGTHS = st.lists(st.integers(1, 200), min_size=1, max_size=40) | st.builds(
 
 
 def packed(lengths):
-    """A pack whose tokens are their own places."""
+    """Packed sequences whose tokens are 0, 1, 2 and so on."""
     return pack(np.arange(sum(lengths)), np.array(lengths))
 
 
 @given(LENGTHS)
-def test_tokens_follow_each_other_and_positions_start_anew(lengths):
-    """Nothing is added, and each sequence counts from zero."""
-    found = packed(lengths)
-    assert torch.equal(found.input_ids, torch.arange(sum(lengths)))
-    assert found.position_ids.tolist() == [place for length in lengths for place in range(length)]
+def test_tokens_are_consecutive_and_positions_restart(lengths):
+    """There is no padding, and the positions of each sequence begin at 0."""
+    batch = packed(lengths)
+    assert torch.equal(batch.input_ids, torch.arange(sum(lengths)))
+    assert batch.position_ids.tolist() == [position for length in lengths for position in range(length)]
 
 
 @given(LENGTHS)
-def test_bounds_say_where_sequences_begin_and_end(lengths):
-    """Cumulative lengths in 32 bits, as kernels want them; starts and lengths follow from them."""
-    found = packed(lengths)
-    assert found.bounds.dtype == torch.int32
-    assert found.bounds.tolist() == [0, *np.cumsum(lengths)]
-    assert found.lengths.tolist() == lengths
-    assert (found.position_ids[found.starts] == 0).all()
-    assert found.longest == max(lengths)
+def test_bounds_are_the_cumulative_lengths(lengths):
+    """In 32 bits, as kernels need them; starts and lengths follow from them."""
+    batch = packed(lengths)
+    assert batch.bounds.dtype == torch.int32
+    assert batch.bounds.tolist() == [0, *np.cumsum(lengths)]
+    assert batch.lengths.tolist() == lengths
+    assert (batch.position_ids[batch.starts] == 0).all()
+    assert batch.longest == max(lengths)
 
 
-def shown(found):
-    """Of each row of each bucket: its tokens and which of them may be attended to."""
-    for bucket in found.buckets:
+def bucket_rows(batch):
+    """The tokens of each row of each bucket, and the mask of those that can be attended to."""
+    for bucket in batch.buckets:
         index = bucket.index.view(bucket.rows, bucket.width)
-        seen = torch.ones_like(index, dtype=torch.bool) if bucket.padding is None else ~bucket.padding[:, 0, 0]
-        yield from zip(index, seen, strict=True)
+        visible = torch.ones_like(index, dtype=torch.bool) if bucket.padding is None else ~bucket.padding[:, 0, 0]
+        yield from zip(index, visible, strict=True)
 
 
 @given(LENGTHS)
 def test_every_sequence_has_a_row_of_its_own(lengths):
-    """Its tokens from the left, in order, and nothing else to attend to."""
-    found = packed(lengths)
-    own = {tuple(range(start, start + length)) for start, length in zip(found.starts.tolist(), lengths, strict=True)}
-    if found.places is None:
-        assert {tuple(row.tolist()) for row, _ in shown(found)} == own
+    """Its tokens from the left, in order, and no other token to attend to."""
+    batch = packed(lengths)
+    own = {tuple(range(start, start + length)) for start, length in zip(batch.starts.tolist(), lengths, strict=True)}
+    if batch.places is None:
+        assert {tuple(row.tolist()) for row, _ in bucket_rows(batch)} == own
         return
-    real = torch.zeros(sum(b.index.numel() for b in found.buckets), dtype=torch.bool)
-    real[found.places] = True
-    which = real.split([b.index.numel() for b in found.buckets])
-    rows = torch.cat([part.view(b.rows, b.width).any(dim=1) for part, b in zip(which, found.buckets, strict=True)])
-    found_rows = [row[seen] for (row, seen), filled in zip(shown(found), rows, strict=True) if filled]
-    assert len(found_rows) == len(lengths)
-    assert {tuple(row.tolist()) for row in found_rows} == own
+    real = torch.zeros(sum(b.index.numel() for b in batch.buckets), dtype=torch.bool)
+    real[batch.places] = True
+    parts = real.split([b.index.numel() for b in batch.buckets])
+    filled = torch.cat([part.view(b.rows, b.width).any(dim=1) for part, b in zip(parts, batch.buckets, strict=True)])
+    rows = [row[visible] for (row, visible), used in zip(bucket_rows(batch), filled, strict=True) if used]
+    assert len(rows) == len(lengths)
+    assert {tuple(row.tolist()) for row in rows} == own
 
 
 @given(LENGTHS)
-def test_what_is_spread_over_buckets_is_found_again(lengths):
-    """`places` is the inverse of the buckets' indices: every token once, in its place."""
-    found = packed(lengths)
-    spread = torch.cat([bucket.index for bucket in found.buckets])
-    if found.places is None:
-        assert torch.equal(spread, torch.arange(sum(lengths)))
+def test_places_are_the_inverse_of_the_indices_of_buckets(lengths):
+    """Every token is found once, at its place."""
+    batch = packed(lengths)
+    indices = torch.cat([bucket.index for bucket in batch.buckets])
+    if batch.places is None:
+        assert torch.equal(indices, torch.arange(sum(lengths)))
     else:
-        assert torch.equal(spread[found.places], torch.arange(sum(lengths)))
-        assert len(found.places.unique()) == sum(lengths)
+        assert torch.equal(indices[batch.places], torch.arange(sum(lengths)))
+        assert len(batch.places.unique()) == sum(lengths)
 
 
 @given(LENGTHS)
-def test_every_row_has_something_to_attend_to(lengths):
-    """Those that only fill a bucket up as well: a softmax over nothing is not a number."""
-    assert all(seen.any() for _, seen in shown(packed(lengths)))
+def test_every_row_has_a_token_to_attend_to(lengths):
+    """Rows of padding too, since a softmax over no tokens is NaN."""
+    assert all(visible.any() for _, visible in bucket_rows(packed(lengths)))
 
 
 @given(LENGTHS)
 def test_few_shapes_occur_and_little_is_padding(lengths):
-    """Widths are powers of two at most twice as wide as needed, rows are rounded up."""
-    found = packed(lengths)
+    """Widths are powers of two, at most twice the length; the number of rows is rounded up."""
+    batch = packed(lengths)
     if len(set(lengths)) == 1:
-        assert [(bucket.rows, bucket.width) for bucket in found.buckets] == [(len(lengths), lengths[0])]
+        assert [(bucket.rows, bucket.width) for bucket in batch.buckets] == [(len(lengths), lengths[0])]
         return
-    for bucket in found.buckets:
+    for bucket in batch.buckets:
         inside = [n for n in lengths if max(NARROWEST, 2 ** (n - 1).bit_length()) == bucket.width]
         assert inside
         assert len(inside) <= bucket.rows < len(inside) + ROUNDED
@@ -96,16 +96,16 @@ def test_few_shapes_occur_and_little_is_padding(lengths):
 
 @pytest.mark.parametrize("lengths", [[4, 4], [4, 9, 30]])
 def test_moving_to_the_same_device_changes_nothing(lengths):
-    """On a CPU the pack itself is returned."""
-    found = packed(lengths)
-    assert found.to(torch.device("cpu")) is found
+    """On a CPU the batch itself is returned."""
+    batch = packed(lengths)
+    assert batch.to(torch.device("cpu")) is batch
 
 
 @pytest.mark.parametrize("lengths", [[4, 4], [4, 9, 30]])
-def test_every_tensor_of_a_pack_moves(lengths):
-    """None is left behind on the CPU."""
+def test_every_tensor_of_a_batch_moves(lengths):
+    """None stays on the CPU."""
     moved = packed(lengths).to(torch.device("meta"))
     tensors = [moved.input_ids, moved.position_ids, moved.bounds, moved.starts, moved.lengths, moved.places]
-    tensors += [each for bucket in moved.buckets for each in (bucket.index, bucket.padding)]
-    assert {each.device.type for each in tensors if each is not None} == {"meta"}
+    tensors += [tensor for bucket in moved.buckets for tensor in (bucket.index, bucket.padding)]
+    assert {tensor.device.type for tensor in tensors if tensor is not None} == {"meta"}
     assert (moved.places is None) == (lengths == [4, 4])

@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
 
-from pretune.data import rows
+from pretune.data import languages, rows
 from pretune.data.prepare import card, labels
 
 
 def facts(**changes):
-    """What `prepare` tells of a small set."""
-    split = {"rows": 2, "labels": {"a": 1, "b|c": 1}, "lengths": {"16": 2}, "scripts": {"LATIN": 1.0}}
+    """What `prepare` knows of a small set."""
+    split = {"rows": 2, "labels": {"a": 1, "b|c": 1}, "lengths": {"16": 2}, "scripts": {"latin": 1.0}}
     split |= {"languages": {"en": 0.9, "und": 0.1}}
     raw = {"read": 5, "quarantined": 1, "reasons": {"no text": 1}, "exact": 1, "near": 1, "conflicting": 0, "rows": 2}
     return {
@@ -21,7 +22,7 @@ def facts(**changes):
     } | changes  # fmt: skip
 
 
-def test_a_card_tells_what_came_in_and_what_was_kept(tmp_path):
+def test_a_card_lists_rows_read_and_rows_kept(tmp_path):
     """The same in Markdown, HTML and JSON."""
     text = card.write(tmp_path / "data", facts())
     assert (tmp_path / "data" / "card.md").read_text(encoding="utf-8") == text
@@ -32,24 +33,36 @@ def test_a_card_tells_what_came_in_and_what_was_kept(tmp_path):
     assert json.loads((tmp_path / "data" / "card.json").read_text(encoding="utf-8")) == facts()
 
 
-def test_what_rows_hold_cannot_break_out_of_a_card(tmp_path):
-    """Text is text: no tag of a row reaches the page, no bar parts a cell."""
+def test_the_content_of_rows_is_escaped(tmp_path):
+    """No tag of a row reaches the page, and no bar of a label splits a cell of the Markdown table."""
     text = card.write(tmp_path / "data", facts())
-    assert "<script>" not in text + (tmp_path / "data" / "card.html").read_text(encoding="utf-8")
+    page = (tmp_path / "data" / "card.html").read_text(encoding="utf-8")
+    assert "<script>" not in text + page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "b\\|c" in text
+
+
+def test_the_page_of_a_card_stands_alone(tmp_path):
+    """It asks for no other file, and is the same each time."""
+    pages = []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        card.write(folder, facts(problems=["<img src='http://example.com'>"]))
+        pages.append((folder / "card.html").read_text(encoding="utf-8"))
+    assert pages[0] == pages[1]
+    assert re.findall(r'(?:src|href)="(?!data:)[^"]*"|<script|<img|url\(|@import', pages[0]) == []
 
 
 def test_lengths_scripts_and_languages_are_those_of_the_texts():
     """By upper bound; scripts as shares of letters, languages as shares of texts, each from one in a hundred on."""
-    found = card.facts_of([{"text": "abcd"}, {"text": "商务大床" * 10}, {"x": [1.0]}])
-    assert found == {
+    facts = card.facts_of([{"text": "abcd"}, {"text": "商务大床" * 10}, {"x": [1.0]}])
+    assert facts == {
         "lengths": {"16": 1, "64": 1},
-        "scripts": {"CJK": 0.909, "LATIN": 0.091},
+        "scripts": {"chinese": 0.909, "latin": 0.091},
         "languages": {"und": 1.0},
     }
 
 
-def test_languages_are_told_of_the_first_rows_alone(monkeypatch):
+def test_languages_are_those_of_the_first_rows_alone(monkeypatch):
     """What it costs does not grow with the data; both sides of a translation count."""
     monkeypatch.setattr(card, "IDENTIFIED", 1)
     pair = {"text": "A man is walking his dog in the park.", "target": "Ein Mann geht mit seinem Hund spazieren."}
@@ -57,16 +70,16 @@ def test_languages_are_told_of_the_first_rows_alone(monkeypatch):
     assert card.facts_of([{"x": [1.0]}])["languages"] == {}
 
 
-def test_a_difference_counts_rows_by_what_they_say(tmp_path):
-    """Order and origin are no matter; a label that changed is told from which to which."""
+def test_a_difference_counts_rows_by_their_content(tmp_path):
+    """Order and origin do not count; a changed label is shown with the old and the new one."""
     rows.write(tmp_path / "a.parquet", [{"text": t, "label": "x", "origin": t} for t in "abcd"])
     rows.write(tmp_path / "b.parquet", [{"text": t, "label": "y" if t == "c" else "x"} for t in "edcb"])
-    found = card.difference(tmp_path / "a.parquet", tmp_path / "b.parquet")
-    assert found == {"rows": [4, 4], "added": 1, "removed": 1, "relabelled": {"x → y": 1}}
+    difference = card.difference(tmp_path / "a.parquet", tmp_path / "b.parquet")
+    assert difference == {"rows": [4, 4], "added": 1, "removed": 1, "relabelled": {"x → y": 1}}
 
 
-def test_imbalance_and_missing_classes_are_told():
-    """From ten to one on; a class that a split lacks by its name."""
+def test_imbalance_and_missing_classes_are_reported():
+    """Imbalance from ten to one on; a class that a split lacks, by its name."""
     counts = {"train": {"a": 50, "b": 5, "c": 20}, "validation": {}, "test": {"a": 3, "c": 1}}
     assert labels.problems(counts) == ["imbalance: 50 training rows of a, 5 of b", "test has no row of b"]
     assert labels.problems({"train": {"a": 5, "b": 4}, "validation": {}, "test": {"a": 1, "b": 1}}) == []
@@ -75,20 +88,30 @@ def test_imbalance_and_missing_classes_are_told():
 def test_wrong_labels_are_found_among_right_ones():
     """Of a hundred rows of two kinds that are easy to tell apart, the three that were swapped come first."""
     draw = np.random.default_rng(0)
-    kinds = {"sea": "waves salt harbour tide anchor ship", "kitchen": "flour oven butter spoon kettle bread"}
-    found = [
+    vocabulary = {"sea": "waves salt harbour tide anchor ship", "kitchen": "flour oven butter spoon kettle bread"}
+    examples = [
         {"text": " ".join(draw.choice(words.split(), 5)), "label": label, "origin": f"{label}:{n}"}
         for n in range(50)
-        for label, words in kinds.items()
+        for label, words in vocabulary.items()
     ]
     for number in (4, 31, 70):
-        found[number]["label"] = "sea" if found[number]["label"] == "kitchen" else "kitchen"
-    suspects = labels.suspects(found)
-    assert {each["origin"] for each in suspects[:3]} == {found[number]["origin"] for number in (4, 31, 70)}
-    assert suspects == labels.suspects(found)
+        examples[number]["label"] = "sea" if examples[number]["label"] == "kitchen" else "kitchen"
+    suspects = labels.suspects(examples)
+    assert {suspect["origin"] for suspect in suspects[:3]} == {examples[number]["origin"] for number in (4, 31, 70)}
+    assert suspects == labels.suspects(examples)
 
 
-@pytest.mark.parametrize("found", [[], [{"text": "a", "label": "x"}], [{"image": b"", "label": "x"}] * 20])
-def test_too_little_to_judge_by_gives_no_suspects(found):
+@pytest.mark.parametrize("examples", [[], [{"text": "a", "label": "x"}], [{"image": b"", "label": "x"}] * 20])
+def test_too_little_to_judge_by_gives_no_suspects(examples):
     """Few rows, one class, no text."""
-    assert labels.suspects(found) == []
+    assert labels.suspects(examples) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "script"),
+    [("a ship", "latin"), ("корабль", "cyrillic"), ("海上的船", "chinese"), ("ひカー", "japanese"), ("7 + 7", "")],
+)
+def test_the_script_of_a_text_is_that_of_most_letters(text, script):
+    """By the same names in the card and in the slices of an evaluation; none for a text without letters."""
+    assert languages.main_script(text) == script
+    assert {languages.script(letter) for letter in text if letter.isalpha()} == ({script} if script else set())

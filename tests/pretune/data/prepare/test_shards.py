@@ -25,35 +25,34 @@ def small_shards(monkeypatch):
 
 
 def test_shards_hold_the_tokens_of_all_texts_in_order(tmp_path, words, small_shards):
-    """Each document with its marks, none in two shards; the number of tokens is returned."""
+    """With special tokens, each document in one shard; the number of tokens is returned."""
     total = shards.Shards(tmp_path, words).write(iter(TEXTS))
     files = sorted(tmp_path.glob("tokens-*.npy"))
     assert len(files) > 5
-    found = []
+    documents = []
     for path in files:
         ends = np.load(tmp_path / path.name.replace("tokens", "ends"))
-        found += np.split(np.load(path), ends[:-1])
-    assert words.batch_decode(found, skip_special_tokens=True) == TEXTS
-    assert total == sum(map(len, found))
-    assert all(document[0] == words.cls_token_id for document in found)
+        documents += np.split(np.load(path), ends[:-1])
+    assert words.batch_decode(documents, skip_special_tokens=True) == TEXTS
+    assert total == sum(map(len, documents))
+    assert all(document[0] == words.cls_token_id for document in documents)
 
 
 def test_rows_are_the_same_from_one_shard_and_from_many(tmp_path, words, monkeypatch):
-    """How the corpus is cut into files is no input of training."""
+    """Training does not depend on the division of the corpus into files."""
     for name, size in (("one", 2**24), ("many", 100)):
         monkeypatch.setattr(shards, "SHARD", size)
         monkeypatch.setattr(shards, "BATCH", 100)
         shards.Shards(tmp_path / name, words).write(iter(TEXTS))
     one, many = (corpus.Sequences(tmp_path / name, 16, words.pad_token_id) for name in ("one", "many"))
     assert len(one) == len(many)
-    assert one.waste == many.waste
     for first, second in zip(one.rows(np.arange(len(one))), many.rows(np.arange(len(many))), strict=True):
         assert np.array_equal(first, second)
 
 
 @pytest.mark.parametrize("stopped_after", [0, 1, 17, 59])
-def test_stopped_anywhere_it_goes_on_to_the_same_bytes(tmp_path, words, small_shards, stopped_after):
-    """What is finished is not made again; what was being written when the process died is."""
+def test_a_stopped_run_continues_to_the_same_bytes(tmp_path, words, small_shards, stopped_after):
+    """Complete shards are not written again; a shard that was being written is."""
 
     def texts():
         yield from TEXTS[:stopped_after]
@@ -61,16 +60,16 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bytes(tmp_path, words, small_sh
 
     with pytest.raises(KeyboardInterrupt):
         shards.Shards(tmp_path / "stopped", words).write(texts())
-    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "stopped").glob("ends-*.npy")}
-    (tmp_path / "stopped" / f"tokens-{len(finished):05d}.npy").write_bytes(b"half a shard")
+    complete = {path: path.stat().st_mtime_ns for path in (tmp_path / "stopped").glob("ends-*.npy")}
+    (tmp_path / "stopped" / f"tokens-{len(complete):05d}.npy").write_bytes(b"half a shard")
     total = shards.Shards(tmp_path / "stopped", words).write(iter(TEXTS))
     assert shards.Shards(tmp_path / "whole", words).write(iter(TEXTS)) == total
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
-    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert {path: path.stat().st_mtime_ns for path in complete} == complete
 
 
-def test_a_large_vocabulary_has_wide_numbers(tmp_path, words, small_shards):
-    """From 65,537 tokens on four bytes each."""
+def test_a_large_vocabulary_has_wide_ids(tmp_path, words, small_shards):
+    """Four bytes each from 65,537 tokens on."""
     many = type(words)(tokenizer_object=words.backend_tokenizer, pad_token="[PAD]")  # noqa: S106 - a token of text
     many.add_tokens([f"salt{number}" for number in range(66_000)])
     shards.Shards(tmp_path, many).write(["salt65999"])
@@ -79,8 +78,8 @@ def test_a_large_vocabulary_has_wide_numbers(tmp_path, words, small_shards):
     assert many.convert_tokens_to_ids("salt65999") in tokens.tolist()
 
 
-def test_a_tokenizer_that_does_not_end_texts_has_them_ended(tmp_path, words, small_shards):
-    """Its end token, once: a language model has to learn where to stop."""
+def test_an_end_token_is_appended_if_the_tokenizer_does_not(tmp_path, words, small_shards):
+    """Once per text: a language model has to learn where to stop."""
     from tokenizers import processors
 
     plain = type(words)(tokenizer_object=words.backend_tokenizer, eos_token="[SEP]", pad_token="[PAD]")  # noqa: S106 - a token of text
@@ -89,25 +88,25 @@ def test_a_tokenizer_that_does_not_end_texts_has_them_ended(tmp_path, words, sma
     assert (np.load(tmp_path / "tokens-00000.npy") == plain.eos_token_id).sum() == 2
 
 
-@pytest.mark.parametrize("told", ["in its file", "in a call"])
-def test_texts_are_whole_whatever_length_the_tokenizer_was_told(tmp_path, words, small_shards, told):
-    """Pretrained ones come with a length to cut and fill up to; each call sets it anew."""
+@pytest.mark.parametrize("length_set", ["in its file", "in a call"])
+def test_texts_are_neither_truncated_nor_padded(tmp_path, words, small_shards, length_set):
+    """Whatever length the files of a pretrained tokenizer or an earlier call set."""
     own = copy.deepcopy(words)
-    if told == "in its file":
+    if length_set == "in its file":
         own.backend_tokenizer.enable_truncation(4)
         own.backend_tokenizer.enable_padding(length=64)
         own.save_pretrained(tmp_path / "tokenizer")
         own = type(words).from_pretrained(tmp_path / "tokenizer")
     else:
         own(TEXTS, truncation=True, max_length=4, padding="max_length")
-    assert shards.Shards(tmp_path / "told", own).write(iter(TEXTS)) == sum(map(len, words(TEXTS)["input_ids"]))
+    assert shards.Shards(tmp_path / "limited", own).write(iter(TEXTS)) == sum(map(len, words(TEXTS)["input_ids"]))
     shards.Shards(tmp_path / "plain", words).write(iter(TEXTS))
-    assert contents(tmp_path / "told") == contents(tmp_path / "plain")
-    if told == "in a call":
-        assert own.backend_tokenizer.truncation["max_length"] == 4, "it is the caller's, and stays as it was"
+    assert contents(tmp_path / "limited") == contents(tmp_path / "plain")
+    if length_set == "in a call":
+        assert own.backend_tokenizer.truncation["max_length"] == 4, "the tokenizer of the caller stays as it was"
 
 
 def test_texts_without_tokens_are_an_error(tmp_path, words):
-    """Nothing to learn from."""
+    """There would be nothing to train on."""
     with pytest.raises(DataError, match="no tokens"):
         shards.Shards(tmp_path, words).write(iter([]))

@@ -10,36 +10,36 @@ from hypothesis import strategies as st
 from pretune.data.prepare.leaks import DuplicateIndex, Passages
 from pretune.data.prepare.split_assignment import SplitAssignment
 
-PARTS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 
 
 def sentence(number, words=30):
-    """A text of random words, none like another."""
+    """A text of random words, unlike that of any other number."""
     draw = np.random.default_rng(number)
     return " ".join("".join(draw.choice(list("abcdefghijklmnop"), 6)) for _ in range(words))
 
 
 @pytest.fixture
-def divided(snapshot, prepare_params):
-    """A function that divides rows: {part: their numbers}, and what leaked."""
+def assign(snapshot, prepare_params):
+    """A function that assigns rows: {split: their numbers}, and the counts of leaks."""
 
-    def divide(rows, **changes):
-        division = SplitAssignment(snapshot(rows), prepare_params(**changes), 0)
+    def assign_rows(rows, **changes):
+        assignment = SplitAssignment(snapshot(rows), prepare_params(**changes), 0)
         numbers = {
-            part: [int(row["origin"].removeprefix("made:")) for row in division.rows_of(part)]
-            for part in (*PARTS, "corpus")
+            split: [int(row["origin"].removeprefix("made:")) for row in assignment.rows_of(split)]
+            for split in (*SPLITS, "corpus")
         }
-        return numbers, division.leaks
+        return numbers, assignment.leaks
 
-    return divide
+    return assign_rows
 
 
 @given(st.lists(st.sampled_from("ab-"), min_size=1, max_size=30), st.integers(1, 9), st.integers(1, 9))
-def test_no_row_is_in_two_splits_and_none_that_is_held_out_in_the_corpus(divided, labels, train, test):
-    """Sizes are those asked for, at most; all that is not held out may be read in pretraining."""
+def test_no_row_is_in_two_splits_and_none_that_is_held_out_in_the_corpus(assign, labels, train, test):
+    """Splits have at most the requested sizes; pretraining can use every row that is not held out."""
     rows = [{"text": sentence(n)} | ({"label": label} if label != "-" else {}) for n, label in enumerate(labels)]
-    numbers, _ = divided(rows, train_rows=train, test_rows=test, validation_rows=2)
-    for first, second in combinations(PARTS, 2):
+    numbers, _ = assign(rows, train_rows=train, test_rows=test, validation_rows=2)
+    for first, second in combinations(SPLITS, 2):
         assert not set(numbers[first]) & set(numbers[second])
     held_out = set(numbers["test"]) | set(numbers["validation"])
     assert set(numbers["corpus"]) == set(range(len(rows))) - held_out
@@ -48,7 +48,7 @@ def test_no_row_is_in_two_splits_and_none_that_is_held_out_in_the_corpus(divided
 
 
 def planted(kind):
-    """A test row, and beside many others one that would give it away."""
+    """A test row, and one of many other rows that leaks it."""
     rows = [{"text": sentence(n), "label": "ab"[n % 2], "split": "train"} for n in range(40)]
     secret = sentence(1000)
     test = {"text": secret, "label": "a", "split": "test", "group": "patient 7"}
@@ -63,52 +63,52 @@ def planted(kind):
 
 @pytest.mark.parametrize("kind", ["exact", "near", "group", "passage"])
 @pytest.mark.parametrize("held_out", ["test", "validation"])
-def test_a_planted_leak_is_stopped_and_reported(divided, kind, held_out):
+def test_a_planted_leak_is_stopped_and_reported(assign, kind, held_out):
     """A copy, a near copy, a row of the same group, a passage in a longer text: in no split and not in the corpus."""
     rows = planted(kind)
     rows[-1]["split"] = held_out
-    numbers, leaks = divided(rows, test_share=0.0, validation_share=0.0)
+    numbers, leaks = assign(rows, test_share=0.0, validation_share=0.0)
     assert numbers[held_out] == [41]
     assert 40 not in {*numbers["train"], *numbers["corpus"]}
     assert numbers["train"] == numbers["corpus"] == list(range(40))
     assert {name: count for name, count in leaks.items() if count} == {kind: 1}
 
 
-def test_the_guards_are_what_stops_them(divided):
-    """With similarity 1 and without decontamination, a near copy trains and a passage is read."""
+def test_without_the_checks_leaks_stay(assign):
+    """With similarity 1 and without decontamination, a near copy trains and a passage is in the corpus."""
     off = {"test_share": 0.0, "validation_share": 0.0, "similarity": 1.0, "decontaminate": 0}
-    assert 40 in divided(planted("near"), **off)[0]["train"]
-    assert 40 in divided(planted("passage"), **off)[0]["corpus"]
+    assert 40 in assign(planted("near"), **off)[0]["train"]
+    assert 40 in assign(planted("passage"), **off)[0]["corpus"]
 
 
 def test_a_short_test_text_is_found_as_a_whole(snapshot):
-    """Shorter than a passage: only the same text counts, whatever its case and blanks."""
-    found = Passages([{"text": "A short one"}], 50)
-    assert found.shared([{"text": "a  SHORT one"}, {"text": "a short one and more"}]).tolist() == [True, False]
+    """A text shorter than a passage: only the same text counts, whatever its case and white space."""
+    passages = Passages([{"text": "A short one"}], 50)
+    assert passages.shared([{"text": "a  SHORT one"}, {"text": "a short one and more"}]).tolist() == [True, False]
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(10, 60))
-def test_passages_are_found_exactly(start, length, wanted):
-    """So many characters in a row and not one fewer, wherever they stand."""
+def test_passages_are_found_exactly(start, length, shortest):
+    """From that number of consecutive characters on, wherever they are."""
     secret = "".join(map(chr, range(0x4E00, 0x4E00 + 120)))
     text = "x" * 30 + secret[start : start + length] + "y" * 30
-    assert Passages([{"text": secret}], wanted).shared([{"text": text}]).tolist() == [length >= wanted]
+    assert Passages([{"text": secret}], shortest).shared([{"text": text}]).tolist() == [length >= shortest]
 
 
-def test_twins_are_found_whatever_row_they_stand_in(snapshot):
-    """Each near copy is found, and nothing else."""
+def test_duplicates_are_found_in_any_row(snapshot):
+    """Each near copy is found, and no other row."""
     rows = [{"text": sentence(n)} for n in range(30)]
-    twins = DuplicateIndex(rows[:10], 0.8)
+    index = DuplicateIndex(rows[:10], 0.8)
     others = [{"text": sentence(n).replace(sentence(n).split()[3], "changed")} for n in range(30)]
-    assert twins.near(others).tolist() == [True] * 10 + [False] * 20
-    assert twins.exact(rows).tolist() == [True] * 10 + [False] * 20
-    assert twins.near([]).tolist() == []
+    assert index.near(others).tolist() == [True] * 10 + [False] * 20
+    assert index.exact(rows).tolist() == [True] * 10 + [False] * 20
+    assert index.near([]).tolist() == []
 
 
-def test_images_and_numbers_are_compared_by_their_content(divided):
-    """The same bytes in training and test: the training row gives way."""
+def test_images_and_numbers_are_compared_by_their_content(assign):
+    """With the same bytes in training and test, the training row is left out."""
     rows = [{"image": bytes([n]), "label": "ab"[n % 2], "split": "train"} for n in range(6)]
-    numbers, leaks = divided(
+    numbers, leaks = assign(
         [*rows, {"image": bytes([3]), "label": "a", "split": "test"}], test_share=0.0, validation_share=0.0
     )
     assert (numbers["train"], numbers["test"], leaks["exact"]) == ([0, 1, 2, 4, 5], [6], 1)
@@ -117,5 +117,5 @@ def test_images_and_numbers_are_compared_by_their_content(divided):
 def test_a_context_is_read_once_however_many_questions_are_asked_about_it(snapshot, prepare_params):
     """The corpus holds texts, not rows."""
     rows = [{"question": f"{n}?", "context": f"about {n // 5}", "answers": []} for n in range(20)]
-    division = SplitAssignment(snapshot(rows), prepare_params(test_share=0.0, validation_share=0.0), 0)
-    assert list(division.documents()) == [f"about {n}" for n in range(4)]
+    assignment = SplitAssignment(snapshot(rows), prepare_params(test_share=0.0, validation_share=0.0), 0)
+    assert list(assignment.documents()) == [f"about {n}" for n in range(4)]

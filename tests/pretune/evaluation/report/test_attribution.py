@@ -28,23 +28,23 @@ def model(tiny, words):
 
 def test_pieces_make_up_the_text(model):
     """No character is lost or shown twice; the strongest piece weighs one, for or against."""
-    found = attribution.pieces(model, TEXT)
-    assert "".join(piece.text for piece in found) == TEXT
-    assert max(abs(piece.weight) for piece in found) == pytest.approx(1.0)
+    pieces = attribution.text_pieces(model, TEXT)
+    assert "".join(piece.text for piece in pieces) == TEXT
+    assert max(abs(piece.weight) for piece in pieces) == pytest.approx(1.0)
 
 
 def test_characters_of_several_tokens_are_not_repeated(model):
     """Bytes of one character are tokens of their own: their weights are added."""
     text = "salt 海 and 🌊 waves"
-    assert "".join(piece.text for piece in attribution.pieces(model, text)) == text
+    assert "".join(piece.text for piece in attribution.text_pieces(model, text)) == text
 
 
-def test_what_is_cut_off_weighs_nothing(model):
+def test_truncated_text_weighs_nothing(model):
     """Beyond the model's length the text is shown, unmarked."""
     text = "salt " * 200
-    found = attribution.pieces(model, text)
-    assert "".join(piece.text for piece in found) == text
-    assert found[-1].weight == 0
+    pieces = attribution.text_pieces(model, text)
+    assert "".join(piece.text for piece in pieces) == text
+    assert pieces[-1].weight == 0
 
 
 def test_the_word_that_decides_is_found(model, words):
@@ -73,16 +73,16 @@ def test_the_word_that_decides_is_found(model, words):
         tokenizer, encoded = words, model.encoded
 
     Answers.model = OneWord()
-    found = attribution.pieces(Answers, TEXT)
-    assert [piece.text.strip() for piece in found if abs(piece.weight) > 1e-6] == ["salt"]
+    pieces = attribution.text_pieces(Answers, TEXT)
+    assert [piece.text.strip() for piece in pieces if abs(piece.weight) > 1e-6] == ["salt"]
 
 
-def test_only_classes_of_single_texts_and_images_are_explained(model):
-    """Not one of a pair, and not what fills in words."""
-    assert attribution.explained(model, {"text": TEXT}) == attribution.pieces(model, TEXT)
-    assert attribution.explained(model, {"text": TEXT, "pair": TEXT}) is None
+def test_only_classes_of_single_texts_and_images_are_attributed(model):
+    """Not those of pairs of texts, and not the output of a masked language model."""
+    assert attribution.attribute(model, {"text": TEXT}) == attribution.text_pieces(model, TEXT)
+    assert attribution.attribute(model, {"text": TEXT, "pair": TEXT}) is None
     filled = type("Filled", (), {"gives": {"text": "string"}, "reads": {"text": "string"}})
-    assert attribution.explained(filled, {"text": TEXT}) is None
+    assert attribution.attribute(filled, {"text": TEXT}) is None
 
 
 def png(array):
@@ -93,7 +93,7 @@ def png(array):
 
 
 class OnePixel(torch.nn.Module):
-    """The second class, the more surely the brighter one pixel."""
+    """The second class, with a probability that grows with the brightness of one pixel."""
 
     device = torch.device("cpu")
 
@@ -112,25 +112,25 @@ def test_the_pixel_that_decides_is_found(size, channels, cells):
     answers = ImageClass(OnePixel(5, 2), Pipeline(size, [0.5] * channels, [0.25] * channels), {})
     shape = (size, size, 3) if channels == 3 else (size, size)
     pixels = np.random.default_rng(0).integers(100, 200, shape, dtype=np.uint8)
-    found = np.array(attribution.explained(answers, {"image": png(pixels)}))
-    assert found.shape == (cells, cells)
+    weights = np.array(attribution.attribute(answers, {"image": png(pixels)}))
+    assert weights.shape == (cells, cells)
     side = -(-size // cells)
-    assert found[5 // side, 2 // side] == pytest.approx(1.0)
-    assert np.abs(found).sum() == pytest.approx(1.0)
+    assert weights[5 // side, 2 // side] == pytest.approx(1.0)
+    assert np.abs(weights).sum() == pytest.approx(1.0)
 
 
 def test_a_black_image_has_nothing_to_mark():
-    """The way from black to it has no length: no cell weighs anything, and none is not a number."""
+    """It equals the baseline: all weights are 0, and none is not a number."""
     answers = ImageClass(OnePixel(1, 1), Pipeline(4, [0.0], [1.0]), {})
-    assert attribution.cells(answers, png(np.zeros((4, 4), dtype=np.uint8))) == [[0.0] * 4] * 4
+    assert attribution.image_cells(answers, png(np.zeros((4, 4), dtype=np.uint8))) == [[0.0] * 4] * 4
 
 
-def test_a_vision_transformer_is_explained_the_same_way_each_time(deterministic):
+def test_the_attribution_of_a_vision_transformer_is_the_same_each_time(deterministic):
     """The smallest ViT: weights from -1 to 1 for every pixel, the same twice."""
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     config = ViTConfig(image_size=8, patch_size=4, num_channels=1, num_labels=3, **shape)
     answers = ImageClass(ViTForImageClassification(config).eval(), Pipeline(8, [0.5], [0.5]), {})
     image = png(np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8))
-    found = attribution.cells(answers, image)
-    assert np.abs(found).max() == pytest.approx(1.0)
-    assert found == attribution.cells(answers, image)
+    weights = attribution.image_cells(answers, image)
+    assert np.abs(weights).max() == pytest.approx(1.0)
+    assert weights == attribution.image_cells(answers, image)

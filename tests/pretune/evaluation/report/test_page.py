@@ -11,6 +11,7 @@ from PIL import Image
 
 from pretune.evaluation.metrics import compute
 from pretune.evaluation.metrics.bootstrap import Bootstrap
+from pretune.evaluation.names import COSTS
 from pretune.evaluation.report import charts, curves, mistakes, page
 from pretune.evaluation.report.attribution import Piece
 from pretune.evaluation.report.samples import Sample
@@ -32,17 +33,17 @@ def png(size=4):
     return file.getvalue()
 
 
-def rendered(found, rows, explained=None, *, samples=(), costs=None, more=None):
-    """The page of a model beside itself; `more` of what was measured."""
-    bootstrap = Bootstrap(compute.count(found), 100, 0.9, 0)
-    result = compute.measured({"finetuned": found, "scratch": found, "majority": found}, bootstrap)
-    return page.render(
-        result | {"confidence": 0.9, "train_rows": 5} | (more or {}),
+def rendered(predictions, rows, attributions=None, *, samples=(), costs=None, more=None):
+    """The page of a model that is compared with itself; `more` is added to its results."""
+    bootstrap = Bootstrap(compute.count(predictions), 100, 0.9, 0)
+    models = dict.fromkeys(("finetuned", "scratch", "majority"), predictions)
+    return page.render_report(
+        compute.evaluate_models(models, bootstrap) | {"confidence": 0.9, "train_rows": 5} | (more or {}),
         rows=rows,
-        slices=compute.sliced(found, {"label <a>": np.arange(60) < 30}, bootstrap),
-        tables=curves.tables(found),
-        mistakes=mistakes.worst(found, 5),
-        explained=explained or {},
+        slices=compute.evaluate_slices(predictions, {"label <a>": np.arange(60) < 30}, bootstrap),
+        tables=curves.tables(predictions),
+        mistakes=mistakes.worst_mistakes(predictions, 5),
+        attributions=attributions or {},
         samples=samples,
         training={"pretrain": CURVE, "finetune": CURVE},
         costs=costs or {},
@@ -56,78 +57,85 @@ def rows(text="a <b>ship</b> & a tide"):
 
 @pytest.mark.parametrize("name", FORMS)
 def test_every_form_has_a_page_that_stands_alone(forms, name):
-    """Metrics, curves, slices and mistakes; it asks for no other file and runs no script."""
+    """Metrics, curves, slices and mistakes; it asks for no other file, runs no script and is the same each time."""
     text = rendered(forms[name](), rows())
     assert re.findall(r'(?:src|href)="(?!data:)[^"]*"|<script|url\(|@import', text) == []
-    for part in ("Models", "Is it better?", "How training went", "Slices", "The worst mistakes", "learning_rate"[:8]):
+    for part in ("Models", "Is it better?", "Training", "Slices", "Worst mistakes", "learning rate"):
         assert part in text
     assert text.count("<svg") == text.count("</svg>") >= 2
+    assert text == rendered(forms[name](), rows())
 
 
-def test_what_a_row_says_is_shown_and_never_run(forms):
+def test_the_content_of_rows_is_escaped(forms):
     """Texts, labels and names of slices are escaped."""
     text = rendered(forms["classes"](names=("<i>", "b", "c")), rows("<script>alert(1)</script>"))
     assert "<script" not in text
     assert "&lt;script&gt;" in text
+    assert "&lt;a&gt;" in text
     assert "<i>" not in re.sub(r'<i style="[^"]*"></i>', "", text)
 
 
 def test_attributions_and_images_are_shown(forms):
     """Pieces for and against in two colours; an image is part of the page."""
-    found = forms["two_classes"]()
-    worst = mistakes.worst(found, 5)[0].row
-    text = rendered(found, rows(), {worst: [Piece("salt", 1.0), Piece(" and ", 0.0), Piece("oven", -0.5)]})
+    predictions = forms["two_classes"]()
+    worst = mistakes.worst_mistakes(predictions, 5)[0].row
+    text = rendered(predictions, rows(), {worst: [Piece("salt", 1.0), Piece(" and ", 0.0), Piece("oven", -0.5)]})
     assert '<mark style="background:rgba(43,99,168,0.60)" title="+1.00">salt</mark> and <mark' in text
-    plain = rendered(found, [{"image": png()}] * 60)
+    plain = rendered(predictions, [{"image": png()}] * 60)
     assert 'src="data:image/png;base64,' in plain
-    marked = rendered(found, [{"image": png()}] * 60, {worst: [[0.0, 1.0], [-0.5, 0.01]]})
+    marked = rendered(predictions, [{"image": png()}] * 60, {worst: [[0.0, 1.0], [-0.5, 0.01]]})
     assert marked.count("<svg") == plain.count("<svg") + 1
     assert '<rect x="1" y="0" width="1" height="1" fill="#2563a8" fill-opacity="1.00"/>' in marked
     assert '<rect x="0" y="1" width="1" height="1" fill="#c2452d" fill-opacity="0.50"/>' in marked
     assert 'x="1" y="1" width="1"' not in marked
 
 
-def test_what_a_model_writes_stands_beside_what_is_right(forms):
-    """Escaped like all texts. Of a model that writes nothing there is no section."""
-    found = forms["likelihoods"]()
-    assert "What it writes" not in rendered(found, rows())
-    shown = [Sample(3, "To be,", " or not <b>", " and to be")]
-    text = rendered(found, rows(), samples=shown)
-    written = text[text.index("What it writes") : text.index("The worst mistakes")]
-    assert [part in written for part in ("To be,", "or not &lt;b&gt;", "and to be", "<b>")] == [True, True, True, False]
+def test_generated_texts_are_next_to_the_true_ones(forms):
+    """They are escaped like all texts. A model that generates none has no such section."""
+    predictions = forms["likelihoods"]()
+    assert "Generated texts" not in rendered(predictions, rows())
+    text = rendered(predictions, rows(), samples=[Sample(3, "To be,", " or not <b>", " and to be")])
+    section = text[text.index("Generated texts") : text.index("Worst mistakes")]
+    assert [part in section for part in ("To be,", "or not &lt;b&gt;", "and to be", "<b>")] == [True, True, True, False]
 
 
-def test_what_training_took_is_told_as_far_as_it_is_known(forms):
+def test_the_cost_of_training_is_shown_as_far_as_it_is_known(forms):
     """Steps and FLOPs always; time, device hours and energy of the stages whose run is known."""
-    found = forms["classes"]()
-    text = rendered(found, rows())
+    predictions = forms["classes"]()
+    text = rendered(predictions, rows())
     assert "6.15 G" in text
     assert "device hours</th>" not in text
-    took = {"pretrain": {"seconds": 71.5, "energy_kwh": 0.00123, "loss": 4.0}, "finetune": {}}
-    text = rendered(found, rows(), costs=took)
-    assert [word for word in page.TOOK.values() if f"<th>{word}</th>" in text] == ["seconds", "kWh"]
-    assert '<td class="n">71.5</td><td class="n">0.00123</td>' in text
-    assert text.count('<td class="n">-</td><td class="n">-</td>') == 1
+    costs = {"pretrain": {"seconds": 71.5, "energy_kwh": 0.00123, "loss": 4.0}, "finetune": {}}
+    text = rendered(predictions, rows(), costs=costs)
+    varying = [COSTS[name] for name in page.VARYING_COSTS]
+    assert [words for words in varying if f'<th class="number">{words}</th>' in text] == ["seconds", "kWh"]
+    assert '<td class="number">71.5</td><td class="number">0.00123</td>' in text
+    assert text.count('<td class="number">-</td><td class="number">-</td>') == 1
 
 
 @pytest.mark.parametrize(
-    ("number", "text"),
-    [(0, "0"), (7, "7"), (999, "999"), (1000, "1 k"), (5795100000000, "5.8 T"), (1e24, "1e+06 E"), (999_999, "1 M")],
+    ("low", "value", "words"),
+    [
+        (0.01, 0.05, "helped significantly: +0.05 (+0.01 to +0.2)"),
+        (-0.01, 0.05, "helped, but not significantly: +0.05 (-0.01 to +0.2)"),
+        (-0.1, -0.05, "did not help: -0.05 (-0.1 to +0.2)"),
+    ],
 )
-def test_large_numbers_have_prefixes(number, text):
-    """Three digits, and never a thousand of what has a prefix of its own."""
-    assert page.si(number) == text
+def test_a_gain_is_significant_if_its_interval_excludes_zero(forms, low, value, words):
+    """The first sentence of the report says whether pretraining helped."""
+    gain = {"value": value, "low": low, "high": 0.2, "p": 0.5}
+    assert f"Pretraining {words}" in rendered(forms["classes"](), rows(), more={"gain": {"scratch": gain}})
 
 
-def test_a_plot_of_nothing_is_nothing():
-    """No points, no figure; one point and a constant are no trouble."""
+def test_a_plot_without_points_is_empty():
+    """No points, no figure; one point, a constant and a value that is not a number are drawn."""
     assert charts.lines({"a": []}, x="x", y="y") == ""
     assert "NaN" not in charts.lines({"a": [(1.0, 2.0)]}, x="x", y="y")
     assert "nan" not in charts.lines({"a": [(0.0, float("nan")), (1.0, 2.0), (2.0, 2.0)]}, x="x", y="y")
 
 
 def shares(**changed):
-    """What label efficiency says of two shares and of all rows."""
+    """The results of label efficiency for two shares and for all rows."""
     near = {"value": 0.5, "low": 0.4, "high": 0.6}
     entry = {"labels": 3, "finetuned": near, "scratch": near, "gain": near, "over_all": near} | changed
     return {share: {"rows": rows} | entry for share, rows in (("0.05", 15), ("0.25", 75), ("1", 300))}
@@ -135,22 +143,22 @@ def shares(**changed):
 
 def test_label_efficiency_has_a_section_where_it_was_measured(forms):
     """A plot with an interval for each model and share, a row for each share, and the answer in a sentence."""
-    found = forms["classes"]()
-    assert "How many labels" not in rendered(found, rows())
-    text = rendered(found, rows(), more={"label_efficiency": shares()})
-    section = text.split("How many labels it takes")[1].split("</section>")[0]
+    predictions = forms["classes"]()
+    assert "Label efficiency" not in rendered(predictions, rows())
+    text = rendered(predictions, rows(), more={"label_efficiency": shares()})
+    section = text.split("Label efficiency")[1].split("</section>")[0]
     assert section.count('stroke-opacity=".35"') == section.count("<circle") == 6
     assert section.count("<tr>") == 4
     assert ">15</text>" in section
-    assert '<td class="n">5 %</td>' in section
-    assert "From 5 % of the labels (15 rows) the pretrained model is surely better" in section
-    without = rendered(found, rows(), more={"label_efficiency": shares(labels=0, scratch={})})
+    assert '<td class="number">5 %</td>' in section
+    assert "From 5 % of the labels (15 rows) the pretrained model is significantly better" in section
+    without = rendered(predictions, rows(), more={"label_efficiency": shares(labels=0, scratch={})})
     assert "labels among them" in section
     assert "labels among them" not in without
 
 
-def test_intervals_stand_at_equal_ratios():
-    """3, 30 and 300 are equally far apart; marks that would touch are left out; nothing gives nothing."""
+def test_the_axis_of_intervals_is_logarithmic():
+    """3, 30 and 300 are equally far apart; ticks that would touch are left out; no estimates give no plot."""
     near = {"value": 0.5, "low": 0.4, "high": 0.6}
     text = charts.intervals({"a": [(n, near) for n in (3, 30, 290, 300)]}, x="rows", y="accuracy")
     places = {label: float(x) for x, label in re.findall(r'<text x="([\d.]+)"[^>]*>(\d+)</text>', text)}
@@ -162,21 +170,22 @@ def test_intervals_stand_at_equal_ratios():
 
 @pytest.mark.slow
 def test_the_report_opens_in_a_browser(forms, tmp_path, browse):
-    """Without a network and without a complaint: plots and marks have a size, images load, nothing overflows."""
+    """Without a network and without an error: plots and marks have a size, images load, nothing overflows."""
     probe = (
         "<script>addEventListener('load',()=>{const seen=q=>[...document.querySelectorAll(q)];"
         "document.body.dataset.seen=JSON.stringify({plots:seen('svg').every(e=>e.getBoundingClientRect().width>100),"
         "images:seen('img').length>0&&seen('img').every(e=>e.complete&&e.naturalWidth===8),"
-        "marks:seen('svg.seen rect').every(e=>e.getBoundingClientRect().width>1),"
+        "marks:seen('svg.image rect').every(e=>e.getBoundingClientRect().width>1),"
         "wide:document.documentElement.scrollWidth>innerWidth})})</script>"
     )
-    found = forms["classes"]()
+    predictions = forms["classes"]()
     cells = [[(row - column) / 8 for column in range(8)] for row in range(8)]
-    shown = [Sample(3, "To be, " * 40, "or not to be", "and " * 32)]
-    took = {"pretrain": dict.fromkeys(page.TOOK, 0.01)}
-    where = {each.row: cells for each in mistakes.worst(found, 2)}
+    samples = [Sample(3, "To be, " * 40, "or not to be", "and " * 32)]
+    costs = {"pretrain": dict.fromkeys(page.VARYING_COSTS, 0.01)}
+    attributions = {mistake.row: cells for mistake in mistakes.worst_mistakes(predictions, 2)}
     more = {"label_efficiency": shares()}
-    text = rendered(found, [{"image": png(8)}] * 60, where, samples=shown, costs=took, more=more)
+    images = [{"image": png(8)}] * 60
+    text = rendered(predictions, images, attributions, samples=samples, costs=costs, more=more)
     file = tmp_path / "report.html"
     file.write_text(text.replace("</body>", probe + "</body>"), encoding="utf-8")
     seen = browse(file.as_uri())

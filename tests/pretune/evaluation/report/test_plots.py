@@ -1,4 +1,4 @@
-"""`dvc plots` on the tables that evaluation leaves: the definitions in dvc.yaml, in a project that has only them."""
+"""`dvc plots` on the tables of an evaluation: the definitions in dvc.yaml, in a project that has only them."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ PLOTS = {  # of each form: the table and the columns on x and y
         "ROC": ("roc", "false_positives", "true_positives"),
         "precision and recall": ("precision_recall", "recall", "precision"),
     },
-    "numbers": {"predicted and right": ("scatter", "target", "predicted")},
+    "numbers": {"predicted and true": ("scatter", "target", "predicted")},
     "texts": {},
 }
 
 
 def plots(folder, *arguments):
-    """What `dvc plots … --json` says, without a complaint: {plot: its specification} of those with data."""
+    """What `dvc plots … --json` prints, without an error: {plot: its specification} of those with data."""
     command = [sys.executable, "-m", "dvc", "plots", *arguments, "--json"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-    said = json.loads(done.stdout)
-    assert "errors" not in said
+    answer = json.loads(done.stdout)
+    assert "errors" not in answer
     assert "failed" not in done.stderr
-    return {name: drawn[0]["content"] for name, drawn in said["data"].items() if drawn}
+    return {name: drawn[0]["content"] for name, drawn in answer["data"].items() if drawn}
 
 
-def write(folder, found):
-    """The tables, as `evaluate` leaves them."""
-    for name, table in {**dict.fromkeys(curves.TABLES, ()), **curves.tables(found)}.items():
+def write(folder, predictions):
+    """Write the tables as `evaluate` does."""
+    for name, table in {**dict.fromkeys(curves.TABLES, ()), **curves.tables(predictions)}.items():
         (folder / "reports" / "evaluation" / f"{name}.csv").write_text(as_csv(table), encoding="utf-8")
 
 
@@ -51,10 +51,10 @@ def write(folder, found):
 def project(tmp_path, root):
     """A function that makes a project with our plots, and the tables of these predictions committed."""
 
-    def make(found):
+    def make(predictions):
         folder = tmp_path / "project"
         (folder / "reports" / "evaluation").mkdir(parents=True)
-        write(folder, found)
+        write(folder, predictions)
         graph = YAML(typ="safe", pure=True).load(root / "dvc.yaml")
         YAML().dump({"plots": graph["plots"]}, folder / "dvc.yaml")
         shutil.copytree(root / ".dvc" / "plots", folder / ".dvc" / "plots")
@@ -68,14 +68,14 @@ def project(tmp_path, root):
 
 @pytest.mark.parametrize("form", PLOTS)
 def test_dvc_draws_the_plots_that_a_form_has(forms, project, form):
-    """`dvc plots show`: each with all rows of its table on the right axes, and no word about those it has not."""
-    found = forms[form]()
-    drawn = plots(project(found), "show")
+    """`dvc plots show`: each with all rows of its table on the right axes, and no error about missing plots."""
+    predictions = forms[form]()
+    drawn = plots(project(predictions), "show")
     assert set(drawn) == set(PLOTS[form])
     for name, (table, x, y) in PLOTS[form].items():
         values = drawn[name]["data"]["values"]
         assert [(row[x], row[y]) for row in values] == [
-            (str(row[x]), str(row[y])) for row in curves.tables(found)[table]
+            (str(row[x]), str(row[y])) for row in curves.tables(predictions)[table]
         ]
         assert {f'"field": "{x}"', f'"field": "{y}"'} <= set(re.findall('"field": "[^"]*"', json.dumps(drawn[name])))
 

@@ -1,4 +1,4 @@
-"""Confidence: labels that are smoothed in training, and a temperature fitted afterwards."""
+"""Calibration: label smoothing in training, temperature scaling afterwards."""
 
 from __future__ import annotations
 
@@ -30,46 +30,46 @@ TEXTS = {"classification": Classification, "binary": Binary, "multi_label": Mult
 
 
 @given(st.floats(0.2, 8.0), st.integers(0, 99))
-def test_the_temperature_by_which_logits_are_off_is_found(factor, seed):
-    """Labels drawn from the softmax of logits: of those logits times `factor` the temperature is about `factor`."""
+def test_the_temperature_recovers_the_scale_of_logits(factor, seed):
+    """Labels are drawn from the softmax of logits: for those logits times `factor` the temperature is `factor`."""
     generator = torch.Generator().manual_seed(seed)
     honest = torch.randn(4000, 3, generator=generator) * 2
     targets = torch.multinomial(torch.softmax(honest, -1), 1, generator=generator)[:, 0]
-    found = calibration.temperature(honest * factor, targets, functional.cross_entropy)
-    assert found == pytest.approx(factor, rel=0.12)
-    lowest = functional.cross_entropy((honest * factor).double() / found, targets)
+    fitted = calibration.temperature(honest * factor, targets, functional.cross_entropy)
+    assert fitted == pytest.approx(factor, rel=0.12)
+    lowest = functional.cross_entropy((honest * factor).double() / fitted, targets)
     for other in (0.97, 1.03):
-        assert functional.cross_entropy((honest * factor).double() / (found * other), targets) > lowest
+        assert functional.cross_entropy((honest * factor).double() / (fitted * other), targets) > lowest
 
 
 @given(st.floats(0.3, 5.0), st.integers(0, 99))
-def test_what_a_model_says_without_its_temperature_follows_from_what_it_says_with_it(temperature, seed):
-    """Of one class for each row, and of any number of them."""
+def test_probabilities_without_the_temperature_follow_from_those_with_it(temperature, seed):
+    """For one class in each row, and for any number of them."""
     logits = torch.randn(20, 4, generator=torch.Generator().manual_seed(seed))
     names, targets = list("abcd"), np.zeros(20, dtype=np.int64)
     one = Classes(names, targets, torch.softmax(logits / temperature, -1).numpy())
     many = ManyLabels(names, np.zeros((20, 4), dtype=bool), torch.sigmoid(logits / temperature).numpy())
-    before = confidence.powered(one, temperature).probabilities
+    before = confidence.raise_to_power(one, temperature).probabilities
     np.testing.assert_allclose(before, torch.softmax(logits, -1).numpy(), rtol=1e-3, atol=1e-5)
-    before = confidence.powered(many, temperature).probabilities
+    before = confidence.raise_to_power(many, temperature).probabilities
     np.testing.assert_allclose(before, torch.sigmoid(logits).numpy(), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_model_answers_by_its_temperature_wherever_it_is_asked(name, documents, words, tiny, tmp_path):
-    """Evaluation and the model's own folder divide by it, answer alike, and say the same labels as without it."""
-    kind = TEXTS[name]
+    """Evaluation and the saved model divide by it, predict the same, and predict the same labels as without it."""
+    objective_class = TEXTS[name]
     rows = [row | {"labels": [row["label"]]} for row in documents]
-    told = ObjectiveContext(words, 32, 0, None, LABELS)
-    model = build.new(kind, tiny(), LABELS).eval()
+    plain = ObjectiveContext(words, 32, 0, None, LABELS)
+    model = build.new(objective_class, tiny(), LABELS).eval()
     with torch.no_grad():
         model.classifier.weight *= 8
     warm = ObjectiveContext(words, 32, 0, None, LABELS, temperature=3.0)
-    before, after = (kind(rows, each).predict(model) for each in (told, warm))
-    undone = confidence.powered(after, 3.0)
+    before, after = (objective_class(rows, context).predict(model) for context in (plain, warm))
+    undone = confidence.raise_to_power(after, 3.0)
     np.testing.assert_allclose(undone.probabilities, before.probabilities, atol=1e-4)
     assert (before.probabilities.argmax(1) == after.probabilities.argmax(1)).all()
-    build.save(model, words, tmp_path / "model", kind.inference_config(warm))
+    build.save(model, words, tmp_path / "model", objective_class.inference_config(warm))
     assert json.loads((tmp_path / "model" / "pretune.json").read_text())["temperature"] == 3.0
     answers = Predictor(str(tmp_path / "model")).answers(rows)
     if name == "multi_label":
@@ -81,11 +81,13 @@ def test_a_model_answers_by_its_temperature_wherever_it_is_asked(name, documents
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_smoothed_labels_are_learnt_and_plain_ones_are_measured(name, documents, words, tiny):
-    """Training's loss is that against targets mixed with the uniform distribution; validation's is not."""
-    kind, share = TEXTS[name], 0.2
+    """The training loss has targets mixed with the uniform distribution, the validation loss has not."""
+    objective_class, share = TEXTS[name], 0.2
     rows = [row | {"labels": [row["label"]]} for row in documents]
-    plain, soft = (kind(rows, ObjectiveContext(words, 32, 0, None, LABELS, label_smoothing=s)) for s in (0.0, share))
-    model = build.new(kind, tiny(), LABELS).eval()
+    plain, soft = (
+        objective_class(rows, ObjectiveContext(words, 32, 0, None, LABELS, label_smoothing=s)) for s in (0.0, share)
+    )
+    model = build.new(objective_class, tiny(), LABELS).eval()
     heads.prepare(model)
     with torch.no_grad():
         model.classifier.weight *= 8
@@ -98,16 +100,16 @@ def test_smoothed_labels_are_learnt_and_plain_ones_are_measured(name, documents,
             expected = -(aims * logits.log_softmax(-1)).sum()
         else:  # log p of yes and of no, for each output
             yes, no = functional.logsigmoid(logits), functional.logsigmoid(-logits)
-            wanted = aims[:, -logits.shape[1] :]
-            expected = -(wanted * yes + (1 - wanted) * no).mean(1).sum()
+            targets = aims[:, -logits.shape[1] :]
+            expected = -(targets * yes + (1 - targets) * no).mean(1).sum()
         assert float(soft.loss(model, batch)) == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_what_has_no_classes_is_neither_smoothed_nor_calibrated(params):
-    """An objective that cannot do what params.yaml asks for is refused before work, and told so; so are no rows."""
-    asked = params.finetune.model_copy(update={"objective": "regression", "label_smoothing": 0.1, "calibrate": True})
+def test_an_objective_without_classes_is_neither_smoothed_nor_calibrated(params):
+    """Settings that do not suit the objective are refused before work, and so is calibration without rows."""
+    section = params.finetune.model_copy(update={"objective": "regression", "label_smoothing": 0.1, "calibrate": True})
     with pytest.raises(ParamsError) as error:
-        choose(OBJECTIVES, "finetune", asked, "bert")
+        choose(OBJECTIVES, "finetune", section, "bert")
     assert [problem.split(":")[0] for problem in error.value.problems] == [
         "finetune.label_smoothing",
         "finetune.calibrate",

@@ -24,14 +24,14 @@ def objective(words, count, length=16):
     return Classification(rows, ObjectiveContext(words, length, 0, None, LABELS))
 
 
-def asked(task, samples):
+def batch_of(task, samples):
     """The batch of these samples."""
     return task.batch(np.zeros(len(samples), dtype=np.int64), np.array(samples))
 
 
 @given(st.lists(st.integers(0, 29), min_size=1, max_size=12), st.integers(0, 5))
-def test_a_batch_holds_the_texts_asked_for_with_their_labels(words, samples, epoch):
-    """In the order asked for, whole, nothing between them, whatever the epoch."""
+def test_a_batch_holds_the_samples_with_their_labels(words, samples, epoch):
+    """In the order of the indices, complete, without padding, whatever the epoch."""
     task = objective(words, 30)
     assert len(task) == 30
     batch = task.batch(np.full(len(samples), epoch), np.array(samples))
@@ -43,15 +43,15 @@ def test_a_batch_holds_the_texts_asked_for_with_their_labels(words, samples, epo
 
 
 def test_long_texts_are_cut(words):
-    """No text is longer than asked for; a cut one still begins with [CLS] and ends with [SEP]."""
-    batch = asked(objective(words, 4, length=5), [3, 0])
+    """No text exceeds the maximum length; a cut one still begins with [CLS] and ends with [SEP]."""
+    batch = batch_of(objective(words, 4, length=5), [3, 0])
     assert batch.packed.lengths.tolist() == [5, 3]
     ids = batch.packed.input_ids.tolist()
     assert (ids[0], ids[4], ids[5], ids[7]) == (words.cls_token_id, words.sep_token_id) * 2
 
 
-def test_texts_to_answer_are_padded(words, tiny):
-    """No row is longer than asked for; a cut one still ends with [SEP]; padding is masked."""
+def test_texts_to_predict_are_padded(words, tiny):
+    """No row exceeds the maximum length; a cut one still ends with [SEP]; padding is masked."""
     encoded = Class(build.new(Classification, tiny(), LABELS), words, {"length": 16}).encoded(
         [{"text": "x"}, {"text": "many words " * 50}]
     )
@@ -62,8 +62,8 @@ def test_texts_to_answer_are_padded(words, tiny):
 
 
 @FAMILIES
-def test_padding_does_not_change_an_answer(words, tiny, family, monkeypatch):
-    """A text is answered alike alone and beside a longer one, in any batch size."""
+def test_padding_does_not_change_a_prediction(words, tiny, family, monkeypatch):
+    """The prediction for a text is the same alone and with a longer one, in any batch size."""
     model = build.new(Classification, tiny(family), LABELS).eval()
     texts = ["salt", "flour " * 12, "tide and harbour", "oven"]
     rows = [{"text": text} for text in texts]
@@ -82,7 +82,7 @@ def test_the_loss_is_the_models_own(words, tiny, family):
     """The sum of what transformers gives for these labels on padded rows, gradients included."""
     model = build.new(Classification, tiny(family), LABELS).eval()
     task = objective(words, 8)
-    batch = asked(task, range(8))
+    batch = batch_of(task, range(8))
     texts = [f"{n}" + " and more" * (n % 4) for n in range(8)]
     rows = [{"text": text} for text in texts]
     own = 8 * model(**Class(model, words, {"length": 16}).encoded(rows), labels=batch.targets).loss
@@ -90,16 +90,16 @@ def test_the_loss_is_the_models_own(words, tiny, family):
     loss = task.loss(model, batch)
     assert torch.allclose(loss, own, rtol=1e-5)
     parameter = next(iter(model.parameters()))
-    gradients = [torch.autograd.grad(each, parameter)[0] for each in (loss, own)]
+    gradients = [torch.autograd.grad(value, parameter)[0] for value in (loss, own)]
     assert torch.allclose(*gradients, atol=1e-5)
 
 
 @FAMILIES
-def test_validation_counts_right_answers(words, tiny, family):
-    """`score` gives sums: the loss that training minimises, and how many texts got their own label."""
+def test_validation_counts_correct_predictions(words, tiny, family):
+    """`score` gives sums: the loss that training minimises, and the number of correct predictions."""
     model = build.new(Classification, tiny(family), LABELS).eval()
     task = objective(words, 20)
-    batch = asked(task, range(20))
+    batch = batch_of(task, range(20))
     texts = [f"{n}" + " and more" * (n % 4) for n in range(20)]
     answers = Class(model, words, {"length": 16}).probabilities([{"text": text} for text in texts]).numpy()
     heads.prepare(model)
@@ -111,14 +111,14 @@ def test_validation_counts_right_answers(words, tiny, family):
     assert score["loss"].item() == pytest.approx(right.item(), rel=1e-4)
 
 
-def test_a_model_that_knows_nothing_loses_the_logarithm_of_the_labels(words, tiny):
+def test_the_loss_of_an_uninformed_model_is_the_logarithm_of_the_labels(words, tiny):
     """A known value: with a head of zeros each text costs log(2)."""
     model = build.new(Classification, tiny(), LABELS).eval()
     heads.prepare(model)
     torch.nn.init.zeros_(model.classifier.weight)
     torch.nn.init.zeros_(model.classifier.bias)
     task = objective(words, 9)
-    assert task.loss(model, asked(task, range(9))).item() == pytest.approx(9 * math.log(2), rel=1e-6)
+    assert task.loss(model, batch_of(task, range(9))).item() == pytest.approx(9 * math.log(2), rel=1e-6)
 
 
 def test_the_loss_is_summed_in_single_precision(words, tiny):
@@ -127,10 +127,10 @@ def test_the_loss_is_summed_in_single_precision(words, tiny):
     heads.prepare(model)
     task = objective(words, 9)
     with torch.autocast("cpu", torch.bfloat16):
-        assert task.loss(model, asked(task, range(9))).dtype == torch.float32
+        assert task.loss(model, batch_of(task, range(9))).dtype == torch.float32
 
 
-def test_a_batch_moves_whole(words):
-    """Texts and labels go to the device together."""
-    moved = asked(objective(words, 3), [0, 1]).to(torch.device("meta"))
-    assert {each.device.type for each in (moved.packed.input_ids, moved.targets)} == {"meta"}
+def test_a_batch_moves_to_a_device(words):
+    """Texts and labels move together."""
+    moved = batch_of(objective(words, 3), [0, 1]).to(torch.device("meta"))
+    assert {tensor.device.type for tensor in (moved.packed.input_ids, moved.targets)} == {"meta"}

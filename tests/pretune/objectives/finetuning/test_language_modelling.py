@@ -16,7 +16,7 @@ TEXTS = ["number 7 is about salt", "butter " * 30, "x", "waves are salt; flour o
 
 @pytest.fixture
 def objective(words):
-    """Texts of which one is longer than what is read at once."""
+    """Texts of which one is longer than the maximum length."""
     return LanguageModelling([{"text": text} for text in TEXTS], ObjectiveContext(words, 16, 0, None))
 
 
@@ -33,8 +33,8 @@ def model(words, deterministic):
     return make
 
 
-def test_every_token_but_the_first_of_a_text_is_foretold_once(objective, words):
-    """In pieces of the length asked for, each going on from the last token of the one before."""
+def test_every_token_but_the_first_of_a_text_is_predicted_once(objective, words):
+    """In pieces of the maximum length, each beginning with the last token of the one before."""
     for row, text in enumerate(TEXTS):
         ids = words(text)["input_ids"]
         pieces = [piece for number, piece in objective.pieces if number == row]
@@ -49,10 +49,10 @@ def test_every_token_but_the_first_of_a_text_is_foretold_once(objective, words):
 def test_likelihoods_are_those_of_the_loss(objective, model, family):
     """Summed over all rows they are the loss of all pieces; tokens and bytes are those of each text."""
     network = model(family)
-    found = objective.predict(network)
+    likelihoods = objective.predict(network)
     batch = objective.batch(np.zeros(len(objective), dtype=int), np.arange(len(objective)))
     heads.prepare(network)
     with torch.no_grad():
-        assert float(objective.loss(network, batch)) == pytest.approx(found.nats.sum(), rel=1e-5)
-    assert found.tokens.sum() == batch.count
-    assert found.bytes.tolist() == [len(text) for text in TEXTS]
+        assert float(objective.loss(network, batch)) == pytest.approx(likelihoods.nats.sum(), rel=1e-5)
+    assert likelihoods.tokens.sum() == batch.count
+    assert likelihoods.bytes.tolist() == [len(text) for text in TEXTS]

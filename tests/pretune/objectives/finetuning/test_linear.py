@@ -1,4 +1,4 @@
-"""f(x) = W x + b: reconstruction and regression reach what least squares gives in closed form."""
+"""f(x) = W x + b: reconstruction and regression reach the closed form of least squares."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAMES = ["height", "width", "weight"]
 
 
 def data(outputs):
-    """64 rows of three dependent numbers, and numbers that nearly follow from them."""
+    """64 rows of three correlated numbers, and noisy linear functions of them."""
     draw = np.random.default_rng(0)
     x = draw.normal(size=(64, 3)) @ np.array([[1, 0.3, 0], [0, 1, 0.2], [0, 0, 1]]) + [1.0, 0.0, -1.0]
     y = x @ draw.normal(size=(3, outputs)) + draw.normal(size=outputs) + 0.3 * draw.normal(size=(64, outputs))
@@ -34,14 +34,16 @@ def data(outputs):
 
 def least_squares(x, y):
     """W and b that minimise the sum of (W x + b - y)^2: (outputs, inputs), (outputs,)."""
-    found, *_ = np.linalg.lstsq(np.hstack([x, np.ones((len(x), 1))]), y, rcond=None)
-    return found[:-1].T, found[-1]
+    solution, *_ = np.linalg.lstsq(np.hstack([x, np.ones((len(x), 1))]), y, rcond=None)
+    return solution[:-1].T, solution[-1]
 
 
-def new(kind, labels=()):
+def new(objective_class, labels=()):
     """A model with random weights."""
-    config = build.config_for(ModelParams(type="linear", init=None, config={}), kind.shape(Columns(NAMES, [])))
-    return build.new(kind, config, labels)
+    config = build.config_for(
+        ModelParams(type="linear", init=None, config={}), objective_class.shape(Columns(NAMES, []))
+    )
+    return build.new(objective_class, config, labels)
 
 
 def trained(model, objective):
@@ -49,8 +51,8 @@ def trained(model, objective):
     return loop.train(model, objective, SETTINGS, 600, seed=0, report=lambda _: None)[0]
 
 
-def matches(model, x, y):
-    """Whether its W and b are those of least squares."""
+def assert_matches(model, x, y):
+    """Its W and b are those of least squares."""
     weight, bias = least_squares(x, y)
     assert model.map.weight.detach().numpy() == pytest.approx(weight, abs=1e-3)
     assert model.map.bias.detach().numpy() == pytest.approx(bias, abs=1e-3)
@@ -60,7 +62,7 @@ def test_pretraining_reaches_the_closed_form(deterministic):
     """The sum of (f(x) - x)^2 is least for the identity, and training finds it."""
     x, _ = data(1)
     model = trained(new(Reconstruction), Reconstruction(Samples(x)))
-    matches(model, x, x)
+    assert_matches(model, x, x)
     assert model.map.weight.detach().numpy() == pytest.approx(np.eye(3), abs=1e-3)
 
 
@@ -73,14 +75,14 @@ def test_finetuning_reaches_the_closed_form(deterministic, tmp_path, outputs):
     objective = LinearRegression([{"x": a, "y": b} for a, b in zip(x.tolist(), y.tolist(), strict=True)], context)
     pretrained = trained(new(Reconstruction), Reconstruction(Samples(x)))
     build.save(pretrained, context.inputs, tmp_path / "pretrained", Reconstruction.inference_config(context))
-    loaded, fresh = build.load(LinearRegression, tmp_path / "pretrained", labels)
-    assert bool(fresh) == (outputs != 3)  # W and b go on only where y has as many numbers as x
+    loaded, new_weights = build.load(LinearRegression, tmp_path / "pretrained", labels)
+    assert bool(new_weights) == (outputs != 3)  # W and b are kept only if y has as many numbers as x
     for model in (loaded, new(LinearRegression, labels)):
-        matches(trained(model, objective), x, y)
-    found = objective.predict(loaded.eval())
+        assert_matches(trained(model, objective), x, y)
+    predicted = objective.predict(loaded.eval())
     weight, bias = least_squares(x, y)
-    assert found.targets == pytest.approx(y.astype(np.float32))
-    assert found.predicted == pytest.approx(x @ weight.T + bias, abs=1e-2)
+    assert predicted.targets == pytest.approx(y.astype(np.float32))
+    assert predicted.predicted == pytest.approx(x @ weight.T + bias, abs=1e-2)
 
 
 def test_the_folder_is_in_the_format_of_transformers(deterministic, tmp_path):

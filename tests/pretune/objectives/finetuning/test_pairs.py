@@ -1,4 +1,4 @@
-"""Two texts in each row: what a model is context of them, and that it learns from both."""
+"""Pairs of texts: how they are encoded, and that models learn from both."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SALT = [("salt", "salt")] * 3 + [("salt", "flour"), ("flour", "salt"), ("flour",
 
 
 def rows(numbers):
-    """Pairs half of which name salt twice: who reads one text alone is right on five of six at best."""
-    found = []
+    """Pairs of which half have salt in both texts: from one text alone five of six can be predicted at best."""
+    pairs = []
     for n in numbers:
         first, second = SALT[n % 6]
         both = first == second == "salt"
-        found.append(
+        pairs.append(
             {
                 "text": f"{first} number {n * n}",
                 "pair": f"about {second}",
@@ -38,13 +38,12 @@ def rows(numbers):
                 "score": float(both),
             }
         )
-    return found
+    return pairs
 
 
 def objective(name, words, numbers, length=32):
     """The objective on such rows."""
-    kind = OBJECTIVES[name]
-    return kind(rows(numbers), ObjectiveContext(words, length, 0, None, LABELS))
+    return OBJECTIVES[name](rows(numbers), ObjectiveContext(words, length, 0, None, LABELS))
 
 
 def model(name, words, family, **shape):
@@ -56,23 +55,23 @@ def model(name, words, family, **shape):
     return build.new(OBJECTIVES[name], config, LABELS)
 
 
-def sharp(found):
-    """The same with weights so large that every token makes a difference, evaluating."""
-    for each in found.parameters():
-        if each.ndim > 1:
-            torch.nn.init.normal_(each, std=0.3)
-    return found.eval()
+def sharp(network):
+    """The model in eval mode, with weights so large that every token matters."""
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return network.eval()
 
 
-def asked(task, numbers):
+def batch_of(task, numbers):
     """The batch of these samples."""
     return task.batch(np.zeros(len(numbers), dtype=np.int64), np.array(numbers))
 
 
-def test_both_texts_stand_between_separators_each_of_its_own_type(words):
+def test_both_texts_are_between_separators_each_with_its_own_type(words):
     """[CLS] text [SEP] pair [SEP], of which pair and last separator are of type 1; packed without padding."""
     task = objective("classification", words, range(6))
-    packed = asked(task, [4, 1]).packed
+    packed = batch_of(task, [4, 1]).packed
     for row, ids, types in zip(
         [task.rows[4], task.rows[1]],
         packed.input_ids.split(packed.lengths.tolist()),
@@ -85,7 +84,7 @@ def test_both_texts_stand_between_separators_each_of_its_own_type(words):
 
 
 def test_of_two_long_texts_both_are_cut(words):
-    """The longer one first, so that something of each stays; no row is longer than asked for."""
+    """The longer one first, so that a part of each stays; no row exceeds the maximum length."""
     long = {"text": "salt " * 50, "pair": "flour", "label": "salt"}
     task = OBJECTIVES["classification"]([long], ObjectiveContext(words, 12, 0, None, LABELS))
     ids = task.texts[0].tolist()
@@ -95,24 +94,24 @@ def test_of_two_long_texts_both_are_cut(words):
 
 
 @FAMILIES
-def test_logits_of_packed_pairs_are_those_that_answers_are_made_of(words, family):
-    """Training packs, answering pads: the same numbers, token types included where the family has them."""
-    found = sharp(model("classification", words, family))
+def test_logits_of_packed_pairs_are_those_of_the_predictor(words, family):
+    """Training packs, the predictor pads: the logits are the same, with token types if the family has them."""
+    network = sharp(model("classification", words, family))
     task = objective("classification", words, range(8))
-    own = ANSWERS["class"](found, words, {"length": 32}).logits(task.rows)
-    heads.prepare(found)
+    own = ANSWERS["class"](network, words, {"length": 32}).logits(task.rows)
+    heads.prepare(network)
     with torch.no_grad():
-        packed = heads.classify(found, asked(task, range(8)).packed)
+        packed = heads.classify(network, batch_of(task, range(8)).packed)
         swapped = OBJECTIVES["classification"](
             [row | {"text": row["pair"], "pair": row["text"]} for row in task.rows], task.context
         )
-        other = heads.classify(found, asked(swapped, range(8)).packed)
+        other = heads.classify(network, batch_of(swapped, range(8)).packed)
     torch.testing.assert_close(packed, own, rtol=1e-4, atol=1e-5)
     assert (other - packed).abs().max() > 1e-2
 
 
-def test_a_roberta_as_published_is_told_by_separators_alone(words):
-    """Two of them between the texts, and no types, of which it has one."""
+def test_a_roberta_as_published_has_separators_alone(words):
+    """Two separators between the texts, and no token types."""
     backend = Tokenizer.from_str(words.backend_tokenizer.to_str())
     backend.post_processor = processors.RobertaProcessing(
         ("[SEP]", words.sep_token_id), ("[CLS]", words.cls_token_id), trim_offsets=True, add_prefix_space=False
@@ -122,28 +121,30 @@ def test_a_roberta_as_published_is_told_by_separators_alone(words):
     ids = task.texts[0].tolist()
     assert any(pair == (words.sep_token_id,) * 2 for pair in pairwise(ids))
     assert task.types is None
-    found = sharp(model("classification", words, "roberta", type_vocab_size=1))
-    own = ANSWERS["class"](found, words, {"length": 32}).logits(task.rows)
-    heads.prepare(found)
+    network = sharp(model("classification", words, "roberta", type_vocab_size=1))
+    own = ANSWERS["class"](network, words, {"length": 32}).logits(task.rows)
+    heads.prepare(network)
     with torch.no_grad():
-        torch.testing.assert_close(heads.classify(found, asked(task, range(8)).packed), own, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(heads.classify(network, batch_of(task, range(8)).packed), own, rtol=1e-4, atol=1e-5)
 
 
-def test_a_bert_is_told_which_text_a_token_is_of(words):
-    """Without types its answers are others."""
-    found = sharp(model("classification", words, "bert"))
+def test_a_bert_uses_token_types(words):
+    """Without them its logits differ."""
+    network = sharp(model("classification", words, "bert"))
     task = objective("classification", words, range(8))
-    packed = asked(task, range(8)).packed
-    heads.prepare(found)
+    packed = batch_of(task, range(8)).packed
+    heads.prepare(network)
     with torch.no_grad():
-        told, untold = (heads.classify(found, each) for each in (packed, replace(packed, token_type_ids=None)))
-    assert (told - untold).abs().max() > 1e-2
+        with_types, without = (
+            heads.classify(network, batch) for batch in (packed, replace(packed, token_type_ids=None))
+        )
+    assert (with_types - without).abs().max() > 1e-2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RATE_OR_CLASSIFY)
-def test_a_model_learns_what_only_both_texts_tell(words, name):
-    """Of new pairs more are told right, or rated on the right side of the middle, than one text allows."""
+def test_a_model_learns_from_both_texts(words, name):
+    """More of the new pairs are predicted correctly than one text allows; a score counts by its side of 0.5."""
     task = objective(name, words, range(120))
     params = TrainingParams(
         objective=name, settings={}, batch_size=16, gradient_accumulation_steps=1, sequence_length=32,
@@ -154,11 +155,11 @@ def test_a_model_learns_what_only_both_texts_tell(words, name):
         metric_for_best_model="last", patience=0,
     )  # fmt: skip
     trained, _ = loop.train(model(name, words, "bert"), task, params, 100, seed=0, report=lambda _: None)
-    said = objective(name, words, range(200, 260)).predict(trained)
+    predictions = objective(name, words, range(200, 260)).predict(trained)
     if name in {"classification", "binary"}:
-        right = said.probabilities.argmax(axis=1) == said.targets
+        right = predictions.probabilities.argmax(axis=1) == predictions.targets
     elif name == "multi_label":
-        right = (said.probabilities > 0.5)[:, 1] == said.targets[:, 1]
+        right = (predictions.probabilities > 0.5)[:, 1] == predictions.targets[:, 1]
     else:
-        right = (said.predicted > 0.5) == (said.targets > 0.5)
+        right = (predictions.predicted > 0.5) == (predictions.targets > 0.5)
     assert right.mean() > 0.95

@@ -17,19 +17,21 @@ LENGTH = 32
 
 def rows(count=6):
     """Questions about numbers, in contexts of different lengths."""
-    found = []
+    questions = []
     for n in range(count):
         context = " ".join(f"number {k} is about {['salt', 'butter'][k % 2]} {k * k};" for k in range(2, 5 + 3 * n))
         answer = f"{['salt', 'butter'][(2 + n) % 2]} {(2 + n) ** 2}"
         answers = [{"text": answer, "start": context.index(answer)}, {"text": "salt", "start": context.index("salt")}]
-        found.append({"question": f"what is number {2 + n} about?", "context": context, "answers": answers})
-    return found
+        questions.append({"question": f"what is number {2 + n} about?", "context": context, "answers": answers})
+    return questions
 
 
-def objective(words, found=None):
+def objective(words, questions=None):
     """With windows that overlap."""
     settings = QuestionAnswering.Settings(overlap=6, longest=8, best=3)
-    return QuestionAnswering(rows() if found is None else found, ObjectiveContext(words, LENGTH, 0, settings, []))
+    return QuestionAnswering(
+        rows() if questions is None else questions, ObjectiveContext(words, LENGTH, 0, settings, [])
+    )
 
 
 def batch(task, samples):
@@ -53,7 +55,7 @@ def model(words, deterministic):
 
 
 def test_the_target_of_a_window_is_the_first_answer_or_its_first_token(words):
-    """Where the answer stands in the window, its tokens read as the answer; elsewhere (0, 0)."""
+    """In a window with the answer its tokens decode to the answer; in others it is (0, 0)."""
     task = objective(words)
     answers = [row["answers"][0]["text"] for row in rows()]
     held = set()
@@ -67,44 +69,44 @@ def test_the_target_of_a_window_is_the_first_answer_or_its_first_token(words):
     assert len(task) > 6
 
 
-def test_a_question_without_an_answer_has_no_place(words):
-    """All of its windows point to the first token."""
+def test_a_question_without_an_answer_has_the_first_token_as_target(words):
+    """In all of its windows."""
     unanswered = [{"question": "why?", "context": "salt", "answers": []}]
     assert objective(words, unanswered).targets.tolist() == [[0, 0]]
 
 
 @FAMILIES
 def test_the_loss_is_that_of_transformers(words, model, family):
-    """The sum over windows read together is the sum of what the model's own forward pass says of each alone."""
+    """The sum over a batch of windows is the sum of the losses of the model's own forward pass on each."""
     task, network = objective(words), model(family)
     samples = list(range(len(task)))
-    found = batch(task, samples)
+    windows = batch(task, samples)
     heads.prepare(network)
     with torch.no_grad():
-        ours = task.score(network, found)
+        ours = task.score(network, windows)
         network.set_attn_implementation("sdpa")
         theirs = right = 0
         for sample in samples:
             window, (first, last) = task.windows[sample], task.targets[sample]
             types = {"token_type_ids": torch.tensor(window.types)[None]} if heads.has_types(network) else {}
-            said = network(
+            output = network(
                 input_ids=torch.tensor(window.ids)[None], **types,
                 start_positions=torch.tensor([first]), end_positions=torch.tensor([last]),
             )  # fmt: skip
-            theirs += float(said.loss)
-            right += int(said.start_logits.argmax() == first and said.end_logits.argmax() == last)
-    assert found.count == len(samples)
+            theirs += float(output.loss)
+            right += int(output.start_logits.argmax() == first and output.end_logits.argmax() == last)
+    assert windows.count == len(samples)
     assert float(ours["loss"]) == pytest.approx(theirs, rel=1e-4)
     assert int(ours["accuracy"]) == right
 
 
 @FAMILIES
 def test_every_row_gets_its_best_answers(words, model, family):
-    """As many as asked for, spans of its context, the likeliest first; beside the right ones."""
+    """As many as the settings say, spans of its context, the likeliest first; targets are those of the rows."""
     task = objective(words)
-    found = task.predict(model(family))
-    assert found.targets == [[answer["text"] for answer in row["answers"]] for row in rows()]
-    for row, predicted, best in zip(rows(), found.predicted, found.best, strict=True):
+    predictions = task.predict(model(family))
+    assert predictions.targets == [[answer["text"] for answer in row["answers"]] for row in rows()]
+    for row, predicted, best in zip(rows(), predictions.predicted, predictions.best, strict=True):
         assert len(best) == 3
         assert predicted == best[0][0]
         assert all(text in row["context"] for text, _ in best)

@@ -1,4 +1,4 @@
-"""Sequence to sequence: batches, and what is written."""
+"""Sequence to sequence: batches and generation."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def model(words, deterministic):
 
 
 def test_a_batch_holds_texts_and_targets(words):
-    """In the order asked for; both begin and end as the tokenizer has it, cut at their own lengths."""
+    """In the order of the indices; both have the tokenizer's special tokens, and are cut at their own lengths."""
     task = objective(words)
     batch = task.batch(np.zeros(3, dtype=int), np.array([5, 0, 2]))
     texts = words.batch_decode(batch.input_ids, skip_special_tokens=True)
     assert [text.split()[1] for text in texts] == ["5", "0", "2"]
-    assert batch.written.flatten()[batch.positions].tolist() == [
+    assert batch.target_ids.flatten()[batch.positions].tolist() == [
         token for sample in (5, 0, 2) for token in task.targets[sample]
     ]
     assert max(map(len, task.sources)) <= 12
@@ -60,8 +60,8 @@ def test_a_batch_holds_texts_and_targets(words):
 
 
 @FAMILIES
-def test_a_model_that_has_learnt_its_rows_writes_their_targets(words, model, family):
-    """Greedily or with a beam: training, shifting and generation agree on where a text begins and ends."""
+def test_an_overfitted_model_generates_its_targets(words, model, family):
+    """By greedy and beam search: training and generation agree on start, shift and end of a target."""
     task, network = objective(words, target_length=16), model(family).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3 if family == "marian" else 5e-3)
     batch = task.batch(np.zeros(7, dtype=int), np.arange(7))
@@ -73,6 +73,6 @@ def test_a_model_that_has_learnt_its_rows_writes_their_targets(words, model, fam
         if loss.item() < 0.02:
             break
     for beams in (1, 3):
-        found = objective(words, beams, target_length=16).predict(network.eval())
-        assert found.targets == [row["target"] for row in rows()]
-        assert found.predicted == found.targets
+        predictions = objective(words, beams, target_length=16).predict(network.eval())
+        assert predictions.targets == [row["target"] for row in rows()]
+        assert predictions.predicted == predictions.targets

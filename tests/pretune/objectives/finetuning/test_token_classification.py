@@ -18,7 +18,7 @@ WORDS = st.lists(
 
 @given(WORDS)
 def test_the_first_token_of_each_word_stands_for_it(words, texts):
-    """Each word has one place, in order, and the tokens from there to the next place spell it."""
+    """Each word has one position, in order, and the tokens up to the next position decode to it."""
     ids, firsts = predictor.encode(words, texts, 512)
     assert [number for _, number in firsts] == list(range(len(texts)))
     places = [place for place, _ in firsts] + [len(ids) - 1]
@@ -26,7 +26,7 @@ def test_the_first_token_of_each_word_stands_for_it(words, texts):
     assert spelt == texts
 
 
-def test_words_beyond_the_length_do_not_train(words):
+def test_words_beyond_the_length_are_left_out(words):
     """They have no target, and those before keep theirs."""
     row = {"words": ["salt"] * 40, "tags": ["A", "B"] * 20}
     task = TokenClassification([row], ObjectiveContext(words, 16, 0, None, ["A", "B"]))
@@ -37,7 +37,7 @@ def test_words_beyond_the_length_do_not_train(words):
 
 
 def test_positions_of_a_batch_count_through_all_its_texts(words):
-    """The second text's places begin where it does."""
+    """The second text's positions are offset by the first text's length."""
     rows = [{"words": ["salt", "flour"], "tags": ["A", "B"]}, {"words": ["butter"], "tags": ["B"]}]
     task = TokenClassification(rows, ObjectiveContext(words, 16, 0, None, ["A", "B"]))
     alone, both = task.batch([0], [0]), task.batch([0, 0], [1, 0])
@@ -46,8 +46,8 @@ def test_positions_of_a_batch_count_through_all_its_texts(words):
     assert both.positions[1:].tolist() == [place + first for place in alone.positions.tolist()]
 
 
-def test_as_many_tags_as_words(words):
-    """Otherwise the data are wrong, and the first such row is named."""
+def test_different_numbers_of_words_and_tags_are_an_error(words):
+    """The first such row is named."""
     rows = [{"words": ["a"], "tags": ["A"]}, {"words": ["a", "b"], "tags": ["A"]}]
     with pytest.raises(DataError, match="the first is row 1"):
         TokenClassification(rows, ObjectiveContext(words, 16, 0, None, ["A"]))

@@ -19,7 +19,7 @@ SIZES = st.lists(st.integers(0, 9), min_size=1, max_size=9).filter(any)
 
 @pytest.fixture(scope="module")
 def objective(tmp_path_factory):
-    """A function that makes the objective on documents of these lengths, in rows of 12; a token is its own place."""
+    """A function from lengths of documents to the objective on them, in rows of 12; a token's id is its position."""
 
     def make(sizes):
         folder = tmp_path_factory.mktemp("corpus")
@@ -37,11 +37,11 @@ def model():
 
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     torch.manual_seed(0)
-    found = AutoModelForCausalLM.from_config(
+    decoder = AutoModelForCausalLM.from_config(
         AutoConfig.for_model("llama", vocab_size=90, num_key_value_heads=2, **shape, pad_token_id=PADDING)
     ).eval()
-    heads.prepare(found)
-    return found
+    heads.prepare(decoder)
+    return decoder
 
 
 def everything(objective):
@@ -52,19 +52,19 @@ def everything(objective):
 
 @given(SIZES)
 def test_a_target_is_the_next_token_of_the_same_document(objective, sizes):
-    """Every token but a document's last is followed by its target; no target lies beyond, none is padding."""
+    """Every token but a document's last has the next one as its target; there are no others, and no padding."""
     batch = everything(objective(sizes))
     document = np.repeat(np.arange(len(sizes)), sizes).tolist()
     expected = {(place, place + 1) for place in range(sum(sizes) - 1) if document[place] == document[place + 1]}
     sources = batch.packed.input_ids[batch.positions]
-    found = list(zip(sources.tolist(), batch.targets.tolist(), strict=True))
-    assert len(found) == len(set(found)) == batch.count
-    assert set(found) == expected
+    pairs = list(zip(sources.tolist(), batch.targets.tolist(), strict=True))
+    assert len(pairs) == len(set(pairs)) == batch.count
+    assert set(pairs) == expected
 
 
 @given(SIZES)
-def test_a_target_is_never_what_attention_can_see(objective, sizes):
-    """Its place is after that of its source within one sequence of the pack."""
+def test_attention_never_sees_a_target(objective, sizes):
+    """Its position is after that of its source, in the same packed sequence."""
     batch = everything(objective(sizes))
     packed, positions = batch.packed, batch.positions
     sequence = torch.repeat_interleave(torch.arange(len(packed.lengths)), packed.lengths)
@@ -73,7 +73,7 @@ def test_a_target_is_never_what_attention_can_see(objective, sizes):
 
 
 def test_documents_of_one_token_predict_nothing(objective, model):
-    """A batch without a prediction has the loss zero, and a gradient that is zero too."""
+    """Without predictions the loss is zero, and so is the gradient."""
     task = objective([1, 1, 1])
     batch = everything(task)
     assert batch.count == 0
@@ -84,7 +84,7 @@ def test_documents_of_one_token_predict_nothing(objective, model):
 
 
 def test_the_loss_is_the_models_own_on_each_document(objective, model):
-    """The sum of what transformers computes for one document after the other."""
+    """The sum of the losses that transformers computes for each document."""
     sizes = [5, 9, 2, 7]
     task = objective(sizes)
     batch = everything(task)
@@ -98,7 +98,7 @@ def test_the_loss_is_the_models_own_on_each_document(objective, model):
         assert task.score(model, batch)["loss"].item() == pytest.approx(own, rel=1e-5)
 
 
-def test_a_model_that_knows_nothing_loses_the_logarithm_of_the_vocabulary(objective, model):
+def test_the_loss_of_an_uninformed_model_is_the_logarithm_of_the_vocabulary(objective, model):
     """A known value: each prediction costs log(vocabulary)."""
     torch.nn.init.zeros_(model.get_output_embeddings().weight)
     task = objective([5, 9, 2, 7])
@@ -108,7 +108,7 @@ def test_a_model_that_knows_nothing_loses_the_logarithm_of_the_vocabulary(object
     assert task.loss(model, batch).item() == pytest.approx(19 * math.log(90), rel=1e-6)
 
 
-def test_a_batch_moves_whole(objective):
-    """Tokens, places and targets go to the device together."""
+def test_a_batch_moves_to_a_device(objective):
+    """Tokens, positions and targets move together."""
     moved = everything(objective([5, 3])).to(torch.device("meta"))
-    assert {each.device.type for each in (moved.packed.input_ids, moved.positions, moved.targets)} == {"meta"}
+    assert {tensor.device.type for tensor in (moved.packed.input_ids, moved.positions, moved.targets)} == {"meta"}

@@ -1,4 +1,4 @@
-"""Masked image modelling: what is hidden, and the loss against transformers' own."""
+"""Masked image modelling: the masks, and the loss against transformers' own."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def batch(task, samples=(3, 1, 7), epoch=0):
     return task.batch(np.full(len(samples), epoch), np.array(samples))
 
 
-def test_the_same_number_of_squares_is_hidden_in_every_image():
-    """As many as the rate says, one at least and not more than there are."""
+def test_the_same_number_of_squares_is_masked_in_every_image():
+    """As many as the rate says, at least one and at most all."""
     for rate, hidden in ((0.5, 8), (0.01, 1), (0.99, 16)):
-        found = batch(objective(rate=rate))
-        assert found.hidden.sum(dim=1).tolist() == [hidden] * 3
-        assert (found.count, found.tokens) == (3 * hidden, 48)
-        assert found.hidden.flatten()[found.positions].all()
+        images = batch(objective(rate=rate))
+        assert images.hidden.sum(dim=1).tolist() == [hidden] * 3
+        assert (images.count, images.tokens) == (3 * hidden, 48)
+        assert images.hidden.flatten()[images.positions].all()
 
 
-def test_what_is_hidden_depends_on_seed_epoch_and_sample_only():
-    """Not on the company of other images; another epoch or seed hides others."""
+def test_the_mask_depends_on_seed_epoch_and_sample_only():
+    """Not on the other images of the batch; another epoch or seed masks other squares."""
     alone, together = batch(objective(), [7]), batch(objective())
     assert (alone.hidden[0] == together.hidden[2]).all()
     assert (alone.pixel_values[0] == together.pixel_values[2]).all()
@@ -59,26 +59,26 @@ def test_what_is_hidden_depends_on_seed_epoch_and_sample_only():
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_loss_is_that_of_transformers(model, channels):
-    """Its mean absolute error over hidden pixels, summed over squares instead of averaged."""
+    """Its mean absolute error over masked pixels, summed over squares instead of averaged."""
     task, network = objective(channels=channels), model(channels)
-    found = batch(task)
+    images = batch(task)
     with torch.no_grad():
-        theirs = network(pixel_values=found.pixel_values, bool_masked_pos=found.hidden).loss
-        assert float(task.loss(network, found)) == pytest.approx(float(theirs) * found.count, rel=1e-4)
+        theirs = network(pixel_values=images.pixel_values, bool_masked_pos=images.hidden).loss
+        assert float(task.loss(network, images)) == pytest.approx(float(theirs) * images.count, rel=1e-4)
 
 
 def test_a_square_may_be_of_several_patches(model):
-    """All four patches of a hidden square are hidden, and the loss is that of its pixels."""
+    """All four patches of a masked square are masked, and the loss is that of its pixels."""
     task, network = objective(square=8, channels=3), model(3)
-    found = batch(task)
-    hidden = found.hidden.view(3, 2, 2).repeat_interleave(2, 1).repeat_interleave(2, 2).flatten(1)
+    images = batch(task)
+    hidden = images.hidden.view(3, 2, 2).repeat_interleave(2, 1).repeat_interleave(2, 2).flatten(1)
     with torch.no_grad():
-        theirs = network(pixel_values=found.pixel_values, bool_masked_pos=hidden).loss
-        assert float(task.loss(network, found)) == pytest.approx(float(theirs) * found.count, rel=1e-4)
+        theirs = network(pixel_values=images.pixel_values, bool_masked_pos=hidden).loss
+        assert float(task.loss(network, images)) == pytest.approx(float(theirs) * images.count, rel=1e-4)
 
 
 def test_sizes_that_do_not_go_together_are_refused(model):
-    """Squares that do not divide the image, patches that do not divide the squares, a stride that is no patch."""
+    """Squares that do not divide the image, patches that do not divide the squares, a stride other than the patch."""
     with pytest.raises(ParamsError, match="5 does not divide the 16 pixels"):
         objective(square=5)
     with pytest.raises(ParamsError, match=r"square 2 must be a multiple of model\.config\.patch_size 4"):

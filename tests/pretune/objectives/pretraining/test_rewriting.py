@@ -32,47 +32,47 @@ def objective(request, words, tmp_path):
     return make
 
 
-def lines(batch, padding):
-    """The rows of a batch as lists of what is read and what is written, without padding."""
+def pairs(batch, padding):
+    """Sources and targets of a batch as lists, without padding."""
     real = batch.attention[:, 0, 0]
-    read = [ids[which].tolist() for ids, which in zip(batch.input_ids, real, strict=True)]
-    return read, [[token for token in ids.tolist() if token != padding] for ids in batch.written]
+    sources = [ids[mask].tolist() for ids, mask in zip(batch.input_ids, real, strict=True)]
+    return sources, [[token for token in ids.tolist() if token != padding] for ids in batch.target_ids]
 
 
-def asked(task, samples, epoch=0):
+def batch_of(task, samples, epoch=0):
     """The batch of these rows of the corpus in an epoch."""
     return task.batch(np.full(len(samples), epoch), np.array(samples))
 
 
-def test_each_document_is_damaged_by_itself(objective, words):
-    """No row mixes documents; every row ends, and is read from the token that its document begins with."""
+def test_each_document_is_corrupted_by_itself(objective, words):
+    """No row mixes documents; sources and targets have an end token, sources keep the document's first token."""
     task = objective()
-    batch = asked(task, range(len(task)))
-    read, written = lines(batch, words.pad_token_id)
-    assert len(read) == 5  # one of the four documents is in two pieces
-    assert all(ids[-1] == words.sep_token_id for ids in (*read, *written))
-    assert [ids[0] == words.cls_token_id for ids in read].count(True) == 4
-    assert batch.count == sum(map(len, written))
-    assert batch.tokens == batch.count + sum(map(len, read))
+    batch = batch_of(task, range(len(task)))
+    sources, targets = pairs(batch, words.pad_token_id)
+    assert len(sources) == 5  # one of the four documents is in two pieces
+    assert all(ids[-1] == words.sep_token_id for ids in (*sources, *targets))
+    assert [ids[0] == words.cls_token_id for ids in sources].count(True) == 4
+    assert batch.count == sum(map(len, targets))
+    assert batch.tokens == batch.count + sum(map(len, sources))
 
 
-def test_what_is_damaged_depends_on_seed_epoch_and_sample_only(objective, words):
-    """Not on the company of other rows; another epoch or seed damages something else."""
+def test_the_corruption_depends_on_seed_epoch_and_sample_only(objective, words):
+    """Not on the other rows of the batch; it changes with the epoch and the seed."""
     task = objective()
-    alone = [part for sample in range(len(task)) for part in zip(*lines(asked(task, [sample]), 0), strict=True)]
-    assert alone == list(zip(*lines(asked(task, range(len(task))), 0), strict=True))
-    for other in (asked(task, range(len(task)), epoch=1), asked(objective(1), range(len(task)))):
-        assert alone != list(zip(*lines(other, 0), strict=True))
+    alone = [part for sample in range(len(task)) for part in zip(*pairs(batch_of(task, [sample]), 0), strict=True)]
+    assert alone == list(zip(*pairs(batch_of(task, range(len(task))), 0), strict=True))
+    for other in (batch_of(task, range(len(task)), epoch=1), batch_of(objective(1), range(len(task)))):
+        assert alone != list(zip(*pairs(other, 0), strict=True))
 
 
-def test_documents_come_back_from_both_sides(objective, words):
-    """Denoising writes the document itself; span corruption writes what the sentinels in what is read stand for."""
+def test_documents_are_restored_from_sources_and_targets(objective, words):
+    """The target of denoising is the document; that of span corruption holds the text of each sentinel."""
     task = objective()
     texts = {words.decode(ids, skip_special_tokens=True) for ids in words(TEXTS)["input_ids"]}
-    read, written = lines(asked(task, range(len(task))), words.pad_token_id)
+    sources, targets = pairs(batch_of(task, range(len(task))), words.pad_token_id)
     sentinels = set(task.context.inputs.convert_tokens_to_ids(SENTINELS)) if isinstance(task, SpanCorruption) else set()
-    found = []
-    for source, target in zip(read, written, strict=True):
+    restored = []
+    for source, target in zip(sources, targets, strict=True):
         hidden, last = {}, []
         for token in target[:-1]:
             if token in sentinels:
@@ -80,14 +80,14 @@ def test_documents_come_back_from_both_sides(objective, words):
             else:
                 last.append(token)
         whole = [t for token in source for t in hidden.get(token, [token])] if sentinels else target
-        found.append(words.decode(whole, skip_special_tokens=True))
-    whole = {text for text in found if text in texts}
+        restored.append(words.decode(whole, skip_special_tokens=True))
+    whole = {text for text in restored if text in texts}
     assert len(whole) == 3
-    assert "".join(text for text in found if text not in texts).replace(" ", "") == "harbour" * 40
+    assert "".join(text for text in restored if text not in texts).replace(" ", "") == "harbour" * 40
 
 
 def test_sentinels_follow_the_tokenizers_own_tokens(words, tmp_path):
-    """A hundred, numbered; a tokenizer that has them is left as it is."""
+    """A hundred, numbered; a tokenizer that has them stays as it is."""
     words.save_pretrained(tmp_path / "tokenizer")
     first = SpanCorruption.inputs(tmp_path / "tokenizer")
     assert first.convert_tokens_to_ids(SENTINELS) == list(range(len(words), len(words) + 100))
@@ -97,7 +97,7 @@ def test_sentinels_follow_the_tokenizers_own_tokens(words, tmp_path):
 
 
 def test_sentences_end_at_full_stops(words):
-    """The tokens that end one are found in the vocabulary."""
+    """The tokens that end a sentence come from the vocabulary."""
     settings = Denoising.Settings(mask_rate=0.0, span_length=3.0, permute_sentences=True)
     task = Denoising(None, ObjectiveContext(words, LENGTH, 0, settings))
     assert {words.decode([token]).strip() for token in task.stops} >= {".", "!", "?"}

@@ -1,4 +1,4 @@
-"""A run that cannot fit ends before it starts, and says what would fit."""
+"""Training that does not fit into memory fails before it starts, with settings that would fit."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pretune.errors import DoesNotFitError
 from pretune.models import build
 from pretune.objectives.pretraining.masked_lm import MaskedLM
 from pretune.training import memory
+from pretune.training.estimate import memory_check
 from pretune.training.job import Job
 
 CPU = torch.device("cpu")
@@ -26,7 +27,7 @@ def sequences(tmp_path, words):
 
 @pytest.fixture
 def job(tiny, words, sequences, params):
-    """A tiny job whose activations outweigh its parameters."""
+    """A tiny job with more activations than parameters."""
     settings = params.pretrain.model_copy(update={"batch_size": 40, "precision": "fp32", "steps": 3})
     objective = MaskedLM(sequences, words, rate=0.3, seed=0)
     return Job(build.new(MaskedLM, tiny()), words, objective, None, settings, 3, {}, {})
@@ -34,7 +35,7 @@ def job(tiny, words, sequences, params):
 
 @pytest.fixture
 def limit(monkeypatch):
-    """A function that lets only so many bytes be available; the process itself weighs nothing."""
+    """A function that sets the available bytes; the process itself uses none."""
 
     def to(number):
         monkeypatch.setattr(memory, "held", lambda _: 0)
@@ -44,28 +45,28 @@ def limit(monkeypatch):
 
 
 def refused(job):
-    """The error that the job ends in."""
+    """The error of a job that does not fit."""
     with pytest.raises(DoesNotFitError) as caught:
         job.cost("pretrain", 0, CPU)
     return caught.value
 
 
 def total(job):
-    """Bytes that it takes in all."""
-    found = job.cost("pretrain", 0, CPU)
-    return found.memory + found.snapshot
+    """Bytes that it needs in all."""
+    cost = job.cost("pretrain", 0, CPU)
+    return cost.memory + cost.snapshot
 
 
-def test_what_fits_is_not_refused(job, limit):
-    """To the byte."""
+def test_a_job_that_fits_is_not_refused(job, limit):
+    """With more memory than it needs."""
     limit(10**12)
     needed = total(job)
     limit(2 * needed)
     assert total(job) > 0
 
 
-def test_the_message_names_need_and_supply_and_a_command(job, limit):
-    """Gigabytes of both, the settings, and the command line that has them."""
+def test_the_message_names_required_and_available_memory_and_a_command(job, limit):
+    """Both in gigabytes, settings that would fit, and the command line with them."""
     limit(10**12)
     limit(total(job) // 2)
     error = refused(job)
@@ -75,24 +76,30 @@ def test_the_message_names_need_and_supply_and_a_command(job, limit):
 
 
 @pytest.mark.parametrize("share", [0.7, 0.5, 0.4])
-def test_the_settings_named_do_fit(job, limit, share):
-    """With them, the same memory is enough."""
+def test_the_settings_in_the_message_fit(job, limit, share):
+    """Into the available memory."""
     limit(10**12)
-    most = int(total(job) * share)
-    limit(most)
-    found = dict(re.findall(r"--set pretrain\.(\w+)=(\S+)", refused(job).next_step))
-    values = {"gradient_accumulation_steps": int(found.get("gradient_accumulation_steps", 1)), "gradient_checkpointing": found.get("gradient_checkpointing") == "true"}  # fmt: skip  # noqa: E501
-    less = Job(**vars(job) | {"params": job.params.model_copy(update=values)})
+    available = int(total(job) * share)
+    limit(available)
+    settings = dict(re.findall(r"--set pretrain\.(\w+)=(\S+)", refused(job).next_step))
+    values = {
+        "gradient_accumulation_steps": int(settings.get("gradient_accumulation_steps", 1)),
+        "gradient_checkpointing": settings.get("gradient_checkpointing") == "true",
+    }
+    smaller = Job(**vars(job) | {"params": job.params.model_copy(update=values)})
     limit(10**12)
-    assert total(less) <= most * 1.1  # the heap of this process has a past
+    assert total(smaller) <= available * 1.1  # the heap of this process is fragmented
 
 
 @pytest.mark.slow
-def test_where_no_setting_is_enough_the_model_must_be_smaller(job, limit):
-    """Fewer layers where that is enough."""
+def test_if_no_setting_is_enough_the_message_suggests_a_smaller_model(job, limit):
+    """With fewer layers, if that is enough."""
     job = Job(**vars(job) | {"params": job.params.model_copy(update={"batch_size": 4})})
+    savings = {"gradient_accumulation_steps": 4, "gradient_checkpointing": True}
+    cheapest = Job(**vars(job) | {"params": job.params.model_copy(update=savings)})
+    smaller = Job(**vars(cheapest) | {"model": memory_check._with_layers(job.model, 1)})
     limit(10**12)
-    limit(int(job.cost("pretrain", 0, CPU).snapshot * 2))
+    limit((total(cheapest) + total(smaller)) // 2)
     assert "model.config.num_hidden_layers=1" in refused(job).next_step
     limit(1000)
     error = refused(job)
@@ -100,7 +107,7 @@ def test_where_no_setting_is_enough_the_model_must_be_smaller(job, limit):
 
 
 def test_processes_share_the_memory_of_a_machine(monkeypatch):
-    """Two of them have half each of what is free."""
+    """Each of two has half of the free memory."""
     alone = memory.available(CPU) - memory.held(CPU)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert memory.available(CPU) - memory.held(CPU) == pytest.approx(alone / 2, rel=0.2)
@@ -108,15 +115,15 @@ def test_processes_share_the_memory_of_a_machine(monkeypatch):
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_control_group_limits_what_is_available(tmp_path, monkeypatch, version):
-    """Whichever version of them, and whichever folder above sets it; cached files do not count as used."""
+    """In both versions, and for parent groups too; cached files do not count as used."""
     names = [("memory.limit_in_bytes", "memory.usage_in_bytes"), ("memory.max", "memory.current")][version - 1]
     top = tmp_path / ("memory" if version == 1 else "")
     folder = top / "batch" / "job"
     folder.mkdir(parents=True)
-    for place, most in ((folder, "9000000"), (folder.parent, "6000000")):
-        (place / names[0]).write_text(most, encoding="ascii")
-        (place / names[1]).write_text("3000000", encoding="ascii")
-        (place / "memory.stat").write_text("total_inactive_file 1000000\ninactive_file 1000000\n", encoding="ascii")
+    for group, maximum in ((folder, "9000000"), (folder.parent, "6000000")):
+        (group / names[0]).write_text(maximum, encoding="ascii")
+        (group / names[1]).write_text("3000000", encoding="ascii")
+        (group / "memory.stat").write_text("total_inactive_file 1000000\ninactive_file 1000000\n", encoding="ascii")
     own = tmp_path / "cgroup"
     own.write_text("4:memory:/batch/job\n" if version == 1 else "0::/batch/job\n", encoding="ascii")
     monkeypatch.setattr(memory, "CGROUPS", tmp_path)

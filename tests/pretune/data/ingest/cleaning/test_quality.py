@@ -38,14 +38,14 @@ BAD = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_prose_passes(family):
-    """Three whole sentences of English."""
+    """Three whole English sentences."""
     assert not FAMILIES[family](GOOD)
 
 
 @pytest.mark.parametrize(
     ("family", "text", "reason"),
-    [(family, text, reason) for family, each in BAD.items() for text, reason in each.items()],
+    [(family, text, reason) for family, reasons in BAD.items() for text, reason in reasons.items()],
 )
 def test_each_rule_has_its_reason(family, text, reason):
-    """A text that breaks one rule is told which."""
+    """A text that breaks one rule gets the reason of that rule."""
     assert FAMILIES[family](text) == reason

@@ -37,7 +37,7 @@ dataset_info:
 
 @pytest.fixture
 def copy(tmp_path):
-    """A data set as the hub keeps one: Parquet files and a card that names splits and labels."""
+    """A data set as on the hub: Parquet files, and a card that names splits and labels."""
     folder = tmp_path / "copy"
     folder.mkdir()
     (folder / "README.md").write_text(CARD, encoding="utf-8")
@@ -49,72 +49,68 @@ def copy(tmp_path):
 
 
 @pytest.fixture
-def found(tmp_path, copy, ingest_params):
-    """A function that reads a place: (split, origin, values) of each record."""
+def records(tmp_path, copy, ingest_params):
+    """A function that reads the copy: (split, origin, values) of each record."""
 
-    def records(place):
-        params = ingest_params(source=place)
+    def read_copy(**more):
+        params = ingest_params(source={"type": "hub", "name": "./copy"} | more)
         return [(split, r.origin, r.values) for split, r in read.read(params, lambda path: tmp_path / path)]
 
-    return records
+    return read_copy
 
 
-def test_a_local_copy_gives_its_splits_and_label_names(found):
-    """`dev` is what we call validation."""
-    assert found("hub:./copy?config=small") == [
+def test_a_local_copy_has_its_splits_and_label_names(records):
+    """`dev` becomes validation."""
+    assert records(config="small") == [
         ("validation", "copy/dev:1", {"sentence": "three", "label": "bad"}),
         ("train", "copy/train:1", {"sentence": "one", "label": "bad"}),
         ("train", "copy/train:2", {"sentence": "two", "label": "good"}),
     ]
 
 
-def test_one_split_alone_is_to_be_divided(found):
-    """Asked for by name it is no split of ours any more."""
-    assert [(split, values["sentence"]) for split, _, values in found("hub:./copy?split=train")] == [
+def test_a_split_that_is_named_can_be_divided(records):
+    """Its rows have no split of their own."""
+    assert [(split, values["sentence"]) for split, _, values in records(split="train")] == [
         (None, "one"),
         (None, "two"),
     ]
 
 
-def test_new_content_under_an_old_name_is_read(found, copy):
-    """`datasets` keeps what it has read by path and time: nothing is taken from there."""
+def test_new_content_of_an_old_file_is_read(records, copy):
+    """The cache of `datasets`, by path and time, is not used."""
     before = (copy / "train.parquet").stat()
-    assert len(found("hub:./copy?split=train")) == 2
+    assert len(records(split="train")) == 2
     pq.write_table(pa.table({"sentence": ["other"], "label": [1]}), copy / "train.parquet")
-    import os
-
     os.utime(copy / "train.parquet", ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert [values["sentence"] for _, _, values in found("hub:./copy?split=train")] == ["other"]
+    assert [values["sentence"] for _, _, values in records(split="train")] == ["other"]
 
 
 @pytest.mark.parametrize(
-    ("place", "message"),
-    [
-        ("hub:./copy?split=trian", r"has no split trian \(did you mean train\?\)"),
-        ("hub:./copy?splt=train", r"splt \(did you mean split\?\)"),
-        ("hub:./copy?config=large", "large"),
-    ],
+    ("options", "message"),
+    [({"split": "trian"}, r"has no split trian \(did you mean train\?\)"), ({"config": "large"}, "large")],
 )
-def test_what_is_not_there_is_told(found, place, message):
-    """Splits, keys and configurations, with the nearest."""
+def test_an_unknown_split_or_configuration_is_an_error(records, options, message):
+    """The message suggests the nearest split."""
     with pytest.raises(DataError, match=message):
-        found(place)
+        records(**options)
 
 
 COMMIT = "0123456789" * 4
 READ = """
 import json, sys
+from pretune.config.source_spec import HubDataset
 from pretune.data.ingest.sources import hub
 from pretune.errors import DataError
 try:
-    print(json.dumps([[split, r.values] for split, records in hub.read(sys.argv[1], None) for r in records()]))
+    dataset = HubDataset(**json.loads(sys.argv[1]))
+    print(json.dumps([[split, r.values] for split, records in hub.read(dataset, None) for r in records()]))
 except DataError as error:
     print(json.dumps(str(error)))
 """
 
 
 class Hub(http.server.SimpleHTTPRequestHandler):
-    """What the hub answers about the data set team/reviews at one commit: its files, their list, parts of them."""
+    """The answers of the hub about the data set team/reviews at one commit: its files, their list, ranges of them."""
 
     def __init__(self, *arguments, folder, **more):
         self.copy = folder
@@ -123,11 +119,11 @@ class Hub(http.server.SimpleHTTPRequestHandler):
     def do_GET(self):
         api, files = "/api/datasets/team/reviews", f"/datasets/team/reviews/resolve/{COMMIT}/"
         path = self.path.partition("?")[0]
-        listed = [{"type": "file", "path": p.name, "size": p.stat().st_size, "oid": "0"} for p in self.copy.iterdir()]
+        listing = [{"type": "file", "path": p.name, "size": p.stat().st_size, "oid": "0"} for p in self.copy.iterdir()]
         if path == f"{api}/revision/{COMMIT}":
             self.answer(json.dumps({"id": "team/reviews", "sha": COMMIT, "siblings": []}).encode())
         elif path == f"{api}/tree/{COMMIT}":
-            self.answer(json.dumps(listed).encode())
+            self.answer(json.dumps(listing).encode())
         elif path.startswith(files) and (self.copy / path.removeprefix(files)).is_file():
             self.answer((self.copy / path.removeprefix(files)).read_bytes())
         else:
@@ -136,13 +132,13 @@ class Hub(http.server.SimpleHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815 - called so by http.server
 
     def answer(self, content):
-        whole = len(content)
+        size = len(content)
         first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
-        content = content[int(first) : int(last or whole) + 1]
+        content = content[int(first) : int(last or size) + 1]
         self.send_response(206 if "Range" in self.headers else 200)
         for name, value in {
             "Content-Length": str(len(content)), "X-Repo-Commit": COMMIT, "ETag": '"1"', "Accept-Ranges": "bytes",
-            "Content-Range": f"bytes {first}-{int(first) + len(content) - 1}/{whole}",
+            "Content-Range": f"bytes {first}-{int(first) + len(content) - 1}/{size}",
         }.items():  # fmt: skip
             self.send_header(name, value)
         self.end_headers()
@@ -150,36 +146,40 @@ class Hub(http.server.SimpleHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, *_):
-        """Nothing: tests are quiet."""
+        """Print nothing."""
 
 
 @pytest.fixture
 def from_hub(copy, tmp_path):
-    """A function that reads a place in a process of its own, for which this machine is the hub."""
+    """A function that reads a data set in another process, for which this machine is the hub."""
 
     def handler(*arguments, **more):
         return Hub(*arguments, folder=copy, **more)
 
-    def found(place):
+    def read_dataset(**dataset):
         own = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "home")}
         environment = os.environ | own | {"NO_PROXY": "127.0.0.1", "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(
-            [sys.executable, "-c", READ, place], env=environment, check=True, capture_output=True, text=True
+            [sys.executable, "-c", READ, json.dumps(dataset)],
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
         )
         return json.loads(done.stdout)
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield found
+        yield read_dataset
         server.shutdown()
         thread.join()
 
 
 @pytest.mark.slow
 def test_a_data_set_is_read_from_a_hub_at_its_commit(from_hub):
-    """Though stages are offline otherwise: the same as from a copy."""
-    assert from_hub(f"hub:team/reviews?config=small&revision={COMMIT}") == [
+    """The same rows as from a copy, although stages are offline otherwise."""
+    assert from_hub(name="team/reviews", config="small", revision=COMMIT) == [
         ["validation", {"sentence": "three", "label": "bad"}],
         ["train", {"sentence": "one", "label": "bad"}],
         ["train", {"sentence": "two", "label": "good"}],
@@ -187,7 +187,8 @@ def test_a_data_set_is_read_from_a_hub_at_its_commit(from_hub):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [f"none?revision={COMMIT}", f"reviews?revision={COMMIT[::-1]}"])
-def test_a_data_set_or_commit_that_the_hub_lacks_is_told(from_hub, name):
-    """By its place."""
-    assert from_hub(f"hub:team/{name}").startswith(f"ingest.source: hub:team/{name}: Couldn't find")
+@pytest.mark.parametrize(("name", "revision"), [("none", COMMIT), ("reviews", COMMIT[::-1])])
+def test_a_data_set_or_commit_that_the_hub_lacks_is_an_error(from_hub, name, revision):
+    """The message names the data set."""
+    answer = from_hub(name=f"team/{name}", revision=revision)
+    assert answer.startswith(f"ingest.source: hub data set team/{name}: Couldn't find")

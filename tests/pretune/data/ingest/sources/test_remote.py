@@ -18,7 +18,7 @@ ROWS = "".join(json.dumps({"text": f"text {number}"}) + "\n" for number in range
 
 
 class Files(http.server.SimpleHTTPRequestHandler):
-    """The files of a folder; `/locked/` asks for a password, and what is under `/broken/` breaks off half way."""
+    """The files of a folder; `/locked/` needs a password, and `/broken/` closes the connection half-way."""
 
     def do_GET(self):
         if self.path.startswith("/locked/"):
@@ -34,12 +34,12 @@ class Files(http.server.SimpleHTTPRequestHandler):
         super().do_GET()
 
     def log_message(self, *_):
-        """Nothing: tests are quiet."""
+        """Print nothing."""
 
 
 @pytest.fixture
 def address(tmp_path, monkeypatch):
-    """A web server on this machine that gives out the folder `web`."""
+    """A web server on this machine with the folder `web`."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     (tmp_path / "web").mkdir()
     handler = functools.partial(Files, directory=str(tmp_path / "web"))
@@ -55,15 +55,15 @@ def address(tmp_path, monkeypatch):
 def values(ingest_params):
     """A function that reads an address and returns the values of its records."""
 
-    def found(source, **changes):
+    def read_values(source, **changes):
         params = ingest_params(source=source, **{"allow": ["network"]} | changes)
         return [record.values for _, record in read.read(params, lambda place: place)]
 
-    return found
+    return read_values
 
 
 def test_files_of_a_web_server_are_read_like_local_ones(tmp_path, address, values):
-    """As they are, compressed, and in a format that needs to move about; a question behind the name is no ending."""
+    """As they are, compressed, and in a format with random access; a query is not part of the ending."""
     web = tmp_path / "web"
     (web / "a.csv").write_text("text,label\nhello,1\n", encoding="utf-8")
     (web / "a.jsonl.gz").write_bytes(gzip.compress(ROWS.encode()))
@@ -74,7 +74,7 @@ def test_files_of_a_web_server_are_read_like_local_ones(tmp_path, address, value
 
 
 def test_a_signature_in_an_address_is_in_no_origin(tmp_path, address, ingest_params):
-    """Origins are written into the snapshot."""
+    """Since origins are written to the snapshot."""
     (tmp_path / "web" / "a.csv").write_text("text\nhello\n", encoding="utf-8")
     params = ingest_params(source=f"{address}/a.csv?token=secret", allow=["network"])
     assert [record.origin for _, record in read.read(params, lambda place: place)] == [f"{address}/a.csv:2"]
@@ -82,25 +82,25 @@ def test_a_signature_in_an_address_is_in_no_origin(tmp_path, address, ingest_par
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("none.csv", "nothing at"), ("locked/a.csv", "refuses access"), ("broken/a.jsonl", "broke off")],
+    [("none.csv", "nothing at"), ("locked/a.csv", "denies access"), ("broken/a.jsonl", "lost")],
 )
-def test_what_a_web_server_does_not_give_is_an_error(address, values, name, message):
-    """Missing, refused, or broken off half way: never a short table."""
+def test_a_file_that_cannot_be_downloaded_is_an_error(address, values, name, message):
+    """Missing, denied, or a lost connection: never a short table."""
     with pytest.raises(DataError, match=message) as caught:
         values(f"{address}/{name}")
     assert f"{address}/{name}" in str(caught.value)
     assert caught.value.next_step
 
 
-def test_a_web_server_that_is_not_there_is_told(values):
-    """Nobody listens on port 1."""
+def test_a_web_server_that_does_not_answer_is_an_error(values):
+    """Nothing listens on port 1."""
     with pytest.raises(DataError, match=r"127\.0\.0\.1:1/a\.csv does not answer"):
         values("http://127.0.0.1:1/a.csv")
 
 
 @pytest.fixture(scope="module")
 def moto():
-    """A server on this machine that speaks S3's protocol."""
+    """A server on this machine with the protocol of S3."""
     pytest.importorskip("s3fs", reason="the extra `remote` is not installed")
     server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
@@ -111,7 +111,7 @@ def moto():
 
 @pytest.fixture
 def s3(moto, monkeypatch):
-    """A bucket `bucket` on that server, reached by nothing but the environment, through a client of the test's own."""
+    """The bucket `bucket` on that server: the environment holds its address, and the test has a client of its own."""
     import s3fs
 
     for name, value in {
@@ -128,20 +128,20 @@ def s3(moto, monkeypatch):
 
 @pytest.mark.slow
 def test_objects_of_a_bucket_are_read_by_glob(s3, values):
-    """In the order of their names, compressed or not; the folder below is not part of the glob."""
+    """In the order of their names, compressed or not; subfolders are not part of the glob."""
     s3.pipe("bucket/b.jsonl.gz", gzip.compress(b'{"text": "b"}\n'))
     s3.pipe("bucket/a.jsonl.gz", gzip.compress(ROWS.encode()))
     s3.pipe("bucket/deeper/c.jsonl.gz", gzip.compress(b'{"text": "c"}\n'))
-    found = values("s3://bucket/*.jsonl.gz")
-    assert [each["text"] for each in found] == [*(f"text {number}" for number in range(2000)), "b"]
+    texts = [row["text"] for row in values("s3://bucket/*.jsonl.gz")]
+    assert texts == [*(f"text {number}" for number in range(2000)), "b"]
     assert values("s3://bucket/deeper/c.jsonl.gz") == [{"text": "c"}]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["s3://absent/*.csv", "s3://absent/a.csv", "s3://bucket/a.csv", "s3://bucket/x*.csv"])
 @pytest.mark.usefixtures("s3")
-def test_a_bucket_or_an_object_that_is_missing_is_told(values, place):
-    """By its address."""
+def test_a_missing_bucket_or_object_is_an_error(values, place):
+    """The message names the address."""
     with pytest.raises(DataError) as caught:
         values(place)
     assert str(caught.value) == f"ingest.source: nothing at {place}"
@@ -149,8 +149,8 @@ def test_a_bucket_or_an_object_that_is_missing_is_told(values, place):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("s3")
-def test_a_bucket_that_refuses_us_is_told_with_the_variables_to_set(moto, values):
-    """Keys that the server does not know."""
+def test_denied_access_to_a_bucket_is_an_error_with_the_variables_to_set(moto, values):
+    """For keys that the server does not know."""
 
     def authorised_from(request):
         plain = {"Content-Type": "text/plain"}
@@ -159,7 +159,7 @@ def test_a_bucket_that_refuses_us_is_told_with_the_variables_to_set(moto, values
     authorised_from(b"0")
     try:
         for place in ("s3://bucket/a.csv", "s3://bucket/*.csv"):
-            with pytest.raises(DataError, match="refuses access") as caught:
+            with pytest.raises(DataError, match="denies access") as caught:
                 values(place)
             assert "AWS_ACCESS_KEY_ID" in caught.value.next_step
     finally:
@@ -168,9 +168,9 @@ def test_a_bucket_that_refuses_us_is_told_with_the_variables_to_set(moto, values
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("s3")
-def test_a_bucket_without_any_credentials_is_told(monkeypatch, values):
-    """The same message as where they are refused."""
+def test_a_bucket_without_any_credentials_is_an_error(monkeypatch, values):
+    """With the same message as for wrong credentials."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    with pytest.raises(DataError, match="refuses access"):
+    with pytest.raises(DataError, match="denies access"):
         values("s3://bucket/a.csv")

@@ -1,0 +1,36 @@
+"""DVC's exceptions as errors of Pretune."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pretune.errors import GraphError, LockedError, PretuneError
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turn DVC's exceptions into ours: a mistake in dvc.yaml never ends in a traceback."""
+    from dvc.exceptions import CyclicGraphError, DvcException
+    from dvc.lock import LockError
+    from dvc.utils.strictyaml import YAMLValidationError
+    from dvc_objects.errors import ObjectFormatError
+    from networkx import NetworkXError
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        yield
+    except PretuneError:
+        raise
+    except LockError as error:
+        raise LockedError(str(error).splitlines()[0], "wait for the other dvc command to end") from error
+    except CyclicGraphError as error:
+        raise GraphError(f"dvc.yaml: {error}", "edit deps and outs in dvc.yaml, then: pretune plan") from error
+    except YAMLValidationError as error:
+        problems = [f"{'.'.join(map(str, problem.path))}: {problem.msg}" for problem in error.exc.errors]
+        raise GraphError(
+            [f"dvc.yaml: {problem}" for problem in problems], "edit dvc.yaml, then: pretune plan"
+        ) from error
+    except (DvcException, NetworkXError, YAMLError, ObjectFormatError) as error:
+        cause = error.__cause__ or error
+        raise GraphError(f"dvc: {str(error) or cause}".strip(), "dvc status   (shows DVC's own report)") from error

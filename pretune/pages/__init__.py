@@ -1,0 +1,1 @@
+"""Renders HTML pages: one layout and one stylesheet for all."""

@@ -1,0 +1,47 @@
+"""Sources in a folder, and functions that read them."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+
+import pyarrow as pa
+import pytest
+
+from pretune.data.ingest.sources import read
+
+
+@pytest.fixture
+def records(tmp_path, ingest_params):
+    """A function that reads a source in a folder: (split, origin, values or problem) of each record."""
+
+    def read_source(source, **changes):
+        params = ingest_params(source=source, **changes)
+        return [
+            (split, record.origin, record.problem or record.values)
+            for split, record in read.read(params, lambda place: tmp_path / place)
+        ]
+
+    return read_source
+
+
+@pytest.fixture
+def values(records):
+    """A function that reads a source and returns the values alone."""
+    return lambda source, **changes: [content for _, _, content in records(source, **changes)]
+
+
+@pytest.fixture(scope="session")
+def write():
+    """A function that writes text or bytes, compressed by the ending of the name; zstd by Arrow."""
+
+    def write_file(path, content):
+        content = content.encode() if isinstance(content, str) else content
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".zst":
+            with pa.CompressedOutputStream(str(path), "zstd") as file:
+                file.write(content)
+        else:
+            path.write_bytes({".gz": gzip.compress, ".bz2": bz2.compress}.get(path.suffix, bytes)(content))
+
+    return write_file

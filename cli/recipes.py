@@ -76,11 +76,11 @@ def init(root: Path, name: str, data: Path | None = None) -> Written:
     needed = sorted({path for paths in inputs(new).values() for path in paths if not (root / path).exists()})
     if data is not None and not data.is_dir():
         raise DataError(f"--data {data}: no such folder", f"pretune init {name} --data FOLDER")
-    brought = [path for path in needed if data is not None and _bring(data, root / path)]
+    copied = [path for path in needed if data is not None and _copy_input(data, root / path)]
     kept = _keep(root, name)
     files.write_atomically(root / "params.yaml", recipe.path.read_text(encoding="utf-8"))
     files.write_atomically(root / "dvc.yaml", graph)
-    return Written(name, str(kept.relative_to(root)), brought, [path for path in needed if path not in brought])
+    return Written(name, str(kept.relative_to(root)), copied, [path for path in needed if path not in copied])
 
 
 def inputs(values: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -120,7 +120,7 @@ def _with_inputs(text: str, old: dict[str, list[str]], new: dict[str, list[str]]
     return out.getvalue()
 
 
-def _bring(data: Path, target: Path) -> bool:
+def _copy_input(data: Path, target: Path) -> bool:
     """Copy an input from `data`. Returns False if it is not there."""
     source = next((place for place in _places(data, target) if place.exists()), None)
     if source is None:

@@ -84,12 +84,12 @@ def _without_prefect(home: Path, stages: list[str], overrides: list[str], *, pro
 
     with ExitStack() as stack:
         root = stack.enter_context(workspace_copy(home, overrides)) if overrides else home
-        pipeline_run = PipelineRun(root, stages, progress.for_run(), home=home)
-        with pipeline_run:
-            run_plain(pipeline_run)
-            results = pipeline_run.results()
-        verdict = str(decide(home, pipeline_run.wait_until_sent())) if promote else ""
-        return summary.summary(pipeline_run, results) | {"promotion": verdict}
+        run = PipelineRun(root, stages, progress.for_run(), home=home)
+        with run:
+            run_plain(run)
+            results = run.results()
+        verdict = str(decide(home, run.wait_until_sent())) if promote else ""
+        return summary.as_dict(run.record.id, run.outcomes.values(), results, run.warning) | {"promotion": verdict}
 
 
 def show(screen: Console, result: dict[str, Any], *, overridden: bool) -> None:

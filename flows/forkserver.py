@@ -179,7 +179,7 @@ def _fork(output: int) -> int:
     gc.freeze()  # the garbage collector would write to, and so copy, every shared page
     if pid := process.fork():
         with suppress(ProcessLookupError):
-            os.setpgid(pid, pid)  # here too: whoever gets the pid may send signals to the group at once
+            os.setpgid(pid, pid)  # also here: the group must exist before the pid is reported
         return pid
     os.setpgid(0, 0)
     for stream in (1, 2):

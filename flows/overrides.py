@@ -33,7 +33,7 @@ def workspace_copy(root: Path, assignments: list[str]) -> Iterator[Path]:
                     shutil.copy2(source, copy / name)
             overrides.override(root / "params.yaml", assignments, copy / "params.yaml")
             _share_cache(root, copy)
-            _bring_inputs(root, copy)
+            _copy_inputs(root, copy)
             graph.Workspace(copy).checkout()
             yield copy
         finally:
@@ -55,7 +55,7 @@ def _share_cache(root: Path, copy: Path) -> None:
     dvc_config.write_config(copy, config, {"core": core, "cache": {"dir": str(dvc_config.cache_dir(root))}})
 
 
-def _bring_inputs(root: Path, copy: Path) -> None:
+def _copy_inputs(root: Path, copy: Path) -> None:
     """Copy the user's own data: inputs that no stage writes and git does not track."""
     workspace = graph.Workspace(copy)
     outs = {out for node in workspace.nodes.values() for out in node.outs}

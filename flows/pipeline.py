@@ -21,8 +21,9 @@ from prefect.tasks import Task
 
 from flows import summary
 from flows.overrides import workspace_copy
-from flows.runner import NotReachedError, Outcome, PipelineRun, raise_failures
+from flows.runner import NotReachedError, PipelineRun, raise_failures
 from flows.schedule import submit_all
+from flows.summary import Outcome
 from pretune.lineage.graph import find_root
 from pretune.release.promotion import decide
 from pretune.runtime import progress
@@ -54,12 +55,12 @@ def pipeline(
             futures = submit_all(run.nodes, run.schedule, submit)
             raise_failures([error for future in futures.values() if (error := _error_of(future))])
             results = run.results()
-            create_markdown_artifact(summary.markdown(results, list(run.outcomes.values())), key="pretune-result")
+            create_markdown_artifact(summary.markdown(results, run.outcomes.values()), key="pretune-result")
             card = run.root / "reports" / "data" / "card.md"
             if card.is_file():
                 create_markdown_artifact(card.read_text(encoding="utf-8"), key="pretune-data-card")
         verdict = _promote(home, run.wait_until_sent()) if promote else ""
-        return summary.summary(run, results) | {"promotion": verdict}
+        return summary.as_dict(run.record.id, run.outcomes.values(), results, run.warning) | {"promotion": verdict}
 
 
 def _rename(name: str) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flows import summary
+from flows.summary import Outcome
 from pretune.config import files
 from pretune.evaluation.metrics.headline import headline
 from pretune.lineage import provenance
@@ -15,9 +16,6 @@ from pretune.lineage.code_folders import remember_code
 from pretune.lineage.graph import Node, Workspace, stage_key
 from pretune.tracking.journal import ARTIFACT, NOTE, Run
 from pretune.tracking.sender import Sender
-
-if TYPE_CHECKING:
-    from flows.runner import Outcome
 
 PAGES = {"report.html": "reports/report.html", "data-card.md": "reports/data/card.md"}  # artifact → file
 
@@ -49,7 +47,7 @@ class PipelineRecording:
         for name, path in artifacts.items():
             self.run.text(name, path.read_text(encoding="utf-8"))
         links = " · ".join(f"[{name}]({ARTIFACT}{name})" for name in artifacts)
-        table = summary.markdown(results, list(outcomes))
+        table = summary.markdown(results, outcomes)
         self.run.tags({NOTE: f"{table}\n\n{links}"})
 
     def describe_failure(self, problems: Iterable[str]) -> None:

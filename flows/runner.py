@@ -7,7 +7,6 @@ import signal
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -16,6 +15,7 @@ from flows import naming, schedule
 from flows.processes import StageProcesses, reported_error
 from flows.recording import PipelineRecording
 from flows.schedule import Resources, Schedule
+from flows.summary import Outcome
 from pretune import process
 from pretune.config import files, params
 from pretune.errors import PretuneError, StageFailedError, TerminatedError
@@ -27,15 +27,6 @@ from pretune.runtime.progress import RunDisplay
 from tasks import __main__ as tasks
 
 METRICS = "reports/metrics.json"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a stage of a pipeline run ended: ran, restored (from DVC's cache) or skipped (was up to date)."""
-
-    stage: str
-    how: str
-    seconds: float
 
 
 class PipelineRun:

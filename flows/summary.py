@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 from pretune.evaluation.label_efficiency import describe_saving
 from pretune.evaluation.names import MODELS
 
-if TYPE_CHECKING:
-    from flows.runner import Outcome, PipelineRun
-
 SHARES = {"accuracy", "micro_f1", "entity_f1", "exact_match"}  # headlines whose gain is shown in points, hundredths
 Row = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage of a pipeline run ended: ran, restored (from DVC's cache) or skipped (was up to date)."""
+
+    stage: str
+    how: str
+    seconds: float
 
 
 def heads(results: dict[str, Any]) -> list[str]:
@@ -47,17 +55,13 @@ def labels(results: dict[str, Any]) -> str:
     return describe_saving(by_share) if by_share else ""
 
 
-def summary(run: PipelineRun, results: dict[str, Any]) -> dict[str, Any]:
+def as_dict(run_id: str, outcomes: Iterable[Outcome], results: dict[str, Any], warning: str) -> dict[str, Any]:
     """What `pretune run --json` prints."""
-    return {
-        "run": run.record.id,
-        "stages": {o.stage: {"outcome": o.how, "seconds": round(o.seconds, 1)} for o in run.outcomes.values()},
-        "results": results,
-        "warning": run.warning,
-    }
+    stages = {o.stage: {"outcome": o.how, "seconds": round(o.seconds, 1)} for o in outcomes}
+    return {"run": run_id, "stages": stages, "results": results, "warning": warning}
 
 
-def markdown(results: dict[str, Any], outcomes: list[Outcome]) -> str:
+def markdown(results: dict[str, Any], outcomes: Iterable[Outcome]) -> str:
     """Results and stages as Markdown, for Prefect and MLflow."""
     names = heads(results)
     lines = ["| " + " | ".join(["model", *names[:1], "interval", *names[1:]]) + " |", "|---" * (len(names) + 2) + "|"]

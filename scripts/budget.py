@@ -1,7 +1,7 @@
-"""Run a command; then its time beside a budget, and how fast the machine is: `scripts/budget.py --minutes 12 COMMAND`.
+"""Run a command, then compare its time with a budget: `scripts/budget.py --minutes 12 COMMAND`.
 
-A slow day is told from a slow suite by work that is always the same: its time beside that of an idle machine.
-Without a command it does that work alone.
+It also times fixed work and compares that with an idle machine, to tell a slow machine from a slow test suite.
+Without a command it does only the fixed work.
 """
 
 import argparse
@@ -16,12 +16,12 @@ from pathlib import Path
 
 
 def import_torch() -> None:
-    """One core and the disk: as each stage begins."""
+    """Use one core and the disk, as each stage does when it starts."""
     subprocess.run([sys.executable, "-c", "import torch"], check=True)
 
 
 def multiply() -> None:
-    """All cores."""
+    """Use all cores."""
     import numpy as np
 
     matrix = np.ones((1024, 1024), dtype=np.float32)
@@ -30,7 +30,7 @@ def multiply() -> None:
 
 
 def write_files() -> None:
-    """Small files that reach the disk, as checkpoints and databases do."""
+    """Write small files through to the disk, as checkpoints and databases do."""
     with tempfile.TemporaryDirectory() as folder:
         for number in range(100):
             with Path(folder, str(number)).open("wb") as file:
@@ -48,33 +48,33 @@ WORK: dict[str, tuple[Callable[[], None], float]] = {
 
 
 def calibrate() -> None:
-    """Print what the fixed work takes now, beside what it takes on an idle machine."""
+    """Print the time of the fixed work now and on an idle machine."""
     parts, slowness = [], 1.0
     for name, (work, reference) in WORK.items():
-        began = time.monotonic()
+        start = time.monotonic()
         work()
-        took = time.monotonic() - began
-        parts.append(f"{name} {took:.2f} s ({reference:.2f})")
-        slowness *= (took / reference) ** (1 / len(WORK))
+        seconds = time.monotonic() - start
+        parts.append(f"{name} {seconds:.2f} s ({reference:.2f})")
+        slowness *= (seconds / reference) ** (1 / len(WORK))
     print(f"this machine now: {', '.join(parts)}: {slowness:.1f} times the idle machine in brackets")
 
 
 def main() -> int:
-    """Run the command, if any, and return its exit code."""
+    """Run the command, if there is one, and return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
-    code, began = 0, time.monotonic()
+    code, start = 0, time.monotonic()
     if arguments.command:
         with subprocess.Popen(arguments.command) as process:
             try:
                 code = process.wait()
-            except KeyboardInterrupt:  # which the command got as well
+            except KeyboardInterrupt:  # the command gets it too
                 code = process.wait()
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         print(
-            f"took {(time.monotonic() - began) / 60:.1f} minutes, the budget is {arguments.minutes:g};"
+            f"took {(time.monotonic() - start) / 60:.1f} minutes, the budget is {arguments.minutes:g};"
             f" {(used.ru_utime + used.ru_stime) / 60:.1f} minutes of processor time"
         )
     calibrate()

@@ -1,7 +1,7 @@
-"""uv, told what this machine tells pip: `.venv/bin/python scripts/uv.py pip install …`. The Makefile installs by it.
+"""uv with pip's settings: `.venv/bin/python scripts/uv.py pip install …`. The Makefile installs with it.
 
-It installs for the Python that runs it. uv reads none of pip's settings (environment, pip.conf), so each is handed on
-under uv's name, unless that is set already. Without a uv on the machine, pip brings the one of requirements-dev.lock.
+It installs for the Python that runs it. uv does not read pip's settings (environment, pip.conf), so each is passed on
+under uv's name, unless that is set already. If the machine has no uv, pip installs the one of requirements-dev.lock.
 """
 
 import ast
@@ -16,14 +16,14 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENT = Path(sys.executable).parent  # .venv/bin: not resolved, as its Python is a link
+ENVIRONMENT = Path(sys.executable).parent  # .venv/bin, not resolved: its Python is a link
 GOOD_UV = re.compile(r"uv 0\.(9|[1-9]\d)\.")  # the range of pyproject.toml
 STARTED = re.compile(r"\s*(?:Downloading|Building) (\S+)")
 ENDED = re.compile(r"\s*(?:Downloaded|Built) (\S+)")
 ROUTINE = re.compile(
     r"\s*([-+~] |(Using|Resolved|(Down|Up)load|Build|Built|Prepared|Installed|Uninstalled|Audited|Checked))"
 )
-TWINS = {
+UV_NAMES = {  # setting of pip → environment variable of uv
     "index-url": "UV_DEFAULT_INDEX",
     "extra-index-url": "UV_INDEX",
     "find-links": "UV_FIND_LINKS",
@@ -38,53 +38,53 @@ TWINS = {
 
 
 def pip_settings() -> dict[str, str]:
-    """What pip goes by: its files, then those of `pip install`, then the environment."""
+    """The settings of pip: of its files, then of their `install` sections, then of the environment."""
     command = [sys.executable, "-m", "pip", "config", "list"]
-    listed = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True).stdout
-    found = dict(re.findall(r"^(.+?)=(.*)$", listed, re.MULTILINE))
+    output = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True).stdout
+    settings = dict(re.findall(r"^(.+?)=(.*)$", output, re.MULTILINE))
     sections = ("global.", "install.", ":env:.")
     return {
         key.removeprefix(section): str(ast.literal_eval(value))
         for section in sections
-        for key, value in found.items()
+        for key, value in settings.items()
         if key.startswith(section)
     }
 
 
-def twins(settings: dict[str, str]) -> dict[str, str]:
+def uv_settings(settings: dict[str, str]) -> dict[str, str]:
     """Pip's settings as environment variables of uv."""
-    told = {TWINS[key]: " ".join(value.split()) for key, value in settings.items() if key in TWINS}
-    if "UV_INDEX" in told:  # pip takes the best version of all indexes, uv that of the first which has the package
-        told["UV_INDEX_STRATEGY"] = "unsafe-best-match"
-    if "UV_FIND_LINKS" in told:  # pip passes over a folder that is not there, uv stops
-        places = told["UV_FIND_LINKS"].split()
-        there = [
+    variables = {UV_NAMES[key]: " ".join(value.split()) for key, value in settings.items() if key in UV_NAMES}
+    if "UV_INDEX" in variables:  # pip takes the best version of all indexes, uv that of the first with the package
+        variables["UV_INDEX_STRATEGY"] = "unsafe-best-match"
+    if "UV_FIND_LINKS" in variables:  # pip ignores a missing folder, uv stops
+        places = variables["UV_FIND_LINKS"].split()
+        existing = [
             place for place in places if re.match("https?:", place) or Path(place.removeprefix("file://")).exists()
         ]
-        told["UV_FIND_LINKS"] = ",".join(there)
-    if "UV_HTTP_TIMEOUT" in told:
-        told["UV_HTTP_TIMEOUT"] = str(math.ceil(float(told["UV_HTTP_TIMEOUT"])))
+        variables["UV_FIND_LINKS"] = ",".join(existing)
+    if "UV_HTTP_TIMEOUT" in variables:
+        variables["UV_HTTP_TIMEOUT"] = str(math.ceil(float(variables["UV_HTTP_TIMEOUT"])))
     if bundle := os.environ.get("REQUESTS_CA_BUNDLE"):
-        told.setdefault("SSL_CERT_FILE", bundle)
-    return {name: value for name, value in told.items() if value}
+        variables.setdefault("SSL_CERT_FILE", bundle)
+    return {name: value for name, value in variables.items() if value}
 
 
 def find_uv() -> str:
-    """Return the uv of this environment, else the machine's, else one that pip brings."""
+    """Return the uv of this environment, else the machine's, else one that pip installs."""
     own = str(ENVIRONMENT / "uv")
     for candidate in (own, shutil.which("uv")):
         if candidate and shutil.which(candidate):
-            said = subprocess.run([candidate, "--version"], check=False, capture_output=True, text=True).stdout
-            if GOOD_UV.match(said):
+            version = subprocess.run([candidate, "--version"], check=False, capture_output=True, text=True).stdout
+            if GOOD_UV.match(version):
                 return candidate
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--quiet", "--disable-pip-version-check"]
     if subprocess.run([*pip, "uv", "--constraint", str(ROOT / "requirements-dev.lock")], check=False).returncode:
-        sys.exit("error: pip could not bring uv, which installs the rest: see above\nnext:  the same command again")
+        sys.exit("error: pip could not install uv, which installs the rest: see above\nnext:  the same command again")
     return own
 
 
 def prepare_cache(uv: str, environment: dict[str, str]) -> None:
-    """Have uv copy files, or do without a cache, where it would warn or stop."""
+    """Set UV_LINK_MODE or UV_NO_CACHE if uv would otherwise warn or stop."""
     cache = Path(subprocess.run([uv, "cache", "dir"], check=False, stdout=subprocess.PIPE, text=True).stdout.strip())
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -95,29 +95,29 @@ def prepare_cache(uv: str, environment: dict[str, str]) -> None:
         environment.setdefault("UV_LINK_MODE", "copy")  # files of another file system cannot be linked
 
 
-def at_work(lines: list[str]) -> str:
-    """Tell which downloads and builds have begun and not ended, or else uv's last line."""
-    begun: dict[str, str] = {}
+def current_work(lines: list[str]) -> str:
+    """Return a download or build that has started and not ended, else uv's last line."""
+    started: dict[str, str] = {}
     for line in lines:
-        if found := STARTED.match(line):
-            begun[found[1]] = line.strip()
-        elif found := ENDED.match(line):
-            begun.pop(found[1], None)
-    return next(iter(begun.values()), lines[-1].strip() if lines else "starting")
+        if match := STARTED.match(line):
+            started[match[1]] = line.strip()
+        elif match := ENDED.match(line):
+            started.pop(match[1], None)
+    return next(iter(started.values()), lines[-1].strip() if lines else "starting")
 
 
 def follow(command: list[str], environment: dict[str, str]) -> int:
-    """Run uv with a line on what it does: rewritten on a terminal, elsewhere another one every ten seconds."""
+    """Run uv and show what it does: on a terminal one line that is rewritten, elsewhere a line every ten seconds."""
     lines: list[str] = []
-    ended, began, terminal = threading.Event(), time.monotonic(), sys.stderr.isatty()
+    ended, start, terminal = threading.Event(), time.monotonic(), sys.stderr.isatty()
 
-    def show(what: str) -> None:
-        line = f"  {time.monotonic() - began:3.0f} s  {what}"[: shutil.get_terminal_size().columns - 1]
+    def show(text: str) -> None:
+        line = f"  {time.monotonic() - start:3.0f} s  {text}"[: shutil.get_terminal_size().columns - 1]
         print(f"\r\033[K{line}" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
 
     def tick() -> None:
         while not ended.wait(1 if terminal else 10):
-            show(at_work(lines))
+            show(current_work(lines))
 
     ticker = threading.Thread(target=tick, daemon=True)
     ticker.start()
@@ -132,19 +132,19 @@ def follow(command: list[str], environment: dict[str, str]) -> int:
         if not ROUTINE.match(line):
             print(line, file=sys.stderr)
     if uv.returncode:
-        print("next:  the same command again: what has been fetched is kept", file=sys.stderr)
+        print("next:  the same command again: downloads are kept", file=sys.stderr)
     return uv.returncode
 
 
 def main() -> int:
     """Run uv with the arguments given, for this Python."""
     settings = pip_settings()
-    told = {name: value for name, value in twins(settings).items() if name not in os.environ}
-    environment = {**os.environ, **told}
+    variables = {name: value for name, value in uv_settings(settings).items() if name not in os.environ}
+    environment = {**os.environ, **variables}
     uv = find_uv()
     prepare_cache(uv, environment)
     command = [uv, *sys.argv[1:], "--python", sys.executable]
-    if settings.get("no-index", "").lower() in {"1", "true", "yes", "on"}:  # the one that uv takes as an argument only
+    if settings.get("no-index", "").lower() in {"1", "true", "yes", "on"}:  # uv takes it as an argument only
         command.append("--no-index")
     return follow(command, environment)
 

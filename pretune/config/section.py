@@ -36,7 +36,7 @@ def describe(
     model: type[BaseModel],
     prefix: str = "",
     *,
-    unknown: str = "unknown key",
+    unknown: str | None = None,
     missing: str = "every key must be in params.yaml",
     renamed: Mapping[str, str] | None = None,
 ) -> list[str]:
@@ -45,21 +45,30 @@ def describe(
     `model` is the class that refused the values, and `prefix` the dotted path of its section. `unknown` and `missing`
     say why a key is refused or required; `renamed` maps old keys to new ones.
     """
-    texts = {"unknown": unknown, "missing": missing}
-    return [_describe(details, model, prefix, texts, renamed or {}) for details in error.errors()]
+    return [
+        _describe(details, model, prefix, unknown=unknown, missing=missing, renamed=renamed or {})
+        for details in error.errors()
+    ]
 
 
 def _describe(
-    details: ErrorDetails, model: type[BaseModel], prefix: str, texts: Mapping[str, str], renamed: Mapping[str, str]
+    details: ErrorDetails,
+    model: type[BaseModel],
+    prefix: str,
+    *,
+    unknown: str | None,
+    missing: str,
+    renamed: Mapping[str, str],
 ) -> str:
     path, value = [str(part) for part in details["loc"]], details["input"]
     dotted = ".".join([prefix, *path] if prefix else path) or "params.yaml"
     if details["type"] == "extra_forbidden":
         if path[-1] in renamed:
             return f"{dotted}: is called {renamed[path[-1]]} now; rename it"
-        return f"{dotted}: {texts['unknown']}{did_you_mean(path[-1], _keys(model, path[:-1]))}"
+        nearest = did_you_mean(path[-1], _keys(model, path[:-1]))
+        return f"{dotted}: {unknown}{nearest}" if unknown else f"{dotted}: unknown key{nearest}"
     if details["type"] == "missing":
-        return f"{dotted}: missing; {texts['missing']}"
+        return f"{dotted}: missing; {missing}"
     if details["type"] == "value_error":
         return f"{dotted}: {details['ctx']['error']}"
     message = details["msg"][0].lower() + details["msg"][1:]

@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import io
 import json
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from cli.run import show
 from flows import summary
-from flows.runner import Outcome
+from flows.summary import Outcome
 
 
 def estimate(value):
@@ -136,15 +135,7 @@ def test_the_artifact_is_a_table_of_models_and_one_of_stages():
 
 def test_the_summary_is_json():
     """`pretune run --json` prints it for programs."""
-
-    class Run:
-        class record:  # noqa: N801 - stands for an attribute
-            id = "123"
-
-        outcomes = {"ingest": Outcome("ingest", "ran", 1.26)}  # noqa: RUF012
-        warning = ""
-        root = Path()
-
-    printed = json.loads(json.dumps(summary.summary(Run(), RESULTS)))
+    outcomes = [Outcome("ingest", "ran", 1.26)]
+    printed = json.loads(json.dumps(summary.as_dict("123", outcomes, RESULTS, "")))
     assert printed["stages"] == {"ingest": {"outcome": "ran", "seconds": 1.3}}
     assert printed["results"]["finetuned"]["accuracy"]["value"] == 0.71234

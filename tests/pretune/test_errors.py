@@ -18,12 +18,12 @@ def test_every_exit_code_is_documented(kind):
 
 def test_an_error_holds_every_problem():
     """One text or many: `problems` is a list, and the dict for last-error.json holds all of it."""
-    error = errors.DataError(["one", "two"], "mend them")
+    error = errors.DataError(["one", "two"], "fix them")
     assert error.as_dict() == {
         "kind": "DataError",
         "exit_code": 4,
         "problems": ["one", "two"],
-        "next_step": "mend them",
+        "next_step": "fix them",
     }
     assert errors.DataError("one").problems == ["one"]
 

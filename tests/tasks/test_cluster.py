@@ -241,12 +241,12 @@ def test_a_mistake_that_a_worker_finds_is_told_as_one(cluster):
     """The same class, problems and next command as here; no traceback of Ray's."""
 
     def work(number):
-        raise DataError([f"row {number} is bad", "so is another"], "mend them")
+        raise DataError([f"row {number} is bad", "so is another"], "fix them")
 
     with pytest.raises(DataError) as caught:
         list(workers.in_order(work, range(3)))
     assert caught.value.problems == ["row 0 is bad", "so is another"]
-    assert caught.value.next_step == "mend them"
+    assert caught.value.next_step == "fix them"
 
 
 def test_a_machine_with_other_code_is_refused(cluster, monkeypatch):

@@ -76,7 +76,7 @@ def test_a_mistake_goes_to_the_flow_as_a_message(tmp_path, capsys):
     from pretune.runtime import progress
 
     os.environ[progress.PIPE] = "1"
-    tasks.report(tmp_path, DataError(["one", "two"], "mend"))
+    tasks.report(tmp_path, DataError(["one", "two"], "fix"))
     line = next(line for line in capsys.readouterr().out.split("\n") if line.startswith(progress.MARK))
     assert progress.message(line)["problems"] == ["one", "two"]
 

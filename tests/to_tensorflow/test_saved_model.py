@@ -64,7 +64,10 @@ def exported(words, tmp_path):
         context = samples.context(FAMILIES[family], words)
         source = tmp_path / f"{family}-model"
         build.save(
-            samples.new(FAMILIES[family], family, words).eval(), context.inputs, source, objective.inference_config(context)
+            samples.new(FAMILIES[family], family, words).eval(),
+            context.inputs,
+            source,
+            objective.inference_config(context),
         )
         model = Predictor(str(source)).answers
         export.export(model, ROWS, tmp_path / family, to="onnx", int8=False, source=source, samples=True)

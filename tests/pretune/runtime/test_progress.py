@@ -49,7 +49,7 @@ def test_a_flow_is_told_by_messages_and_a_log_by_lines(monkeypatch):
 
 
 def test_a_clock_tells_what_is_left(monkeypatch):
-    """Judged from its first call on, so that a run that goes on where it stopped is not thought faster."""
+    """Judged from its first call on, so that a resumed run does not look faster."""
     now = iter([100.0, 110.0, 120.0, 400.0, 500.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
     clock = progress.Clock()

@@ -298,7 +298,7 @@ def test_success_removes_the_checkpoints(begin):
 
 
 def test_failure_keeps_the_checkpoints(begin, done):
-    """What stopped the stage may be mended: it then goes on where it was."""
+    """The user may fix what stopped the stage: it then continues where it stopped."""
     stage = begin("finetune")
     stage.checkpoints.mkdir(parents=True)
     with pytest.raises(DataError):

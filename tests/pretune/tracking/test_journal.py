@@ -54,7 +54,7 @@ def test_nested_metrics_get_dotted_names(tmp_path):
     run.end("FINISHED")
 
 
-def test_what_was_told_last_is_at_hand(tmp_path):
+def test_the_latest_values_are_kept(tmp_path):
     """Each metric's newest value and every output, without reading the journal."""
     run = Run(tmp_path, "finetune", tags={})
     run.metrics({"loss": 2.0, "accuracy": {"value": 0.5}}, 10)

@@ -25,7 +25,7 @@ from overhead import call, copy_project
 
 from pretune.config import overrides, params
 from pretune.lineage.graph import state_dir
-from pretune.tracking.sender import records
+from pretune.tracking.records import Records
 
 LEAST = ["evaluate.attributions=0", "evaluate.mistakes=0", "evaluate.slices=[]"]  # nobody reads these reports
 FULL = "5e-4"  # that of params.yaml; the rates of the others are as usual for them: what is new and small learns faster
@@ -95,7 +95,7 @@ def reported(workspace: Path) -> dict[str, Any]:
 
 def cost(workspace: Path) -> dict[str, float]:
     """What is on record of the last finetuning."""
-    return [each.metrics for each in records(workspace, state_dir(workspace)) if each.name == "finetune"][-1]
+    return Records(workspace, state_dir(workspace)).newest("finetune")[0].metrics
 
 
 def line(name: str, results: list[dict[str, float]], costs: list[dict[str, float]]) -> str:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.pages import Page
 
-ROOT_PAGES = ("CHANGELOG.md", "CONTRIBUTING.md")
-LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)")
+ROOT_PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "README.zh.md")
+LINK = re.compile(r"(!?)\[([^\]]+)\]\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -39,7 +39,7 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     here = "." if source in ROOT_PAGES else posixpath.join("docs", posixpath.dirname(source))
 
     def rewritten(link: re.Match[str]) -> str:
-        text, path, anchor = link.groups(default="")
+        image, text, path, anchor = link.groups(default="")
         target = posixpath.normpath(posixpath.join(here, path))
         if target == "README.md" and source == "index.md":
             return text  # the start page is the site's README
@@ -48,7 +48,8 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
         if target in ROOT_PAGES:
             target = f"docs/{target}"
         if not target.startswith("docs/"):
-            return text
-        return f"[{text}]({posixpath.relpath(target, posixpath.join('docs', posixpath.dirname(source)))}{anchor})"
+            return link.group() if image else text
+        link_path = posixpath.relpath(target, posixpath.join("docs", posixpath.dirname(source)))
+        return f"{image}[{text}]({link_path}{anchor})"
 
     return LINK.sub(rewritten, markdown)

@@ -57,6 +57,20 @@ def chunked(items: Iterable[Chunk]) -> Iterator[list[Chunk]]:
         yield chunk
 
 
+def by_length(texts: Iterable[str], characters: int) -> Iterator[list[str]]:
+    """Lists of consecutive texts, each of `characters` or a little more; the last one has the rest."""
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= characters:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
 @contextmanager
 def _workers(work: Callable[[Any], Any]) -> Iterator[tuple[Submit, int]]:
     """A function that submits a chunk, and how many chunks to submit ahead of the one whose result is awaited."""

@@ -138,7 +138,7 @@ class Runs:
         executed = self.records.executed(record)
         if executed.name == EVALUATE:
             return executed if executed.executed and executed.status == "FINISHED" else None
-        users = [self.records.users(*output, stage=EVALUATE, most=1).records for output in executed.outputs.items()]
+        users = [self.records.users(*output, stage=EVALUATE, limit=1).records for output in executed.outputs.items()]
         return max(itertools.chain(*users), key=lambda user: user.started, default=None)
 
     def _of_revision(self, revision: str) -> Record | None:

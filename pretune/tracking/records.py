@@ -54,9 +54,9 @@ class Records:
             self._makers[path, md5] = next(iter(newest), None)
         return self._makers[path, md5]
 
-    def users(self, path: str, md5: str, *, stage: str = "", most: int | None = None) -> SearchResult:
-        """The newest runs that executed (`stage`, if given) and read `path` with this hash; at most `most`."""
-        return self._store.find({f"dvc.in.{path}": md5}, name=stage, executed=True, limit=most)
+    def users(self, path: str, md5: str, *, stage: str = "", limit: int | None = None) -> SearchResult:
+        """The newest runs that executed (`stage`, if given) and read `path` with this hash; at most `limit`."""
+        return self._store.find({f"dvc.in.{path}": md5}, name=stage, executed=True, limit=limit)
 
     def newest(self, stage: str, limit: int = 1) -> list[Record]:
         """The newest runs that executed a stage."""

@@ -67,7 +67,7 @@ class Tracer:
         """
         descendants, left_out, seen, pending = [], [], set(), [(path, md5)]
         for file, digest in pending:  # which grows in the loop
-            users = self.records.users(file, digest, most=self.limit)
+            users = self.records.users(file, digest, limit=self.limit)
             if users.total is None or users.total > len(users.records):
                 more = None if users.total is None else users.total - len(users.records)
                 left_out.append({"path": file, "md5": digest, "runs": more})

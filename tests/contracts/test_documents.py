@@ -102,6 +102,25 @@ def test_no_check_finds_fault_with_what_is_right(text):
     assert [problem for check in ["links", *CHECKS] for problem in problems(check, documents.Document(text))] == []
 
 
+def test_the_chinese_readme_follows_the_english_one():
+    """README.zh.md has the sections, commands, links, inline code and figures of README.md."""
+
+    def content(name, other, tutorial):
+        document = documents.page(ROOT / name)
+        return {
+            "headings": re.findall(r"^#+ ", document.text, re.MULTILINE),
+            "commands": [re.sub(r"\s+#.*", "", line) for line, _ in document.commands()],
+            "trees": [re.findall(r"^ *\S+", block, re.MULTILINE) for info, block in document.blocks if info == "tree"],
+            "output": [block for info, block in document.blocks if info == "text"],
+            "links": sorted({*document.links} - {other, tutorial}),
+            "code": sorted(document.codes),
+            "figures": sorted({*re.findall(r"\d+(?:[.,]\d+)*", document.text)}),
+        }
+
+    english = content("README.md", "README.zh.md", "docs/tutorial.md")
+    assert content("README.zh.md", "README.md", "docs/zh/tutorial.md") == english
+
+
 def test_the_reference_lists_every_setting():
     """The tables of docs/params.md have a line for each key of the schema."""
 

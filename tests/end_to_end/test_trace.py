@@ -65,7 +65,7 @@ def test_a_command_says_the_same_in_a_process_of_its_own(command, code, finished
 
 
 def test_reports_parse_and_find_nothing_wrong(finished):
-    """`plan`, `why`, `trace` and `doctor` give JSON with --json; in a finished clone there is nothing to do or mend."""
+    """`plan`, `why`, `trace` and `doctor` give JSON with --json; in a finished clone there is nothing to do or fix."""
     plan = finished.report("plan")
     assert plan[0]["stage"] == "ingest"
     assert {decision["action"] for decision in plan} == {"skip"}
@@ -80,7 +80,7 @@ def test_reports_parse_and_find_nothing_wrong(finished):
 
 
 def test_doctor_finds_and_fixes(copy):
-    """A run that nobody works on and a torn lock file of DVC are found and mended; a number in quotes is found."""
+    """A run that nobody works on and a torn lock file of DVC are found and fixed; a number in quotes is found."""
     client, experiment = copy.client()
     run = client.create_run(experiment, run_name="left", tags={"pretune.id": "gone"})
     (copy.root / ".dvc" / "tmp").mkdir(exist_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pretune.data.loading.corpus import Tokens, no_tokens_error, save
-from pretune.data.workers import in_order
+from pretune.data.workers import by_length, in_order
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -65,7 +65,7 @@ class Shards:
         remaining = islice(texts, sum(map(len, ends)), None)
         shard: list[tuple[Tokens, npt.NDArray[np.int64]]] = []
         size = 0
-        for tokens, sizes in in_order(self._encoder, _batches(remaining)):
+        for tokens, sizes in in_order(self._encoder, by_length(remaining, BATCH)):
             shard.append((tokens, sizes))
             size += len(tokens)
             if size >= SHARD:
@@ -80,16 +80,3 @@ class Shards:
     def _save(self, number: int, shard: list[tuple[Tokens, npt.NDArray[np.int64]]]) -> None:
         tokens, sizes = (np.concatenate(parts) for parts in zip(*shard, strict=True))
         save(self._folder, number, tokens, np.cumsum(sizes))
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    size = 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
-        if size >= BATCH:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch

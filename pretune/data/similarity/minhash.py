@@ -7,12 +7,13 @@ n-grams have bins of their own, and within about 0.04 for long texts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from pretune.data.similarity.shingles import Hashes, mix, shingles
+from pretune.data.workers import by_length
 
 BINS = 128
 SHINGLE = 5  # characters
@@ -29,7 +30,7 @@ def sketches(texts: Sequence[str]) -> tuple[Sketch, Hashes]:
 
     Similar texts have similar sketches and share a band.
     """
-    least = np.concatenate([_least(batch) for batch in _batches(texts)] or [np.empty((0, BINS), np.uint64)])
+    least = np.concatenate([_least(batch) for batch in by_length(texts, BATCH)] or [np.empty((0, BINS), np.uint64)])
     filled = least != EMPTY
     short = (least & np.uint64(0xFFFF)).astype(np.uint16)
     sketch = np.where(filled, np.minimum(short, EMPTY_SHORT - np.uint16(1)), EMPTY_SHORT)
@@ -45,19 +46,6 @@ def similarity(first: Sketch, second: Sketch) -> npt.NDArray[np.float64]:
     either = ((first != EMPTY_SHORT) | (second != EMPTY_SHORT)).sum(axis=1)
     same = ((first == second) & (first != EMPTY_SHORT)).sum(axis=1)
     return np.asarray(same / np.maximum(either, 1))
-
-
-def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    size = 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
-        if size >= BATCH:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def _least(texts: list[str]) -> Hashes:

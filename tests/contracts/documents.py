@@ -404,7 +404,8 @@ def messages(document: Document):
     pattern, lines = templates()
     for line in [*document.codes, *(line for _, content in document.blocks for line in content.splitlines())]:
         if re.match(r"\s*(error|next|warning): ", line):
-            forms = {message(line), re.sub(r"^\w+: ", "", message(line))}  # a flow puts the stage's name in front
+            parts = message(line).split(": ")  # stage, file and reason may stand in front
+            forms = {": ".join(parts[start:]) for start in range(len(parts))}
             quoted = [".*".join(map(re.escape, form.split("…"))) for form in forms]
             if not any(map(pattern.fullmatch, forms)) and not any(re.search(f"(?m)^{q}$", lines) for q in quoted):
                 yield f"{line.strip()}: no code prints it"

@@ -35,7 +35,7 @@ def edit_data(clone):
     ("way", "edit", "what"),
     [
         ("flow", edit_params, "pretrain.steps changed from 150 to 12"),
-        ("dvc", edit_code, "pretune/training/loop.py changed"),
+        ("dvc", edit_code, "pretune/training changed"),
         ("tasks", edit_data, "data/prepared/corpus changed"),
     ],
     ids=["flow-params", "dvc-code", "tasks-data"],

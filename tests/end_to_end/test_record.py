@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from pretune.lineage.graph import CODE
+
 pytestmark = pytest.mark.slow
 PREDICT = """
 import json, sys, warnings
@@ -41,7 +43,7 @@ def test_children_carry_inputs_and_outputs_with_dvc_hashes(finished, children):
     """Inputs are data sets whose digest is DVC's md5, outputs are tags: both as dvc.lock has them."""
     for name, entry in finished.locked().items():
         run = children[name]
-        data = {dep["path"]: dep["md5"] for dep in entry["deps"] if not dep["path"].endswith(".py")}
+        data = {dep["path"]: dep["md5"] for dep in entry["deps"] if not dep["path"].startswith(CODE)}
         assert {item.dataset.name: item.dataset.digest for item in run.inputs.dataset_inputs} == data != {}, name
         written = {out["path"]: out["md5"] for out in entry["outs"]}
         tags = run.data.tags

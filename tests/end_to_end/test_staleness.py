@@ -2,24 +2,25 @@ from __future__ import annotations
 
 import pytest
 
-from pretune.lineage.graph import Workspace
+from pretune.lineage.graph import CODE, Workspace
 
 pytestmark = pytest.mark.slow
 HARMLESS = "\n# a remark\n"
 
 
 def readers(stages, path):
-    """The stages that declare `path`."""
-    return {name for name, stage in stages.items() if path in stage["deps"]}
+    """The stages that declare `path`, or a folder that it is in."""
+    return {name for name, stage in stages.items() if any(f"{path}/".startswith(f"{dep}/") for dep in stage["deps"])}
 
 
 def test_edited_helper_makes_stale_exactly_what_imports_it(copy):
-    """A changed line of code: the stages that declare its file run, and what is after them; all others do not.
+    """A changed line of code: the stages that declare its file or folder run, and what is after them; others do not.
 
-    One file for each set of stages that some file is declared by.
+    One file for each set of stages that some code is declared by.
     """
     stages = copy.stages()
-    files = sorted({path for stage in stages.values() for path in stage["deps"] if path.endswith(".py")})
+    code = sorted({path for stage in stages.values() for path in stage["deps"] if path.startswith(CODE)})
+    files = [path if path.endswith(".py") else f"{path}/__init__.py" for path in code]
     one_each = {frozenset(readers(stages, path)): path for path in files}
     assert len(one_each) > 6
     for path in one_each.values():
@@ -40,7 +41,7 @@ def test_edited_helper_makes_stale_exactly_what_imports_it(copy):
 def test_edited_helper_reruns_its_stage_only_and_reverting_restores_it(copy):
     """Metrics edited: evaluate alone runs, to the same bytes; reverted: it comes back from the cache, as cached."""
     before = copy.hashes()
-    helper = copy.root / "pretune" / "evaluation" / "metrics.py"
+    helper = copy.root / "pretune" / "evaluation" / "metrics" / "bootstrap.py"
     original = helper.read_text(encoding="utf-8")
     others = dict.fromkeys(set(copy.stages()) - {"evaluate"}, "skipped")
 

@@ -118,7 +118,7 @@ class PipelineRun:
                 self._repro(name)
         except PretuneError:
             with suppress(PretuneError):  # DVC removed the former outputs: restore them
-                Workspace(self.root).checkout([name])
+                Workspace(self.root, wait=True).checkout([name])
             self.display.finish(name, "failed", time.monotonic() - start)
             raise
         return self._finish(name, "ran" if self._executed(name) else "restored", time.monotonic() - start)
@@ -182,7 +182,7 @@ class PipelineRun:
         workspace, node = Workspace(self.root, wait=True), self.nodes[name]
         entry = workspace.entry(name)  # before params.yaml is read: publish compares it with the files again
         current = params.load(self.root / "params.yaml")
-        action = Workspace(self.root).plan([name])[-1].action
+        action = Workspace(self.root, wait=True).plan([name])[-1].action
         if action == "restore" or launcher.trains(node, current):
             return False
         if action == "run":
@@ -208,7 +208,7 @@ class PipelineRun:
 
     def _finish(self, name: str, how: str, seconds: float) -> Outcome:
         if how != "ran":
-            workspace = self._workspace if how == "skipped" else Workspace(self.root)
+            workspace = self._workspace if how == "skipped" else Workspace(self.root, wait=True)
             self._recording.add_cached_stage(self.nodes[name], workspace)
         self.outcomes[name] = Outcome(name, how, seconds)
         self.display.finish(name, how, seconds)

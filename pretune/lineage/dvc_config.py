@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from configparser import ConfigParser
 from pathlib import Path
+from typing import Any
 
 from pretune.config.files import write_atomically
 
@@ -50,3 +52,15 @@ def drop_torn_lock(root: Path) -> bool:
         path.unlink()
         return True
     return False
+
+
+def write_lock_atomically() -> None:
+    """Make DVC in this process write dvc.lock whole or not at all: other stages read it meanwhile."""
+    from dvc.utils.serialize import _common
+
+    def dump(path: str, data: Any, dumper: Callable[[Any, io.StringIO], None], fs: object = None) -> None:  # noqa: ARG001 - DVC's signature
+        text = io.StringIO()
+        dumper(data, text)
+        write_atomically(Path(path), text.getvalue())
+
+    _common._dump_data = dump

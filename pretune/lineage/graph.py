@@ -7,9 +7,8 @@ import json
 import logging
 import os
 import re
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,11 +20,10 @@ from pretune.errors import DataError, GraphError, WorkspaceError, did_you_mean
 from pretune.lineage import plan
 from pretune.lineage.changes import ChangeDetector, file_deps, param_deps
 from pretune.lineage.code_folders import CODE
-from pretune.lineage.dvc_config import keep_private
+from pretune.lineage.dvc_config import keep_private, write_lock_atomically
 from pretune.lineage.errors import plain_errors
 from pretune.lineage.plan import Decision, RunCache
 
-RETRY_DELAYS = (0.1, 0.3, 1.0)  # seconds between attempts to read a dvc.lock that may be half written
 _STAGE = re.compile(r"^  (\S+):$", re.MULTILINE)  # in dvc.lock, as DVC writes it
 Entry = dict[str, Any]
 
@@ -65,11 +63,12 @@ def state_dir(root: Path) -> Path:
 class Workspace:
     """A project folder as DVC sees it. An instance reads the files once: make a new one after changes.
 
-    If another dvc holds the lock, `commit` raises LockedError or, with `wait`, waits.
+    wait: wait for another dvc that holds the lock, by default in the process of a stage that dvc started. Otherwise
+    `commit` raises LockedError, and a dvc.lock that is being written is an error.
     """
 
-    def __init__(self, root: Path, *, wait: bool = False) -> None:
-        self.root, self._wait = root, wait
+    def __init__(self, root: Path, *, wait: bool | None = None) -> None:
+        self.root, self._wait = root, "DVC_STAGE" in os.environ if wait is None else wait
         self._detector = ChangeDetector(root, state_dir(root))
         keep_private(root)
 
@@ -89,6 +88,8 @@ class Workspace:
                         "git init && git add --all && git commit --message 'start'",
                     ) from error
                 raise
+        write_lock_atomically()
+        repo.lock._friendly = False  # DVC would show a bar of its own while it waits
         repo.stage_cache._create_stage = RunCache(self.root, repo).create_stage
         return repo
 
@@ -99,13 +100,15 @@ class Workspace:
         from dvc.repo.reproduce import plan_repro
 
         with plain_errors():
-            for delay in RETRY_DELAYS if "DVC_STAGE" in os.environ else ():
-                with suppress(DvcException):
-                    _ = self.repo.index.graph
-                    break
-                time.sleep(delay)  # the dvc of another stage is writing dvc.lock, which it does in place
-                del self.repo
-            return {stage.name: stage for stage in plan_repro(self.repo.index.graph) if getattr(stage, "name", None)}
+            try:
+                graph = self.repo.index.graph
+            except DvcException:
+                if not self._wait:
+                    raise
+                with self.repo.lock:  # a dvc of the user's was writing dvc.lock, which it does in place
+                    self.repo._reset()
+                    graph = self.repo.index.graph
+            return {stage.name: stage for stage in plan_repro(graph) if getattr(stage, "name", None)}
 
     @cached_property
     def nodes(self) -> dict[str, Node]:

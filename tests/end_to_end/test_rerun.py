@@ -25,14 +25,6 @@ def test_first_run_has_one_parent_with_a_child_per_stage(finished):
     assert {run.data.tags["pretune.status"] for run in children.values()} == {"executed"}
 
 
-def test_branches_of_the_graph_run_in_parallel(finished):
-    """`scratch` and `pretrain`, which do not need each other, run at the same time."""
-    children = finished.children(finished.parents()[0])
-    scratch, pretrain = children["scratch"].info, children["pretrain"].info
-    assert scratch.start_time < pretrain.end_time
-    assert pretrain.start_time < scratch.end_time
-
-
 @pytest.mark.parametrize("options", [[], ["--no-prefect"]], ids=["prefect", "plain"])
 def test_second_run_executes_nothing_and_has_a_full_record(options, copy):
     """A run with nothing to do skips every stage, says so as JSON, and its children carry all that the first's do."""

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import heapq
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 
@@ -103,6 +104,20 @@ def test_all_stages_are_submitted_with_what_they_need_even_if_one_fails():
     graph = nodes(GRAPH)
     futures = schedule.submit_all(graph, Schedule(graph, TWO_THREADS.__getitem__, TAKES, 2, []), submit)
     assert submitted == {name: [futures[up] for up in upstream] for name, upstream in GRAPH.items()}
+
+
+def test_branches_of_the_graph_run_at_the_same_time():
+    """Two branches that wait for each other end, where there are cores for both."""
+    both = Barrier(2)
+
+    def run(name):
+        return both.wait(timeout=60) if name in {"pretrain", "scratch"} else None
+
+    graph = nodes(GRAPH)
+    with ThreadPoolExecutor(len(graph)) as pool:
+        plan = Schedule(graph, TWO_THREADS.__getitem__, TAKES, 4, [])
+        futures = schedule.submit_all(graph, plan, lambda name, _: pool.submit(run, name))
+    assert sorted([futures["pretrain"].result(), futures["scratch"].result()]) == [0, 1]
 
 
 @pytest.mark.parametrize(

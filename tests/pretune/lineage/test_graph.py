@@ -166,6 +166,40 @@ def test_the_lock_is_put_in_the_order_of_the_graph(done):
     assert (done / "dvc.lock").read_bytes() == whole
 
 
+@pytest.mark.parametrize("written", [0, 30], ids=["emptied", "begun"])
+def test_a_lock_file_that_is_being_written_is_read_when_it_is_whole(done, written):
+    """Another dvc writes dvc.lock in place and holds the lock: a reader that may wait waits, others get an error."""
+    path = done / "dvc.lock"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:written])
+    with pytest.raises(GraphError):
+        _ = Workspace(done, wait=False).nodes
+
+    class OtherDvc:
+        """The lock of a dvc that finishes its file."""
+
+        def __enter__(self):
+            path.write_bytes(whole)
+
+        def __exit__(self, *_):
+            pass
+
+    workspace = Workspace(done, wait=True)
+    workspace.repo.lock = OtherDvc()
+    assert workspace.nodes == Workspace(done).nodes
+    assert [decision.action for decision in workspace.plan([])] == ["skip"] * len(workspace.nodes)
+
+
+def test_dvc_lock_is_replaced_not_rewritten(done, monkeypatch):
+    """A stage is recorded in a new file: who has the old one open reads it to the end, and a kill leaves either."""
+    path = done / "dvc.lock"
+    before = path.read_bytes()
+    (done / "source.txt").write_text("other\n", encoding="utf-8")
+    with path.open("rb") as old:
+        Workspace(done).commit("ingest")
+        assert old.read() == before != path.read_bytes()
+
+
 def test_no_lock_file_stays_none(project):
     """Ordering what is not there creates nothing."""
     Workspace(project).order_lock()

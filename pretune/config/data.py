@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
@@ -11,10 +12,24 @@ from pretune.config import source_spec
 from pretune.config.section import Count, FractionBelowOne, NonEmptyStr, NonNegative, PositiveFraction, Section
 from pretune.errors import did_you_mean
 
+Name = str | int  # of a column of the source
+Scalar = str | int | float | bool
 Column = Literal[
     "text", "pair", "label", "labels", "score", "words", "tags", "question", "context", "answers", "target", "messages",
     "image", "x", "y", "split", "group",
 ]  # fmt: skip
+SEVERAL = (
+    "text",
+    "pair",
+    "question",
+    "context",
+    "target",
+    "labels",
+    "x",
+    "y",
+    "group",
+)  # may be made of several columns
+FIELDS = {"messages": ("system", "user", "assistant"), "answers": ("text", "answer_start")}
 
 
 class CleanParams(Section):
@@ -37,13 +52,15 @@ class IngestParams(Section):
 
     source: Any
     format: Literal[
-        "auto", "text", "lines", "blocks", "csv", "tsv", "jsonl", "json", "parquet", "arrow", "images", "idx"
-    ]
+        "auto", "text", "lines", "blocks", "folders", "csv", "tsv", "conll", "xlsx", "jsonl", "json",
+        "parquet", "arrow", "images", "idx",
+    ]  # fmt: skip
     encoding: NonEmptyStr
+    delimiter: Annotated[str, Field(pattern=r"^(auto|tab|[^\w\s\"'])$")]
     header: bool
-    columns: dict[Column, str | int | list[str | int] | dict[str, str]]
-    labels: dict[str | int, str]
-    missing: list[str]
+    columns: dict[Column, Name | list[Name] | dict[str, Name | list[Name]] | None]
+    labels: dict[Scalar, str]
+    missing: list[Scalar]
     allow: list[Literal["network", "outside"]]
     licence: str
     clean: CleanParams
@@ -57,6 +74,25 @@ class IngestParams(Section):
                 raise ValueError(f"unknown column {unknown[0]}{did_you_mean(unknown[0], get_args(Column))}")
         return source
 
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _check_columns(cls, columns: Any) -> Any:
+        """One line for each column, instead of pydantic's line for each type that it might be."""
+        if not isinstance(columns, dict):
+            raise ValueError(f"write {{our column: theirs}}, got {columns!r}")  # noqa: TRY004 - pydantic wants it
+        if problems := [problem for ours, theirs in columns.items() if (problem := _problem(ours, theirs))]:
+            raise ValueError("; ".join(problems))
+        return columns
+
+    @field_validator("labels")
+    @classmethod
+    def _check_labels(cls, labels: dict[Scalar, str]) -> dict[Scalar, str]:
+        """DVC sorts the keys of a mapping, which have to be of one kind."""
+        if len({isinstance(value, str) for value in labels}) > 1:
+            quoted = ", ".join(f"{json.dumps(str(value))}: {name}" for value, name in labels.items())
+            raise ValueError(f"some labels are texts, others are not; write all in quotes: {{{quoted}}}")
+        return labels
+
     @field_validator("encoding")
     @classmethod
     def _check_encoding(cls, encoding: str) -> str:
@@ -65,6 +101,31 @@ class IngestParams(Section):
         except LookupError:
             raise ValueError(f"unknown encoding {encoding}") from None
         return encoding
+
+
+def _problem(ours: Any, theirs: Any) -> str:
+    """What is wrong with an entry of `ingest.columns`; "" if nothing is."""
+    if ours not in get_args(Column):
+        return f"{ours}: unknown column{did_you_mean(str(ours), get_args(Column))}"
+    if theirs is None or _is_name(theirs):
+        return ""
+    if isinstance(theirs, list) and ours in SEVERAL:
+        return "" if theirs and all(map(_is_name, theirs)) else f"{ours}: a list of column names, got {theirs!r}"
+    if isinstance(theirs, dict) and ours in FIELDS:
+        unknown = [key for key in theirs if key not in FIELDS[ours]]
+        if unknown:
+            allowed = ", ".join(FIELDS[ours])
+            return f"{ours}: {unknown[0]} is none of {allowed}{did_you_mean(str(unknown[0]), FIELDS[ours])}"
+        lists = [v for v in theirs.values() if isinstance(v, list)] if ours == "messages" else []
+        names = [name for value in theirs.values() for name in (value if value in lists else [value])]
+        return "" if names and all(map(_is_name, names)) else f"{ours}: {{name: column}}, got {theirs!r}"
+    several = " or a list of them" if ours in SEVERAL else ""
+    fields = f" or {{{', '.join(f'{key}: column' for key in FIELDS[ours])}}}" if ours in FIELDS else ""
+    return f"{ours}: the name of a column{several}{fields}, or null for none, got {theirs!r}"
+
+
+def _is_name(value: Any) -> bool:
+    return (isinstance(value, str) and value != "") or (isinstance(value, int) and not isinstance(value, bool))
 
 
 class ImageParams(Section):

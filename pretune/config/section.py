@@ -20,6 +20,8 @@ PositiveFraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]  # (
 FractionBelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]  # [0, 1)
 NonEmptyStr = Annotated[str, Field(min_length=1)]
 
+SCALARS = {"str": ["string_type"], "int": ["int_type"], "float": ["float_type"], "bool": ["bool_type"]}  # of pydantic
+
 
 class Section(BaseModel):
     """Unknown keys are refused, types are not coerced, and no key has a default."""
@@ -45,10 +47,11 @@ def describe(
     `model` is the class that refused the values, and `prefix` the dotted path of its section. `unknown` and `missing`
     say why a key is refused or required; `renamed` maps old keys to new ones.
     """
-    return [
+    lines = [
         _describe(details, model, prefix, unknown=unknown, missing=missing, renamed=renamed or {})
         for details in error.errors()
     ]
+    return list(dict.fromkeys(lines))
 
 
 def _describe(
@@ -61,6 +64,8 @@ def _describe(
     renamed: Mapping[str, str],
 ) -> str:
     path, value = [str(part) for part in details["loc"]], details["input"]
+    if path[-1:] and path[-1] in SCALARS and details["type"] in SCALARS[path[-1]]:  # one of several types
+        return f"{'.'.join([prefix, *path[:-1]] if prefix else path[:-1])}: a text or a number, got {value!r}"
     dotted = ".".join([prefix, *path] if prefix else path) or "params.yaml"
     if details["type"] == "extra_forbidden":
         if path[-1] in renamed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from pretune.errors import did_you_mean
@@ -12,6 +13,7 @@ from pretune.errors import did_you_mean
 BUILT_IN = ("pydocs", "digits")
 SPLITS = ("train", "validation", "test", "corpus")  # `corpus`: for pretraining only
 SQLITE = "sqlite:///"
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 REMOTE = ("http://", "https://", "s3://", "gs://", "az://", "hf://")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -126,12 +128,15 @@ def scheme(place: Place) -> str:
     return "sql" if "://" in place else "local"
 
 
-def local_paths(source: Any) -> Iterator[str]:
-    """The paths that dvc.yaml has to list under `deps`: files, folders, and the part of a glob before its pattern."""
+def local_paths(source: Any, root: Path = Path()) -> Iterator[str]:
+    """The paths in the workspace `root` (default: here) that dvc.yaml has to list under `deps`.
+
+    Files, folders, and the part of a glob before its pattern; a path that exists is no glob, whatever is in its name.
+    """
     for part in parts(source):
         for place in part.all_places:
             if path := local_path(place):
-                yield path
+                yield str(place).rstrip("/") if scheme(place) == "local" and (root / str(place)).exists() else path
 
 
 def local_path(place: Place) -> str | None:
@@ -144,10 +149,12 @@ def local_path(place: Place) -> str | None:
 
 
 def fixed_prefix(place: str) -> str:
-    """The part of a path before its first pattern: `a/b` of `a/b/*.csv`."""
+    """The part of a path before its first pattern, or up to an archive: `a/b` of `a/b/*.csv`, `a.zip` of `a.zip/b`."""
     names: list[str] = []
     for name in place.rstrip("/").split("/"):
         if any(wildcard in name for wildcard in "*?["):
             break
         names.append(name)
+        if name.endswith(ARCHIVES):
+            break
     return "/".join(names) or "."

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import bz2
+import codecs
 import gzip
 import io
+import lzma
 import shutil
 import tempfile
 import zlib
@@ -12,15 +14,25 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, TextIO, cast
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
-from pretune.config.source_spec import fixed_prefix
 from pretune.errors import DataError, did_you_mean
 
-COMPRESSED = (".gz", ".bz2", ".zst")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+POINTER = b"version https://git-lfs"  # the first line of a pointer (git-lfs, docs/spec.md)
+MAGIC = {
+    b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"\x28\xb5\x2f\xfd": ".zst", b"PK\x03\x04": ".zip",
+    b"PAR1": ".parquet", b"ARROW1": ".arrow", b"%PDF-": ".pdf", b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg",
+    b"SQLite format 3": ".db",
+}  # fmt: skip
+HEAD = 4096  # bytes that tell text from other content
+ZEROS = 0.01  # share of zero bytes from which it is no text
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+UTF_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
 
 @dataclass(frozen=True)
@@ -43,32 +55,73 @@ class File:
 
     @contextmanager
     def binary(self) -> Iterator[BinaryIO]:
-        """Open the decompressed bytes. Raises DataError where they are truncated or cannot be read."""
+        """Open the decompressed bytes. Raises DataError where they cannot be read, or are a pointer to others."""
         try:
             with self.open_raw() as raw, _decompressed(raw, self._compression) as stream:
+                self._check_pointer(stream.peek(len(POINTER)))  # type: ignore[attr-defined]
                 yield stream
-        except (OSError, EOFError, zlib.error) as error:
+        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise DataError(f"{self.name}: cannot be read ({error})", "download or compress the file again") from None
 
     @contextmanager
     def seekable(self) -> Iterator[BinaryIO]:
         """Open the decompressed bytes for random access: a compressed file is decompressed into a temporary one."""
         with ExitStack() as stack:
-            if self._compression:
-                file = stack.enter_context(tempfile.TemporaryFile())
+            raw: Any = stack.enter_context(self.open_raw())
+            if self._compression or not isinstance(raw, io.BufferedReader):
+                raw = stack.enter_context(tempfile.TemporaryFile())
                 with self.binary() as stream:
-                    shutil.copyfileobj(stream, file)
-                file.seek(0)
-            else:
-                file = stack.enter_context(self.open_raw())
-            yield file
+                    shutil.copyfileobj(stream, raw)
+                raw.seek(0)
+            self._check_pointer(raw.read(len(POINTER)))
+            raw.seek(0)
+            yield raw
 
-    @contextmanager
-    def text(self, encoding: str, newline: str | None = None) -> Iterator[TextIO]:
-        """Open the text; bytes that are invalid in this encoding become lone surrogates, which cleaning finds."""
-        encoding = "utf-8-sig" if encoding == "utf-8" else encoding
+    def lines(self, encoding: str) -> Iterator[str]:
+        r"""The lines with their ends. `\n` ends one, with or without `\r` before it; U+2028 and `\r` alone do not.
+
+        A byte order mark is left out. Bytes that are invalid in the encoding become lone surrogates, which cleaning
+        finds. Raises DataError for a text in UTF-16 that is read otherwise, and where all lines end in `\r` alone.
+        """
+        name = codecs.lookup(encoding).name
         with self.binary() as stream:
-            yield io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline=newline)
+            start = stream.peek(HEAD)[:HEAD]  # type: ignore[attr-defined]
+            self._check_text(start, name)
+            name = "utf-16" if name.startswith("utf-16") and start.startswith(UTF_16) else name
+            text = io.TextIOWrapper(
+                stream, encoding="utf-8-sig" if name == "utf-8" else name, errors="surrogateescape", newline="\n"
+            )
+            try:
+                first = next(text, "")
+                if "\r" in first.rstrip("\r") and not first.endswith("\n"):
+                    raise DataError(
+                        f"{self.name}: its lines end in carriage returns alone",
+                        f"tr '\\r' '\\n' < {self.name} > NEW   (then name NEW in ingest.source)",
+                    )
+                yield from chain([first] if first else [], text)
+            except UnicodeError as error:
+                raise DataError(f"{self.name}: not in {encoding} ({error})", "set ingest.encoding") from None
+
+    def _check_pointer(self, start: bytes) -> None:
+        """Raise DataError for a pointer to a file that was not downloaded."""
+        if start.startswith(POINTER):
+            raise DataError(f"{self.name}: a pointer of Git LFS, not the file itself", "git lfs pull")
+
+    def _check_text(self, start: bytes, encoding: str) -> None:
+        """Raise DataError where the first bytes are those of another encoding, of a compressed file or of none."""
+        wide = encoding.startswith(("utf-16", "utf-32"))
+        if start.startswith(UTF_16 + UTF_32) and not wide:
+            found = "utf-32" if start[:4] in UTF_32 else "utf-16"
+            raise DataError(f"{self.name}: begins with the mark of {found}", f"set ingest.encoding: {found}")
+        if ending := next((ending for magic, ending in MAGIC.items() if start.startswith(magic)), ""):
+            raise DataError(
+                f"{self.name}: the content is that of a {ending} file", f"rename it so that it ends in {ending}"
+            )
+        if not wide and start.count(0) > len(start) * ZEROS:
+            raise DataError(
+                f"{self.name}: not text: {start.count(0)} of its first {len(start)} bytes are zero",
+                "name another file in ingest.source, or set ingest.encoding: utf-16-le if it is text",
+            )
 
 
 def _decompressed(raw: Any, suffix: str) -> BinaryIO:
@@ -77,22 +130,24 @@ def _decompressed(raw: Any, suffix: str) -> BinaryIO:
         return cast("BinaryIO", gzip.GzipFile(fileobj=raw))
     if suffix == ".bz2":
         return cast("BinaryIO", bz2.BZ2File(raw))
+    if suffix == ".xz":
+        return cast("BinaryIO", lzma.LZMAFile(raw))
     return io.BufferedReader(pa.input_stream(raw, compression="zstd" if suffix == ".zst" else None))
 
 
-def local(place: str, base: Path) -> list[File]:
-    """The files of a path, a folder or a glob, sorted by name; `base` is the location of its fixed part.
+def local(start: str, pattern: str, base: Path) -> list[File]:
+    """The files of a path, a folder or a glob, sorted by name.
 
-    A folder stands for the files in it at any depth, but for hidden ones. Raises DataError where there is none.
+    start: the fixed part of the place, `base` its location; pattern: the rest, "" without one. A folder stands for the
+    files in it at any depth, but for hidden ones. Raises DataError where there is none.
     """
-    start = fixed_prefix(place)
-    pattern = place.removeprefix(start).strip("/")
     if not base.exists():
         hint = did_you_mean(base.name, [p.name for p in base.parent.glob("*")] if base.parent.is_dir() else [])
-        raise DataError(f"ingest.source: no file {start}{hint}", "pretune run --set ingest.source=pydocs")
-    candidates = sorted(base.glob(pattern or "**/*")) if pattern or base.is_dir() else [base]
+        raise DataError(f"ingest.source: no file {start}{hint}", "correct ingest.source, then: pretune run")
+    candidates = sorted(base.glob(pattern or "**/*")) if base.is_dir() else [base]
     paths = [path for path in candidates if path.is_file() and not path.name.startswith(".")]
     if not paths:
+        place = f"{start}/{pattern}" if pattern else start
         raise DataError(f"ingest.source: {place} holds no files", "correct ingest.source, then: pretune run")
     prefix = PurePosixPath(start).name if start.startswith("/") else start  # no output holds an absolute path
     names = [str(PurePosixPath(prefix) / path.relative_to(base).as_posix()) for path in paths]

@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from itertools import chain, zip_longest
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from pretune.config import source_spec
 from pretune.config.source_spec import HubDataset, Part, Place
 from pretune.data.ingest import pydocs
-from pretune.data.ingest.sources import columnar, files, hub, images, remote, sql, tables, text
+from pretune.data.ingest.sources import (
+    archives,
+    columnar,
+    conll,
+    files,
+    hub,
+    images,
+    remote,
+    sql,
+    tables,
+    text,
+    workbook,
+)
 from pretune.data.ingest.sources.files import File
 from pretune.data.ingest.sources.record import Record, Records
-from pretune.errors import DataError, PretuneError
+from pretune.errors import DataError, PretuneError, UndeclaredInputError
 
 if TYPE_CHECKING:
     from pretune.config.data import IngestParams
 
 ResolveInput = Callable[[str], Path]  # from a path in params.yaml to its location; refuses paths not in dvc.yaml
 MAX_ERRORS = 10  # unreadable files after which reading stops
+SHOWN = 10  # names in a warning
 ENDINGS = {
     ".txt": "blocks", ".md": "blocks", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl",
     ".json": "json", ".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow", ".idx": "idx",
+    **dict.fromkeys((".conll", ".bio", ".iob"), "conll"), ".xlsx": "xlsx",
     **dict.fromkeys(images.ENDINGS, "images"),
 }  # fmt: skip
+
+KINDS = {"blocks": "texts", "images": "images", "idx": "arrays"} | dict.fromkeys(
+    ("csv", "tsv", "jsonl", "json", "parquet", "arrow", "conll", "xlsx"), "tables"
+)  # what the files of a folder are
 
 
 def read(params: IngestParams, resolve_input: ResolveInput) -> Iterator[tuple[str | None, Record]]:
@@ -78,18 +99,60 @@ def _open(
         _check_allowed(place, "network", params)
     if path is not None and (path.startswith("/") or ".." in path.split("/")):
         _check_allowed(place, "outside", params)
-    location = None if path is None else resolve_input(path)
     if isinstance(place, HubDataset):
+        location = None if path is None else resolve_input(path)
         yield from ((split, records()) for split, records in hub.read(place, location))
     elif place == "digits":
         yield None, images.digits()
     elif place == "pydocs":
         yield None, (Record(row["origin"], row) for row in pydocs.collect())
     elif scheme == "sql":
-        yield None, sql.read(place, location)
+        yield None, sql.read(place, None if path is None else resolve_input(path))
     else:
-        matches = remote.find(place) if location is None else files.local(place, location)
-        yield from ((None, _records(file, params, aligned=aligned)) for file in matches)
+        matches = remote.find(place) if path is None else _local(place, path, resolve_input)
+        matches = [member for file in matches for member in archives.members(file)]
+        kept, warning = _without_strays(matches) if len(matches) > 1 and params.format == "auto" else (matches, "")
+        streams = [_records(file, params, aligned=aligned) for file in kept]
+        yield from ((None, _with_warning(records, warning * (not n))) for n, records in enumerate(streams))
+
+
+def _local(place: str, start: str, resolve_input: ResolveInput) -> list[File]:
+    """The files of a place on this machine, of which `start` is fixed. A path that exists is no glob."""
+    if start != place.rstrip("/"):
+        with suppress(UndeclaredInputError):
+            if (location := resolve_input(place.rstrip("/"))).exists():
+                return files.local(place.rstrip("/"), "", location)
+    location, pattern = resolve_input(start), place.removeprefix(start).strip("/")
+    if start.endswith(source_spec.ARCHIVES) and location.is_file():
+        return [member for file in files.local(start, "", location) for member in archives.members(file, pattern)]
+    return files.local(start, pattern, location)
+
+
+def _without_strays(matches: list[File]) -> tuple[list[File], str]:
+    """The files of a folder or glob that are of its most frequent kind, and a warning that names the others."""
+    kinds = [KINDS.get(ENDINGS.get(file.ending, ""), "") for file in matches]
+    if not any(kinds):
+        return matches, ""
+    main = Counter(filter(None, kinds)).most_common(1)[0][0]
+    kept = [file for file, kind in zip(matches, kinds, strict=True) if kind == main]
+    strays = [file.name for file, kind in zip(matches, kinds, strict=True) if kind != main]
+    folders = sorted({PurePosixPath(file.name).parent.name for file in kept})
+    warnings = []
+    if strays:
+        more = f" and {len(strays) - SHOWN} more" if len(strays) > SHOWN else ""
+        warnings.append(f"{len(strays)} files are no {main} and are left out: {', '.join(strays[:SHOWN])}{more}")
+    if main == "texts" and len(folders) > 1:
+        names = ", ".join(folders[:SHOWN])
+        warnings.append(f"the texts lie in the folders {names}; ingest.format: folders makes these their labels")
+    return kept, "; ".join(warnings)
+
+
+def _with_warning(records: Records, warning: str) -> Records:
+    """The same records, the first one with a warning about all of them."""
+    for record in records:
+        text = "; ".join(filter(None, [warning, record.warning]))
+        yield replace(record, warning=text) if warning else record
+        warning = ""
 
 
 def _check_allowed(place: Place, permission: Literal["network", "outside"], params: IngestParams) -> None:
@@ -109,8 +172,11 @@ def _records(file: File, params: IngestParams, *, aligned: bool) -> Records:
         "text": lambda: text.whole(file, params.encoding),
         "lines": lambda: text.lines(file, params.encoding),
         "blocks": lambda: text.blocks(file, params.encoding),
-        "csv": lambda: tables.comma(file, params.encoding, header=params.header),
-        "tsv": lambda: tables.tab(file, params.encoding, header=params.header),
+        "folders": lambda: text.in_folder(file, params.encoding),
+        "csv": lambda: tables.comma(file, params.encoding, params.delimiter, header=params.header),
+        "tsv": lambda: tables.tab(file, params.encoding, params.delimiter, header=params.header),
+        "conll": lambda: conll.sentences(file, params.encoding),
+        "xlsx": lambda: workbook.sheet(file, header=params.header),
         "jsonl": lambda: tables.json_lines(file, params.encoding),
         "json": lambda: tables.json_file(file, params.encoding),
         "parquet": lambda: columnar.parquet(file),
@@ -118,6 +184,9 @@ def _records(file: File, params: IngestParams, *, aligned: bool) -> Records:
         "images": lambda: images.image(file),
         "idx": lambda: images.idx(file),
     }
+    if file.ending == ".dvc":
+        data = file.name.removesuffix(".dvc")
+        raise DataError(f"ingest.source: {file.name} is DVC's note of {data}, not the data", f"name {data}; dvc pull")
     if file_format not in readers:
         raise DataError(
             f"ingest.source: {file.name}: no format is known for the ending `{file.ending}`",

@@ -11,12 +11,13 @@ from typing import Any
 class Record:
     """`values` by the column names of the source, or the `problem` for which they could not be read.
 
-    origin: the file and the line or key.
+    origin: the file and the line or key. warning: what is unusual about a record that is read all the same.
     """
 
     origin: str
     values: dict[str, Any]
     problem: str = ""
+    warning: str = ""
 
 
 Records = Iterator[Record]

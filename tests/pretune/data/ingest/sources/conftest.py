@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import lzma
 
 import pyarrow as pa
 import pytest
@@ -12,17 +13,25 @@ from pretune.data.ingest.sources import read
 
 
 @pytest.fixture
-def records(tmp_path, ingest_params):
+def split_records(tmp_path, ingest_params):
+    """A function that reads a source in a folder: (split, record) of each."""
+    return lambda source, **changes: list(
+        read.read(ingest_params(source=source, **changes), lambda place: tmp_path / place)
+    )
+
+
+@pytest.fixture
+def all_records(split_records):
+    """A function that reads a source: its records."""
+    return lambda source, **changes: [record for _, record in split_records(source, **changes)]
+
+
+@pytest.fixture
+def records(split_records):
     """A function that reads a source in a folder: (split, origin, values or problem) of each record."""
-
-    def read_source(source, **changes):
-        params = ingest_params(source=source, **changes)
-        return [
-            (split, record.origin, record.problem or record.values)
-            for split, record in read.read(params, lambda place: tmp_path / place)
-        ]
-
-    return read_source
+    return lambda source, **changes: [
+        (split, record.origin, record.problem or record.values) for split, record in split_records(source, **changes)
+    ]
 
 
 @pytest.fixture
@@ -42,6 +51,8 @@ def write():
             with pa.CompressedOutputStream(str(path), "zstd") as file:
                 file.write(content)
         else:
-            path.write_bytes({".gz": gzip.compress, ".bz2": bz2.compress}.get(path.suffix, bytes)(content))
+            path.write_bytes(
+                {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}.get(path.suffix, bytes)(content)
+            )
 
     return write_file

@@ -69,7 +69,7 @@ def test_quotation_marks_in_a_tsv_are_characters(tmp_path, values, write):
 def test_malformed_lines_are_problems_at_their_line(tmp_path, records, write):
     """Too few fields, no JSON, no object: the record has its origin, and the rows after it are read."""
     write(tmp_path / "a.csv", "text,label\none\ntwo,x\n")
-    assert records("a.csv")[0][1:] == ("a.csv:2", "more or fewer fields than columns")
+    assert records("a.csv")[0][1:] == ("a.csv:2", "fewer fields than columns")
     assert records("a.csv")[1][2] == {"text": "two", "label": "x"}
     write(tmp_path / "a.jsonl", '\n{"text": "one"}\n{\n[1]\n')
     assert [(origin, content) for _, origin, content in records("a.jsonl")] == [
@@ -151,9 +151,18 @@ def test_squad_gives_questions_with_their_contexts(tmp_path, records, write):
     assert records("a.json") == [(None, "a.json:q1", {"context": "so he", "title": "t"} | entry)]
     write(tmp_path / "a.json", '[{"text": "x"}, 5]')
     assert [content for _, _, content in records("a.json")] == [{"text": "x"}, "not a JSON object"]
-    write(tmp_path / "a.json", '{"rows": []}')
-    with pytest.raises(DataError, match="neither a list of objects nor in the format of SQuAD"):
+    write(tmp_path / "a.json", '{"rows": [{"text": "x"}], "version": 2}')
+    assert records("a.json") == [(None, "a.json:1", {"text": "x"})]
+    write(tmp_path / "a.json", '{"rows": 1}')
+    with pytest.raises(DataError, match=r"neither a list of objects, nor .* nor SQuAD's format"):
         records("a.json")
+
+
+def test_a_question_without_an_answer_has_an_empty_list(tmp_path, values, write):
+    """SQuAD 2.0: plausible answers are not answers."""
+    entry = {"id": "q1", "question": "who?", "answers": [], "plausible_answers": [{"text": "he"}]}
+    write(tmp_path / "a.json", json.dumps({"data": [{"paragraphs": [{"context": "so he", "qas": [entry]}]}]}))
+    assert values("a.json")[0]["answers"] == []
 
 
 def columnar(name, texts):

@@ -92,9 +92,9 @@ def test_a_missing_file_is_an_error_with_the_nearest_name(tmp_path, values, writ
 
 def test_an_unknown_ending_needs_a_format(tmp_path, values, write):
     """The message lists the formats."""
-    write(tmp_path / "a.xlsx", "x")
-    with pytest.raises(DataError, match=r"no format is known for the ending `\.xlsx`") as caught:
-        values("a.xlsx")
+    write(tmp_path / "a.docx", "x")
+    with pytest.raises(DataError, match=r"no format is known for the ending `\.docx`") as caught:
+        values("a.docx")
     assert "csv" in caught.value.next_step
 
 
@@ -119,19 +119,19 @@ def test_built_in_sources_are_read_by_name(records, monkeypatch):
 
 def test_every_wrong_place_is_listed_at_once(tmp_path, values, write):
     """A file, a format, a permission, a copy of a data set, a table: before any row is read."""
-    write(tmp_path / "a.xlsx", "x")
+    write(tmp_path / "a.docx", "x")
     with sqlite3.connect(tmp_path / "a.db") as database:
         database.execute("CREATE TABLE reviews (text TEXT)")
     database.close()
     source = {
-        "train": ["none.csv", "a.xlsx", "https://example.org/a.csv"],
+        "train": ["none.csv", "a.docx", "https://example.org/a.csv"],
         "validation": {"type": "hub", "name": "./none"},
         "test": {"text": "none.en", "target": "none.de"},
         "corpus": "sqlite:///a.db#review",
     }
     with pytest.raises(DataError) as caught:
         values(source)
-    expected = ["none.csv", "a.xlsx", "example.org", "./none", "none.en", "none.de", "no table `review`"]
+    expected = ["none.csv", "a.docx", "example.org", "./none", "none.en", "none.de", "no table `review`"]
     assert len(caught.value.problems) == len(expected)
     assert all(word in problem for word, problem in zip(expected, caught.value.problems, strict=True))
     assert "add network to ingest.allow" in caught.value.next_step

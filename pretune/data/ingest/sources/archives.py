@@ -1,0 +1,105 @@
+"""Members of .zip and .tar archives, read in place: none is unpacked into a folder."""
+
+from __future__ import annotations
+
+import io
+import mmap
+import shutil
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
+
+from typing_extensions import override
+
+from pretune.config.source_spec import ARCHIVES
+from pretune.data.ingest.sources.files import File
+from pretune.errors import DataError
+
+ENCRYPTED = 1  # a flag of .zip (APPNOTE.TXT 4.4.4)
+
+
+def members(file: File, pattern: str = "") -> list[File]:
+    """The files in an archive that match a pattern, sorted by name; the file itself where it is none.
+
+    Hidden members and those of `__MACOSX/` are left out. Raises DataError for an archive that is broken or encrypted,
+    and where no member matches.
+    """
+    if not file.name.endswith(ARCHIVES):
+        return [file]
+    try:
+        found = _zipped(file) if file.name.endswith(".zip") else _tarred(file)
+    except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, ValueError) as error:
+        raise DataError(f"{file.name}: cannot be read ({error})", "download the archive again") from None
+    chosen = {name: opener for name, opener in found.items() if _is_chosen(name, pattern)}
+    if not chosen:
+        raise DataError(f"ingest.source: {file.name} holds no {pattern or 'files'}", "correct ingest.source")
+    return [File(f"{file.name}/{name}", opener) for name, opener in sorted(chosen.items())]
+
+
+def _is_chosen(name: str, pattern: str) -> bool:
+    path = PurePosixPath(name)
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    inside = not pattern or path.match(pattern) or PurePosixPath(pattern) in path.parents
+    return inside and not hidden
+
+
+def _zipped(file: File) -> dict[str, Callable[[], Any]]:
+    archive = zipfile.ZipFile(_mapped(file))
+    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    if any(entry.flag_bits & ENCRYPTED for entry in entries):
+        raise DataError(f"{file.name}: is encrypted", f"unpack {file.name} yourself")
+    return {entry.filename: partial(archive.open, entry) for entry in entries}
+
+
+def _tarred(file: File) -> dict[str, Callable[[], Any]]:
+    content = _mapped(file)
+    archive = tarfile.open(fileobj=content, mode="r:")  # noqa: SIM115 - open as long as its members are
+    entries = archive.getmembers()
+    content.seek(archive.offset)
+    if content.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # one cut between two members ends without
+        raise tarfile.ReadError("unexpected end of data")
+    return {entry.name.removeprefix("./"): partial(archive.extractfile, entry) for entry in entries if entry.isreg()}
+
+
+def _mapped(file: File) -> BinaryIO:
+    """The decompressed bytes of an archive. A compressed .tar goes into a temporary file.
+
+    Otherwise it would be read from its start for each member.
+    """
+    with tempfile.TemporaryFile() as temporary, file.open_raw() as raw:
+        if not file.name.endswith((".zip", ".tar")):
+            with file.binary() as stream:
+                shutil.copyfileobj(stream, temporary)
+            raw = temporary  # noqa: PLW2901
+        raw.flush()
+        return io.BufferedReader(_Mapped(mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)))
+
+
+class _Mapped(io.RawIOBase):
+    """A memory-mapped file, which is closed when nothing refers to it any more."""
+
+    def __init__(self, content: mmap.mmap) -> None:
+        self._content = content
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def seekable(self) -> bool:
+        return True
+
+    @override
+    def readinto(self, buffer: Any) -> int:
+        part = self._content.read(len(buffer))
+        buffer[: len(part)] = part
+        return len(part)
+
+    @override
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._content.seek(offset, whence)  # type: ignore[arg-type]
+        return self._content.tell()

@@ -1,0 +1,98 @@
+"""Words with tags in the format of the CoNLL shared tasks: a word on each line, a blank line between sentences."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+
+from pretune.data.ingest.sources.files import File
+from pretune.data.ingest.sources.record import Record, Records
+from pretune.errors import DataError
+
+SAMPLE = 200  # lines by which the separator is known
+DOCUMENT = "-DOCSTART-"  # the first word of a line between documents (Tjong Kim Sang and De Meulder 2003)
+TAG = re.compile(r"O|[BIESLUM]-\S+")
+Sentence = tuple[int, list[list[str]], str]  # number of the first line, columns of each word, problem
+
+
+def sentences(file: File, encoding: str) -> Records:
+    """A sentence is a row: `words` are the first column, `tags` the last, all other columns have their number.
+
+    Columns are separated by tabs or else by spaces. Tags come out in the scheme IOB2, in which B- begins each entity,
+    from IOB1, IOB2, BIOES and BILOU; other tags stay as they are.
+    """
+    lines = file.lines(encoding)
+    head = list(islice(lines, SAMPLE))
+    words = [line for line in head if line.strip() and not line.startswith(DOCUMENT) and not _is_comment(line)]
+    separator = "\t" if words and all("\t" in line for line in words) else None
+    for number, rows, problem in _sentences(chain(head, lines), separator):
+        words, tags = [row[0] for row in rows], [row[-1] for row in rows]
+        values = {"words": words, "tags": iob2(tags)}
+        others = {} if problem else {str(n): [row[n - 1] for row in rows] for n in range(2, len(rows[0]))}
+        yield Record(f"{file.name}:{number}", values | others, problem)
+
+
+def _sentences(lines: Iterable[str], separator: str | None) -> Iterator[Sentence]:
+    rows: list[list[str]] = []
+    start, problem = 1, ""
+    for number, line in enumerate(chain(lines, [""]), start=1):
+        text = line.rstrip("\r\n")
+        if not text.strip() or text.startswith(DOCUMENT):
+            if rows:
+                yield start, rows, problem
+            rows, problem = [], ""
+        elif not (not rows and _is_comment(text)):
+            start = start if rows else number
+            rows.append(text.split(separator))
+            if len(rows[-1]) != len(rows[0]):
+                problem = problem or f"line {number}: more or fewer columns than in the line before"
+            elif len(rows[0]) < 2:
+                problem = "a word without a tag"
+
+
+def _is_comment(line: str) -> bool:
+    """A line as `# sent_id = 7` of CoNLL-U; `#` alone or with a tag is a word."""
+    return line.startswith("# ") and "\t" not in line and not TAG.fullmatch(line.rsplit(maxsplit=1)[-1])
+
+
+def iob2(tags: list[str]) -> list[str]:
+    """The tags in IOB2. In IOB1, B- only begins an entity that touches another of its kind.
+
+    E- and L- end an entity, S- and U- are entities of one word, M- is I- (BIOES, BILOU, BMES).
+    """
+    if not all(TAG.fullmatch(tag) for tag in tags):
+        return tags
+    result: list[str] = []
+    previous = "O"
+    for tag in tags:
+        prefix, _, kind = tag.partition("-")
+        if prefix in {"S", "U"}:
+            result.append(f"B-{kind}")
+        elif prefix in {"I", "E", "L", "M"}:
+            inside = previous not in {"O", ""} and previous.partition("-")[2] == kind
+            ended = previous.partition("-")[0] in {"E", "L", "S", "U"}
+            result.append(f"I-{kind}" if inside and not ended else f"B-{kind}")
+        else:
+            result.append(tag)
+        previous = tag
+    return result
+
+
+def looks_like(lines: Iterable[str]) -> bool:
+    """Whether these lines are words with tags: as many columns in all, a tag in the last, blank lines between."""
+    sample = [line.rstrip("\r\n") for line in lines]
+    words = [line.split() for line in sample if line.strip() and not line.startswith((DOCUMENT, "# "))]
+    blank = any(not line.strip() for line in sample[:-1])
+    same = len({len(columns) for columns in words}) == 1 and len(words[0]) > 1
+    tags = [columns[-1] for columns in words]
+    return blank and same and all(map(TAG.fullmatch, tags)) and any(tag != "O" for tag in tags)
+
+
+def refuse(file: File, lines: Iterable[str]) -> None:
+    """Raise DataError where a file that is to be read otherwise holds words with tags."""
+    if looks_like(lines):
+        raise DataError(
+            f"{file.name}: a word and its tag on each line, and a blank line between sentences",
+            "set ingest.format: conll, then: pretune run",
+        )

@@ -10,7 +10,7 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 FILE = "preprocessor_config.json"
 MODES = {1: "L", 3: "RGB"}
@@ -58,9 +58,38 @@ class Pipeline:
 
 def pixels(file: bytes, size: int, channels: int) -> npt.NDArray[np.uint8]:
     """The pixels of an image file: (channels, size, size) uint8. OSError if it is not an image."""
-    with Image.open(io.BytesIO(file)) as image:
-        converted = image.convert(MODES[channels])
+    converted = open_image(file).convert(MODES[channels])
     if converted.size != (size, size):
         converted = converted.resize((size, size), Image.Resampling.BILINEAR)
     array = np.asarray(converted)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def open_image(file: bytes) -> Image.Image:
+    """The image in a file, in training as in prediction: grey or RGB, 8 bits, upright. OSError if it is none.
+
+    The orientation of EXIF is applied, 16 bits are scaled to 8, what is transparent lies on white, and of several
+    frames it is the first.
+    """
+    try:
+        with Image.open(io.BytesIO(file)) as image:
+            upright = ImageOps.exif_transpose(image)
+    except UnidentifiedImageError:
+        raise OSError("no known format") from None
+    except (Image.DecompressionBombError, ValueError, SyntaxError) as error:  # what Pillow raises for broken files
+        raise OSError(str(error)) from error
+    if upright.mode.startswith("I;16") or (upright.mode == "I" and image.format == "PNG"):
+        return Image.fromarray((np.asarray(upright, dtype=np.float64) / 257).round().astype(np.uint8))
+    if upright.mode in {"I", "F"}:
+        raise OSError("its values are no bytes and have no known range; save it with 8 or 16 bits")
+    if upright.has_transparency_data:
+        upright = upright.convert("LA" if upright.mode in {"L", "LA", "La", "1"} else "RGBA")
+        white = Image.new(upright.mode, upright.size, "white")
+        upright = Image.alpha_composite(white, upright) if upright.mode == "RGBA" else _on_white(upright)
+    return upright.convert("L" if upright.mode in {"1", "L", "LA"} else "RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """A grey image with transparency on white."""
+    grey, alpha = image.split()
+    return Image.composite(grey, Image.new("L", image.size, 255), alpha)

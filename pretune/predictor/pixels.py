@@ -75,7 +75,7 @@ def open_image(file: bytes) -> Image.Image:
         with Image.open(io.BytesIO(file)) as image:
             upright = ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
-        raise OSError("no known format") from None
+        raise OSError("no known image format") from None
     except (Image.DecompressionBombError, ValueError, SyntaxError) as error:  # what Pillow raises for broken files
         raise OSError(str(error)) from error
     if upright.mode.startswith("I;16") or (upright.mode == "I" and image.format == "PNG"):

@@ -22,6 +22,7 @@ from cli.trace import trace
 from cli.ui import ui
 from cli.why import why
 from pretune.errors import PretuneError
+from pretune.process import reach_loopback_directly
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,7 +46,8 @@ COMMANDS: dict[Callable[..., None], str] = {  # each with an example
     export: "pretune export @champion exported --int8",
     predict: "pretune predict @champion reviews.csv --keep id    pretune predict models/finetuned < a.txt",
     recipes: "pretune recipes",
-    init: "pretune init topics --data ~/ag_news    then:  pretune run",
+    init: "pretune init data/reviews.csv    pretune init train.jsonl --test test.jsonl --corpus 'wiki/*.txt'    "
+    "pretune init photos/    pretune init hub:stanfordnlp/sst2    pretune init topics --data ~/ag_news",
 }
 for command, example in COMMANDS.items():
     app.command(epilog=f"Example:  {example}")(command)
@@ -55,6 +57,7 @@ app.add_typer(data.app, name="data", epilog="Example:  pretune data show")
 def main() -> None:
     """Run a command. A PretuneError ends in a message and its exit code, not in a traceback."""
     gc.set_threshold(100_000)  # collecting garbage during the imports takes a fifth of the time
+    reach_loopback_directly()
     try:
         app()
     except PretuneError as error:

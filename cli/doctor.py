@@ -22,7 +22,7 @@ from pretune.errors import PretuneError
 from pretune.lineage import dvc_config, graph
 from pretune.process import is_locked
 from pretune.tracking import journal
-from pretune.tracking.client import connect, tracking_uri
+from pretune.tracking.client import DeletedExperimentError, connect, open_client, tracking_uri
 
 DISK = 2 * 1024**3  # bytes that should be free
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
@@ -135,7 +135,7 @@ def _locks(root: Path, fix: bool) -> Iterator[Finding]:
             yield Finding("dvc lock", "problem", ".dvc/tmp/rwlock is half written", "pretune doctor --fix")
 
 
-def _tracking(root: Path, _fix: bool) -> Iterator[Finding]:
+def _tracking(root: Path, fix: bool) -> Iterator[Finding]:
     """MLflow's store answers and is intact, and no records wait to be sent."""
     uri, state = tracking_uri(root), graph.state_dir(root)
     database = root / "mlflow.db"
@@ -152,16 +152,26 @@ def _tracking(root: Path, _fix: bool) -> Iterator[Finding]:
             return
     try:
         connect(root, state)
+    except DeletedExperimentError as error:
+        if fix:
+            open_client(root, state).restore_experiment(error.id)
+            yield Finding("tracking", "fixed", f"{error}; it is restored")
+        else:
+            yield Finding("tracking", "problem", f"{uri}: {error}", "pretune doctor --fix   (restores it)")
     except Exception as error:  # MLflow may raise anything
         detail = f"{uri} does not answer: {str(error).splitlines()[0][:120]}"
         yield Finding("tracking", "problem", detail, "start the server, or unset MLFLOW_TRACKING_URI")
-        return
-    yield Finding("tracking", "ok", uri)
+    else:
+        yield Finding("tracking", "ok", uri)
     folder = journal.folder(state)
-    waiting = [p for p in folder.glob("*.jsonl") if not journal.is_being_written(p)] if folder.is_dir() else []
+    waiting = [path for path in folder.glob("*.jsonl") if not journal.is_being_written(path)]
     if waiting:
-        detail = f"{len(waiting)} runs wait to be sent to MLflow"
+        detail = f"{len(waiting)} runs wait in {folder} to be sent to MLflow"
         yield Finding("journals", "problem", detail, "pretune run   (sends them)")
+    for path in sorted(folder.glob("*.refused")):
+        reason = path.with_suffix(".refused.txt").read_text(encoding="utf-8")
+        detail = f"MLflow refuses the run in {path}: {reason}"
+        yield Finding("journals", "problem", detail, "pretune run   (sends it again)")
 
 
 def _stale_runs(root: Path, fix: bool) -> Iterator[Finding]:

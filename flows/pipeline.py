@@ -25,6 +25,7 @@ from flows.runner import NotReachedError, PipelineRun, raise_failures
 from flows.schedule import submit_all
 from flows.summary import Outcome
 from pretune.lineage.graph import find_root
+from pretune.process import reach_loopback_directly
 from pretune.release.promotion import decide
 from pretune.runtime import progress
 
@@ -43,6 +44,7 @@ def pipeline(
     overrides: `section.key=value` entries, for this run only. promote: then have the gate decide on the model.
     """
     home = find_root()
+    reach_loopback_directly()  # here for a deployment, which no command line starts
     with ExitStack() as stack:
         root = stack.enter_context(workspace_copy(home, overrides)) if overrides else home
         run = PipelineRun(root, stages or [], progress.for_run(), home=home, prefect_run=str(flow_run.id or ""))

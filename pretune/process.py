@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from pretune.errors import LockedError, TerminatedError
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PARENT = "PRETUNE_PARENT_PID"
 PR_SET_PDEATHSIG = 1
 
@@ -43,6 +44,14 @@ def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def reach_loopback_directly() -> None:
+    """Have every client in this process, and in those that it starts, ask no proxy for addresses on this machine."""
+    named = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = [host.strip() for host in named.split(",") if host.strip()]
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = ",".join(dict.fromkeys([*hosts, *LOOPBACK]))
 
 
 def fork() -> int:

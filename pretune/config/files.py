@@ -14,6 +14,8 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pretune.errors import ParamsError
 
+CONFLICT = "<<<<<<< "  # git's mark of where one begins
+
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML 1.2 mapping, where `1e-5` is a number, as it is for DVC. ParamsError where it is none."""
@@ -25,6 +27,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             "git checkout " + path.name + "   (or run in the folder that holds dvc.yaml)",
         ) from None
     except (YAMLError, UnicodeDecodeError) as error:
+        check_conflicts(path)
         position = ""
         if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
             mark = error.problem_mark
@@ -34,6 +37,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ParamsError(f"{path.name} must hold `section: {{key: value}}`, not {type(data).__name__}")
     return data
+
+
+def check_conflicts(path: Path) -> None:
+    """Raise ParamsError, with the lines, if git left the markers of a merge conflict in a file."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    places = [number for number, line in enumerate(lines, start=1) if line.startswith(CONFLICT)]
+    if places:
+        step = f"edit {path.name}, then: git add {path.name}"
+        if path.name == "dvc.lock":  # results: a run brings them up to date
+            step = "git checkout --ours dvc.lock   (or --theirs), then: pretune run"
+        raise ParamsError(
+            [f"{path.name}, line {number}: a merge conflict that is not resolved" for number in places], step
+        )
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

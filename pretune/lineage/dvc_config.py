@@ -27,7 +27,7 @@ def read_config(root: Path) -> ConfigParser:
 
 def cache_dir(root: Path) -> Path:
     """The DVC cache of the workspace."""
-    return Path(read_config(root).get("cache", "dir", fallback=str(root / ".dvc" / "cache")))
+    return Path(_unquoted(read_config(root).get("cache", "dir", fallback=str(root / ".dvc" / "cache"))))
 
 
 def write_config(root: Path, config: ConfigParser, settings: dict[str, dict[str, str]]) -> None:
@@ -35,10 +35,21 @@ def write_config(root: Path, config: ConfigParser, settings: dict[str, dict[str,
     for section, values in settings.items():
         if not config.has_section(section):
             config.add_section(section)
-        config[section].update(values)
+        config[section].update({name: _quoted(value) for name, value in values.items()})
     text = io.StringIO()
     config.write(text)
     write_atomically(root / ".dvc" / "config.local", text.getvalue())
+
+
+def _quoted(value: str) -> str:
+    """A value as DVC reads it: without quotation marks it ends at ` #`, and a comma parts it."""
+    if not any(mark in value for mark in "#,'\""):
+        return value
+    return f"'{value}'" if "'" not in value else f'"{value}"'
+
+
+def _unquoted(value: str) -> str:
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" else value
 
 
 def drop_torn_lock(root: Path) -> bool:

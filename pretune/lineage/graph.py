@@ -16,6 +16,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from pretune.config import files
 from pretune.errors import DataError, GraphError, WorkspaceError, did_you_mean
 from pretune.lineage import plan
 from pretune.lineage.changes import ChangeDetector, file_deps, param_deps
@@ -78,6 +79,8 @@ class Workspace:
         from dvc.exceptions import DvcException
         from dvc.repo import Repo
 
+        for name in ("dvc.yaml", "dvc.lock"):
+            files.check_conflicts(self.root / name)
         with plain_errors():
             try:
                 repo = Repo(str(self.root), _wait_for_lock=self._wait)

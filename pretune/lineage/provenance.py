@@ -14,10 +14,11 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "mlflow", "dvc", "p
 
 
 def tags(root: Path) -> dict[str, str]:
-    """Commit, hardware and library versions, as tags."""
+    """Commit, hardware and library versions, as tags. Without a commit all that there is counts as a change."""
+    head = commit(root)
     return {
-        "git.commit": commit(root),
-        "git.dirty": str(bool(changes(root))).lower(),
+        "git.commit": head,
+        "git.dirty": str(head == "none" or bool(changes(root))).lower(),
         "host.platform": platform.platform(),
         "host.processor": _processor(),
         "host.cores": str(os.cpu_count()),

@@ -6,9 +6,11 @@ Every call passes its run id: MLflow's active run is thread-local, and MLFLOW_RU
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import logging
 import os
+import posixpath
 import re
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -20,6 +22,7 @@ from pretune.errors import WorkspaceError
 from pretune.process import lock
 
 EXPERIMENT = "pretune"
+NAME = 250  # characters of a name in MLflow
 VIEW = {  # runs and columns behind the link of `pretune ui`, with the names of MLflow's pages
     "orderByKey": "attributes.start_time",
     "orderByAsc": False,
@@ -42,6 +45,14 @@ EXPERIMENT_TAGS = {
     "mlflow.experiment.primaryMetric.name": "headline/finetuned",
     "mlflow.sharedViewState.pretune": json.dumps(VIEW),
 }
+
+
+class DeletedExperimentError(WorkspaceError):
+    """The experiment was deleted in MLflow; `client.restore_experiment(id)` brings it back."""
+
+    def __init__(self, experiment: str, name: str) -> None:
+        self.id = experiment
+        super().__init__(f"the experiment {name} was deleted in MLflow", "pretune doctor --fix   (restores it)")
 
 
 def prepare_environment() -> None:
@@ -77,11 +88,16 @@ def _connecting(state: Path) -> AbstractContextManager[None]:
 
 
 def connect(root: Path, state: Path) -> tuple[Any, str]:
-    """A client and the id of the experiment, which is created if it is missing."""
+    """A client and the id of the experiment, which is created if it is missing.
+
+    Raises DeletedExperimentError if somebody has deleted it: MLflow keeps its runs, and refuses new ones.
+    """
     client = open_client(root, state)
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
     with _connecting(state):
         experiment = client.get_experiment_by_name(name)
+        if experiment and experiment.lifecycle_stage == "deleted":
+            raise DeletedExperimentError(experiment.experiment_id, name)
         if experiment:
             for key, value in EXPERIMENT_TAGS.items():
                 if key not in experiment.tags:
@@ -112,8 +128,17 @@ def model_folder(root: Path, state: Path, model_id: str) -> Path:
 
 
 def tag_name(name: str) -> str:
-    """`name` as the name of a tag: MLflow allows letters, digits and `/_.-: ` in it."""
-    return re.sub(r"[^\w/.\-: ]", "_", name)
+    """`name` as the name of a tag, param or metric, which MLflow restricts.
+
+    It allows letters, digits and `/_.-: `, no path that is not in normal form, and NAME characters. A name that has to
+    be changed ends in a hash of itself, so that different names stay different: `f1/R&D` becomes `f1/R_D:5e1b`.
+    """
+    cleaned = re.sub(r"[^\w/.\-: ]", "_", name)
+    if not cleaned or cleaned.startswith((".", "/")) or posixpath.normpath(cleaned) != cleaned:
+        cleaned = cleaned.replace("/", "_").lstrip(".") or "_"
+    if cleaned == name and len(name) <= NAME:
+        return name
+    return f"{cleaned[: NAME - 5]}:{hashlib.sha256(name.encode()).hexdigest()[:4]}"
 
 
 def first_line(error: Exception) -> str:

@@ -81,9 +81,10 @@ class Outbox:
         for event in events:
             match event["event"]:
                 case "metrics":
-                    metrics += [Metric(k, v, event["time"], event["step"]) for k, v in event["values"].items()]
+                    time, step = event["time"], event["step"]
+                    metrics += [Metric(tag_name(k), v, time, step) for k, v in event["values"].items()]
                 case "params":
-                    params += [Param(k, v) for k, v in event["values"].items()]
+                    params += [Param(tag_name(k), v) for k, v in event["values"].items()]
                 case "tags":
                     tags += [RunTag(tag_name(k), self._linked(run_id, v)) for k, v in event["values"].items()]
                 case "input":

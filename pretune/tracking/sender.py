@@ -31,7 +31,6 @@ class Sender:
 
     def __init__(self, root: Path, state: Path) -> None:
         self.root, self.state = root, state
-        self._refused_before = self._refused()
 
     def start(self) -> Sender:
         """Start to send the journals that there are, and those written later."""
@@ -53,7 +52,7 @@ class Sender:
         while self._process.poll() is None and time.monotonic() < deadline and any(p.exists() for p in paths):
             time.sleep(0.05)
         unsent = sum(path.exists() for path in paths)
-        refused = sorted(self._refused() - self._refused_before)
+        refused = sorted(journal.folder(self.state).glob("*.refused"))
         folder, warnings = journal.folder(self.state), []
         if unsent:
             error = _read(self.state / "logs" / "sender-error.txt") or "it takes long"
@@ -63,11 +62,11 @@ class Sender:
             )
         if refused:
             error = _read(refused[0].with_suffix(".refused.txt"))
-            warnings.append(f"MLflow refused {len(refused)} runs ({error}); they are kept in {folder} as *.refused")
+            warnings.append(
+                f"MLflow refuses {len(refused)} runs ({error}); "
+                f"they are kept in {folder} and sent again with the next run"
+            )
         return "; ".join(warnings)
-
-    def _refused(self) -> set[Path]:
-        return set(journal.folder(self.state).glob("*.refused"))
 
 
 def send_until_done(root: Path, state: Path) -> None:
@@ -75,6 +74,8 @@ def send_until_done(root: Path, state: Path) -> None:
     folder, note = journal.folder(state), state / "logs" / "sender-error.txt"
     failures = 0
     with lock(state / "locks" / "sender.lock", "a sender", wait=True):
+        for path in folder.glob("*.refused"):  # the reason may be gone
+            path.rename(path.with_suffix(".jsonl"))
         outbox = None
         while paths := sorted(folder.glob("*.jsonl")):
             being_written = any(journal.is_being_written(path) for path in paths)

@@ -5,6 +5,9 @@ import select
 import signal
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.request import urlopen
 
 import pytest
 
@@ -146,3 +149,33 @@ def test_the_handlers_are_put_back():
     with pytest.raises(TerminatedError), process.terminating():
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_no_client_asks_a_proxy_for_this_machine(monkeypatch):
+    """With a proxy for everything that does not answer, loopback is reached at once: urllib, requests and httpx."""
+    import httpx
+    import requests
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    monkeypatch.delenv("no_proxy", raising=False)
+    process.reach_loopback_directly()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for host in ("127.0.0.1", "localhost"):
+            url = f"http://{host}:{server.server_port}/"
+            with urlopen(url) as response:
+                assert response.status == 200
+            assert requests.get(url, timeout=10).status_code == httpx.get(url).status_code == 200
+        server.shutdown()
+    assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == "example.org,127.0.0.1,localhost,::1"

@@ -9,8 +9,8 @@ import subprocess
 import pytest
 from ruamel.yaml import YAML
 
-from pretune.errors import DataError, GraphError, PretuneError, WorkspaceError
-from pretune.lineage.dvc_config import drop_torn_lock, keep_private
+from pretune.errors import DataError, GraphError, ParamsError, PretuneError, WorkspaceError
+from pretune.lineage.dvc_config import cache_dir, drop_torn_lock, keep_private, read_config, write_config
 from pretune.lineage.graph import Workspace, find_root, stage_key, state_dir
 
 ENTRY = {"cmd": "x", "deps": {"a": "1", "b": "2"}, "params": {"seed": 0, "model": {"type": "bert"}}, "outs": ["o", "p"]}
@@ -120,8 +120,8 @@ def test_a_broken_graph_is_our_error(project, text):
 
 
 def test_a_broken_lock_file_is_our_error(project):
-    """A dvc.lock with the marks of a merge conflict is told, not thrown."""
-    (project / "dvc.lock").write_text("<<<<<<< HEAD\nschema: '2.0'\n", encoding="utf-8")
+    """A dvc.lock that is no YAML ends in a message."""
+    (project / "dvc.lock").write_text("schema: [\n", encoding="utf-8")
     with pytest.raises(GraphError, match=r"dvc\.lock"):
         Workspace(project).plan([])
 
@@ -308,3 +308,29 @@ def test_without_a_holder_nobody_is_an_orphan(project):
     assert not Workspace(project).is_orphan("prepare")
     (project / ".dvc" / "tmp" / "rwlock").write_text("{", encoding="utf-8")
     assert not Workspace(project).is_orphan("prepare")
+
+
+@pytest.mark.parametrize("name", ["plain", "My Project #1 (50% off) é", "a, b", "it's", 'say "x" #2'])
+def test_dvc_reads_a_path_as_it_was_written(tmp_path, name):
+    """Without quotation marks it would end at ` #`, and the cache would lie beside the workspace."""
+    from dvc.repo import Repo
+
+    root = tmp_path / name
+    (root / ".dvc").mkdir(parents=True)
+    write_config(root, read_config(root), {"core": {"no_scm": "true"}, "cache": {"dir": str(root / "the cache")}})
+    write_config(root, read_config(root), {"core": {"site_cache_dir": str(root / "site")}})
+    assert cache_dir(root) == root / "the cache"
+    repo = Repo(str(root))
+    assert repo.cache.local.path == str(root / "the cache" / "files" / "md5")
+    assert repo.site_cache_dir.startswith(str(root / "site"))
+    assert list(tmp_path.iterdir()) == [root]
+
+
+@pytest.mark.parametrize("name", ["dvc.lock", "dvc.yaml"])
+def test_a_merge_conflict_is_named_with_its_lines(done, name):
+    """And with the way out."""
+    content = (done / name).read_text(encoding="utf-8")
+    (done / name).write_text(f"<<<<<<< HEAD\n{content}=======\n>>>>>>> other\n", encoding="utf-8")
+    with pytest.raises(ParamsError, match=f"{name}, line 1: a merge conflict") as caught:
+        Workspace(done).plan([])
+    assert "git " in caught.value.next_step

@@ -54,4 +54,5 @@ def test_without_git_the_commit_is_none(project, gone):
     path = project / gone
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert provenance.commit(project) == "none"
+    assert provenance.tags(project)["git.dirty"] == "true"
     assert provenance.patch(project) == ""

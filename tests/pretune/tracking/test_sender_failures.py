@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from cli.doctor import _tracking
 from pretune.tracking.client import connect
 from pretune.tracking.sender import Sender
 
@@ -22,6 +23,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 CONNECT = """
 import pathlib, sys
+from cli.doctor import _tracking
 from pretune.tracking.client import connect
 root = pathlib.Path(sys.argv[1])
 print(connect(root, root / ".pretune")[1])
@@ -99,3 +101,52 @@ def test_four_processes_may_create_the_database_at_once(tmp_path):
     assert [child.returncode for child in children] == [0] * 4
     assert len(set(map(tuple, answers))) == 1
     assert connect(tmp_path, tmp_path / ".pretune")[1] == answers[0][0]
+
+
+def test_records_of_a_deleted_experiment_wait_until_it_is_restored(tracked):
+    """A warning, and nothing is lost: `pretune doctor` names the problem, `--fix` restores, the next run sends."""
+    client, experiment = connect(tracked.root, tracked.state)
+    client.delete_experiment(experiment)
+    run = tracked.run("ingest")
+    run.end("FINISHED")
+    warning = close(Sender(tracked.root, tracked.state).start(), [run])
+    assert "the experiment pretune was deleted in MLflow" in warning
+    assert [path.stem for path in tracked.waiting()] == [run.id]
+    (found, waiting) = _tracking(tracked.root, fix=False)
+    assert (found.state, found.fix) == ("problem", "pretune doctor --fix   (restores it)")
+    assert "1 runs wait" in waiting.detail
+    assert [finding.state for finding in _tracking(tracked.root, fix=True)] == ["fixed", "problem"]
+    assert close(Sender(tracked.root, tracked.state).start(), [run]) == ""
+    assert set(tracked.sent()) == {"ingest"}
+    assert [finding.state for finding in _tracking(tracked.root, fix=False)] == ["ok"]
+
+
+def test_names_that_mlflow_does_not_take_are_changed_and_stay_apart(tracked):
+    """Labels of any kind in params, metrics and tags: all are recorded, and no two of them as one."""
+    names = [
+        "R&D",
+        "R%D",
+        "C++ (language)",
+        ">50K",
+        "a/b",
+        "a//b",
+        "../a",
+        "/a",
+        "100%",
+        "emoji \U0001f600",
+        "x" * 300,
+        "",
+    ]
+    names += ["x" * 300 + "y", "two\nlines", "."]
+    run = tracked.run("evaluate")
+    run.params({f"ingest.labels.{name}": str(number) for number, name in enumerate(names)})
+    run.params(dict.fromkeys(names, "1"))
+    run.metrics({name: float(number) for number, name in enumerate(names)})
+    run.tags(dict.fromkeys(names, "t"))
+    run.end("FINISHED")
+    tracked.send()
+    data = tracked.sent()["evaluate"].data
+    assert sorted(data.metrics.values()) == [float(number) for number in range(len(names))]
+    assert len(data.params) == 2 * len(names)
+    assert data.params["ingest.labels.a/b"] == "4"
+    assert sum(value == "t" for value in data.tags.values()) == len(names)

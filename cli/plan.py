@@ -20,12 +20,15 @@ def plan(
     from flows.schedule import last_seconds
     from pretune.config.params import load
     from pretune.lineage.graph import Workspace, state_dir
+    from pretune.objectives import requirements
 
     root = open_workspace(stages or [])
-    load(root / "params.yaml")
+    params = load(root / "params.yaml")
     workspace = Workspace(root)
     workspace.check_inputs(stages or [])
     decisions = workspace.plan(stages or [])
+    if any(d.stage == "ingest" and d.action == "skip" for d in decisions) and len(decisions) > 1:
+        requirements.check(root / "data" / "raw", params.finetune.objective)
     seconds = {d.stage: last_seconds(state_dir(root), d.stage) for d in decisions}
     stderr = console(stderr=True)
     costs = {} if quick else estimates.estimates(root, decisions, lambda text: stderr.print(text, markup=False))

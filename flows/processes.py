@@ -98,6 +98,8 @@ class StageProcesses:
                     file.write(line)
                 elif message["event"] == "error":
                     error = message
+                elif message["event"] == "warning":
+                    self._display.warn(f"{name}: {message['text']}")
                 else:
                     self._display.progress(name, message["done"], message["total"], message["note"])
         return error

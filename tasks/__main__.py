@@ -37,7 +37,8 @@ from pretune.config.params import Params, advice, load
 from pretune.errors import GraphError, PretuneError, TerminatedError
 from pretune.lineage import provenance
 from pretune.lineage.graph import Entry, Node, Workspace, find_root, state_dir
-from pretune.process import leave, lock, terminating
+from pretune.objectives import requirements
+from pretune.process import leave, lock, reach_loopback_directly, terminating
 from pretune.runtime import launcher, monitoring, worker
 from pretune.runtime.progress import PIPE, Progress, for_stage, send
 from pretune.runtime.stage import PublishedStage, Stage
@@ -86,6 +87,7 @@ def main(arguments: list[str], is_current: Callable[[], bool] = lambda: True) ->
 def settle() -> None:
     """Set the environment variables that libraries read when they are imported."""
     os.environ |= OFFLINE | NO_BARS
+    reach_loopback_directly()
     if os.environ.get("PRETUNE_DOWNLOAD") == "1":  # then models/build.py may fetch `model.init`
         os.environ["HF_HUB_OFFLINE"] = "0"
 
@@ -106,6 +108,8 @@ def run_stage(workspace: Workspace, name: str, is_current: Callable[[], bool]) -
         if name == "finetune" and PIPE not in os.environ:  # the flow has printed it
             for line in advice(params):
                 print(f"warning: {line}", file=sys.stderr)
+        if name != "ingest":
+            requirements.check(root / "data" / "raw", params.finetune.objective)
         progress, runs = for_stage(name), {key: os.environ.get(variable) for key, variable in PIPELINE.items()}
         try:
             perform(root, state, workspace.node(name), entry, params=params, progress=progress, **runs)
@@ -143,12 +147,13 @@ def recorded(
 
     parent: the id of the pipeline run that the stage belongs to; its process then sends the record.
     """
-    tags = provenance.tags(root) | {"pretune.kind": "stage", "pretune.status": "executed"}
+    home = state.parent  # a copy of the workspace (`--set`) has no git of its own
+    tags = provenance.tags(home) | {"pretune.kind": "stage", "pretune.status": "executed"}
     if prefect_run:
         tags["prefect.flow_run_id"] = prefect_run
     run = Run(state, name, parent=parent, tags=tags)
     if tags["git.dirty"] == "true":
-        run.text("changes.patch", provenance.patch(root))
+        run.text("changes.patch", provenance.patch(home))
     sender = None if parent else Sender(root, state).start()
     start, status = time.monotonic(), "FAILED"
     try:

@@ -13,6 +13,8 @@ from pretune.data.ingest.sources import read
 if TYPE_CHECKING:
     from pretune.runtime.stage import Stage
 
+LICENCES = {"pydocs": "PSF-2.0", "digits": "CC BY 4.0"}  # of the built-in sets, where `ingest.licence` is empty
+
 
 def ingest(stage: Stage) -> None:
     """Write `data/raw`: the rows of `ingest.source`, cleaned and deduplicated, with counts of the rows dropped."""
@@ -22,6 +24,9 @@ def ingest(stage: Stage) -> None:
     folder = stage.out("data/raw")
     snapshot = Snapshot(folder, params)
     counts = snapshot.write(read.read(params, stage.resolve_input))
-    about = {"source": origin, "licence": params.licence, "names": snapshot.names}
+    for warning in counts["warnings"]:
+        stage.warn(warning)
+    licence = params.licence or LICENCES.get(str(params.source), "unknown")
+    about = {"source": origin, "licence": licence, "names": snapshot.names}
     (folder / "source.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     stage.run.metrics({name: value for name, value in counts.items() if isinstance(value, int)})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -41,13 +41,39 @@ COLUMNS = {
 }
 SUPERVISION = ("label", "labels", "score", "tags", "answers", "target", "messages", "y")  # targets of finetuning
 NOT_INPUT = {"label", "labels", "score", "tags", "answers", "target", "y", "split", "group", "origin"}
+CLASSES = ("label", "labels", "tags")  # columns that hold names of classes
 CHUNK = 8192  # rows
 FILLED = "columns"  # metadata key: names of the columns that occur; the others are not read
+FEATURES = "huggingface"  # metadata key of `datasets`: what the columns of a file stand for
 
 
 def write(path: Path, rows: Iterable[Row]) -> int:
     """Write rows and return their number. The bytes are a function of the rows; CHUNK rows are held in memory."""
-    schema = pa.schema(list(COLUMNS.items()))
+    return _write(path, rows, pa.schema(list(COLUMNS.items())))
+
+
+def write_features(path: Path, rows: Iterable[Row], columns: Collection[str], classes: dict[str, list[str]]) -> int:
+    """Write rows as `datasets.load_dataset` opens them, and return their number; `read` returns the same rows.
+
+    columns: the names of those that the file has. classes: {column: the names of its classes in the order of their
+    ids}, which become `ClassLabel`; images become `Image`.
+    """
+    features: dict[str, Any] = {}
+    types = {name: kind for name, kind in COLUMNS.items() if name in columns}
+    for name in types:
+        if name in classes:
+            one = {"names": classes[name], "_type": "ClassLabel"}
+            features[name] = one if name == "label" else {"feature": one, "_type": "List"}
+            types[name] = pa.int64() if name == "label" else pa.list_(pa.int64())
+        elif name == "image":
+            features[name] = {"_type": "Image"}
+            types[name] = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    metadata = {FEATURES: json.dumps({"info": {"features": features}}, ensure_ascii=False)}
+    ids = {name: {label: number for number, label in enumerate(classes[name])} for name in classes}
+    return _write(path, (_encoded(row, ids) for row in rows), pa.schema(list(types.items()), metadata))
+
+
+def _write(path: Path, rows: Iterable[Row], schema: Any) -> int:
     count, filled = 0, set[str]()
     remaining = iter(rows)
     with pq.ParquetWriter(path, schema, compression="zstd") as file:
@@ -59,10 +85,30 @@ def write(path: Path, rows: Iterable[Row]) -> int:
     return count
 
 
+def _encoded(row: Row, ids: dict[str, dict[str, int]]) -> Row:
+    """The row as `datasets` stores it: numbers of classes, and images as {bytes, path}."""
+    encoded = {name: _mapped(row[name], ids[name].__getitem__) for name in ids if name in row}
+    return row | encoded | ({"image": {"bytes": row["image"], "path": None}} if "image" in row else {})
+
+
+def _decoded(row: Row, classes: dict[str, list[str]]) -> Row:
+    """The row that `_encoded` was given; a row that was not encoded as it is."""
+    decoded = {name: _mapped(row[name], classes[name].__getitem__) for name in classes if name in row}
+    image = row.get("image")
+    return row | decoded | ({"image": image["bytes"]} if isinstance(image, dict) else {})
+
+
+def _mapped(value: Any, function: Callable[[Any], Any]) -> Any:
+    return [function(item) for item in value] if isinstance(value, list) else function(value)
+
+
 def iterate(path: Path, numbers: npt.NDArray[np.int64] | None = None) -> Iterator[Row]:
     """The rows one after the other: all, or those with these ascending numbers. Other rows are not decoded."""
     with pq.ParquetFile(path) as file:
-        filled = file.metadata.metadata[FILLED.encode()].decode().split()
+        metadata = file.metadata.metadata
+        filled = metadata[FILLED.encode()].decode().split()
+        features = json.loads(metadata.get(FEATURES.encode(), b"{}")).get("info", {}).get("features", {})
+        classes = {name: features[name].get("feature", features[name])["names"] for name in CLASSES if name in features}
         end = 0
         for group in range(file.num_row_groups):
             begin, end = end, end + file.metadata.row_group(group).num_rows
@@ -71,8 +117,9 @@ def iterate(path: Path, numbers: npt.NDArray[np.int64] | None = None) -> Iterato
                 selected = numbers[slice(*np.searchsorted(numbers, [begin, end]))]
             if len(selected):
                 table = file.read_row_group(group, columns=filled or ["origin"])
-                for row in (table if len(selected) == len(table) else table.take(selected - begin)).to_pylist():
-                    yield {name: value for name, value in row.items() if value is not None}
+                for values in (table if len(selected) == len(table) else table.take(selected - begin)).to_pylist():
+                    row = {name: value for name, value in values.items() if value is not None}
+                    yield _decoded(row, classes) if features else row
 
 
 def read(path: Path) -> list[Row]:
@@ -93,6 +140,14 @@ def texts(row: Row) -> list[str]:
     if "messages" in row:
         parts.append("\n".join(turn["content"] for turn in row["messages"]))
     return parts
+
+
+def is_supervised(row: Row) -> bool:
+    """Whether a row has a target for finetuning; of a conversation, an answer."""
+    if any(name in row for name in SUPERVISION if name != "messages"):
+        return True
+    messages = row.get("messages", [])
+    return last_answer(messages) < len(messages)
 
 
 def input_key(row: Row) -> str:

@@ -147,7 +147,13 @@ def _tags(train: list[Row], test: list[Row], model: Tags) -> dict[str, Predictio
 
 
 def _answers(_train: list[Row], test: list[Row], model: Answers) -> dict[str, Predictions]:
-    return {"nearest": Answers(model.targets, [_nearest_sentence(row) for row in test], [[] for _ in test])}
+    nothing: list[list[tuple[str, float]]] = [[] for _ in test]
+    predictions: dict[str, Predictions] = {
+        "nearest": Answers(model.targets, [_nearest_sentence(row) for row in test], nothing)
+    }
+    if not all(model.targets):
+        predictions["silent"] = Answers(model.targets, [""] * len(test), nothing)
+    return predictions
 
 
 def _nearest_sentence(row: Row) -> str:

@@ -9,6 +9,7 @@ MODELS = {  # in the order in which they are shown
     "pixels": "pixels and a linear model",
     "linear": "linear model",
     "nearest": "nearest training row or sentence",
+    "silent": "no answer to any question",
     "unigram": "frequencies of bytes",
     "mean": "mean of the training rows",
     "majority": "majority baseline",

@@ -7,7 +7,7 @@ subclass each, listed in the `table.py` there. The training loop works on instan
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -34,6 +34,7 @@ class ObjectiveContext:
     labels: the names of the classes in the order of their ids, [] if there are none.
     label_smoothing: share of each target's probability that is spread over all classes (Szegedy et al. 2016).
     temperature: divisor of the logits at inference (calibration.py); 1 leaves them as they are.
+    null_threshold: margin above which a question has no answer (predictor/answers.py); None: each has one.
     """
 
     inputs: Any
@@ -43,6 +44,7 @@ class ObjectiveContext:
     labels: list[str] = field(default_factory=list)
     label_smoothing: float = 0.0
     temperature: float = 1.0
+    null_threshold: float | None = None
 
 
 class BaseObjective(ABC):
@@ -143,6 +145,13 @@ class FinetuningObjective(BaseObjective):
         `model` is in eval mode and not wrapped.
         """
         return 1.0
+
+    def fitted(self, model: Any, held_out: Callable[[], Sequence[Row]]) -> dict[str, Any]:  # noqa: ARG002 - subclasses use it
+        """More keys of pretune.json for a `model` that is trained on these rows, fitted to the `held_out` rows.
+
+        `model` is in eval mode and not wrapped.
+        """
+        return {}
 
     @abstractmethod
     def predict(self, model: Any) -> Predictions:

@@ -40,7 +40,7 @@ class Window:
 
 
 class Answered(Text):
-    """Predicts the best answers to each question, spans of its context, with their probabilities."""
+    """Predicts the best answers to each question, spans of its context, with their probabilities; "" is no answer."""
 
     auto = "AutoModelForQuestionAnswering"
     reads: ClassVar[dict[str, str]] = {"question": "string", "context": "string"}
@@ -49,7 +49,7 @@ class Answered(Text):
     }  # fmt: skip
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
-        """One output row for each row, in the same order; `answer` is "" if the context has no tokens."""
+        """One output row for each row, in the same order; `answer` is "" for no answer or no tokens."""
         answers = []
         for best in self.best(rows):
             text, score = best[0] if best else ("", 0.0)
@@ -59,13 +59,27 @@ class Answered(Text):
         return answers
 
     def best(self, rows: Sequence[Row]) -> list[list[tuple[str, float]]]:
-        """The best answers of each row with their probabilities, the likeliest first."""
+        """The best answers of each row with their probabilities, the predicted one first.
+
+        With `null_threshold` in pretune.json, as of a model trained on questions some of which have no answer,
+        "" is one of those to choose from, and stands for no answer.
+        """
+        answers, margins = self.spans(rows)
+        threshold = self.inference_config.get("null_threshold")
+        if threshold is None:
+            return answers
+        number = self.inference_config["best"]
+        return [with_null(spans, margin - threshold, number) for spans, margin in zip(answers, margins, strict=True)]
+
+    def spans(self, rows: Sequence[Row]) -> tuple[list[list[tuple[str, float]]], list[float]]:
+        """The best spans of each row with their probabilities, the likeliest first, and its margin (`margins`)."""
         if not rows:
-            return []
+            return [], []
         config = self.inference_config
         parts = windows(rows, self.tokenizer, length=config["length"], overlap=config["overlap"])
-        contexts = [row["context"] for row in rows]
-        return best(contexts, parts, self._logits(parts), number=config["best"], longest=config["longest"])
+        contexts, logits = [row["context"] for row in rows], self._logits(parts)
+        answers = best(contexts, parts, logits, number=config["best"], longest=config["longest"])
+        return answers, margins(len(rows), parts, logits, longest=config["longest"])
 
     def _logits(self, parts: Sequence[Window]) -> list[tuple[Floats, Floats]]:
         """For each window the logits of its tokens to be first and last; windows of similar length share a batch."""
@@ -165,6 +179,42 @@ def best(
         [(text, value / total) for text, value in sorted(by_text.items(), key=lambda item: -item[1])[:number]]
         for by_text, total in zip(answers, totals, strict=True)
     ]
+
+
+def margins(
+    rows: int, parts: Sequence[Window], logits: Sequence[tuple[Floats, Floats]], *, longest: int
+) -> list[float]:
+    """For each row by how much no answer scores above the best span (Devlin et al. 2019, section 4.3), in logits.
+
+    A score is the sum of the logits of the first and the last token; that of no answer is at the first token of the
+    window. As in the authors' code, the lowest of all windows counts for no answer, and the highest for a span.
+    Infinite for a context without tokens.
+    """
+    null, span = np.full(rows, np.inf), np.full(rows, -np.inf)
+    for window, (first, last) in zip(parts, logits, strict=True):
+        null[window.row] = min(null[window.row], first[0] + last[0])
+        if window.inside.any():
+            ends = np.pad(last[window.inside], (0, longest - 1), constant_values=-np.inf)
+            highest = np.lib.stride_tricks.sliding_window_view(ends, longest).max(axis=1)
+            span[window.row] = max(span[window.row], (first[window.inside] + highest).max())
+    return list((null - span).tolist())
+
+
+def with_null(spans: Sequence[tuple[str, float]], margin: float, number: int) -> list[tuple[str, float]]:
+    """The answers of a row with "" among them: first if the `margin` is above 0, otherwise after the best span.
+
+    margin: above the threshold. spans: the answers with their probabilities if there is one. The probability of ""
+    is that of no answer against the best span, above one half if it comes first; that of a span is multiplied by the
+    remainder.
+    """
+    none = float(0.5 + 0.5 * np.tanh(margin / 2))
+    scored = [(text, value * (1 - none)) for text, value in spans if text]
+    if not scored:
+        return [("", 1.0)]
+    if margin > 0:
+        return [("", none), *scored][:number]
+    predicted, *others = scored
+    return [predicted, *sorted([*others, ("", none)], key=lambda answer: -answer[1])][:number]
 
 
 def _softmax(logits: Floats) -> Floats:

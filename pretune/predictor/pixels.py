@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -14,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 FILE = "preprocessor_config.json"
 MODES = {1: "L", 3: "RGB"}
+BROKEN = (Image.DecompressionBombError, ValueError, SyntaxError, struct.error)  # what Pillow raises but for OSError
 
 
 class Pipeline:
@@ -76,7 +78,7 @@ def open_image(file: bytes) -> Image.Image:
             upright = ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
         raise OSError("no known image format") from None
-    except (Image.DecompressionBombError, ValueError, SyntaxError) as error:  # what Pillow raises for broken files
+    except BROKEN as error:
         raise OSError(str(error)) from error
     if upright.mode.startswith("I;16") or (upright.mode == "I" and image.format == "PNG"):
         return Image.fromarray((np.asarray(upright, dtype=np.float64) / 257).round().astype(np.uint8))

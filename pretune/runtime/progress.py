@@ -27,6 +27,9 @@ class Progress(Protocol):
     def update(self, done: int, total: int, note: str) -> None:
         """`done` of `total` units are finished; `note` is shown beside the bar."""
 
+    def warn(self, text: str) -> None:
+        """Show a warning."""
+
     def close(self) -> None:
         """The stage has ended."""
 
@@ -94,6 +97,10 @@ class PipeProgress:
             self._last = now
             send("progress", done=done, total=total, note=note)
 
+    def warn(self, text: str) -> None:
+        """Send a warning."""
+        send("warning", text=text)
+
     def close(self) -> None:
         """Nothing is left open."""
 
@@ -107,6 +114,10 @@ class StageProgress:
     def update(self, done: int, total: int, note: str) -> None:
         """Show the progress."""
         self._display.progress(self._name, done, total, note)
+
+    def warn(self, text: str) -> None:
+        """Show a warning with the name of the stage."""
+        self._display.warn(f"{self._name}: {text}")
 
     def close(self) -> None:
         """Close the display, which shows this stage only."""

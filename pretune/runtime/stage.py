@@ -94,7 +94,10 @@ class Stage:
         for declared in (path, *path.parents):
             with contextlib.suppress(UndeclaredInputError):
                 return self.dep(str(declared)) / path.relative_to(declared)
-        return self.dep(place)
+        stage = "" if self.name == "ingest" else f" --stage {self.name}"
+        raise UndeclaredInputError(
+            f"stage {self.name} reads {place}, which dvc.yaml does not list", f"pretune data declare '{place}'{stage}"
+        )
 
     def out(self, path: str) -> Path:
         """Where to write a declared output: a temporary sibling, renamed when the stage succeeds."""
@@ -107,6 +110,10 @@ class Stage:
         target.parent.mkdir(parents=True, exist_ok=True)
         self._written[path] = _partial(target)
         return self._written[path]
+
+    def warn(self, text: str) -> None:
+        """Show a warning on the terminal of the run."""
+        self._progress.warn(text)
 
     def model(self, path: str, examples: list[dict[str, Any]]) -> None:
         """Declare that the output `path` is a model, with example rows to predict."""

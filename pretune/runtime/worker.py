@@ -67,6 +67,11 @@ class WorkerEvents:
         if self._first:
             self.write("progress", done=done, total=total, note=note)
 
+    def warn(self, text: str) -> None:
+        """A warning for the display."""
+        if self._first:
+            self.write("line", text=f"warning: {text}")
+
     def close(self) -> None:
         """Nothing more will be reported."""
         self._log.close()

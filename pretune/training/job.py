@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import PreTrainedModel
@@ -24,6 +25,7 @@ from pretune.training.estimate.cost import Cost, estimate, peak_flops
 if TYPE_CHECKING:
     from pretune.adaptation.methods import Adaptation
     from pretune.config.params import FinetuneParams, TrainingParams
+    from pretune.data.rows import Row
     from pretune.objectives.base import FinetuningObjective, ObjectiveContext
     from pretune.objectives.finetuning.labelled import LabelledData
     from pretune.objectives.protocol import Objective
@@ -40,6 +42,7 @@ class Job:
     inputs: the model's input pipeline, a tokenizer for text. inference_config: the content of pretune.json
     (objectives/base.py). example: an input row for the trained model. unfreeze_schedule: the first step in which a
     parameter is trained, if not step 0. calibration: the rows on which the temperature is fitted.
+    held_out: the validation rows, for FinetuningObjective.fitted.
     """
 
     model: PreTrainedModel
@@ -52,6 +55,7 @@ class Job:
     example: dict[str, Any]
     unfreeze_schedule: dict[str, int] = field(default_factory=dict)
     calibration: FinetuningObjective | None = None
+    held_out: Callable[[], Sequence[Row]] | None = None
 
     def cost(self, stage: str, seed: int, device: torch.device, *, processes: int = 1, strategy: str = "ddp") -> Cost:
         """The cost of a step; DoesNotFitError if it needs more memory than there is, with settings that would fit."""
@@ -66,9 +70,11 @@ class Job:
         return memory_check.check(price, self.model, self.params, device=device, processes=processes, stage=stage)
 
     def inference_config_of(self, model: PreTrainedModel) -> dict[str, Any]:
-        """`inference_config` of the trained `model`, with its temperature if it is calibrated."""
+        """`inference_config` of the trained `model`, with what is fitted to validation rows."""
         temperature = {"temperature": self.calibration.temperature(model)} if self.calibration else {}
-        return self.inference_config | temperature
+        objective = cast("FinetuningObjective", self.objective)
+        fitted = objective.fitted(model, self.held_out) if self.held_out else {}
+        return self.inference_config | temperature | fitted
 
 
 def finetuning_job(
@@ -95,6 +101,7 @@ def finetuning_job(
         example=objective.example(context),
         unfreeze_schedule=schedule,
         calibration=objective(data.rows(objective, "validation"), context) if params.calibrate else None,
+        held_out=partial(data.rows, objective, "validation"),
     )
 
 

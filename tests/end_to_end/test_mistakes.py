@@ -52,6 +52,7 @@ def broken_data(clone):
     rows = (clone.root / "documents.jsonl").read_text(encoding="utf-8").splitlines()
     rows[2:4] = ['{"body": "no text here"}', "{"]
     (clone.root / "documents.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    clone.set(ingest__clean__max_bad_rows=0)
 
 
 def cycle(clone):

@@ -12,7 +12,7 @@ class Bench:
         self.folder, self.params, self.name = folder, params, ""
         self.key = "0" * 64
         self.run, self.recorded, self.models, self.texts = self, {}, [], {}
-        self.known, self.reported = {}, []
+        self.known, self.reported, self.warnings = {}, [], []
 
     def dep(self, path):
         return self.folder / path
@@ -36,6 +36,9 @@ class Bench:
 
     def model(self, path, examples):
         self.models.append((path, examples))
+
+    def warn(self, text):
+        self.warnings.append(text)
 
     def text(self, name, content):
         self.texts[name] = content

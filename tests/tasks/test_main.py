@@ -126,3 +126,16 @@ def test_a_dirty_workspace_leaves_its_patch_on_the_run(project):
     (patch,) = [event for event in last(project / ".pretune") if event["event"] == "text"]
     assert patch["name"] == "changes.patch"
     assert "+stages: {}" in patch["content"]
+
+
+def test_no_stage_starts_on_rows_that_cannot_serve_the_objective(done, capsys):
+    """What the objective lacks is known once `ingest` has ended: no tokenizer is learnt, no model trained."""
+    (done / "data" / "raw").mkdir(parents=True)
+    counts = {"columns": {"text": 9}, "left_out": {"stars": 9}, "splits": {}}
+    (done / "data" / "raw" / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
+    for stage in ("prepare", "finetune"):
+        assert tasks.main([stage]) == 4
+        shown = capsys.readouterr().err
+        assert "9 of 9 rows have no label" in shown
+        assert "stars" in shown
+    assert not (done / ".pretune" / "journal").exists()

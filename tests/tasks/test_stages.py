@@ -85,6 +85,20 @@ def test_ingest_of_an_empty_table_is_an_error(bench):
         do(bench, ingest)
 
 
+def test_ingest_warns_of_bad_rows_and_knows_the_licence_of_a_built_in_set_alone(bench):
+    """What is left out is told; a licence that nobody named is unknown."""
+    table = (bench.folder / "rows.csv").read_text(encoding="utf-8")
+    (bench.folder / "rows.csv").write_text(table.replace("2 is about waves", "2 is\7 waves", 1), encoding="utf-8")
+    clean = bench.params.ingest.clean.model_copy(update={"max_bad_rows": 0.05})
+    update = {"ingest": bench.params.ingest.model_copy(update={"clean": clean, "licence": ""})}
+    bench.params = bench.params.model_copy(update=update)
+    do(bench, ingest)
+    assert bench.warnings == [
+        "1 of 61 rows are bad and left out: 1 x text: a control character, as U+0007 (rows.csv:6)"
+    ]
+    assert json.loads((bench.folder / "data/raw/source.json").read_text(encoding="utf-8"))["licence"] == "unknown"
+
+
 def test_prepare_keeps_every_token_and_splits_the_labelled_rows(bench):
     """The corpus decodes to the texts that are not held out, in order; parts have their sizes and share no row."""
     do(bench, ingest, prepare)

@@ -1,116 +1,225 @@
-"""From a record, with the column names of its source, to a row, with ours. Every value is checked, none is guessed."""
+"""From a record, with the column names of its source, to a row, with ours. Every value is checked, none is guessed.
+
+`ingest.columns` adds names: a column of the source that has one of our names is used as well, unless it is mapped to
+another of our columns, or switched off (`{score: null}`).
+"""
 
 from __future__ import annotations
 
 import io
-import json
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pretune.data.ingest import values
 from pretune.data.ingest.sources.record import Record
+from pretune.data.ingest.values import BadRowError, canonical, is_empty, shown
 from pretune.data.rows import COLUMNS, Row
+from pretune.errors import ParamsError
 
 if TYPE_CHECKING:
     from pretune.config.data import IngestParams
 
 CONTENT = ("text", "words", "question", "messages", "image", "x")  # a row has to hold one of these
-SPLITS = ("train", "validation", "test", "corpus")
-TO_SPLIT = {"dev": "validation", "valid": "validation", "val": "validation"}
-SHOWN = 60  # characters of a value in a message
-
-
-class BadRowError(ValueError):
-    """Why a record cannot be a row: a `reason`, by which bad rows are counted, and details of this row."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        self.reason = reason
-        super().__init__(f"{reason}: {detail}" if detail else reason)
+CORPUS = "corpus"
+ABSENT = object()  # the value of a column that a record does not have
+PARTS = {"role", "content", "text", "answer_start", "start"}  # of the objects in `messages` and `answers`
+Names = str | list[str] | dict[str, list[str]]  # of columns of the source
 
 
 class ColumnMapping:
     """Makes rows of records by the columns, labels and missing values that the section `ingest` names."""
 
     def __init__(self, params: IngestParams) -> None:
-        self._columns: dict[str, Any] = {ours: _names(theirs) for ours, theirs in params.columns.items()}
-        self._labels = {str(value): name for value, name in params.labels.items()}
-        self._missing = {"", *params.missing}
+        self._mapped: dict[str, Names] = {o: _names(t) for o, t in params.columns.items() if t is not None}
+        self._off = {ours for ours, theirs in params.columns.items() if theirs is None}
+        self._labels = _label_names(params.labels)
+        self._missing = {canonical(word) for word in params.missing}
         self._label_type: type | None = None
 
     def names(self, column: str, count: int) -> list[str]:
         """The names of the `count` numbers of `x` or `y`: those in the source, else `x1`, `x2` and so on."""
-        names = self._columns.get(column, [])
+        names = self._mapped.get(column, [])
         return names if isinstance(names, list) and len(names) == count else [f"{column}{n + 1}" for n in range(count)]
 
-    def row(self, record: Record) -> Row:
-        """The row of a record. Raises BadRowError with the reason."""
+    def mapped(self) -> dict[str, str]:
+        """{column of the source: ours} of all columns that `ingest.columns` names."""
+        return {name: ours for ours, theirs in self._mapped.items() for name in _flat(theirs)}
+
+    def row(self, record: Record, split: str | None = None) -> Row:
+        """The row of a record in this split. Raises BadRowError with the reason."""
         if record.problem:
-            raise BadRowError(record.problem)
-        row = {}
-        for ours in self._columns or [name for name in record.values if name in COLUMNS]:
-            value = self._value(record.values, ours)
+            reason, _, detail = record.problem.partition(": ")
+            raise BadRowError(reason, detail)
+        row: Row = {}
+        sources = self.sources(record.values, split)
+        for ours, theirs in sources.items():
+            value = self._value(record.values, ours, theirs)
             if value is not None:
-                row[ours] = self._label(value) if ours == "label" else READERS[ours](value, ours)
-        row.pop("origin", None)
+                row[ours] = self._read(ours, value)
         if not any(name in row for name in CONTENT):
-            expected = next((name for name in self._columns if name in CONTENT), "text")
-            raise BadRowError(f"no {expected}", f"the columns are {', '.join(map(str, record.values)) or 'none'}")
+            expected = next((name for name in sources if name in CONTENT), "")
+            columns = f"the columns are {', '.join(map(str, record.values)) or 'none'}"
+            raise BadRowError(f"no {expected or 'text'}", "" if expected else columns)
         _check(row)
         return row | {"origin": record.origin}
 
-    def _value(self, values: dict[str, Any], ours: str) -> Any:
+    def unused(self, record: Record, split: str | None = None) -> Iterator[str]:
+        """The columns of a record that hold a value and are not used, `a.b` for a part of one."""
+        return _unused(
+            record.values, {name for theirs in self.sources(record.values, split).values() for name in _flat(theirs)}
+        )
+
+    def sources(self, record: dict[str, Any], split: str | None) -> dict[str, Names]:
+        """{our column: those of the source} for a record.
+
+        A file of the split `corpus` need not have the columns that are mapped: documents are called `text`.
+        """
+        mapped = self._mapped
+        if split == CORPUS:
+            mapped = {o: t for o, t in mapped.items() if any(find(record, name) is not ABSENT for name in _flat(t))}
+        used = {name for theirs in mapped.values() for name in _flat(theirs)}
+        taken = {"origin", *mapped, *used, *self._off}
+        return mapped | {name: name for name in record if name in COLUMNS and name not in taken}
+
+    def _value(self, record: dict[str, Any], ours: str, theirs: Names) -> Any:
         """The value of one of our columns, from one or several columns of the source; None where it is missing."""
-        theirs = self._columns.get(ours, ours)
-        if isinstance(theirs, dict):  # a conversation: {role: column}
-            turns = [{"role": role, "content": self._present(values, name)} for role, name in theirs.items()]
-            return [turn for turn in turns if turn["content"] is not None]
         if isinstance(theirs, str):
-            return self._present(values, theirs)
-        parts = [value for name in theirs if (value := self._present(values, name)) is not None]
-        if ours in {"x", "y"}:
-            if ours == "y" and not parts:
+            return self._present(record, theirs)
+        if isinstance(theirs, dict):
+            return self._turns(record, theirs) if ours == "messages" else self._answers(record, theirs)
+        parts = {name: value for name in theirs if (value := self._present(record, name)) is not None}
+        if ours in {"x", "y", "labels"}:
+            if ours != "x" and not parts:
                 return None  # a row without targets can still be used for pretraining
             if len(parts) < len(theirs):
-                raise BadRowError(f"{ours}: a number is missing", f"{len(parts)} instead of {len(theirs)}")
-            return parts
-        if not all(isinstance(value, str) for value in parts):
-            raise BadRowError(f"{ours}: no text", f"one of {', '.join(theirs)}")
-        return "\n".join(parts) if parts else None
+                lacking = next(name for name in theirs if name not in parts)
+                raise BadRowError(
+                    f"{ours}: a {'number' if ours in {'x', 'y'} else 'value'} is missing", f"{lacking} is empty"
+                )
+            return parts if ours == "labels" else list(parts.values())
+        return _joined(parts, ours)
 
-    def _present(self, values: dict[str, Any], name: str) -> Any:
+    def _turns(self, record: dict[str, Any], roles: dict[str, list[str]]) -> list[dict[str, str]] | None:
+        """A conversation from {role: columns}; a system message may be missing."""
+        turns = []
+        for role, names in roles.items():
+            parts = {name: value for name in names if (value := self._present(record, name)) is not None}
+            if content := _joined(parts, "messages"):
+                turns.append({"role": role, "content": content})
+        lacking = [role for role in roles if role != "system" and role not in {turn["role"] for turn in turns}]
+        if turns and lacking:
+            raise BadRowError(f"messages: nothing for {lacking[0]}", f"{', '.join(roles[lacking[0]])}: empty")
+        return turns or None
+
+    def _answers(self, record: dict[str, Any], fields: dict[str, list[str]]) -> dict[str, Any] | None:
+        """{text, answer_start} from two columns; None where both are missing."""
+        found = {field: self._present(record, names[0]) for field, names in fields.items()}
+        return None if all(value is None for value in found.values()) else found
+
+    def _present(self, record: dict[str, Any], name: str) -> Any:
         """The value of a column, None where it is missing."""
-        value = values.get(name)
-        if isinstance(value, str) and value.strip() in self._missing:
+        value = find(record, name)
+        if value is ABSENT or (not isinstance(value, list | dict) and is_empty(value)):
+            return None
+        if self._missing and isinstance(value, bool | int | float | str) and canonical(value) in self._missing:
             return None
         return value
 
+    def _read(self, ours: str, value: Any) -> Any:
+        if ours == "label":
+            return self._label(value)
+        read = READERS[ours](value, ours)
+        return [self._named(name, ours) for name in read] if ours in {"labels", "tags"} else read
+
     def _label(self, value: Any) -> str:
-        if isinstance(value, bool | int | str):
-            label_type: type = str if isinstance(value, str) else int
-        elif isinstance(value, float) and value.is_integer():
-            label_type, value = int, int(value)
-        else:
-            raise BadRowError("label: neither a word nor a whole number", _shown(value))
-        self._label_type = self._label_type or label_type
-        if label_type is not self._label_type:
-            words = {str: "a text", int: "a number"}
-            raise BadRowError(f"label: {words[label_type]}, and those before it are not", _shown(value))
-        name = str(value).strip()
+        if values.is_list(value):
+            raise BadRowError("label: a list or an object, not one class", shown(value))
+        if not values.is_name(value):
+            raise BadRowError("label: neither a word nor a whole number", shown(value))
+        name = canonical(value)
+        label_type: type = str if isinstance(value, str) else bool if isinstance(value, bool) else int
+        if not isinstance(value, str) or not (values.is_number(name) or name in {"true", "false"}):
+            self._label_type = self._label_type or label_type
+            if label_type is not self._label_type:
+                words = {str: "a text", int: "a number", bool: "true or false"}
+                raise BadRowError(f"label: {words[label_type]}, and those before it are not", shown(value))
+        return self._named(name, "label")
+
+    def _named(self, name: str, column: str) -> str:
+        """The name that `ingest.labels` gives to a label."""
         if self._labels and name not in self._labels:
-            raise BadRowError("label: not in ingest.labels", _shown(name))
+            raise BadRowError(f"{column}: not in ingest.labels", shown(name))
         return self._labels.get(name, name)
 
 
-def _names(theirs: Any) -> str | list[str] | dict[str, str]:
+def find(record: dict[str, Any], name: str) -> Any:
+    """The value of a column, ABSENT if there is none; `a.b` is also the value `b` of the object in column `a`."""
+    if name in record:
+        return record[name]
+    pieces = name.split(".")
+    for cut in range(1, len(pieces)):
+        inner = record.get(".".join(pieces[:cut]))
+        inner = values.parsed(inner) if isinstance(inner, str) and inner.lstrip().startswith("{") else inner
+        if isinstance(inner, dict) and (value := find(inner, ".".join(pieces[cut:]))) is not ABSENT:
+            return value
+    return ABSENT
+
+
+def _unused(record: dict[str, Any], used: Collection[str], prefix: str = "") -> Iterator[str]:
+    for name, value in record.items():
+        path = f"{prefix}{name}"
+        if path == "origin" or (not isinstance(value, np.ndarray | bytes) and is_empty(value)):
+            continue
+        if path in used:
+            items = value if isinstance(value, list) else []
+            more = {key for item in items if isinstance(item, dict) for key in item if not is_empty(item[key])}
+            yield from sorted(f"{path}.{key}" for key in more - PARTS)
+        elif any(other.startswith(f"{path}.") for other in used):
+            yield from _unused(value, used, f"{path}.") if isinstance(value, dict) else ()
+        else:
+            yield path
+
+
+def _names(theirs: Any) -> Names:
     if isinstance(theirs, dict):
-        return {role: str(name) for role, name in theirs.items()}
-    return [str(name) for name in theirs] if isinstance(theirs, list) else str(theirs)
+        return {key: [str(name) for name in (t if isinstance(t, list) else [t])] for key, t in theirs.items()}
+    if isinstance(theirs, list):
+        return [str(name) for name in theirs]
+    return str(theirs)
+
+
+def _flat(theirs: Names) -> list[str]:
+    """All names."""
+    if isinstance(theirs, dict):
+        return [name for names in theirs.values() for name in names]
+    return theirs if isinstance(theirs, list) else [theirs]
+
+
+def _label_names(labels: dict[Any, str]) -> dict[str, str]:
+    """`ingest.labels` by canonical values. Raises ParamsError where two spellings of one value have two names."""
+    names: dict[str, str] = {}
+    for value, name in labels.items():
+        if names.setdefault(canonical(value), name) != name:
+            raise ParamsError(
+                f"ingest.labels: {value!r} has two names, {names[canonical(value)]} and {name}", "remove one"
+            )
+    return names
+
+
+def _joined(parts: dict[str, Any], column: str) -> str | None:
+    """Texts of several columns, one below the other."""
+    for name, part in parts.items():
+        if not isinstance(part, str):
+            raise BadRowError(f"{column}: no text", f"{name} is {shown(part)}")
+    return "\n".join(parts.values()) or None
 
 
 def _check(row: Row) -> None:
     """Raise BadRowError where the columns of a row do not fit together."""
+    if not row.get("words", ["some"]):
+        raise BadRowError("words: none")
     if "words" in row and "tags" in row and len(row["words"]) != len(row["tags"]):
         raise BadRowError("tags: not one for each word", f"{len(row['tags'])} for {len(row['words'])}")
     if ("question" in row) != ("context" in row):
@@ -120,120 +229,38 @@ def _check(row: Row) -> None:
     for answer in row.get("answers", []):
         start, text = answer["start"], answer["text"]
         if row["context"][start : start + len(text)] != text:
-            raise BadRowError("answers: not in the context where it should be", f"{_shown(text)} at character {start}")
-
-
-def _text(value: Any, column: str) -> str:
-    if not isinstance(value, str):
-        raise BadRowError(f"{column}: no text", _shown(value))
-    return value if column == "context" else value.strip()  # answers count the characters of a context
-
-
-def _texts(value: Any, column: str) -> list[str]:
-    """A list, or text: a JSON list, or `labels` separated by commas, words and tags by white space."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        value = _json(value, column)
-    if isinstance(value, str):
-        parts = value.split(",") if column == "labels" else value.split()
-        value = [part.strip() for part in parts]
-    if not isinstance(value, list) or not all(isinstance(item, str | int) for item in value):
-        raise BadRowError(f"{column}: no list of texts", _shown(value))
-    return [str(item) for item in value]
-
-
-def _number(value: Any, column: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise BadRowError(f"{column}: no number", _shown(value)) from None
-    if not math.isfinite(number):
-        raise BadRowError(f"{column}: not finite", _shown(value))
-    return number
-
-
-def _numbers(value: Any, column: str) -> list[float]:
-    value = _json(value, column) if isinstance(value, str) else value
-    return [_number(item, column) for item in (value if isinstance(value, list) else [value])]
-
-
-def _answers(value: Any, column: str) -> list[dict[str, Any]]:
-    """The list of {text, answer_start} of SQuAD, or the two lists into which `datasets` turns it."""
-    value = _json(value, column) if isinstance(value, str) else value
-    try:
-        if isinstance(value, dict):
-            starts = value["answer_start"] if "answer_start" in value else value["start"]
-            return [{"text": t, "start": int(s)} for t, s in zip(value["text"], starts, strict=True)]
-        return [{"text": item["text"], "start": int(item.get("answer_start", item.get("start")))} for item in value]
-    except (TypeError, KeyError, ValueError, AttributeError):
-        raise BadRowError(f"{column}: no list of {{text, answer_start}}", _shown(value)) from None
-
-
-def _messages(value: Any, column: str) -> list[dict[str, str]]:
-    value = _json(value, column) if isinstance(value, str) else value
-    try:
-        turns = [{"role": turn["role"], "content": turn["content"].strip()} for turn in value]
-    except (TypeError, KeyError, AttributeError):
-        raise BadRowError(f"{column}: no list of {{role, content}}", _shown(value)) from None
-    unknown = sorted({str(turn["role"]) for turn in turns} - {"system", "user", "assistant"})
-    if unknown or not turns:
-        raise BadRowError(f"{column}: other roles than system, user and assistant", ", ".join(unknown) or "none")
-    return turns
+            raise BadRowError("answers: not in the context where it should be", f"{shown(text)} at character {start}")
 
 
 def _image(value: Any, column: str) -> bytes:
     """A PNG file, from the bytes of an image, {bytes, path} of `datasets`, or an array (rows, columns[, 3]) uint8."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
+
+    from pretune.predictor.pixels import open_image
 
     value = value.get("bytes") if isinstance(value, dict) else value
+    if isinstance(value, bytes) and not value:
+        raise BadRowError(f"{column}: an empty file")
+    if not isinstance(value, bytes) and not (isinstance(value, np.ndarray) and value.dtype == np.uint8):
+        raise BadRowError(f"{column}: no image", shown(value))
     try:
-        if isinstance(value, np.ndarray):
-            picture = Image.fromarray(value)
-        elif isinstance(value, bytes):
-            picture = Image.open(io.BytesIO(value))
-            picture = picture if picture.mode in {"L", "RGB"} else picture.convert("RGB")
-        else:
-            raise BadRowError(f"{column}: no image", _shown(value))
-        png = io.BytesIO()
-        picture.save(png, "PNG")
-    except (UnidentifiedImageError, OSError, ValueError, TypeError, Image.DecompressionBombError) as error:
-        raise BadRowError(f"{column}: no image that can be opened", type(error).__name__) from None
+        picture = open_image(value) if isinstance(value, bytes) else Image.fromarray(value)
+    except (OSError, ValueError, TypeError) as error:
+        raise BadRowError(f"{column}: no image that can be opened", str(error)) from None
+    png = io.BytesIO()
+    picture.save(png, "PNG")
     return png.getvalue()
 
 
-def _split(value: Any, column: str) -> str:
-    name = TO_SPLIT.get(value, value)
-    if name not in SPLITS:
-        raise BadRowError(f"{column}: none of {', '.join(SPLITS)}", _shown(value))
-    return str(name)
-
-
-def _group(value: Any, column: str) -> str:
-    if not isinstance(value, str | int):
-        raise BadRowError(f"{column}: no key", _shown(value))
-    return str(value)
-
-
-def _json(value: str, column: str) -> Any:
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError:
-        raise BadRowError(f"{column}: no JSON", _shown(value)) from None
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
-
-
 READERS: dict[str, Callable[[Any, str], Any]] = {
-    **dict.fromkeys(("text", "pair", "question", "context", "target"), _text),
-    **dict.fromkeys(("labels", "words", "tags"), _texts),
-    "score": _number,
-    **dict.fromkeys(("x", "y"), _numbers),
-    "answers": _answers,
-    "messages": _messages,
+    **dict.fromkeys(("text", "pair", "question", "context", "target"), values.text),
+    **dict.fromkeys(("labels", "tags"), values.labels),
+    "words": values.words,
+    "score": values.number,
+    **dict.fromkeys(("x", "y"), values.numbers),
+    "answers": values.answers,
+    "messages": values.messages,
     "image": _image,
-    "split": _split,
-    "group": _group,
-    "origin": lambda value, _: value,
+    "split": values.split,
+    "group": values.group,
 }

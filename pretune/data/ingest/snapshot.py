@@ -22,10 +22,12 @@ import numpy.typing as npt
 
 from pretune.data import rows
 from pretune.data.ingest.cleaning.text import Cleaner, check_languages
-from pretune.data.ingest.columns import BadRowError, ColumnMapping
+from pretune.data.ingest.columns import ColumnMapping
 from pretune.data.ingest.sources.record import Record
-from pretune.data.rows import SUPERVISION, Row
-from pretune.data.similarity.duplicates import Duplicates, fingerprints, text_of
+from pretune.data.ingest.tally import Tally
+from pretune.data.ingest.values import BadRowError
+from pretune.data.rows import Row
+from pretune.data.similarity.duplicates import Duplicates, compared, fingerprints
 from pretune.data.workers import chunked, in_order
 from pretune.errors import DataError
 
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from pretune.config.data import CleanParams, IngestParams
 
 Records = Iterable[tuple[str | None, Record]]
-SHOWN = 10  # bad rows in a message
 EXCERPT = 200  # characters of a bad row in the quarantine
 
 
@@ -46,14 +47,16 @@ class Snapshot:
         self._mapping = ColumnMapping(params)
         self._work = folder / "work"
         self._work.mkdir(parents=True)
-        self._reasons: Counter[str] = Counter()
+        self._tally = Tally(params, self._mapping)
         self._scrubbed: dict[str, int] = dict.fromkeys(params.clean.scrub, 0)
-        self._first_problems: list[str] = []
-        self._read = 0
         self.names: dict[str, list[str]] = {}
 
     def write(self, records: Records) -> dict[str, Any]:
-        """Write all files and return the counts. Raises DataError for too many bad rows, or if no row is left."""
+        """Write all files and return the counts.
+
+        Raises DataError for a file without a column that `ingest.columns` names, for too many bad rows, and if no row
+        is left.
+        """
         all_rows = self._work / "rows.parquet"
         clean = self._params.clean
         near = clean.similarity if clean.duplicates == "near" else None
@@ -62,7 +65,7 @@ class Snapshot:
         with closing(duplicates), quarantine_file.open("w", encoding="utf-8", newline="\n") as quarantine:
             clean_rows = self._clean_rows(records, duplicates, quarantine)
             count = rows.write(all_rows, clean_rows if clean.duplicates == "keep" else self._log_origins(clean_rows))
-        self._check_bad_rows()
+        self._tally.check(kept=count)
         if not count:
             source = describe_source(self._params.source)
             raise DataError(f"ingest.source: {source} holds no rows", "add rows, then: pretune run")
@@ -71,9 +74,10 @@ class Snapshot:
             rows.write(self._folder / "rows.parquet", self._without_duplicates(all_rows, duplicates, log, counts))
         shutil.rmtree(self._work)
         result = {
-            "read": self._read, "quarantined": self._reasons.total(), "reasons": dict(sorted(self._reasons.items())),
+            "read": self._tally.read, "quarantined": self._tally.quarantined,
+            "reasons": {reason: places.count for reason, places in sorted(self._tally.bad.items())},
             **{name: counts[name] for name in ("exact", "near", "conflicting", "rows", "labelled", "characters")},
-            "scrubbed": self._scrubbed,
+            "scrubbed": self._scrubbed, **self._tally.counts(),
         }  # fmt: skip
         text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
         (self._folder / "counts.json").write_text(text, encoding="utf-8")
@@ -87,6 +91,7 @@ class Snapshot:
             for chunk in chunked((record, self._map(split, record)) for split, record in records):
                 pending.append(chunk)
                 yield [row for _, row in chunk]
+            self._tally.end_of_file()
 
         for cleaned in in_order(partial(clean_chunk, self._params.clean), chunks()):
             if cleaned.prints:
@@ -97,13 +102,14 @@ class Snapshot:
                 if isinstance(row, BadRowError):
                     self._put_in_quarantine(record, row, quarantine)
                 else:
+                    self._tally.clean_row(row)
                     yield row
 
     def _map(self, split: str | None, record: Record) -> Row | BadRowError:
         """The row of a record, or the reason why it is bad."""
-        self._read += 1
+        self._tally.record(split, record)
         try:
-            row = self._mapping.row(record)
+            row = self._mapping.row(record, split)
             for column in {"x", "y"} & row.keys():
                 names = self.names.setdefault(column, self._mapping.names(column, len(row[column])))
                 if len(row[column]) != len(names):
@@ -114,30 +120,10 @@ class Snapshot:
         return row | ({"split": split} if split else {})
 
     def _put_in_quarantine(self, record: Record, error: BadRowError, quarantine: Any) -> None:
-        self._reasons[error.reason] += 1
-        if len(self._first_problems) < SHOWN:
-            self._first_problems.append(f"{record.origin}: {error}")
+        self._tally.bad_row(record.origin, error)
         excerpt = json.dumps(record.values, ensure_ascii=True, default=repr)[:EXCERPT]
         line = {"origin": record.origin, "reason": str(error), "excerpt": excerpt}
         quarantine.write(json.dumps(line, ensure_ascii=True) + "\n")
-
-    def _check_bad_rows(self) -> None:
-        """Raise DataError where more rows are bad than `max_bad_rows` allows."""
-        bad, limit = self._reasons.total(), self._params.clean.max_bad_rows
-        if bad <= (limit * self._read if limit < 1 else limit):
-            return
-        more = (
-            [f"… and {bad - len(self._first_problems)} more rows like these"] if bad > len(self._first_problems) else []
-        )
-        summary = ", ".join(f"{count} x {reason}" for reason, count in self._reasons.most_common(SHOWN))
-        raise DataError(
-            [
-                *self._first_problems,
-                *more,
-                f"{bad} of {self._read} rows are bad ({summary}); ingest.clean.max_bad_rows is {limit}",
-            ],
-            "correct these rows, or raise ingest.clean.max_bad_rows to leave them out, then: pretune run",
-        )
 
     def _log_origins(self, clean_rows: Iterator[Row]) -> Iterator[Row]:
         """The same rows; their origins and labels go to a file."""
@@ -162,8 +148,8 @@ class Snapshot:
                 line = {"origin": row["origin"], "kind": kind, "of": origin, "labels": [row.get("label"), label]}
                 log.write(json.dumps(line, ensure_ascii=False) + "\n")
             else:
-                labelled = any(name in row for name in SUPERVISION)
-                counts.update(rows=1, labelled=labelled, characters=len(text_of(row)))
+                counts.update(rows=1, labelled=int(rows.is_supervised(row)), characters=len("\n".join(compared(row))))
+                self._tally.kept_row(row)
                 yield row
 
 

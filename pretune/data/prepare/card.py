@@ -16,10 +16,11 @@ TEMPLATE = Path(__file__).with_name("card.html.j2")
 SCANNED = 2000  # rows of each split whose lengths and scripts are counted
 IDENTIFIED = 500  # rows of each split whose languages are identified: 2,000 take a second
 SAMPLES = 5
+FILES = 50  # that are listed
 EXCERPT = 120  # characters
 ROW_COUNTS = {
     "read": "rows read", "quarantined": "quarantined", "exact": "exact duplicates", "near": "near duplicates",
-    "conflicting": "of these with another label", "rows": "rows kept",
+    "conflicting": "of these with another label", "rows": "rows kept", "labelled": "of these with a target",
 }  # fmt: skip
 SUSPECT = ["origin", "label", "likelier", "chance"]
 BOUNDS = (16, 32, 64, 128, 256, 512, 1024, 4096, 16384)  # characters
@@ -97,6 +98,9 @@ def _tables(facts: dict[str, Any]) -> list[Table]:
         Table("Source", ["", ""], [[name, str(facts[name])] for name in ("source", "licence", "md5")], 2),
         Table("Rows", ["", "rows"], [[words, str(raw[name])] for name, words in ROW_COUNTS.items()]),
         Table("Quarantined", ["reason", "rows"], _pairs(raw["reasons"])),
+        Table("Files", ["file", "rows", "labelled"], _files(raw["files"]), 1),
+        Table("Columns left out", ["column of the source", "rows that hold a value"], _pairs(raw["left_out"])),
+        Table("Warnings", ["warning"], [[text] for text in raw["warnings"]]),
         Table("Personal data replaced", ["kind", "replacements"], _pairs(raw["scrubbed"])),
         Table("Splits", ["split", "rows"], [[name, str(split["rows"])] for name, split in splits.items()]),
         Table("Labels", ["label", *splits], _crossed(columns["labels"])),
@@ -110,6 +114,16 @@ def _tables(facts: dict[str, Any]) -> list[Table]:
         Table("Samples", heads, [[row.get(name, "") for name in heads] for row in facts["samples"]], len(heads)),
     ]  # fmt: skip
     return [table for table in tables if table.body or table.title == "Quarantined"]
+
+
+def _files(files: dict[str, dict[str, int]]) -> list[list[str]]:
+    """The rows of each file, if there are several; those that lack labels come first."""
+    if len(files) < 2:
+        return []
+    least = sorted(files.items(), key=lambda item: item[1]["labelled"] / max(1, item[1]["rows"]))
+    lines = [[name, str(count["rows"]), str(count["labelled"])] for name, count in least[:FILES]]
+    more = len(files) - FILES
+    return [*lines, [f"{more} more files", "", ""]] if more > 0 else lines
 
 
 def _pairs(counts: dict[str, Any]) -> list[list[str]]:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pretune.data.rows import Row, texts
 from pretune.data.similarity import minhash
-from pretune.data.similarity.duplicates import content_key, text_of
+from pretune.data.similarity.duplicates import compared, content_key, sketches_of, starts_of
 from pretune.data.similarity.shingles import Hashes, RollingHash, normalize, shingles
 
 Flags = npt.NDArray[np.bool_]
@@ -36,12 +36,13 @@ class Leaks:
 
 
 class DuplicateIndex:
-    """Finds rows with the same content as one of `rows`, or with nearly the same text: `similarity` or more."""
+    """Finds rows with the same content as one of `rows`, or with texts each `similarity` or more alike."""
 
     def __init__(self, rows: Sequence[Row], similarity: float) -> None:
         self._keys = {content_key(row) for row in rows}
-        self._sketches, bands = minhash.sketches([normalize(text) for row in rows if (text := text_of(row))])
         self._similarity = similarity
+        self._texts, self._sketches, bands = sketches_of([row for row in rows if compared(row)])
+        self._starts = starts_of(self._texts)
         self._bands = [(hashes[order], order) for hashes in bands.T for order in [np.argsort(hashes, kind="stable")]]
 
     def exact(self, rows: Sequence[Row]) -> Flags:
@@ -49,12 +50,11 @@ class DuplicateIndex:
         return np.array([content_key(row) in self._keys for row in rows], dtype=bool)
 
     def near(self, rows: Sequence[Row], normalize: Normalize = normalize) -> Flags:
-        """Which rows have nearly the same text as an indexed row: (rows,)."""
-        row_texts = [text_of(row) for row in rows]
+        """Which rows have nearly the same texts as an indexed row: (rows,)."""
         near = np.zeros(len(rows), dtype=bool)
         if self._similarity >= 1 or not len(self._sketches) or not len(rows):
             return near
-        sketches, bands = minhash.sketches([normalize(text) for text in row_texts])
+        texts, sketches, bands = sketches_of(rows, normalize)
         pairs = {
             pair
             for number, (hashes, order) in enumerate(self._bands)
@@ -62,9 +62,14 @@ class DuplicateIndex:
         }
         if pairs:
             ours, indexed = np.array(sorted(pairs)).T
-            similar = minhash.similarity(sketches[ours], self._sketches[indexed]) >= self._similarity
+            similar = texts[ours] == self._texts[indexed]
+            for part in range(int(texts.max())):
+                chosen = np.flatnonzero(similar & (texts[ours] > part))
+                first = sketches[starts_of(texts)[ours[chosen]] + part]
+                second = self._sketches[self._starts[indexed[chosen]] + part]
+                similar[chosen] = minhash.similarity(first, second) >= self._similarity
             near[ours[similar]] = True
-        return np.asarray(near & np.array([bool(text) for text in row_texts]))
+        return near
 
 
 def _matches(ours: Hashes, indexed: Hashes, order: Indices) -> list[tuple[int, int]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from pretune.data.rows import SUPERVISION, Row
+from pretune.data.rows import Row, is_supervised
 from pretune.data.similarity.duplicates import content_key
 
 if TYPE_CHECKING:
@@ -43,11 +43,6 @@ def class_of(row: Row) -> str | None:
         return "\n".join(sorted(row["labels"]))
     label: str | None = row.get("label")
     return label
-
-
-def is_supervised(row: Row) -> bool:
-    """Whether the row has a target for finetuning."""
-    return any(name in row for name in SUPERVISION)
 
 
 class SplitAssigner:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import string
-import unicodedata
-from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -15,9 +11,10 @@ from pretune.evaluation.metrics import statistics
 from pretune.evaluation.metrics.bootstrap import Measure, Metric, Values
 from pretune.evaluation.metrics.classification import f_score
 from pretune.evaluation.metrics.statistics import Table
+from pretune.objectives.finetuning import squad
 from pretune.objectives.predictions import Answers, Tags, Texts
 
-CJK = r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"  # written without spaces: a character is a word
+ANSWER_SCORES = {"f1": squad.f1, "exact_match": squad.exact_match}
 
 
 def tags(predictions: Tags) -> dict[str, Metric]:
@@ -50,16 +47,19 @@ def entities(row: list[str]) -> set[tuple[int, int, str]]:
 
 
 def answers(predictions: Answers) -> dict[str, Metric]:
-    """Exact match and F1 of words as in SQuAD (Rajpurkar et al. 2016): the best of the true answers counts."""
+    """F1 of words and exact match as in SQuAD; where some questions have no answer, of both kinds apart (SQuAD 2.0)."""
     rows = list(zip(predictions.targets, predictions.predicted, strict=True))
-    exact = [
-        max((normalise(predicted) == normalise(true) for true in targets), default=not predicted)
-        for targets, predicted in rows
-    ]
-    overlap = [
-        max((word_f1(true, predicted) for true in targets), default=float(not predicted)) for targets, predicted in rows
-    ]
-    return {"f1": Metric(statistics.mean(overlap)), "exact_match": Metric(statistics.mean(exact))}
+    scores = {name: np.array([score(*row) for row in rows]) for name, score in ANSWER_SCORES.items()}
+    result = {name: Metric(statistics.mean(values)) for name, values in scores.items()}
+    answered = np.array([bool(targets) for targets in predictions.targets])
+    if answered.all():
+        return result
+    kinds = {"has_answer": answered, "no_answer": ~answered}
+    return result | {
+        f"{kind}_{name}": Metric(statistics.ratio(values * mask, mask))
+        for kind, mask in kinds.items()
+        for name, values in scores.items()
+    }
 
 
 def texts(predictions: Texts) -> dict[str, Metric]:
@@ -75,21 +75,6 @@ def texts(predictions: Texts) -> dict[str, Metric]:
         "bleu": _corpus_metric(BLEU(), predictions),
         "exact_match": Metric(statistics.mean([predicted.strip() == true.strip() for true, predicted in pairs])),
     }
-
-
-def normalise(text: str) -> str:
-    """Lower case, without punctuation of any script (Lewis et al. 2020), English articles and extra spaces."""
-    kept = "".join(c for c in text.lower() if not (c in string.punctuation or unicodedata.category(c)[0] == "P"))
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
-
-
-def word_f1(true: str, predicted: str) -> float:
-    """F1 of the words of an answer; in Chinese and Japanese of the characters."""
-    first, second = (re.findall(rf"{CJK}|(?:(?!{CJK})\S)+", normalise(text)) for text in (true, predicted))
-    shared = sum((Counter(first) & Counter(second)).values())
-    if not first or not second:
-        return float(first == second)
-    return 2 * shared / (len(first) + len(second))
 
 
 def _macro_f1(predictions: Tags) -> Measure:

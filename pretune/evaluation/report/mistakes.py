@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from pretune.evaluation.metrics.classification import THRESHOLD
-from pretune.evaluation.metrics.text import normalise, word_f1
+from pretune.objectives.finetuning import squad
 from pretune.objectives.predictions import Answers, Classes, Likelihoods, ManyLabels, Numbers, Predictions, Tags, Texts
+
+NO_ANSWER = "(no answer)"
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,9 @@ def _tags(predictions: Tags) -> Ranked:
 def _answers(predictions: Answers) -> Ranked:
     for row, (true, predicted) in enumerate(zip(predictions.targets, predictions.predicted, strict=True)):
         confidence = predictions.best[row][0][1] if predictions.best[row] else 0.0
-        if normalise(predicted) not in map(normalise, true) and (true or predicted):
-            overlap = max((word_f1(answer, predicted) for answer in true), default=0.0)
-            yield confidence * (1 - overlap), Mistake(row, " / ".join(true), predicted, f"{confidence:.3f} sure")
+        if not squad.exact_match(true, predicted):
+            shown = " / ".join(true) or NO_ANSWER, predicted or NO_ANSWER
+            yield confidence * (1 - squad.f1(true, predicted)), Mistake(row, *shown, f"{confidence:.3f} sure")
 
 
 def _texts(predictions: Texts) -> Ranked:

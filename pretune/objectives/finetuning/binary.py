@@ -18,13 +18,14 @@ from pretune.objectives.finetuning import calibration
 from pretune.objectives.finetuning.classes import smooth
 from pretune.objectives.finetuning.texts import TextObjective
 from pretune.objectives.predictions import Classes
+from pretune.objectives.requirements import COLUMNS
 from pretune.predictor import text
 
 
 class Binary(TextObjective):
     """Sigmoid of the logit, binary cross entropy in nats (torch's BCEWithLogitsLoss, summed)."""
 
-    columns = ("text", "label")
+    columns = COLUMNS["binary"]
     metrics = ("loss", "accuracy")
     answers = "binary"
     smooths = calibrates = True

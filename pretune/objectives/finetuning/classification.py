@@ -16,13 +16,14 @@ from pretune.objectives.finetuning import calibration
 from pretune.objectives.finetuning.classes import class_metrics, label_names
 from pretune.objectives.finetuning.texts import TextObjective
 from pretune.objectives.predictions import Classes
+from pretune.objectives.requirements import COLUMNS
 from pretune.predictor import text
 
 
 class Classification(TextObjective):
     """Softmax over the classes, cross entropy in nats."""
 
-    columns = ("text", "label")
+    columns = COLUMNS["classification"]
     metrics = ("loss", "accuracy")
     answers = "class"
     smooths = calibrates = True

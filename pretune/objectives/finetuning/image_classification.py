@@ -21,6 +21,7 @@ from pretune.objectives.finetuning import calibration
 from pretune.objectives.finetuning.classes import class_metrics, label_names
 from pretune.objectives.images import ImageObjective, decode
 from pretune.objectives.predictions import Classes
+from pretune.objectives.requirements import COLUMNS
 from pretune.predictor.images import ImageClass
 
 
@@ -46,7 +47,7 @@ class ImageClassification(ImageObjective, FinetuningObjective):
     """Softmax over the classes, cross entropy in nats. Images are kept as bytes and normalised in their batch."""
 
     auto = AutoModelForImageClassification
-    columns = ("image", "label")
+    columns = COLUMNS["image_classification"]
     metrics = ("loss", "accuracy")
     answers = "image_class"
     smooths = calibrates = True

@@ -23,6 +23,7 @@ from pretune.errors import DataError, ParamsError
 from pretune.objectives.base import FinetuningObjective, ObjectiveContext
 from pretune.objectives.predictions import Texts
 from pretune.objectives.pretraining.causal_lm import CausalLM
+from pretune.objectives.requirements import COLUMNS
 from pretune.objectives.tokens import TokenBatch, TokenObjective
 from pretune.predictor import chat
 
@@ -31,7 +32,7 @@ class Instruction(TokenObjective, FinetuningObjective):
     """Predicts each token of the assistant's messages from all tokens before it; other messages are input only."""
 
     auto = AutoModelForCausalLM
-    columns = ("messages",)
+    columns = COLUMNS["instruction"]
     answers = "reply"
 
     class Settings(Section):

@@ -54,6 +54,8 @@ class LabelledData:
         """The predictions of the model in the folder `model` for the rows of train, validation or test."""
         objective = self.objective(build.model_type(model))
         context = self.context(objective, objective.inputs(model))
-        context = replace(context, temperature=build.inference_config(model).get("temperature", 1.0))
+        config = build.inference_config(model)
+        fitted = {name: config[name] for name in ("temperature", "null_threshold") if name in config}
+        context = replace(context, **fitted)
         loaded, _ = build.load(objective, model)
         return objective(self.rows(objective, split), context).predict(loaded.eval())

@@ -16,6 +16,7 @@ from pretune.data.rows import Row
 from pretune.objectives.base import FinetuningObjective, ObjectiveContext
 from pretune.objectives.predictions import Likelihoods
 from pretune.objectives.pretraining.causal_lm import CausalLM, next_token_batch
+from pretune.objectives.requirements import COLUMNS
 from pretune.objectives.tokens import TokenBatch, TokenObjective
 
 ROWS = 32  # per forward pass of `predict`
@@ -28,7 +29,7 @@ class LanguageModelling(TokenObjective, FinetuningObjective):
     """
 
     auto = AutoModelForCausalLM
-    columns = ("text",)
+    columns = COLUMNS["language_modelling"]
     answers = "continued"
 
     def __init__(self, rows: Sequence[Row], context: ObjectiveContext) -> None:

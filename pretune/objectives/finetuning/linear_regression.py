@@ -21,6 +21,7 @@ from pretune.errors import DataError
 from pretune.objectives.base import FinetuningObjective, ObjectiveContext
 from pretune.objectives.predictions import Numbers
 from pretune.objectives.pretraining.reconstruction import NumberBatch, Reconstruction, number_batch, squared_error
+from pretune.objectives.requirements import COLUMNS
 from pretune.predictor.linear import Mapped
 
 
@@ -28,7 +29,7 @@ class LinearRegression(FinetuningObjective):
     """Rows of numbers x, each with its targets y."""
 
     auto = AutoModel
-    columns = ("x", "y")
+    columns = COLUMNS["linear_regression"]
     answers = "mapped"
 
     def __init__(self, rows: Sequence[Row], context: ObjectiveContext) -> None:

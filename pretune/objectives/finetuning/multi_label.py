@@ -15,13 +15,14 @@ from pretune.objectives.finetuning import calibration
 from pretune.objectives.finetuning.classes import label_names, smooth
 from pretune.objectives.finetuning.texts import TextObjective
 from pretune.objectives.predictions import ManyLabels
+from pretune.objectives.requirements import COLUMNS
 from pretune.predictor import text
 
 
 class MultiLabel(TextObjective):
     """A sigmoid for each class; the mean over the classes of the binary cross entropies in nats."""
 
-    columns = ("text", "labels")
+    columns = COLUMNS["multi_label"]
     metrics = ("loss", "exact_match")
     answers = "labels"
     smooths = calibrates = True

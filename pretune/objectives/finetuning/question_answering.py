@@ -1,12 +1,13 @@
 """Extractive question answering (Rajpurkar et al. 2016): the answer to a question is a span of its context.
 
-A context longer than the model's input is split into overlapping windows. The target of a window without
-the answer is its first token (Devlin et al. 2019).
+A context longer than the model's input is split into overlapping windows. The target of a window without the answer
+is its first token (Devlin et al. 2019). So is that of a question without an answer, whose `answers` are []
+(Rajpurkar et al. 2018): a model trained on such questions also predicts that there is none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -28,8 +29,10 @@ from pretune.data.loading.varlen import pack
 from pretune.data.rows import Row
 from pretune.models import build, heads
 from pretune.objectives.base import FinetuningObjective, ObjectiveContext
+from pretune.objectives.finetuning import squad
 from pretune.objectives.finetuning.texts import LabelledBatch
 from pretune.objectives.predictions import Answers
+from pretune.objectives.requirements import COLUMNS
 from pretune.predictor.answers import Answered, windows
 
 
@@ -40,7 +43,7 @@ class QuestionAnswering(FinetuningObjective):
     """
 
     auto = AutoModelForQuestionAnswering
-    columns = ("question", "context", "answers")
+    columns = COLUMNS["question_answering"]
     metrics = ("loss", "accuracy")
     answers = "answered"
 
@@ -67,7 +70,8 @@ class QuestionAnswering(FinetuningObjective):
     @override
     def inference_config(cls, context: ObjectiveContext) -> dict[str, Any]:
         settings: dict[str, Any] = context.settings.model_dump()
-        return super().inference_config(context) | settings
+        null = {} if context.null_threshold is None else {"null_threshold": context.null_threshold}
+        return super().inference_config(context) | settings | null
 
     @classmethod
     @override
@@ -97,10 +101,44 @@ class QuestionAnswering(FinetuningObjective):
         }
 
     @override
+    def fitted(self, model: PreTrainedModel, held_out: Callable[[], Sequence[Row]]) -> dict[str, Any]:
+        """`null_threshold`, the margin above which there is no answer, if questions of these rows have none."""
+        if all(row["answers"] for row in self.rows):
+            return {}
+        rows = held_out()
+        spans, margins = self._predictor(model).spans(rows)
+        with_span = [squad.f1(_texts(row), best[0][0] if best else "") for row, best in zip(rows, spans, strict=True)]
+        return {"null_threshold": null_threshold(margins, with_span, [squad.f1(_texts(row), "") for row in rows])}
+
+    @override
     def predict(self, model: PreTrainedModel) -> Answers:
-        best = Answered(model, self.context.inputs, self.inference_config(self.context)).best(self.rows)
-        targets = [[answer["text"] for answer in row["answers"]] for row in self.rows]
+        best = self._predictor(model).best(self.rows)
+        targets = [_texts(row) for row in self.rows]
         return Answers(targets, [answers[0][0] if answers else "" for answers in best], best)
+
+    def _predictor(self, model: PreTrainedModel) -> Answered:
+        return Answered(model, self.context.inputs, self.inference_config(self.context))
+
+
+def null_threshold(margins: Sequence[float], with_span: Sequence[float], without: Sequence[float]) -> float:
+    """The threshold of the margins (predictor/answers.py) with the highest mean F1, rounded to four decimals.
+
+    with_span, without: F1 of each row if its best span is predicted, and if no answer is. Of several thresholds that
+    are equally good, the one closest to 0 counts; 0 without rows.
+    """
+    order = np.argsort(margins)
+    ascending = np.asarray(margins, dtype=np.float64)[order]
+    finite = ascending[np.isfinite(ascending)]
+    ends = [finite[0] - 1, finite[-1] + 1] if len(finite) else []
+    candidates = np.unique(np.round([0.0, *ends, *(finite[1:] + finite[:-1]) / 2], 4))
+    with_spans, withouts = (np.append(0.0, np.cumsum(np.asarray(part)[order])) for part in (with_span, without))
+    answered = np.searchsorted(ascending, candidates, side="right")
+    scores = np.round(with_spans[answered] + withouts[-1] - withouts[answered], 9)
+    return float(min(candidates[scores == scores.max()], key=abs))
+
+
+def _texts(row: Row) -> list[str]:
+    return [answer["text"] for answer in row["answers"]]
 
 
 def _span(row: Row) -> tuple[int, int]:

@@ -13,13 +13,14 @@ from typing_extensions import override
 from pretune.data.rows import Row
 from pretune.objectives.finetuning.texts import TextObjective
 from pretune.objectives.predictions import Numbers
+from pretune.objectives.requirements import COLUMNS
 from pretune.predictor import text
 
 
 class Regression(TextObjective):
     """The squared error; targets are not scaled."""
 
-    columns = ("text", "score")
+    columns = COLUMNS["regression"]
     answers = "number"
 
     @classmethod

@@ -18,6 +18,7 @@ from pretune.models import seq2seq
 from pretune.models.seq2seq import Seq2SeqBatch
 from pretune.objectives.base import FinetuningObjective, ObjectiveContext
 from pretune.objectives.predictions import Texts
+from pretune.objectives.requirements import COLUMNS
 from pretune.predictor.generation import Written
 
 
@@ -25,7 +26,7 @@ class Seq2Seq(FinetuningObjective):
     """Cross entropy of the target's tokens. Sources are cut at `context.length` tokens, targets at `target_length`."""
 
     auto = AutoModelForSeq2SeqLM
-    columns = ("text", "target")
+    columns = COLUMNS["seq2seq"]
     answers = "written"
 
     class Settings(Section):

@@ -19,6 +19,7 @@ from pretune.models import heads
 from pretune.objectives.base import FinetuningObjective, ObjectiveContext
 from pretune.objectives.finetuning.classes import class_metrics, label_names
 from pretune.objectives.predictions import Tags
+from pretune.objectives.requirements import COLUMNS
 from pretune.objectives.tokens import TokenBatch
 from pretune.predictor import words
 
@@ -27,7 +28,7 @@ class TokenClassification(FinetuningObjective):
     """Softmax over the tags of each word, cross entropy in nats. Words beyond `context.length` tokens are left out."""
 
     auto = AutoModelForTokenClassification
-    columns = ("words", "tags")
+    columns = COLUMNS["token_classification"]
     metrics = ("loss", "accuracy")
     answers = "tags"
     smooths = True

@@ -39,6 +39,21 @@ def test_rows_are_read_as_they_were_written(folder, expected):
     assert (folder / "a.parquet").read_bytes() == (folder / "b.parquet").read_bytes()
 
 
+@given(ROWS)
+def test_rows_with_features_are_read_as_they_were_written(folder, expected):
+    """Classes by their names, and images by their bytes, although numbers and structs are stored."""
+    classes = {
+        "label": sorted({row["label"] for row in expected if "label" in row}),
+        "labels": sorted({label for row in expected for label in row.get("labels", [])}),
+    }
+    expected = [row | {"origin": "here"} for row in expected]
+    columns = {name for row in expected for name in row}
+    for name in ("a", "b"):
+        assert rows.write_features(folder / f"{name}.parquet", expected, columns, classes) == len(expected)
+    assert rows.read(folder / "a.parquet") == expected
+    assert (folder / "a.parquet").read_bytes() == (folder / "b.parquet").read_bytes()
+
+
 def test_rows_are_read_a_chunk_at_a_time(folder, monkeypatch):
     """More rows than a chunk holds are all read, in order."""
     monkeypatch.setattr(rows, "CHUNK", 7)

@@ -119,6 +119,14 @@ def test_the_nearest_sentence_answers_a_question():
     assert predictions.predicted == ["Butter melts in the oven."]
 
 
+def test_where_questions_have_no_answer_one_baseline_never_answers():
+    """So a model that says nothing is not better than it; without such questions there is none."""
+    rows = [{"context": "The tide rose.", "question": "What rose?"}] * 2
+    predictions = baselines.predict(rows, rows, Answers([["tide"], []], ["", ""], [[], []]))
+    assert predictions["silent"].predicted == ["", ""]
+    assert "silent" not in baselines.predict(rows, rows, Answers([["tide"]] * 2, ["", ""], [[], []]))
+
+
 def test_the_target_of_the_nearest_training_row_is_predicted():
     """Like a translation memory."""
     train = [{"text": "a wave", "target": "eine Welle"}, {"text": "an oven", "target": "ein Ofen"}]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pretune.data import rows
 from pretune.evaluation import slices
 from pretune.evaluation.report import curves, mistakes
-from pretune.objectives.predictions import Classes
+from pretune.objectives.predictions import Answers, Classes
 
 FORMS = ["classes", "two_classes", "many_labels", "numbers", "tags", "texts", "answers", "likelihoods"]
 CRITERIA = ("label", "length", "script", "group", "origin")
@@ -87,6 +87,16 @@ def test_the_most_confident_mistake_comes_first():
     )
     worst = mistakes.worst_mistakes(predictions, 9)
     assert [(mistake.row, mistake.true, mistake.predicted) for mistake in worst] == [(1, "a", "b"), (0, "a", "b")]
+
+
+def test_no_answer_is_shown_in_words():
+    """Predicted or true; nothing for a question without an answer is correct."""
+    best = [[("", 0.9)], [("tide", 0.6)], [("", 0.8)]]
+    worst = mistakes.worst_mistakes(Answers([["salt"], [], []], ["", "tide", ""], best), 9)
+    assert [(mistake.true, mistake.predicted) for mistake in worst] == [
+        ("salt", "(no answer)"),
+        ("(no answer)", "tide"),
+    ]
 
 
 def test_curves_begin_and_end_where_they_must(forms):

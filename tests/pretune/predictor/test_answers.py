@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretune.predictor.answers import Window, best, windows
+from pretune.predictor.answers import Window, best, margins, windows, with_null
 
 CONTEXT = " ".join(f"number {n} is about salt harbour {n * n};" for n in range(30))
 LENGTH = 32
@@ -106,3 +106,29 @@ def test_a_context_without_tokens_has_no_answer():
     """No span, no answer, no error."""
     window = Window(0, np.arange(2), np.zeros(2, dtype=int), np.zeros((2, 2), dtype=int), np.zeros(2, dtype=bool))
     assert best([""], [window], [(np.zeros(2), np.zeros(2))], number=3, longest=2) == [[]]
+
+
+def test_the_margin_of_no_answer_is_that_of_the_authors():
+    """The lowest score of a first token, without the highest of a span; spans that are too long do not count."""
+    inside = np.array([False, True, True, True])
+    parts = [Window(0, np.arange(4), np.zeros(4, dtype=int), np.zeros((4, 2), dtype=int), inside) for _ in range(2)]
+    first = (np.array([5.0, 3, 0, 0]), np.array([4.0, 0, 1, 9]))  # null 9; spans 3 + 1 = 4, 3 + 9 too long, 0 + 9 = 9
+    second = (np.array([1.0, 2, 8, 0]), np.array([1.0, 7, 2, 0]))  # null 2; spans 2 + 7 = 9, 8 + 2 = 10, 8 + 7 reversed
+    assert margins(1, parts, [first, second], longest=2) == [2.0 - 10.0]
+
+
+@pytest.mark.parametrize(
+    ("margin", "number", "expected"),
+    [
+        (np.log(3), 5, [("", 0.75), ("salt", 0.2), ("sea", 0.05)]),
+        (-np.log(3), 5, [("salt", 0.6), ("", 0.25), ("sea", 0.15)]),
+        (0.0, 2, [("salt", 0.4), ("", 0.5)]),  # predicted, though its probability is lower: spans share theirs
+        (np.inf, 2, [("", 1.0), ("salt", 0.0)]),
+    ],
+)
+def test_no_answer_comes_first_above_the_threshold(margin, number, expected):
+    """Its probability is that of no answer against the best span; spans share the remainder."""
+    answers = with_null([("salt", 0.8), ("sea", 0.2)], margin, number)
+    assert [text for text, _ in answers] == [text for text, _ in expected]
+    assert [value for _, value in answers] == pytest.approx([value for _, value in expected])
+    assert with_null([], np.inf, number) == [("", 1.0)]

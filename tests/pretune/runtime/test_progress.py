@@ -15,6 +15,15 @@ def test_a_message_survives_the_pipe(capsys):
     assert progress.message("an ordinary line\n") is None
 
 
+def test_a_warning_reaches_the_terminal_or_the_flow(capsys, monkeypatch):
+    """With the name of the stage; under a flow as a message."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+    progress.for_stage("ingest").warn("2 rows are bad")
+    assert "warning: ingest: 2 rows are bad" in capsys.readouterr().err
+    PipeProgress().warn("2 rows are bad")
+    assert progress.message(capsys.readouterr().out) == {"event": "warning", "text": "2 rows are bad"}
+
+
 def test_the_end_is_always_told(capsys):
     """Messages in between may be left out, the last one is not."""
     pipe = PipeProgress()

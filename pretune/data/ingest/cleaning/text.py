@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pretune.data import languages
 from pretune.data.ingest.cleaning import quality, scrub
-from pretune.data.ingest.columns import BadRowError
+from pretune.data.ingest.values import BadRowError
 from pretune.data.rows import Row, texts
 from pretune.errors import ParamsError, did_you_mean
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 EXCERPT = 40  # characters of a text in a message
 COLUMNS = ("text", "pair", "question", "target")  # not `context`: answers count its characters
+CHECKED = (*COLUMNS, "context", "words", "label", "labels", "tags", "group")
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")  # all but tabs, line ends and page ends
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 BLANKS = re.compile(r"[^\S\n]+")
@@ -32,11 +33,12 @@ class Cleaner:
 
     def __call__(self, row: Row) -> Row:
         """The clean row. Raises BadRowError with the reason to reject it."""
-        for column in (*COLUMNS, "context"):
+        for column in CHECKED:
             if column in row:
-                _check_characters(row[column], column)
-        for words in (row.get("words", []), *([turn["content"]] for turn in row.get("messages", []))):
-            _check_characters("\n".join(words), "words" if "words" in row else "messages")
+                value = row[column]
+                _check_characters(value if isinstance(value, str) else "\n".join(value), column)
+        for turn in row.get("messages", []):
+            _check_characters(turn["content"], "messages")
         row = row | {column: self._clean_text(row[column]) for column in COLUMNS if column in row}
         if "messages" in row:
             row["messages"] = [turn | {"content": self._clean_text(turn["content"])} for turn in row["messages"]]

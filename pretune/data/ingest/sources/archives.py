@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from typing_extensions import override
 
 from pretune.config.source_spec import ARCHIVES
-from pretune.data.ingest.sources.files import File
+from pretune.data.ingest.sources.files import BROKEN, File
 from pretune.errors import DataError
 
 ENCRYPTED = 1  # a flag of .zip (APPNOTE.TXT 4.4.4)
@@ -28,11 +28,11 @@ def members(file: File, pattern: str = "") -> list[File]:
     Hidden members and those of `__MACOSX/` are left out. Raises DataError for an archive that is broken or encrypted,
     and where no member matches.
     """
-    if not file.name.endswith(ARCHIVES):
+    if not file.name.lower().endswith(ARCHIVES):
         return [file]
     try:
-        found = _zipped(file) if file.name.endswith(".zip") else _tarred(file)
-    except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, ValueError) as error:
+        found = _zipped(file) if file.ending == ".zip" else _tarred(file)
+    except (*BROKEN, ValueError) as error:
         raise DataError(f"{file.name}: cannot be read ({error})", "download the archive again") from None
     chosen = {name: opener for name, opener in found.items() if _is_chosen(name, pattern)}
     if not chosen:
@@ -71,7 +71,7 @@ def _mapped(file: File) -> BinaryIO:
     Otherwise it would be read from its start for each member.
     """
     with tempfile.TemporaryFile() as temporary, file.open_raw() as raw:
-        if not file.name.endswith((".zip", ".tar")):
+        if not file.name.lower().endswith((".zip", ".tar")):
             with file.binary() as stream:
                 shutil.copyfileobj(stream, temporary)
             raw = temporary  # noqa: PLW2901
@@ -101,5 +101,8 @@ class _Mapped(io.RawIOBase):
 
     @override
     def seek(self, offset: int, whence: int = 0) -> int:
-        self._content.seek(offset, whence)  # type: ignore[arg-type]
+        try:
+            self._content.seek(offset, whence)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise OSError(str(error)) from None
         return self._content.tell()

@@ -1,13 +1,23 @@
-"""Columnar tables: .parquet, .arrow and .feather, read a batch at a time."""
+"""Columnar tables: .parquet, .arrow and .feather, read a batch at a time.
+
+What the columns stand for is in the metadata that `datasets` writes, and read by it: classes become their names.
+"""
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
-from collections.abc import Iterator
+import re
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from decimal import Decimal
+from functools import partial
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -15,16 +25,21 @@ from pretune.data.ingest.sources.files import File
 from pretune.data.ingest.sources.record import Record, Records
 from pretune.errors import DataError
 
-BATCH = 1024  # records
+BATCH = 64  # records, of which each may hold images
+BUFFER = 2**20  # bytes; Arrow would read whole row groups ahead, and a file may be one
 MAGIC = b"ARROW1"  # Arrow's file format begins with it; a stream does not
 STREAM_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # a continuation of length 0 (Arrow columnar format, IPC)
+INDEX = re.compile(r"__index_level_\d+__")  # what pandas calls an index without a name: no column
+FEATURES = b"huggingface"  # metadata key of `datasets`
+
+Reader = Callable[[Any], Any]  # from a value of Arrow to that of a record; raises ValueError with the problem
 
 
 def parquet(file: File) -> Records:
     """A .parquet file."""
     with _seekable(file, "Parquet") as raw:
-        table = pq.ParquetFile(raw)
-        yield from _records(file.name, table.schema_arrow, table.iter_batches(BATCH))
+        table = pq.ParquetFile(raw, pre_buffer=False, buffer_size=BUFFER)
+        yield from records(file.name, table.iter_batches(BATCH), features(file.name, table.schema_arrow))
 
 
 def arrow(file: File) -> Records:
@@ -36,7 +51,7 @@ def arrow(file: File) -> Records:
         else:
             _check_complete(raw)
             table = batches = pa.ipc.open_stream(raw)
-        yield from _records(file.name, table.schema, batches)
+        yield from records(file.name, batches, features(file.name, table.schema))
 
 
 @contextmanager
@@ -49,6 +64,13 @@ def _seekable(file: File, format_name: str) -> Iterator[BinaryIO]:
         raise DataError(f"{file.name}: cannot be read as {format_name} ({error})", "download the file again") from None
 
 
+def check_stream(path: Path) -> None:
+    """Raise DataError for an Arrow stream that is truncated, which no reader of Arrow notices between two batches."""
+    with _seekable(File(path.name, lambda: path.open("rb")), "Arrow") as raw:
+        if raw.read(len(MAGIC)) != MAGIC:
+            _check_complete(raw)
+
+
 def _check_complete(raw: BinaryIO) -> None:
     """Raise ArrowInvalid for a truncated stream: one cut between two batches can be told by its last bytes alone."""
     raw.seek(-min(len(STREAM_END), raw.seek(0, os.SEEK_END)), os.SEEK_END)
@@ -57,27 +79,120 @@ def _check_complete(raw: BinaryIO) -> None:
     raw.seek(0)
 
 
-def _records(name: str, schema: Any, batches: Iterator[Any]) -> Records:
-    classes = class_names(schema)
+def features(name: str, schema: Any) -> Mapping[str, Any]:
+    """{column: feature} as `datasets` reads them from the metadata of a file; nothing for a file of other software.
+
+    A column keeps its feature where other software has changed its type, say from int64 to int8. Raises DataError for
+    two columns of one name, and for metadata that `datasets` does not understand.
+    """
+    repeated = sorted({column for column in schema.names if schema.names.count(column) > 1})
+    if repeated:
+        raise DataError(f"{name}: two columns are called {', '.join(repeated)}", f"rename one in {name}")
+    metadata = (schema.metadata or {}).get(FEATURES)
+    if metadata is None:
+        return {}
+    from datasets import Features
+
+    try:
+        return dict(Features.from_dict(json.loads(metadata).get("info", {}).get("features") or {}))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(
+            f"{name}: its metadata of datasets cannot be read ({type(error).__name__}: {error})",
+            f"write {name} anew with another version of datasets",
+        ) from None
+
+
+def records(name: str, batches: Iterable[Any], columns: Mapping[str, Any]) -> Records:
+    """The rows of Arrow batches or tables, in plain Python values.
+
+    columns: {name: feature}. A class becomes its name, and -1, which `datasets` writes for an unknown one, None. A
+    number that no class has, and an image that is a path alone, is a problem of its record.
+    """
+    readers = {column: reader for column, feature in columns.items() if (reader := _reader(feature))}
     number = 0
     for batch in batches:
-        for start in range(0, batch.num_rows, BATCH):
-            for values in batch.slice(start, BATCH).to_pylist():
+        kept = batch.select([column for column in batch.schema.names if not INDEX.fullmatch(column)])
+        plain = [column for column in kept.schema.names if _is_plain(kept.schema.field(column).type)]
+        for start in range(0, kept.num_rows, BATCH):
+            for values in kept.slice(start, BATCH).to_pylist():
                 number += 1
-                labels = {key: names[values[key]] for key, names in classes.items() if _is_index(values[key], names)}
-                yield Record(f"{name}:{number}", values | labels)
+                values |= {column: _python(values[column]) for column in values if column not in plain}
+                yield _record(f"{name}:{number}", values, readers)
 
 
-def class_names(schema: Any) -> dict[str, list[str]]:
-    """{column: names of its classes}, which `datasets` stores in the metadata of a file."""
-    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = metadata.get("info", {}).get("features", {})
-    return {
-        column: feature["names"]
-        for column, feature in features.items()
-        if isinstance(feature, dict) and feature.get("names")
-    }
+def _record(origin: str, values: dict[str, Any], readers: dict[str, Reader]) -> Record:
+    problem = ""
+    for column, reader in readers.items():
+        if values.get(column) is not None:
+            try:
+                values[column] = reader(values[column])
+            except ValueError as error:
+                problem = problem or f"{column} {error}"
+    return Record(origin, values, problem)
 
 
-def _is_index(value: object, names: list[str]) -> bool:
-    return isinstance(value, int) and 0 <= value < len(names)
+def _reader(feature: Any) -> Reader | None:
+    """What makes names of the classes in a value, and finds images without bytes; None if there is nothing to do."""
+    import datasets
+
+    if isinstance(feature, datasets.ClassLabel):
+        return partial(_class, feature.names)
+    if isinstance(feature, datasets.Image):
+        return _image
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        item = _reader(feature.feature)
+        return item and partial(_items, item)
+    if isinstance(feature, dict):
+        parts = {key: reader for key, part in feature.items() if (reader := _reader(part))}
+        return partial(_parts, parts) if parts else None
+    return None
+
+
+def _class(names: list[str], value: Any) -> Any:
+    """The name of a class; a value that is no number as it is."""
+    if not isinstance(value, int):
+        return value
+    if not -1 <= value < len(names):
+        raise ValueError(f"has a number without a class: {value}, of {len(names)} classes")
+    return None if value == -1 else names[value]
+
+
+def _image(value: Any) -> Any:
+    path = value["path"] if isinstance(value, dict) and value["bytes"] is None else value
+    if not isinstance(path, str):
+        return value
+    raise ValueError(f"is the path of an image, not the image: {PurePath(path).name}")
+
+
+def _items(reader: Reader, value: Any) -> Any:
+    return [item if item is None else reader(item) for item in value] if isinstance(value, list) else value
+
+
+def _parts(readers: dict[str, Reader], value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return value | {key: reader(value[key]) for key, reader in readers.items() if value.get(key) is not None}
+
+
+def _is_plain(kind: Any) -> bool:
+    """Whether Python's values of an Arrow type are those that JSON has, or bytes."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if kind.num_fields and not pa.types.is_map(kind):
+        return all(_is_plain(kind.field(number).type) for number in range(kind.num_fields))
+    own = (pa.types.is_temporal, pa.types.is_decimal, pa.types.is_map, pa.types.is_float16)
+    return not isinstance(kind, pa.BaseExtensionType) and not any(check(kind) for check in own)
+
+
+def _python(value: Any) -> Any:
+    """A value as JSON has it: moments and identifiers as texts (ISO 8601), exact decimals as numbers."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [_python(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _python(item) for key, item in value.items()}
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, dt.date | dt.time):
+        return value.isoformat()
+    return str(value) if isinstance(value, dt.timedelta | uuid.UUID) else value

@@ -46,7 +46,7 @@ def _sentences(lines: Iterable[str], separator: str | None) -> Iterator[Sentence
             start = start if rows else number
             rows.append(text.split(separator))
             if len(rows[-1]) != len(rows[0]):
-                problem = problem or f"line {number}: more or fewer columns than in the line before"
+                problem = problem or f"more or fewer columns than in the line before: line {number}"
             elif len(rows[0]) < 2:
                 problem = "a word without a tag"
 

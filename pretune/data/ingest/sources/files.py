@@ -7,8 +7,11 @@ import codecs
 import gzip
 import io
 import lzma
+import re
 import shutil
+import tarfile
 import tempfile
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,12 +26,20 @@ import pyarrow as pa
 from pretune.errors import DataError, did_you_mean
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+SHORT = {".tgz": ".gz", ".tbz2": ".bz2", ".txz": ".xz"}  # of compressed .tar
+BROKEN = (  # what reading a broken or unsupported file raises
+    OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError, NotImplementedError,
+)  # fmt: skip
 POINTER = b"version https://git-lfs"  # the first line of a pointer (git-lfs, docs/spec.md)
 MAGIC = {
     b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"\x28\xb5\x2f\xfd": ".zst", b"PK\x03\x04": ".zip",
     b"PAR1": ".parquet", b"ARROW1": ".arrow", b"%PDF-": ".pdf", b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg",
     b"SQLite format 3": ".db",
 }  # fmt: skip
+CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a]")  # no text holds it: a word may begin like a magic number, as `PAR1`
+PAGE = re.compile(rb"\s*<(!doctype\s+html|html)\b", re.IGNORECASE)
+PROSE = (".txt", ".md", "")  # may be HTML
+SHOWN = 10  # names in a message
 HEAD = 4096  # bytes that tell text from other content
 ZEROS = 0.01  # share of zero bytes from which it is no text
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -45,13 +56,13 @@ class File:
     @property
     def ending(self) -> str:
         """The ending that determines the format: `.csv` of `a.csv.gz`, `.idx` of `images-ubyte`."""
-        path = PurePosixPath(self.name.removesuffix(self._compression))
-        return ".idx" if path.name.endswith("ubyte") else path.suffix.lower()
+        path = PurePosixPath(self.name.lower().removesuffix(self._compression))
+        return ".idx" if path.name.endswith("ubyte") else path.suffix
 
     @property
     def _compression(self) -> str:
-        suffix = PurePosixPath(self.name).suffix
-        return suffix if suffix in COMPRESSED else ""
+        suffix = PurePosixPath(self.name).suffix.lower()
+        return SHORT.get(suffix, suffix if suffix in COMPRESSED else "")
 
     @contextmanager
     def binary(self) -> Iterator[BinaryIO]:
@@ -60,7 +71,7 @@ class File:
             with self.open_raw() as raw, _decompressed(raw, self._compression) as stream:
                 self._check_pointer(stream.peek(len(POINTER)))  # type: ignore[attr-defined]
                 yield stream
-        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        except BROKEN as error:
             raise DataError(f"{self.name}: cannot be read ({error})", "download or compress the file again") from None
 
     @contextmanager
@@ -73,7 +84,9 @@ class File:
                 with self.binary() as stream:
                     shutil.copyfileobj(stream, raw)
                 raw.seek(0)
-            self._check_pointer(raw.read(len(POINTER)))
+            start = raw.read(HEAD)
+            self._check_pointer(start)
+            self._check_page(start)
             raw.seek(0)
             yield raw
 
@@ -107,19 +120,26 @@ class File:
         if start.startswith(POINTER):
             raise DataError(f"{self.name}: a pointer of Git LFS, not the file itself", "git lfs pull")
 
+    def _check_page(self, start: bytes) -> None:
+        """Raise DataError where a table is a web page: a message of the server, or a page about the file."""
+        if self.ending not in PROSE and PAGE.match(start):
+            raise DataError(f"{self.name}: a web page (HTML), not the file itself", "download the file itself")
+
     def _check_text(self, start: bytes, encoding: str) -> None:
         """Raise DataError where the first bytes are those of another encoding, of a compressed file or of none."""
         wide = encoding.startswith(("utf-16", "utf-32"))
         if start.startswith(UTF_16 + UTF_32) and not wide:
             found = "utf-32" if start[:4] in UTF_32 else "utf-16"
             raise DataError(f"{self.name}: begins with the mark of {found}", f"set ingest.encoding: {found}")
-        if ending := next((ending for magic, ending in MAGIC.items() if start.startswith(magic)), ""):
+        ending = next((ending for magic, ending in MAGIC.items() if start.startswith(magic)), "")
+        if ending and CONTROL.search(start):
             raise DataError(
                 f"{self.name}: the content is that of a {ending} file", f"rename it so that it ends in {ending}"
             )
+        self._check_page(start)
         if not wide and start.count(0) > len(start) * ZEROS:
             raise DataError(
-                f"{self.name}: not text: {start.count(0)} of its first {len(start)} bytes are zero",
+                f"{self.name}: binary, not text: {start.count(0)} of its first {len(start)} bytes are zero",
                 "name another file in ingest.source, or set ingest.encoding: utf-16-le if it is text",
             )
 
@@ -142,13 +162,29 @@ def local(start: str, pattern: str, base: Path) -> list[File]:
     files in it at any depth, but for hidden ones. Raises DataError where there is none.
     """
     if not base.exists():
-        hint = did_you_mean(base.name, [p.name for p in base.parent.glob("*")] if base.parent.is_dir() else [])
-        raise DataError(f"ingest.source: no file {start}{hint}", "correct ingest.source, then: pretune run")
+        raise missing(start, base)
     candidates = sorted(base.glob(pattern or "**/*")) if base.is_dir() else [base]
-    paths = [path for path in candidates if path.is_file() and not path.name.startswith(".")]
+    paths = [path for path in candidates if path.is_file() and not _is_hidden(path.relative_to(base))]
     if not paths:
         place = f"{start}/{pattern}" if pattern else start
-        raise DataError(f"ingest.source: {place} holds no files", "correct ingest.source, then: pretune run")
+        found = sorted({path.suffix for path in base.glob("**/*") if path.suffix and path.is_file()})[:SHOWN]
+        hint = f"; the files there end in {', '.join(found)}" if pattern and found else ""
+        raise DataError(f"ingest.source: {place} holds no files{hint}", "correct ingest.source, then: pretune run")
     prefix = PurePosixPath(start).name if start.startswith("/") else start  # no output holds an absolute path
     names = [str(PurePosixPath(prefix) / path.relative_to(base).as_posix()) for path in paths]
     return [File(name, partial(path.open, "rb")) for name, path in zip(names, paths, strict=True)]
+
+
+def missing(start: str, base: Path) -> DataError:
+    """The error for a path that is not there, with the nearest name at the place where it parts from those that are."""
+    if base.with_name(f"{base.name}.dvc").exists():
+        return DataError(f"ingest.source: {start} is in DVC, but not in the workspace", f"dvc pull {start}.dvc")
+    while not base.parent.exists():
+        base = base.parent
+    hint = did_you_mean(base.name, [path.name for path in base.parent.iterdir()] if base.parent.is_dir() else [])
+    return DataError(f"ingest.source: no file {start}{hint}", "correct ingest.source, then: pretune run")
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether a file or a folder that it lies in is hidden: a copy of an editor, of a notebook or of git."""
+    return any(part.startswith(".") for part in path.parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -13,12 +14,27 @@ from pretune.data.ingest.sources.record import Record, Records
 from pretune.errors import DataError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+SEVERAL = (".gif", ".webp", ".tif", ".tiff")  # may hold several frames
 
 
 def image(file: File) -> Records:
     """One image per file; `label` is the name of its folder."""
     with file.binary() as stream:
-        yield Record(file.name, {"image": stream.read(), "label": PurePosixPath(file.name).parent.name})
+        content = stream.read()
+    count = _frames(content) if file.ending in SEVERAL else 1
+    warning = "several frames, of which the first is read" if count > 1 else ""
+    yield Record(file.name, {"image": content, "label": PurePosixPath(file.name).parent.name}, warning=warning)
+
+
+def _frames(content: bytes) -> int:
+    """The number of frames or pages; 1 of what cannot be opened, of which the mapping of columns gives the reason."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return int(getattr(image, "n_frames", 1))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return 1
 
 
 def idx(file: File) -> Records:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from itertools import chain, zip_longest
-from pathlib import Path, PurePosixPath
+from itertools import chain, islice, zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pretune.config import source_spec
@@ -22,6 +21,7 @@ from pretune.data.ingest.sources import (
     images,
     remote,
     sql,
+    strays,
     tables,
     text,
     workbook,
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 ResolveInput = Callable[[str], Path]  # from a path in params.yaml to its location; refuses paths not in dvc.yaml
 MAX_ERRORS = 10  # unreadable files after which reading stops
-SHOWN = 10  # names in a warning
 ENDINGS = {
     ".txt": "blocks", ".md": "blocks", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl",
     ".json": "json", ".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow", ".idx": "idx",
@@ -43,9 +42,12 @@ ENDINGS = {
     **dict.fromkeys(images.ENDINGS, "images"),
 }  # fmt: skip
 
-KINDS = {"blocks": "texts", "images": "images", "idx": "arrays"} | dict.fromkeys(
-    ("csv", "tsv", "jsonl", "json", "parquet", "arrow", "conll", "xlsx"), "tables"
-)  # what the files of a folder are
+STEPS = {  # what to do with a file that is not read, by its ending
+    **dict.fromkeys((".xls", ".ods"), "save it as .xlsx or .csv"),
+    **dict.fromkeys((".docx", ".doc", ".odt", ".rtf", ".pdf", ".html", ".htm"), "save it as .txt"),
+    **dict.fromkeys((".rar", ".7z", ".zip", ".tar", ".tgz", ".tbz2", ".txz"), "unpack it"),
+    **dict.fromkeys((".db", ".sqlite", ".sqlite3"), "write sqlite:///PATH#TABLE"),
+}
 
 
 def read(params: IngestParams, resolve_input: ResolveInput) -> Iterator[tuple[str | None, Record]]:
@@ -109,11 +111,14 @@ def _open(
     elif scheme == "sql":
         yield None, sql.read(place, None if path is None else resolve_input(path))
     else:
-        matches = remote.find(place) if path is None else _local(place, path, resolve_input)
-        matches = [member for file in matches for member in archives.members(file)]
-        kept, warning = _without_strays(matches) if len(matches) > 1 and params.format == "auto" else (matches, "")
+        matches = _members(remote.find(place)) if path is None else _local(place, path, resolve_input)
+        kept, warning = matches, ""
+        if len(matches) > 1:
+            kept, warning = strays.leave_out(matches, [_format(file) for file in matches], params.format)
         streams = [_records(file, params, aligned=aligned) for file in kept]
-        yield from ((None, _with_warning(records, warning * (not n))) for n, records in enumerate(streams))
+        for number, (file, records) in enumerate(zip(kept, streams, strict=True)):
+            empty = [Record(file.name, {}, "a file without rows")] if len(kept) > 1 and not aligned else []
+            yield None, _with_warning(records, "" if number else warning, empty)
 
 
 def _local(place: str, start: str, resolve_input: ResolveInput) -> list[File]:
@@ -121,38 +126,25 @@ def _local(place: str, start: str, resolve_input: ResolveInput) -> list[File]:
     if start != place.rstrip("/"):
         with suppress(UndeclaredInputError):
             if (location := resolve_input(place.rstrip("/"))).exists():
-                return files.local(place.rstrip("/"), "", location)
+                return _members(files.local(place.rstrip("/"), "", location))
     location, pattern = resolve_input(start), place.removeprefix(start).strip("/")
-    if start.endswith(source_spec.ARCHIVES) and location.is_file():
-        return [member for file in files.local(start, "", location) for member in archives.members(file, pattern)]
-    return files.local(start, pattern, location)
+    if location.is_file():
+        return _members(files.local(start, "", location), pattern)
+    return _members(files.local(start, pattern, location))
 
 
-def _without_strays(matches: list[File]) -> tuple[list[File], str]:
-    """The files of a folder or glob that are of its most frequent kind, and a warning that names the others."""
-    kinds = [KINDS.get(ENDINGS.get(file.ending, ""), "") for file in matches]
-    if not any(kinds):
-        return matches, ""
-    main = Counter(filter(None, kinds)).most_common(1)[0][0]
-    kept = [file for file, kind in zip(matches, kinds, strict=True) if kind == main]
-    strays = [file.name for file, kind in zip(matches, kinds, strict=True) if kind != main]
-    folders = sorted({PurePosixPath(file.name).parent.name for file in kept})
-    warnings = []
-    if strays:
-        more = f" and {len(strays) - SHOWN} more" if len(strays) > SHOWN else ""
-        warnings.append(f"{len(strays)} files are no {main} and are left out: {', '.join(strays[:SHOWN])}{more}")
-    if main == "texts" and len(folders) > 1:
-        names = ", ".join(folders[:SHOWN])
-        warnings.append(f"the texts lie in the folders {names}; ingest.format: folders makes these their labels")
-    return kept, "; ".join(warnings)
+def _members(matches: list[File], pattern: str = "") -> list[File]:
+    """The same files, with the members of an archive that match the pattern in its place."""
+    return [member for file in matches for member in archives.members(file, pattern)]
 
 
-def _with_warning(records: Records, warning: str) -> Records:
-    """The same records, the first one with a warning about all of them."""
-    for record in records:
+def _with_warning(records: Records, warning: str, empty: list[Record]) -> Records:
+    """The records, or those for a file without any; the first one with a warning about all files."""
+    for record in chain(islice(records, 1), empty):
         text = "; ".join(filter(None, [warning, record.warning]))
-        yield replace(record, warning=text) if warning else record
-        warning = ""
+        yield replace(record, warning=text)
+        break
+    yield from records
 
 
 def _check_allowed(place: Place, permission: Literal["network", "outside"], params: IngestParams) -> None:
@@ -162,11 +154,16 @@ def _check_allowed(place: Place, permission: Literal["network", "outside"], para
         raise DataError(f"ingest.source: {place} {reason}", f"add {permission} to ingest.allow in params.yaml")
 
 
+def _format(file: File) -> str:
+    """The format by the ending of the name, "" if none is known."""
+    return ENDINGS.get(file.ending, "")
+
+
 def _records(file: File, params: IngestParams, *, aligned: bool) -> Records:
     """The records of a file. Aligned text files are read by lines, empty ones included."""
     file_format: str = params.format
     if file_format == "auto":
-        file_format = ENDINGS.get(file.ending, "lines" if aligned else "")
+        file_format = _format(file) or ("lines" if aligned else "")
         file_format = "lines" if aligned and file_format == "blocks" else file_format
     readers: dict[str, Callable[[], Records]] = {
         "text": lambda: text.whole(file, params.encoding),
@@ -186,11 +183,14 @@ def _records(file: File, params: IngestParams, *, aligned: bool) -> Records:
     }
     if file.ending == ".dvc":
         data = file.name.removesuffix(".dvc")
-        raise DataError(f"ingest.source: {file.name} is DVC's note of {data}, not the data", f"name {data}; dvc pull")
+        raise DataError(
+            f"ingest.source: {file.name} is the file of DVC that stands for {data}, not the data",
+            f"name {data} in ingest.source, then: dvc pull {file.name}",
+        )
     if file_format not in readers:
         raise DataError(
             f"ingest.source: {file.name}: no format is known for the ending `{file.ending}`",
-            f"set ingest.format to one of {', '.join(readers)}",
+            STEPS.get(file.ending, f"set ingest.format to one of {', '.join(readers)}"),
         )
     records = readers[file_format]()
     if aligned or file_format != "lines":
@@ -201,19 +201,24 @@ def _records(file: File, params: IngestParams, *, aligned: bool) -> Records:
 def _zip_columns(part: Part, columns: dict[str, list[Records]]) -> Records:
     """Join the n-th records of all places. Raises DataError where the places have different numbers of records."""
     streams = [chain.from_iterable(records) for records in columns.values()]
-    for number, row in enumerate(zip_longest(*streams), start=1):
-        missing = [place for (_, place), record in zip(part.aligned, row, strict=True) if record is None]
-        if missing:
+    for number, row in enumerate(zip_longest(*streams)):
+        if None in row:
+            counts = [number + (r is not None) + sum(1 for _ in s) for r, s in zip(row, streams, strict=True)]
+            rows = ", ".join(f"{place} has {count}" for (_, place), count in zip(part.aligned, counts, strict=True))
             raise DataError(
-                f"ingest.source: {missing[0]} ends after {number - 1} rows, but other files do not: rows do not match",
-                "download the files again",
+                f"ingest.source: files that are read in parallel have different numbers of rows: {rows}",
+                "correct or download the files: row n of each has to belong to row n of the others",
             )
-        values = {column: _value(record, column) for column, record in zip(columns, row, strict=True)}
-        yield Record(row[0].origin, values, next((record.problem for record in row if record.problem), ""))
+        problem = next((record.problem for record in row if record.problem), "")
+        values = {} if problem else {column: _value(r, column) for column, r in zip(columns, row, strict=True)}
+        yield Record(row[0].origin, values, problem, "; ".join(filter(None, (record.warning for record in row))))
 
 
 def _value(record: Record, column: str) -> object:
-    """The column of that name, or the only column of the record."""
-    if column in record.values:
-        return record.values[column]
-    return next(iter(record.values.values())) if len(record.values) == 1 else None
+    """The column of that name, or the only column of the record. Raises DataError if there is neither."""
+    if column not in record.values and len(record.values) != 1:
+        raise DataError(
+            f"ingest.source: {record.origin} has no column {column}; its columns are {', '.join(record.values)}",
+            f"name the column {column}, or write its values into a file of their own",
+        )
+    return record.values[column] if column in record.values else next(iter(record.values.values()))

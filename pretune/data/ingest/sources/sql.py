@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pretune.config.source_spec import SQLITE
+from pretune.data.ingest.sources.files import missing
 from pretune.data.ingest.sources.record import Record, Records
 from pretune.errors import DataError, did_you_mean
 
@@ -31,6 +32,8 @@ def read(place: str, file: Path | None) -> Records:
     `file` is the file of a SQLite database. Raises DataError for a wrong address or table before the first row is read.
     """
     address, _, name = place.partition("#")
+    if file and not file.exists():  # SQLite would create it
+        raise missing(address.removeprefix(SQLITE), file)
     with _as_data_error(address):
         engine = _engine(address, file)
         return _rows(address, engine, _table(address, engine, name))

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import weakref
+from itertools import count, islice
 from typing import get_args
 
 import numpy as np
@@ -72,18 +73,6 @@ def test_texts_stay_as_they_are_but_for_surrounding_spaces(made, values):
     assert [row["text"] for row in kept] == list(dict.fromkeys(text.strip() for text in values))
 
 
-def test_columns_are_mapped_and_others_left_out(made):
-    """By names and by numbers, several texts into one, two columns into a conversation."""
-    columns = {"text": ["title", "body"], "label": "stars", "group": "author"}
-    values = {"title": "A", "body": "b", "stars": 3, "author": "x", "score": "5"}
-    (row,), *_ = made(values, columns=columns, labels={3: "good"})
-    assert row == {"text": "A\nb", "label": "good", "group": "x", "origin": "f:0"}
-    (row,), *_ = made({"q": "hi", "a": "ho"}, columns={"messages": {"user": "q", "assistant": "a"}})
-    assert row["messages"] == [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
-    (row,), *_ = made({"1": "0.5", "2": "-3", "3": "1e2"}, columns={"x": [1, 2], "y": 3})
-    assert (row["x"], row["y"]) == ([0.5, -3.0], [100.0])
-
-
 def test_na_is_a_word_unless_the_user_says_otherwise(made):
     """An empty value is missing; a missing label leaves the row unlabelled."""
     values = ({"text": "NA", "label": "NA"}, {"text": "b", "label": ""})
@@ -106,6 +95,10 @@ def test_na_is_a_word_unless_the_user_says_otherwise(made):
         ({"text": "x", "label": 1.5}, "label: neither a word nor a whole number: 1.5"),
         ({"text": "x", "score": "high"}, "score: no number: 'high'"),
         ({"text": "x", "score": "nan"}, "score: not finite: 'nan'"),
+        ({"text": "x", "label": "caf\udce9"}, "label: not in the encoding of ingest.encoding: byte 0xe9"),
+        ({"text": "x", "labels": ["a\0"]}, "labels: a control character: U+0000"),
+        ({"text": "x", "labels": ["a", ""]}, "labels: no list of words or whole numbers: ['a', '']"),
+        ({"words": []}, "words: none"),
         ({"words": ["a", "b"], "tags": ["X"]}, "tags: not one for each word: 1 for 2"),
         ({"question": "q?"}, "a question needs a context, and a context a question"),
         (
@@ -116,7 +109,7 @@ def test_na_is_a_word_unless_the_user_says_otherwise(made):
             {"messages": [{"role": "boss", "content": "x"}]},
             "messages: other roles than system, user and assistant: boss",
         ),
-        ({"image": b"no image"}, "image: no image that can be opened: UnidentifiedImageError"),
+        ({"image": b"no image"}, "image: no image that can be opened: no known image format"),
         ({"text": "x", "split": "half"}, "split: none of train, validation, test, corpus: 'half'"),
     ],
 )
@@ -144,17 +137,123 @@ def test_length_and_quality_and_normal_form_are_switches(made):
 
 
 def test_too_many_bad_rows_stop_the_stage_with_a_summary(made):
-    """It lists the first ten by file and line, counts the others, and sums up the reasons."""
-    values = [{"text": ""}] * 25 + [{"text": "good"}]
+    """It counts them by reason, with the first places; a row of each reason is enough to find the others."""
+    values = [{"text": ""}] * 5 + [{"text": "a\0"}] * 2 + [{"text": f"good {n}"} for n in range(4)]
     with pytest.raises(DataError) as caught:
-        made(*values, clean={"max_bad_rows": 24})
-    assert caught.value.problems[0].startswith("f:0: no text")
-    assert caught.value.problems[10] == "… and 15 more rows like these"
-    assert "25 of 26 rows are bad (25 x no text)" in caught.value.problems[11]
-    assert made(*values, clean={"max_bad_rows": 25})[3]["quarantined"] == 25
-    assert made(*values, clean={"max_bad_rows": 0.97})[3]["quarantined"] == 25
-    with pytest.raises(DataError):
-        made(*values, clean={"max_bad_rows": 0.96})
+        made(*values, clean={"max_bad_rows": 6})
+    assert caught.value.problems == [
+        "5 x no text (f:0, f:1, f:2, …)",
+        "2 x text: a control character, as U+0000 (f:5, f:6)",
+        "7 of 11 rows are bad; ingest.clean.max_bad_rows allows 6",
+    ]
+    assert "raise ingest.clean.max_bad_rows" in caught.value.next_step
+    assert made(*values, clean={"max_bad_rows": 7})[3]["quarantined"] == 7
+    assert made(*values, clean={"max_bad_rows": 0.64})[3]["quarantined"] == 7
+    with pytest.raises(DataError, match=r"allows 0\.54 of them"):
+        made(*values, clean={"max_bad_rows": 0.54})
+
+
+def test_bad_rows_within_the_limit_are_a_warning(made):
+    """With reasons, numbers and places; the counts keep it."""
+    *_, counts = made({"text": "good"}, {"text": "a\7"}, {"text": ""}, {"text": "b\7"})
+    assert counts["warnings"] == [
+        "3 of 4 rows are bad and left out: 2 x text: a control character, as U+0007 (f:1, f:3); 1 x no text (f:2)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "setting"),
+    [
+        ({"text": 5}, "ingest.columns"),
+        ({"text": "x", "split": "half"}, "ingest.columns, or leave this column out: ingest.columns: {split: null}"),
+        ({"text": "x", "label": 0.5}, "ingest.columns: {score: COLUMN} for numbers to predict"),
+        ({"text": "caf\udce9"}, "ingest.encoding"),
+        ({"text": "x", "label": "neg"}, "ingest.labels"),
+        ({"text": "x" * 2_000_000}, "ingest.clean.max_characters"),
+    ],
+)
+def test_where_nearly_all_rows_are_bad_the_setting_is_named(made, values, setting):
+    """Nobody is told to leave out all rows, whatever the limit allows."""
+    with pytest.raises(DataError) as caught:
+        made(*[values] * 20, labels={"pos": "good"})
+    assert f"correct {setting}" in caught.value.next_step
+    assert "raise" not in caught.value.next_step
+
+
+def test_a_mapped_column_that_a_file_lacks_is_an_error(made):
+    """With the nearest name, after the first records of the file, for a name or for a number."""
+    table = ({"text": f"text {n}", "stars": n} for n in count())  # would never end
+    with pytest.raises(DataError) as caught:
+        made(*islice(table, 1500), source="f", columns={"text": "text", "label": "star"})
+    assert caught.value.problems == [
+        "f has no column star (did you mean stars?), which ingest.columns names for label",
+        "its columns are text, stars",
+    ]
+    with pytest.raises(DataError, match="no column 2") as caught:
+        made({"text": "a"}, columns={"label": 2})
+    assert "ingest.header: false" in caught.value.next_step
+    with pytest.raises(DataError, match="f has no column text; its columns are txt, stars"):
+        made({"txt": "a", "stars": 1}, source="f")
+
+
+def test_records_that_lack_a_mapped_column_are_no_error_if_others_have_it(made):
+    """An object may leave out what it has not; a document of the split corpus has no label, and is called text."""
+    kept, *_ = made({"text": "a"}, {"text": "b", "stars": 1}, columns={"label": "stars"})
+    assert [row.get("label") for row in kept] == [None, "1"]
+    kept, *_ = made(
+        {"review": "a", "stars": 1}, ("corpus", {"text": "b"}), columns={"text": "review", "label": "stars"}
+    )
+    assert [(row["text"], row.get("label")) for row in kept] == [("a", "1"), ("b", None)]
+
+
+def test_a_file_whose_rows_have_no_label_is_a_warning_if_others_have_one(tmp_path, ingest_params):
+    """With the columns that it has instead."""
+    snapshot = Snapshot(tmp_path / "raw", ingest_params(source="*.csv"))
+    records = [Record(f"a.csv:{n}", {"text": f"first {n}", "label": n % 2}) for n in range(3)]
+    records += [Record(f"b.csv:{n}", {"text": f"second {n}", "sentiment": n % 2}) for n in range(2)]
+    document = ("corpus", Record("c.txt:1", {"text": "a document"}))
+    counts = snapshot.write([*((None, record) for record in records), document])
+    assert counts["files"] == {"a.csv": {"rows": 3, "labelled": 3}, "b.csv": {"rows": 2, "labelled": 0}}
+    assert counts["warnings"] == ["b.csv: 2 of 2 rows have no label; it has the columns sentiment, which are not used"]
+    assert counts["columns"] == {"text": 2, "text label": 3}
+
+
+def test_what_a_reader_noticed_is_a_warning(tmp_path, ingest_params):
+    """Once, with the number of records and the first places; the details of a problem do not split its reason."""
+    records = [Record(f"a.csv:{n}", {"text": f"text {n}"}, "", "runs over several lines") for n in range(5)]
+    records += [Record(f"a.csv:{n}", {}, f"more fields than columns: {n}") for n in (5, 6)]
+    snapshot = Snapshot(tmp_path / "raw", ingest_params(source="a.csv", clean={"max_bad_rows": 2}))
+    counts = snapshot.write((None, record) for record in records)
+    assert counts["reasons"] == {"more fields than columns": 2}
+    assert counts["warnings"] == [
+        "2 of 7 rows are bad and left out: 2 x more fields than columns, as 5 (a.csv:5, a.csv:6)",
+        "5 x runs over several lines (a.csv:0, a.csv:1, a.csv:2, …)",
+    ]
+
+
+def test_no_control_character_of_the_data_reaches_the_terminal(made):
+    """A table in UTF-16 that is read as another encoding has such column names and values."""
+    with pytest.raises(DataError, match=r"its columns are \\udcfft\\x00e"):
+        made({"\udcfft\0e": "x"})
+    counts = made({"text": "good", "\udcff\0": "x", "messages": [{"role": "\7", "content": ""}]}, {"text": "a"})[3]
+    assert list(counts["left_out"]) == ["\\udcff\\x00"]
+    assert all(line.isprintable() for line in counts["warnings"])
+
+
+def test_rows_of_which_most_repeat_others_are_a_warning(made):
+    """The column may be the wrong one."""
+    assert made(*[{"text": str(n % 2)} for n in range(5)])[3]["warnings"] == [
+        "3 of 5 rows repeat others and are left out"
+    ]
+    assert made(*[{"text": str(n % 2)} for n in range(4)])[3]["warnings"] == []
+
+
+def test_columns_that_are_not_used_are_counted(made):
+    """By the rows that hold a value; a part of a column by its path, another key of a message too."""
+    values = [{"text": "a", "title": "", "more": {"x": "b", "y": 1}}, {"text": "c", "title": "d", "id": float("nan")}]
+    assert made(*values, columns={"label": "more.y"})[3]["left_out"] == {"more.x": 1, "title": 1}
+    turns = [{"role": "user", "content": "a", "name": "Ann"}, {"role": "assistant", "content": "b"}]
+    assert made({"messages": turns})[3]["left_out"] == {"messages.name": 1}
 
 
 def test_a_source_without_rows_is_an_error(made):

@@ -15,8 +15,9 @@ def facts(**changes):
     split = {"rows": 2, "labels": {"a": 1, "b|c": 1}, "lengths": {"16": 2}, "scripts": {"latin": 1.0}}
     split |= {"languages": {"en": 0.9, "und": 0.1}}
     raw = {"read": 5, "quarantined": 1, "reasons": {"no text": 1}, "exact": 1, "near": 1, "conflicting": 0, "rows": 2}
+    raw |= {"labelled": 2, "files": {}, "left_out": {"title": 1}, "warnings": ["1 of 5 rows is bad"], "scrubbed": {}}
     return {
-        "source": "x.csv", "licence": "CC0", "md5": "0" * 32, "raw": raw | {"scrubbed": {}}, "splits": {"train": split},
+        "source": "x.csv", "licence": "CC0", "md5": "0" * 32, "raw": raw, "splits": {"train": split},
         "leaks": {"near": 1}, "problems": ["test has no row of a"], "suspects": [], "corpus": {"tokens": 7},
         "samples": [{"text": "<script>alert(1)</script>", "origin": "x.csv:2"}],
     } | changes  # fmt: skip
@@ -27,7 +28,17 @@ def test_a_card_lists_rows_read_and_rows_kept(tmp_path):
     text = card.write(tmp_path / "data", facts())
     assert (tmp_path / "data" / "card.md").read_text(encoding="utf-8") == text
     page = (tmp_path / "data" / "card.html").read_text(encoding="utf-8")
-    for words in ("rows read", "no text", "near duplicates", "CC0", "test has no row of a", "x.csv:2", "und"):
+    for words in (
+        "title",
+        "1 of 5 rows is bad",
+        "rows read",
+        "no text",
+        "near duplicates",
+        "CC0",
+        "test has no row of a",
+        "x.csv:2",
+        "und",
+    ):
         assert words in text
         assert words in page
     assert json.loads((tmp_path / "data" / "card.json").read_text(encoding="utf-8")) == facts()
@@ -40,6 +51,15 @@ def test_the_content_of_rows_is_escaped(tmp_path):
     assert "<script>" not in text + page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "b\\|c" in text
+
+
+def test_files_are_listed_where_there_are_several(tmp_path):
+    """Those without labels first, and no more than a person reads."""
+    files = {f"{n}.csv": {"rows": 9, "labelled": 9 * (n != 70)} for n in range(80)}
+    text = card.write(tmp_path / "data", facts(raw=facts()["raw"] | {"files": files}))
+    assert "| 70.csv | 9 | 0 |\n| 0.csv | 9 | 9 |" in text
+    assert "30 more files" in text
+    assert "## Files" not in card.write(tmp_path / "one", facts())
 
 
 def test_the_page_of_a_card_stands_alone(tmp_path):

@@ -105,6 +105,20 @@ def test_duplicates_are_found_in_any_row(snapshot):
     assert index.near([]).tolist() == []
 
 
+def test_two_texts_leak_only_together():
+    """A question about a passage of a test row is no leak of it; nearly the same question about it is one."""
+    passage = "the harbour opens at dawn and closes before noon, but never on a Sunday or in a storm"
+    index = DuplicateIndex([{"text": "When does it open?", "pair": passage}], 0.8)
+    rows = [
+        {"text": "Who is the captain of the port?", "pair": passage},
+        {"text": "When does it open?", "pair": passage + "!"},
+        {"text": "When does it open?"},
+        {"text": passage},
+        {"image": b""},
+    ]
+    assert index.near(rows).tolist() == [False, True, False, False, False]
+
+
 def test_images_and_numbers_are_compared_by_their_content(assign):
     """With the same bytes in training and test, the training row is left out."""
     rows = [{"image": bytes([n]), "label": "ab"[n % 2], "split": "train"} for n in range(6)]

@@ -130,6 +130,26 @@ def test_near_duplicates_are_found_and_no_kept_rows_are_similar(tmp_path):
     assert near == [-1] * 60 + list(range(20))
 
 
+def test_rows_of_two_texts_are_near_only_if_both_are(tmp_path):
+    """Questions about one passage are no duplicates, nor is one question about several passages."""
+    passages = sentences(np.random.default_rng(3), 4, 60)
+    questions = [f"is it the {place}?" for place in ("harbour", "orchard", "station")]
+    rows = [{"text": question, "pair": passage} for passage in passages for question in questions]
+    near = [row | {"pair": row["pair"] + " changed"} for row in rows[4:6]]
+    others = [{"text": row["pair"], "target": row["text"]} for row in rows[:3]] + [{"text": passages[0]}]
+    assert find(tmp_path / "work", rows + near + others) == ([-1] * 18, [-1] * 12 + [4, 5] + [-1] * 4)
+
+
+def test_near_texts_with_different_labels_are_no_duplicates(tmp_path):
+    """A text without a label may repeat either."""
+    first = "I have seen this film three times with my children, and it was not bad at all"
+    second = first.replace("not ", "")
+    labelled = [{"text": first, "label": "good"}, {"text": second, "label": "bad"}]
+    assert find(tmp_path / "a", labelled) == ([-1, -1], [-1, -1])
+    assert find(tmp_path / "b", [labelled[0], labelled[1] | {"label": "good"}]) == ([-1, -1], [-1, 0])
+    assert find(tmp_path / "c", [labelled[0], {"text": second}]) == ([-1, -1], [-1, 0])
+
+
 def test_chinese_texts_are_compared_like_others(tmp_path):
     """By n-grams of characters, not by words."""
     first = "距离川沙公路较近但是公交指示不对如果是蔡陆线的话会非常麻烦建议用别的路线房间较为简单早餐也不错"
@@ -146,6 +166,7 @@ def test_memory_holds_the_candidates_of_one_band(tmp_path, monkeypatch):
     monkeypatch.setattr(duplicates, "PAIRS", 256)
     draw, rows = np.random.default_rng(0), 4_000
     prints = {"keys": draw.bytes(16 * rows), "order": bytes(rows), "texts": b"\1" * rows}
+    prints["labels"] = bytes(8 * rows)
     prints["sketches"] = draw.bytes(2 * minhash.BINS * rows)
     prints |= {name: draw.integers(0, rows // 10, rows, np.uint64).tobytes() for name in duplicates.BANDS}
     search = Duplicates(tmp_path, near=0.8)

@@ -8,8 +8,9 @@ from sklearn import metrics as sk
 
 from pretune.evaluation.metrics import compute
 from pretune.evaluation.metrics.bootstrap import Bootstrap
-from pretune.evaluation.metrics.text import entities, normalise, word_f1
+from pretune.evaluation.metrics.text import entities
 from pretune.objectives import predictions_io
+from pretune.objectives.finetuning.squad import normalise, word_f1
 from pretune.objectives.predictions import Answers, Classes, Likelihoods, Tags, Texts
 
 FORMS = ["classes", "two_classes", "many_labels", "numbers", "tags", "texts", "answers", "likelihoods"]
@@ -187,7 +188,8 @@ def test_tags_without_entities_are_scored_by_word():
         (["in 1066", "1066"], "1066.", 1, 1),
         (["William the Conqueror"], "William", 0, 2 / 3),
         (["10世纪"], "10", 0, 2 / 4),
-        ([], "", 1, 1),
+        (["the", "x"], "", 0, 0),
+        (["the"], "", 1, 1),
         (["x"], "", 0, 0),
     ],
 )
@@ -195,6 +197,22 @@ def test_answers_are_scored_as_in_squad(true, predicted, exact, f1):
     """Without case, punctuation and articles, against the best of the true answers; Chinese by characters."""
     predictions = Answers([true], [predicted], [[]])
     assert values(predictions, np.ones(1)) == pytest.approx({"exact_match": exact, "f1": f1})
+
+
+def test_questions_without_an_answer_are_scored_as_in_squad_2():
+    """Nothing but articles and punctuation is no answer; both kinds of questions are also scored apart."""
+    targets = [["in 1066", "1066"], ["salt water"], [], [], []]
+    predictions = Answers(targets, ["1066", "salt", "", "the .", "salt"], [[]] * 5)
+    assert values(predictions, np.ones(5)) == pytest.approx(
+        {
+            "f1": (1 + 2 / 3 + 1 + 1 + 0) / 5,
+            "exact_match": (1 + 0 + 1 + 1 + 0) / 5,
+            "has_answer_f1": (1 + 2 / 3) / 2,
+            "has_answer_exact_match": 1 / 2,
+            "no_answer_f1": 2 / 3,
+            "no_answer_exact_match": 2 / 3,
+        }
+    )
 
 
 def test_words_of_an_answer_are_counted_once_each():

@@ -7,9 +7,13 @@ import pytest
 import torch
 
 from pretune.config.params import ModelParams
+from pretune.data.rows import read, write
 from pretune.models import build, heads
 from pretune.objectives.base import ObjectiveContext
-from pretune.objectives.finetuning.question_answering import QuestionAnswering
+from pretune.objectives.finetuning.labelled import LabelledData
+from pretune.objectives.finetuning.question_answering import QuestionAnswering, null_threshold
+from pretune.predictor.model import Predictor
+from pretune.training.job import finetuning_job
 
 FAMILIES = pytest.mark.parametrize("family", ["modernbert", "bert", "roberta", "distilbert", "electra"])
 LENGTH = 32
@@ -26,12 +30,15 @@ def rows(count=6):
     return questions
 
 
-def objective(words, questions=None):
+def context(words, **fitted):
     """With windows that overlap."""
     settings = QuestionAnswering.Settings(overlap=6, longest=8, best=3)
-    return QuestionAnswering(
-        rows() if questions is None else questions, ObjectiveContext(words, LENGTH, 0, settings, [])
-    )
+    return ObjectiveContext(words, LENGTH, 0, settings, [], **fitted)
+
+
+def objective(words, questions=None, **fitted):
+    """On some questions."""
+    return QuestionAnswering(rows() if questions is None else questions, context(words, **fitted))
 
 
 def batch(task, samples):
@@ -69,10 +76,20 @@ def test_the_target_of_a_window_is_the_first_answer_or_its_first_token(words):
     assert len(task) > 6
 
 
-def test_a_question_without_an_answer_has_the_first_token_as_target(words):
-    """In all of its windows."""
-    unanswered = [{"question": "why?", "context": "salt", "answers": []}]
-    assert objective(words, unanswered).targets.tolist() == [[0, 0]]
+def test_a_question_without_an_answer_has_the_first_token_as_target(words, tmp_path):
+    """In all of its windows, also after the row was stored: an empty list of answers stays one."""
+    write(tmp_path / "rows", [row | {"answers": []} for row in rows()])
+    task = objective(words, read(tmp_path / "rows"))
+    assert len(task) > 6
+    assert not task.targets.any()
+
+
+def test_an_answer_that_occurs_twice_is_where_it_starts(words):
+    """Not at the first place with the same text."""
+    text = "salt and butter and salt"
+    task = objective(words, [{"question": "?", "context": text, "answers": [{"text": "salt", "start": 20}]}])
+    [window], [(first, last)] = task.windows, task.targets
+    assert (window.offsets[first, 0], window.offsets[last, 1]) in {(19, 24), (20, 24)}
 
 
 @FAMILIES
@@ -112,3 +129,79 @@ def test_every_row_gets_its_best_answers(words, model, family):
         assert all(text in row["context"] for text, _ in best)
         assert [score for _, score in best] == sorted((score for _, score in best), reverse=True)
         assert sum(score for _, score in best) <= 1.0 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("margins", "with_span", "without", "threshold"),
+    [
+        ([], [], [], 0.0),
+        ([-3.0, 1.0], [1, 0], [0, 1], 0.0),  # 0 divides them
+        ([1.0, 2.0, 4.0], [1, 1, 0], [0, 0, 1], 3.0),
+        ([-4.0, -2.0], [1, 0], [0, 1], -3.0),
+        ([1.0, 3.0], [0.5, 1], [0, 0], 4.0),  # every question has an answer
+        ([2.0, 2.0, 5.0], [1, 0, 0], [0, 1, 1], 0.0),  # the same margin: the same prediction
+        ([1.0, float("inf")], [1, 0], [0, 1], 2.0),  # a context without tokens
+    ],
+)
+def test_the_threshold_has_the_highest_f1(margins, with_span, without, threshold):
+    """Of thresholds that are equally good it is the one closest to 0."""
+    assert null_threshold(margins, with_span, without) == threshold
+
+
+def trained(words, model):
+    """A BERT that has learnt which questions have an answer, and its objective: butter has none."""
+    known = [
+        {"question": f"what is {n}?", "context": f"{n} is salt", "answers": [{"text": "salt", "start": 5}]}
+        for n in range(2, 8)
+    ]
+    unknown = [{"question": f"what is {n}?", "context": f"{n} is butter", "answers": []} for n in range(2, 8)]
+    task, network = objective(words, known + unknown), model("bert")
+    heads.prepare(network)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
+    everything = batch(task, list(range(len(task))))
+    for _ in range(40):
+        optimizer.zero_grad()
+        (task.loss(network, everything) / everything.count).backward()
+        optimizer.step()
+    return network, task
+
+
+def test_a_model_learns_that_a_question_has_no_answer(words, model, tmp_path):
+    """Saved and loaded, it predicts as in training; the first answer is "", with a probability above one half."""
+    network, task = trained(words, model)
+    fitted = task.fitted(network, lambda: task.rows)
+    assert fitted == {"null_threshold": 0.0}
+    learnt = objective(words, task.rows, **fitted).predict(network)
+    assert learnt.predicted == ["salt"] * 6 + [""] * 6
+    assert [answers[0][0] for answers in learnt.best] == learnt.predicted
+    build.save(network, words, tmp_path / "model", task.inference_config(context(words, **fitted)))
+    table = Predictor(str(tmp_path / "model")).predict(task.rows)
+    assert list(table["answer"]) == learnt.predicted
+    assert (table["score"] > 0.5).all()
+
+
+def test_the_threshold_reaches_the_predictions_of_every_stage(words, model, params, tmp_path):
+    """It is fitted to the validation rows when training ends, and read with the model before its test rows."""
+    settings = {"overlap": 6, "longest": 8, "best": 3}
+    finetune = params.finetune.model_copy(
+        update={"objective": "question_answering", "settings": settings, "evaluate_every": 0, "sequence_length": LENGTH}
+    )
+    unanswered = [row | {"answers": []} for row in rows()]
+    for name, part in {"train": [*rows(), *unanswered], "validation": unanswered, "test": rows()}.items():
+        write(tmp_path / f"{name}.parquet", part)
+    (tmp_path / "labels.json").write_text("[]")
+    data, network = LabelledData(tmp_path, finetune, 0), model("bert")
+    job = finetuning_job(data, QuestionAnswering, data.context(QuestionAnswering, words), finetune, network)
+    fitted = job.inference_config_of(network)
+    assert fitted["null_threshold"] < min(objective(words, unanswered)._predictor(network).spans(unanswered)[1])
+    build.save(network, words, tmp_path / "model", fitted)
+    assert data.predictions(tmp_path / "model", "test").predicted == [""] * 6
+
+
+def test_a_model_whose_questions_all_have_answers_never_says_nothing(words, model):
+    """Nothing is fitted, no validation row is read, and its answers are the likeliest spans."""
+    task, network = objective(words), model("bert")
+    assert task.fitted(network, lambda: pytest.fail("validation rows are read")) == {}
+    assert "null_threshold" not in task.inference_config(task.context)
+    unanswered = objective(words, [row | {"answers": []} for row in rows()])
+    assert all(unanswered.predict(network).predicted)

@@ -184,7 +184,7 @@ def test_words_with_tags_are_sentences(read_table):
         ("a.conll:6", {"words": ["Peter"], "tags": ["B-PER"], "2": ["NNP"], "3": ["z"]}, ""),
     ]
     (record,) = read_table("a.conll", "one O\ntwo O x\n\n")
-    assert record[:2] == ("a.conll:1", "line 2: more or fewer columns than in the line before")
+    assert record[:2] == ("a.conll:1", "more or fewer columns than in the line before: line 2")
 
 
 @pytest.mark.parametrize(("name", "separator"), product(["a.tsv", "a.csv"], ["\t", " "]))

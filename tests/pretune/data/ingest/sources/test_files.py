@@ -86,11 +86,15 @@ def test_a_pointer_of_git_lfs_is_refused_by_name(tmp_path, values, write, name):
     ("name", "content", "message"),
     [
         ("a.csv", b"\x1f\x8b\x08\x00", "the content is that of a .gz file"),
-        ("a.txt", b"%PDF-1.7 ...", "the content is that of a .pdf file"),
+        ("a.txt", b"%PDF-1.7\n\x00...", "the content is that of a .pdf file"),
         ("a.csv", zipped({"a.csv": TABLE}), "the content is that of a .zip file"),
-        ("a.txt", b"\x00\x01" * 100, "not text: 100 of its first 200 bytes are zero"),
+        ("a.txt", b"\x00\x01" * 100, "binary, not text: 100 of its first 200 bytes are zero"),
+        ("a.txt", b"PAR1\x15\x04", "the content is that of a .parquet file"),
+        ("a.csv", b"\n<!DOCTYPE html><html>", "a web page (HTML)"),
+        ("a.parquet", b"<html lang='en'>", "a web page (HTML)"),
         ("a.csv.gz", TABLE.encode(), "cannot be read"),
-        ("a.csv.dvc", b"outs:\n- path: a.csv\n", "DVC's note of a.csv"),
+        ("a.idx.xz", b"\xfd7zXZ\x00broken", "cannot be read"),
+        ("a.csv.dvc", b"outs:\n- path: a.csv\n", "the file of DVC that stands for a.csv"),
     ],
 )
 def test_content_that_is_not_what_the_name_says_is_refused(tmp_path, values, name, content, message):
@@ -102,6 +106,78 @@ def test_content_that_is_not_what_the_name_says_is_refused(tmp_path, values, nam
     assert str(caught.value).replace("\n", "").isprintable()
 
 
+def test_a_text_may_begin_like_another_format(tmp_path, values, write):
+    """A gene, a bit of HTML: without bytes that no text holds."""
+    write(tmp_path / "a.csv", "PAR1,gene\nx,y\n")
+    write(tmp_path / "a.txt", "<html>\n")
+    assert values("a.csv") == [{"PAR1": "x", "gene": "y"}]
+    assert values("a.txt") == [{"text": "<html>\n"}]
+
+
+def test_a_broken_member_of_an_archive_is_an_error(tmp_path, values, write):
+    """By its checksum, when it is read."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("a.csv", TABLE)
+    write(tmp_path / "a.zip", content.getvalue().replace(b"hello", b"hallo", 1))
+    with pytest.raises(DataError, match=r"a\.zip/a\.csv: cannot be read \(Bad CRC"):
+        values("a.zip")
+
+
+def test_an_encrypted_archive_is_an_error(tmp_path, values, write):
+    """It cannot be read without its password."""
+    content = bytearray(zipped({"a.csv": TABLE}))
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag, in the list of members
+    write(tmp_path / "a.zip", bytes(content))
+    with pytest.raises(DataError, match=r"a\.zip: is encrypted"):
+        values("a.zip")
+
+
+def test_an_archive_in_an_archive_is_an_error(tmp_path, values, write):
+    """Where a path names it; among other members it is left out like any file that is no data."""
+    write(tmp_path / "a.zip", zipped({"a.csv": TABLE, "b.zip": "x"}))
+    assert values("a.zip") == [ROW]
+    with pytest.raises(DataError, match=r"a\.zip/b\.zip: no format is known") as caught:
+        values("a.zip/b.zip")
+    assert caught.value.next_step == "unpack it"
+
+
+@pytest.mark.parametrize("kept", ["a.txt", "a.csv"])
+def test_a_file_about_the_data_is_no_data(tmp_path, all_records, write, kept):
+    """Beside texts too; one that `ingest.source` names is read."""
+    write(tmp_path / "data" / kept, "text\nhello\n")
+    for name in ("README.md", "LICENSE", "License.txt", ".git/a.csv", ".hidden.txt"):
+        write(tmp_path / "data" / name, "text\nnot this\n")
+    for changes in ({}, {"format": "lines"}):
+        first, *others = all_records("data", **changes)
+        assert "3 of 4 files are left out" in first.warning
+        assert all(record.origin.startswith(f"data/{kept}") for record in [first, *others])
+    assert all_records("data/README.md")[0].values == {"text": "text\nnot this\n"}
+
+
+def test_a_file_without_rows_is_a_bad_record(tmp_path, records, write):
+    """In a folder, where no other message would name it."""
+    write(tmp_path / "data" / "a.csv", "")
+    write(tmp_path / "data" / "b.csv", TABLE)
+    assert records("data") == [(None, "data/a.csv", "a file without rows"), (None, "data/b.csv:2", ROW)]
+
+
+def test_an_image_outside_the_folders_of_the_labels_draws_a_warning(tmp_path, all_records, write):
+    """Its label would be the name of the whole folder."""
+    for name in ("a/1.png", "b/2.png", "cover.png"):
+        write(tmp_path / "images" / name, "x")
+    first, *_ = all_records("images")
+    assert "1 of 3 files lie higher or deeper than the others: images/cover.png" in first.warning
+
+
+def test_the_first_frame_of_several_is_read_with_a_warning(tmp_path, all_records):
+    """A moving picture is one image."""
+    frames = [Image.new("L", (2, 2), value) for value in (0, 200)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    (record,) = all_records("a.gif")
+    assert record.warning == "several frames, of which the first is read"
+
+
 def test_strays_among_images_are_left_out_with_a_warning(tmp_path, all_records, write):
     """All of them at once; a README is no row, and no reason to stop."""
     for name in ("a/1.png", "b/2.png"):
@@ -111,7 +187,7 @@ def test_strays_among_images_are_left_out_with_a_warning(tmp_path, all_records, 
     write(tmp_path / "images" / "README.md", "# These images\n")
     first, second = all_records("images")
     assert (first.values["label"], second.values["label"], second.warning) == ("a", "b", "")
-    assert first.warning == "2 files are no images and are left out: images/README.md, images/Thumbs.db"
+    assert first.warning == "2 of 4 files are left out, as the others are images: images/README.md, images/Thumbs.db"
 
 
 def test_texts_in_folders_have_labels_by_format_folders(tmp_path, all_records, write):

@@ -3,18 +3,20 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from PIL import Image
 
-from pretune.data.ingest.sources import read
+from pretune.data.ingest.sources import hub, read
 from pretune.errors import DataError
-
-pytest.importorskip("datasets", reason="the extra `hub` is not installed")
 
 CARD = """\
 ---
@@ -93,6 +95,76 @@ def test_an_unknown_split_or_configuration_is_an_error(records, options, message
     """The message suggests the nearest split."""
     with pytest.raises(DataError, match=message):
         records(**options)
+
+
+@pytest.fixture
+def saved(copy):
+    """A function that writes a data set by `save_to_disk` in the place of the copy."""
+    shutil.rmtree(copy)
+    features = Features({"sentence": Value("string"), "label": ClassLabel(names=["bad", "good"])})
+
+    def save(**splits):
+        parts = {
+            split: Dataset.from_dict({"sentence": texts, "label": [1] * len(texts)}, features=features)
+            for split, texts in splits.items()
+        }
+        (parts.get("alone") or DatasetDict(parts)).save_to_disk(copy)
+        return copy
+
+    return save
+
+
+def test_a_copy_with_images_in_files_has_them_and_their_labels(records, copy):
+    """Images that `datasets` finds in folders."""
+    shutil.rmtree(copy)
+    for name in ("cat", "dog"):
+        (copy / name).mkdir(parents=True)
+        Image.new("L", (1, 1)).save(copy / name / "1.png")
+    png = (copy / "cat/1.png").read_bytes()
+    assert [(row["image"]["bytes"], row["label"]) for _, _, row in records()] == [(png, "cat"), (png, "dog")]
+
+
+def test_a_saved_data_set_has_its_splits_and_label_names(records, saved):
+    """A DatasetDict."""
+    assert hub.is_saved(saved(train=["one", "two"], dev=["three"]))
+    assert records() == [
+        ("validation", "copy/dev:1", {"sentence": "three", "label": "good"}),
+        ("train", "copy/train:1", {"sentence": "one", "label": "good"}),
+        ("train", "copy/train:2", {"sentence": "two", "label": "good"}),
+    ]
+    assert [split for split, _, _ in records(split="train")] == [None, None]
+
+
+def test_a_data_set_that_was_saved_alone_can_be_divided(records, saved):
+    """A Dataset has no splits, and no configurations."""
+    assert hub.is_saved(saved(alone=["one"]))
+    assert records() == [(None, "copy:1", {"sentence": "one", "label": "good"})]
+    with pytest.raises(DataError, match="has no config"):
+        records(config="small")
+
+
+def test_a_copy_is_not_a_saved_data_set(copy):
+    """Its files are read by their formats."""
+    assert not hub.is_saved(copy)
+
+
+@pytest.mark.parametrize("is_copy", [False, True])
+def test_a_saved_data_set_that_is_truncated_is_an_error(records, saved, is_copy):
+    """`datasets` would return the rows that are left, whether it knows the folder as saved or finds files in it."""
+    folder = saved(train=["one", "two"])
+    path = next(folder.rglob("*.arrow"))
+    path.write_bytes(path.read_bytes()[:-8])
+    for description in folder.rglob("*.json") if is_copy else []:
+        description.unlink()
+    with pytest.raises(DataError, match="the end-of-stream marker is missing"):
+        records()
+
+
+def test_reading_writes_nothing_into_the_cache(records, monkeypatch, tmp_path):
+    """Not even locks."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    assert len(records(split="train")) == 2
+    assert not (tmp_path / "cache").exists()
 
 
 COMMIT = "0123456789" * 4

@@ -16,10 +16,18 @@ def test_aligned_files_of_different_lengths_are_an_error(tmp_path, values, write
     """A missing line would shift all lines after it."""
     write(tmp_path / "a.en", "one\n\nthree\n")
     write(tmp_path / "a.de", "eins\nzwei\n")
-    with pytest.raises(DataError, match=r"a\.de ends after 2 rows"):
+    with pytest.raises(DataError, match=r"different numbers of rows: a\.en has 3, a\.de has 2"):
         values({"text": "a.en", "target": "a.de"})
     write(tmp_path / "a.de", "eins\nzwei\ndrei\n")
     assert values({"text": "a.en", "target": "a.de"})[1] == {"text": "", "target": "zwei"}
+
+
+def test_an_aligned_table_needs_the_column(tmp_path, values, write):
+    """Of several columns, none is guessed."""
+    write(tmp_path / "a.en", "one\n")
+    write(tmp_path / "a.csv", "id,german\n1,eins\n")
+    with pytest.raises(DataError, match=r"a\.csv:2 has no column target; its columns are id, german"):
+        values({"text": "a.en", "target": "a.csv"})
 
 
 def test_splits_are_those_that_the_source_names(tmp_path, records, write):
@@ -81,21 +89,31 @@ def test_files_of_fsspec_are_read_like_local_ones(values):
 
 
 def test_a_missing_file_is_an_error_with_the_nearest_name(tmp_path, values, write):
-    """A misspelt name gets a suggestion; a folder without files is an error too."""
+    """A misspelt name gets a suggestion, of a folder too; what is in DVC alone, and what a pattern missed, is named."""
     write(tmp_path / "reviews.csv", "text\n")
     with pytest.raises(DataError, match=r"no file review\.csv \(did you mean reviews\.csv\?\)"):
         values("review.csv")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty holds no files"):
         values("empty")
+    with pytest.raises(DataError, match=r"no file emty/a/b\.csv \(did you mean empty\?\)"):
+        values("emty/a/b.csv")
+    write(tmp_path / "empty" / "a.tsv", "text\n")
+    with pytest.raises(DataError, match=r"empty/\*\.csv holds no files; the files there end in \.tsv"):
+        values("empty/*.csv")
+    write(tmp_path / "stored.csv.dvc", "outs:\n")
+    with pytest.raises(DataError, match=r"stored\.csv is in DVC, but not in the workspace") as caught:
+        values("stored.csv")
+    assert caught.value.next_step == "dvc pull stored.csv.dvc"
 
 
 def test_an_unknown_ending_needs_a_format(tmp_path, values, write):
     """The message lists the formats."""
-    write(tmp_path / "a.docx", "x")
-    with pytest.raises(DataError, match=r"no format is known for the ending `\.docx`") as caught:
-        values("a.docx")
-    assert "csv" in caught.value.next_step
+    for name, step in {"a.log": "set ingest.format to one of text, lines", "a.docx": "save it as .txt"}.items():
+        write(tmp_path / name, "x")
+        with pytest.raises(DataError, match=rf"no format is known for the ending `\{name[1:]}`") as caught:
+            values(name)
+        assert step in caught.value.next_step
 
 
 def test_the_paths_that_dvc_has_to_list_follow_from_the_source():

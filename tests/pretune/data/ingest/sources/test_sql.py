@@ -21,6 +21,14 @@ def test_a_table_of_a_database_is_read_in_the_order_of_its_key(tmp_path, values)
         values("sqlite:///a.db#review")
 
 
+def test_a_missing_database_is_not_created(tmp_path, values, write):
+    """As SQLite itself would do."""
+    write(tmp_path / "reviews.db", "")
+    with pytest.raises(DataError, match=r"no file review\.db \(did you mean reviews\.db\?\)"):
+        values("sqlite:///review.db#t")
+    assert not (tmp_path / "review.db").exists()
+
+
 def test_a_password_in_an_address_is_refused(values):
     """params.yaml is recorded. The message does not repeat the password."""
     with pytest.raises(DataError) as caught:

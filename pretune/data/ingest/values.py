@@ -1,0 +1,237 @@
+"""The values of one column: texts, lists, labels, numbers, answers, conversations, in each spelling that files have.
+
+A list in a table is JSON, what Python prints (`['a', 'b']`) or what NumPy prints (`['a' 'b']`, `[1. 2.]`).
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import math
+import re
+import tokenize
+import warnings
+from itertools import pairwise
+from typing import Any
+
+SHOWN = 60  # characters of a value in a message
+WHOLE = re.compile(r"-?(0|[1-9][0-9]*)\.0*")  # a whole number, written as a float
+ITEM = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s,'"\[\](){}]+)(\s*,\s*|\s+|$)""", re.DOTALL)
+BRACKETS = {"[": "]", "{": "}", "(": ")"}
+ROLES = ("system", "user", "assistant")
+TO_SPLIT = {"dev": "validation", "valid": "validation", "val": "validation"}
+SPLITS = ("train", "validation", "test", "corpus")
+
+
+class BadRowError(ValueError):
+    """Why a record cannot be a row: a `reason`, by which bad rows are counted, and the `detail` of this row."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        self.reason, self.detail = reason, detail
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+
+
+def shown(value: Any) -> str:
+    """A value in a message: as Python writes it, at most SHOWN characters."""
+    literal = repr(value)
+    return literal if len(literal) <= SHOWN else literal[:SHOWN] + "…"
+
+
+def readable(line: str) -> str:
+    """A line for a terminal or a page: control characters and halves of characters are escaped."""
+    return line if line.isprintable() else repr(line)[1:-1]
+
+
+def canonical(value: bool | float | str) -> str:
+    """One spelling for a value: `0` for 0, 0.0 and "0.0"; `true` for True, "True" and "TRUE"."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else repr(value)
+    stripped = str(value).strip()
+    if WHOLE.fullmatch(stripped):
+        return str(int(stripped.partition(".")[0]))
+    return stripped.lower() if stripped in {"True", "TRUE", "False", "FALSE"} else stripped
+
+
+def is_number(name: str) -> bool:
+    """Whether a canonical value is a whole number."""
+    return name.isascii() and name.removeprefix("-").isdigit()
+
+
+def is_name(value: Any) -> bool:
+    """Whether a value can name a class: a word, a whole number, true or false."""
+    if isinstance(value, str):
+        return bool(value.strip())
+    return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a value is none: nothing, white space, an empty list, NaN."""
+    if isinstance(value, str | list | dict):
+        return not (value.strip() if isinstance(value, str) else value)
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def parsed(value: Any) -> Any:
+    """The list or object that a text holds; any other value as it is. None for a text that cannot be read."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (json.JSONDecodeError, RecursionError):
+        stripped = value.strip()
+    if stripped.startswith("[") and stripped.endswith("]"):
+        items = _flat_list(stripped[1:-1].strip())
+        if items is not None:
+            return items
+    literal = None if _joins_texts(stripped) else _literal(stripped)
+    return literal if isinstance(literal, list | dict) else None  # a set has no order
+
+
+def _flat_list(content: str) -> list[Any] | None:
+    """The items between the brackets, separated by commas or by white space; None if they are anything else."""
+    items, separators, position = [], set(), 0
+    while position < len(content):
+        match = ITEM.match(content, position)
+        item = _literal(match[1]) if match else None
+        if match is None or not isinstance(item, str | int | float):  # `...` stands for items that NumPy left out
+            return None
+        items.append(item)
+        position = match.end()
+        separators |= {"," in match[2]} if position < len(content) else set()
+    return items if len(separators) < 2 else None
+
+
+def _joins_texts(source: str) -> bool:
+    """Whether Python would join texts: 'a' 'b' are one to it, and two to NumPy."""
+    try:
+        kinds = [token.type for token in tokenize.generate_tokens(io.StringIO(source).readline)]
+    except (tokenize.TokenError, SyntaxError):
+        return True
+    kinds = [kind for kind in kinds if kind not in {tokenize.NL, tokenize.NEWLINE}]
+    return any(pair == (tokenize.STRING, tokenize.STRING) for pair in pairwise(kinds))
+
+
+def _literal(source: str) -> Any:
+    try:
+        with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
+            return ast.literal_eval(source)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+
+
+def is_list(value: Any) -> bool:
+    """Whether a value is a list or an object, or a text that holds one."""
+    return isinstance(value, list | dict) or (_is_bracketed(value) and parsed(value) is not None)
+
+
+def _is_bracketed(value: Any) -> bool:
+    stripped = value.strip() if isinstance(value, str) else ""
+    return stripped.endswith(BRACKETS.get(stripped[:1], "\n"))
+
+
+def text(value: Any, column: str) -> str:
+    """A text without white space around it; of a `context` with it: answers count its characters."""
+    if not isinstance(value, str):
+        raise BadRowError(f"{column}: no text", shown(value))
+    return value if column == "context" else value.strip()
+
+
+def words(value: Any, column: str) -> list[str]:
+    """A list of texts, or a text whose words are separated by white space."""
+    items = parsed(value) if _is_bracketed(value) else value.split() if isinstance(value, str) else value
+    if not isinstance(items, list) or not all(isinstance(item, str | int) for item in items):
+        raise BadRowError(f"{column}: no list of texts", shown(value))
+    return [str(item) for item in items]
+
+
+def labels(value: Any, column: str) -> list[str]:
+    """A list, a text with commas (`labels`) or white space (`tags`), or {name: 0 or 1}: the names with 1."""
+    items = parsed(value) if _is_bracketed(value) else value
+    if isinstance(items, str):
+        items = [part for part in (items.split(",") if column == "labels" else items.split()) if part.strip()]
+    if isinstance(items, dict) and column == "labels":
+        return [name for name, flag in items.items() if flag is not None and _is_one(flag, column, name)]
+    if not isinstance(items, list) or not all(is_name(item) for item in items):
+        raise BadRowError(f"{column}: no list of words or whole numbers", shown(value))
+    return [canonical(item) for item in items]
+
+
+def _is_one(flag: Any, column: str, name: str) -> bool:
+    flag_name = canonical(flag) if isinstance(flag, bool | int | float | str) else ""
+    if flag_name not in {"0", "1", "false", "true"}:
+        raise BadRowError(f"{column}: neither 0 nor 1", f"{name} is {shown(flag)}")
+    return flag_name in {"1", "true"}
+
+
+def number(value: Any, column: str) -> float:
+    """A finite number."""
+    try:
+        if isinstance(value, str) and "_" in value:  # Python reads 2020_01 as 202001
+            raise ValueError(value)
+        result = float(value)
+    except (TypeError, ValueError):
+        raise BadRowError(f"{column}: no number", shown(value)) from None
+    if not math.isfinite(result):
+        raise BadRowError(f"{column}: not finite", shown(value))
+    return result
+
+
+def numbers(value: Any, column: str) -> list[float]:
+    """A list of numbers, or one number."""
+    items = parsed(value) if _is_bracketed(value) else value
+    if items is None:
+        raise BadRowError(f"{column}: no list of numbers", shown(value))
+    return [number(item, column) for item in (items if isinstance(items, list) else [items])]
+
+
+def answers(value: Any, column: str) -> list[dict[str, Any]]:
+    """The list of {text, answer_start} of SQuAD, or an object of two lists or of two values; start -1: no answer."""
+    found = parsed(value)
+    try:
+        if isinstance(found, dict):
+            texts, starts = found["text"], found["answer_start"] if "answer_start" in found else found["start"]
+            pairs = list(zip(*([x] if not isinstance(x, list) else x for x in (texts, starts)), strict=True))
+        else:
+            pairs = [(item["text"], item.get("answer_start", item.get("start"))) for item in found]
+        spans = [{"text": answer, "start": int(canonical(start))} for answer, start in pairs]
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise BadRowError(f"{column}: no list of {{text, answer_start}}", shown(value)) from None
+    spans = [span for span in spans if not (is_empty(span["text"]) and span["start"] == -1)]
+    if not all(isinstance(span["text"], str) and span["start"] >= 0 for span in spans):
+        raise BadRowError(f"{column}: no list of {{text, answer_start}}", shown(value))
+    return spans
+
+
+def messages(value: Any, column: str) -> list[dict[str, str]]:
+    """A conversation: a list of {role, content}."""
+    turns = parsed(value)
+    if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
+        raise BadRowError(f"{column}: no list of {{role, content}}", shown(value))
+    for turn in turns:
+        if turn.get("tool_calls") or turn.get("function_call"):
+            raise BadRowError(f"{column}: calls of tools, which are not read", shown(turn))
+        if not isinstance(turn.get("role"), str) or not isinstance(turn.get("content"), str):
+            raise BadRowError(f"{column}: no list of {{role, content}}", shown(turn))
+    unknown = sorted({turn["role"] for turn in turns} - set(ROLES))
+    if unknown:
+        raise BadRowError(f"{column}: other roles than system, user and assistant", ", ".join(unknown))
+    return [{"role": turn["role"], "content": turn["content"].strip()} for turn in turns]
+
+
+def split(value: Any, column: str) -> str:
+    """The name of a split."""
+    name = value.strip().lower() if isinstance(value, str) else ""
+    name = TO_SPLIT.get(name, name)
+    if name not in SPLITS:
+        raise BadRowError(f"{column}: none of {', '.join(SPLITS)}", shown(value))
+    return name
+
+
+def group(value: Any, column: str) -> str:
+    """The key of a group: a text or a whole number."""
+    if not is_name(value):
+        raise BadRowError(f"{column}: no key", shown(value))
+    return canonical(value)

@@ -1,0 +1,82 @@
+"""The columns that each finetuning objective needs, and whether the rows of a snapshot have them. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pretune.errors import DataError, did_you_mean
+
+COLUMNS = {
+    "binary": ("text", "label"),
+    "classification": ("text", "label"),
+    "image_classification": ("image", "label"),
+    "instruction": ("messages",),
+    "language_modelling": ("text",),
+    "linear_regression": ("x", "y"),
+    "multi_label": ("text", "labels"),
+    "question_answering": ("question", "context", "answers"),
+    "regression": ("text", "score"),
+    "seq2seq": ("text", "target"),
+    "token_classification": ("words", "tags"),
+}
+FEWEST = 3  # rows: one to train on, one to test on, one to choose by
+SHOWN = 30  # columns in a message
+
+
+def check(raw: Path, objective: str) -> None:
+    """Raise DataError if the snapshot in the folder `raw` cannot serve the objective; nothing without a snapshot."""
+    path = raw / "counts.json"
+    counts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if "columns" in counts and objective in COLUMNS and (error := missing(counts, objective)):
+        raise error
+
+
+def missing(counts: dict[str, Any], objective: str) -> DataError | None:
+    """What the rows lack that the objective needs; counts: those of counts.json.
+
+    Rows with a target have to have all columns. If none has one, the texts themselves are the target.
+    """
+    from pretune.data.rows import SUPERVISION  # imports pyarrow
+
+    rows_by_columns = {frozenset(names.split()): count for names, count in counts["columns"].items()}
+    labelled = {names: count for names, count in rows_by_columns.items() if names & set(SUPERVISION)}
+    usable = labelled or rows_by_columns
+    total, which = sum(usable.values()), " with a target" if labelled else ""
+    if total < FEWEST:
+        return DataError(
+            f"ingest.source holds {total or 'no'} row{'s'[: total != 1]}{which} to train on and to test with; "
+            f"{counts['read']} were read, {counts['exact'] + counts['near']} of them repeat others, "
+            "and those of the split corpus do not count",
+            "add rows; if each line of a text file is a row, set ingest.format: lines, or csv for a table; "
+            "then: pretune run",
+        )
+    lacking = {name: sum(count for names, count in usable.items() if name not in names) for name in COLUMNS[objective]}
+    if any(lacking.values()):
+        problems = [
+            f"finetune.objective {objective} needs the columns {', '.join(COLUMNS[objective])}; "
+            + "; ".join(f"{rows} of {total} rows{which} have no {name}" for name, rows in lacking.items() if rows)
+        ]
+        return _lacking(problems, counts, [name for name, rows in lacking.items() if rows], usable)
+    if labelled and (splits := [name for name, count in counts["splits"].items() if name and not count["labelled"]]):
+        return DataError(
+            [f"none of the {counts['splits'][name]['rows']} rows of the split {name} has a target" for name in splits],
+            f"map their column in ingest.columns, or take {' and '.join(splits)} out of ingest.source: "
+            "its rows are then drawn from the others; then: pretune run",
+        )
+    return None
+
+
+def _lacking(
+    problems: list[str], counts: dict[str, Any], lacking: list[str], usable: dict[frozenset[str], int]
+) -> DataError:
+    """The error for columns that rows lack: with the columns that are not used, and the objectives that would do."""
+    others = list(counts["left_out"])
+    if others:
+        near = "".join(did_you_mean(name, others) for name in lacking)
+        problems.append(f"the source also has the columns {', '.join(others[:SHOWN])}{near}, which are not used")
+    mapping = ", ".join(f"{name}: COLUMN" for name in lacking)
+    served = [name for name, columns in COLUMNS.items() if all(set(columns) <= names for names in usable)]
+    other = f", or finetune.objective to one that these rows serve: {', '.join(served)}" if served else ""
+    return DataError(problems, f"set ingest.columns: {{{mapping}}}{other}; then: pretune run")

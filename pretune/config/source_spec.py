@@ -13,7 +13,7 @@ from pretune.errors import did_you_mean
 BUILT_IN = ("pydocs", "digits")
 SPLITS = ("train", "validation", "test", "corpus")  # `corpus`: for pretraining only
 SQLITE = "sqlite:///"
-ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz")
 REMOTE = ("http://", "https://", "s3://", "gs://", "az://", "hf://")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -155,6 +155,6 @@ def fixed_prefix(place: str) -> str:
         if any(wildcard in name for wildcard in "*?["):
             break
         names.append(name)
-        if name.endswith(ARCHIVES):
+        if name.lower().endswith(ARCHIVES):
             break
     return "/".join(names) or "."

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,15 +33,16 @@ def write_labelled(
     """Write train, validation and test rows and `labels.json`; return {split: {label: number of rows}}.
 
     labels.json holds the labels of the training rows in the order of their ids, or the names of `y` for numbers, or
-    nothing. Raises DataError for splits that cannot be trained on.
+    nothing. The rows open with `datasets`, and the ids are the same there. Raises DataError for splits that cannot be
+    trained on.
     """
-    folder.mkdir(parents=True)
-    counts: dict[str, dict[str, int]] = {}
-    for split in splits.SPLITS:
-        split_counts: dict[str, int] = {}
-        rows.write(folder / f"{split}.parquet", _count_labels(assignment.rows_of(split), split_counts))
-        counts[split] = dict(sorted(split_counts.items()))
+    columns: dict[str, set[str]] = {}
+    counts = {split: _count_labels(assignment.rows_of(split), columns) for split in splits.SPLITS}
     _check(counts, assignment, params)
+    folder.mkdir(parents=True)
+    classes = {column: splits.sort_labels(columns[column]) for column in rows.CLASSES if column in columns}
+    for split in splits.SPLITS:
+        rows.write_features(folder / f"{split}.parquet", assignment.rows_of(split), columns, classes)
     labels = names.get("y", splits.sort_labels(counts["train"]))
     (folder / "labels.json").write_text(json.dumps(labels, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return counts
@@ -64,12 +66,16 @@ def _check(counts: dict[str, dict[str, int]], assignment: SplitAssignment, param
         )
 
 
-def _count_labels(split_rows: Iterator[Row], counts: dict[str, int]) -> Iterator[Row]:
-    """The same rows; their labels are counted in `counts`."""
+def _count_labels(split_rows: Iterable[Row], columns: dict[str, set[str]]) -> dict[str, int]:
+    """{label: number of rows}; each column that occurs is added to `columns`, with the names of classes in it."""
+    counts: Counter[str] = Counter()
     for row in split_rows:
-        for label in splits.labels_of(row):
-            counts[label] = counts.get(label, 0) + 1
-        yield row
+        counts.update(splits.labels_of(row))
+        for column, value in row.items():
+            names = columns.setdefault(column, set())
+            if column in rows.CLASSES:
+                names.update([value] if isinstance(value, str) else value)
+    return dict(sorted(counts.items()))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pretune.data.ingest.columns import READERS
 from pretune.predictor.pixels import open_image, pixels
 
 
@@ -64,10 +65,15 @@ def test_what_is_no_image_is_an_error(file):
         open_image(file)
 
 
-def test_a_stored_image_has_the_pixels_of_the_file():
+@pytest.mark.parametrize("mode", ["I;16", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
+def test_a_stored_image_has_the_pixels_of_the_file(mode):
     """`ingest` stores a PNG of the upright image; a predictor reads the file itself."""
-    ramp = np.arange(48, dtype=np.uint16).reshape(6, 8) * 1300
+    values = np.random.default_rng(0).integers(0, 256, (6, 8, 4), np.uint8)
+    picture = Image.fromarray(values[..., 0].astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(values)
+    picture = picture.convert("RGB") if mode in {"P", "CMYK"} else picture
     exif = Image.Exif()
     exif[0x0112] = 6
-    file = encoded(Image.fromarray(ramp), exif=exif.tobytes())
-    assert np.array_equal(pixels(file, 4, 1), pixels(encoded(open_image(file)), 4, 1))
+    file = encoded(picture.convert(mode), "JPEG" if mode == "CMYK" else "PNG", exif=exif.tobytes())
+    stored = READERS["image"](file, "image")
+    for channels in (1, 3):
+        assert np.array_equal(pixels(file, 4, channels), pixels(stored, 4, channels))

@@ -47,6 +47,11 @@ def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
             [f"port {port} is in use" for port in busy],
             f"pretune ui --mlflow-port {mlflow_port + 1} --prefect-port {prefect_port + 1}",
         )
+    if "%" in sys.prefix and not remote:
+        raise WorkspaceError(
+            f"MLflow's server cannot start in {sys.prefix}: it takes the % in that path for a variable",
+            "make setup in a folder without % in its path, or set MLFLOW_TRACKING_URI to a server",
+        )
     _, experiment = connect(root, state)
     logs = state / "logs"
     api = f"http://{HOST}:{prefect_port}/api"

@@ -72,6 +72,10 @@ class PipelineRecording:
         run.end("FINISHED")
         self._children.append(run)
 
+    def backlog(self) -> str:
+        """A warning if the records of earlier runs could not be sent, else ""."""
+        return self._sender.backlog()
+
     def wait_until_sent(self) -> str:
         """Wait until MLflow has all records of the run. Returns a warning if it does not take them, else ""."""
         return self._sender.close([self.run, *self._children])

@@ -99,6 +99,8 @@ class PipelineRun:
             # Nobody waits for the records of a run in which nothing ran: the sender may outlive this process.
             if error_type is not None or any(outcome.how != "skipped" for outcome in self.outcomes.values()):
                 self.wait_until_sent()
+            else:
+                self.warning = self._recording.backlog()
 
     def wait_until_sent(self) -> str:
         """Wait until MLflow has all records of the run, or set `warning`. Returns the id of the run's record."""

@@ -23,6 +23,7 @@ from pretune.process import lock
 
 EXPERIMENT = "pretune"
 NAME = 250  # characters of a name in MLflow
+PERCENT = "%"
 VIEW = {  # runs and columns behind the link of `pretune ui`, with the names of MLflow's pages
     "orderByKey": "attributes.start_time",
     "orderByAsc": False,
@@ -78,8 +79,26 @@ def open_client(root: Path, state: Path) -> Any:
 
     for name in ("mlflow", "alembic"):  # after the import, which sets them to INFO
         logging.getLogger(name).setLevel(logging.ERROR)
+    if PERCENT in mlflow.__file__:
+        _escape_percent()
     with _connecting(state):
         return mlflow.MlflowClient(tracking_uri(root), tracking_uri(root))
+
+
+def _escape_percent() -> None:
+    """Have MLflow find its database migrations in a folder with a % in its path, which alembic takes for a variable."""
+    from alembic.config import Config
+    from mlflow.store.db import utils
+
+    folder = os.path.join(utils._get_package_dir(), "store", "db_migrations")  # noqa: PTH118 - as MLflow does
+
+    def config(db_url: str, alembic_dir: str | None = None) -> Any:
+        found = Config(os.path.join(alembic_dir or folder, "alembic.ini"))  # noqa: PTH118
+        found.set_main_option("script_location", (alembic_dir or folder).replace(PERCENT, 2 * PERCENT))
+        found.set_main_option("sqlalchemy.url", db_url.replace(PERCENT, 2 * PERCENT))
+        return found
+
+    utils._get_alembic_config = config
 
 
 def _connecting(state: Path) -> AbstractContextManager[None]:

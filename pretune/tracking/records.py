@@ -85,6 +85,8 @@ class Records:
     def _mlflow_store(self) -> MlflowStore:
         try:
             return MlflowStore(*connect(self._root, self._state))
+        except WorkspaceError:
+            raise
         except Exception as error:
             problem = f"MLflow at {tracking_uri(self._root)} does not answer: {first_line(error)}"
             raise WorkspaceError(problem, "pretune doctor") from error

@@ -45,6 +45,12 @@ class Sender:
             )  # fmt: skip
         return self
 
+    def backlog(self) -> str:
+        """A warning if the records of earlier runs could not be sent, without waiting for these, else ""."""
+        error = _read(self.state / "logs" / "sender-error.txt")
+        waiting = len(list(journal.folder(self.state).glob("*.jsonl")))
+        return f"{waiting} runs are not in MLflow yet ({error}); pretune doctor says more" if error else ""
+
     def close(self, runs: Iterable[Run]) -> str:
         """Wait until the journals of `runs`, which have ended, are sent. Returns a warning if they are not, else ""."""
         paths = [run.path for run in runs]

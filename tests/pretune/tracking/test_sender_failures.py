@@ -112,12 +112,14 @@ def test_records_of_a_deleted_experiment_wait_until_it_is_restored(tracked):
     warning = close(Sender(tracked.root, tracked.state).start(), [run])
     assert "the experiment pretune was deleted in MLflow" in warning
     assert [path.stem for path in tracked.waiting()] == [run.id]
+    assert "1 runs are not in MLflow yet (the experiment" in Sender(tracked.root, tracked.state).backlog()
     (found, waiting) = _tracking(tracked.root, fix=False)
     assert (found.state, found.fix) == ("problem", "pretune doctor --fix   (restores it)")
     assert "1 runs wait" in waiting.detail
     assert [finding.state for finding in _tracking(tracked.root, fix=True)] == ["fixed", "problem"]
     assert close(Sender(tracked.root, tracked.state).start(), [run]) == ""
     assert set(tracked.sent()) == {"ingest"}
+    assert Sender(tracked.root, tracked.state).backlog() == ""
     assert [finding.state for finding in _tracking(tracked.root, fix=False)] == ["ok"]
 
 

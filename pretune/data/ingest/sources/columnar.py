@@ -60,7 +60,7 @@ def _seekable(file: File, format_name: str) -> Iterator[BinaryIO]:
     try:
         with file.seekable() as raw:
             yield raw
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeError) as error:
         raise DataError(f"{file.name}: cannot be read as {format_name} ({error})", "download the file again") from None
 
 

@@ -28,12 +28,13 @@ def sniff(lines: Iterable[str]) -> Dialect:
     """The dialect of a table by its first SAMPLE lines.
 
     The delimiter is the one of DELIMITERS at which the first row has two fields or more and most rows (AGREE) have as
-    many as the first; of several the one on which most rows agree. A comma if there is none: one column.
+    many as the first; of several the one on which most rows agree, then one that is not followed by spaces, as commas
+    in sentences are. A comma if there is none: one column.
     """
     sample = list(islice(lines, SAMPLE))
     tables = {delimiter: _rows(sample, delimiter) for delimiter in DELIMITERS}
     shares = {delimiter: _agreement(rows) for delimiter, rows in tables.items()}
-    best = max(DELIMITERS, key=shares.__getitem__)
+    best = max(DELIMITERS, key=lambda delimiter: (shares[delimiter], not _is_spaced(tables[delimiter])))
     if shares[best] < AGREE:
         rows = tables[","]
         return Dialect(",", len(rows[0]) if rows else 0, _has_header(rows), "no delimiter parts the first row")
@@ -56,6 +57,11 @@ def _agreement(rows: list[list[str]]) -> float:
     if not rows or len(rows[0]) < 2:
         return 0.0
     return sum(len(fields) == len(rows[0]) for fields in rows) / len(rows)
+
+
+def _is_spaced(rows: list[list[str]]) -> bool:
+    """Whether all fields but the first ones begin with a space."""
+    return all(field.startswith(" ") for fields in rows[1:] for field in fields[1:])
 
 
 def _has_header(rows: list[list[str]]) -> bool:

@@ -110,6 +110,8 @@ def _open(
         yield None, (Record(row["origin"], row) for row in pydocs.collect())
     elif scheme == "sql":
         yield None, sql.read(place, None if path is None else resolve_input(path))
+    elif path == place.rstrip("/") and hub.is_saved(location := resolve_input(path)):
+        yield from ((split, records()) for split, records in hub.read(HubDataset(path), location))
     else:
         matches = _members(remote.find(place)) if path is None else _local(place, path, resolve_input)
         kept, warning = matches, ""

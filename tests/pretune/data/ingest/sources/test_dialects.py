@@ -153,6 +153,7 @@ def test_json_lines_may_be_called_json(tmp_path, values, write):
     [
         (["text,label", "a,1", "b,0"], ",", True),
         (["text;label", "a, b, c;1", "b;0"], ";", True),
+        (["at dawn, number 0;fear", "in rain, number 1;joy", "at noon, number 2;fear"], ";", False),
         (["text\tlabel", "a\t1"], "\t", True),
         (["1|5.5", "2|7.5"], "|", False),
         (["title,text", '"a;b;c","d;e;f"'], ",", True),
@@ -212,7 +213,8 @@ def test_every_scheme_of_tags_becomes_iob2(tags, expected):
 
 def test_a_workbook_with_one_sheet_is_a_table(tmp_path, records):
     """Numbers and dates as Excel shows them; several sheets are refused by their names."""
-    openpyxl = pytest.importorskip("openpyxl", reason="the extra `excel`")
+    import openpyxl
+
     book = openpyxl.Workbook()
     for row in [("text", "label", None), ("hello", 1, None), (None, None, None), ("bye", 2.5, None)]:
         book.active.append(row)

@@ -135,6 +135,14 @@ def test_a_saved_data_set_has_its_splits_and_label_names(records, saved):
     assert [split for split, _, _ in records(split="train")] == [None, None]
 
 
+def test_a_saved_data_set_is_named_like_any_folder(saved, ingest_params):
+    """Its path alone is enough; its metadata are no tables."""
+    folder = saved(train=["one"], dev=["three"])
+    found = list(read.read(ingest_params(source="copy"), lambda place: folder.parent / place))
+    assert [split for split, _ in found] == ["validation", "train"]
+    assert [record.values["sentence"] for _, record in found] == ["three", "one"]
+
+
 def test_a_data_set_that_was_saved_alone_can_be_divided(records, saved):
     """A Dataset has no splits, and no configurations."""
     assert hub.is_saved(saved(alone=["one"]))

@@ -36,8 +36,7 @@ def sniff(lines: Iterable[str]) -> Dialect:
     shares = {delimiter: _agreement(rows) for delimiter, rows in tables.items()}
     best = max(DELIMITERS, key=lambda delimiter: (shares[delimiter], not _is_spaced(tables[delimiter])))
     if shares[best] < AGREE:
-        rows = tables[","]
-        return Dialect(",", len(rows[0]) if rows else 0, _has_header(rows), "no delimiter parts the first row")
+        return Dialect(",", 1, _has_header(tables[","]), "no delimiter parts all rows alike")
     rows = tables[best]
     why = f"{NAMES[best]}: {len(rows[0])} fields in {shares[best]:.0%} of the first {len(rows)} rows"
     return Dialect(best, len(rows[0]), _has_header(rows), why)

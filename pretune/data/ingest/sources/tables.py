@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import deque
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -16,20 +17,24 @@ from pretune.errors import DataError
 
 MAX_FIELD = 2**24  # characters: a longer field means that a quotation mark is not closed
 MANY_LINES = 20  # in one row: allowed, with a warning
+NAMED = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # Excel's own first line
 NOT_CLOSED = "a quotation mark is not closed, or text follows it"
 
 
 def comma(file: File, encoding: str, delimiter: str, *, header: bool) -> Records:
     """A .csv (RFC 4180). Without a header, its columns are named 1, 2 and so on.
 
-    delimiter: one character, `tab`, or `auto` (dialect.sniff). A quotation mark that opens a field and is not closed
-    before the next field makes its line a bad record; the lines after it are read as if it were not there.
+    delimiter: one character, `tab`, or `auto`: the one that a first line `sep=;` of Excel names, which is no row, else
+    dialect.sniff. A quotation mark that opens a field and is not closed before the next field makes its line a bad
+    record; the lines after it are read as if it were not there.
     """
     lines = iter(file.lines(encoding))
     head = list(islice(lines, dialect.SAMPLE))
     conll.refuse(file, head)
-    delimiter = {"auto": "", "tab": "\t"}.get(delimiter, delimiter) or dialect.sniff(head).delimiter
-    yield from _table(file, _quoted(chain(head, lines), delimiter), header=header)
+    named = NAMED.fullmatch(head[0]) if head else None
+    delimiter = {"auto": named[1] if named else "", "tab": "\t"}.get(delimiter, delimiter)
+    rows = _quoted(chain(head, lines), delimiter or dialect.sniff(head).delimiter)
+    yield from _table(file, islice(rows, 1, None) if named else rows, header=header)
 
 
 def tab(file: File, encoding: str, delimiter: str, *, header: bool) -> Records:
@@ -122,7 +127,10 @@ def _names(file: File, fields: list[str]) -> list[str]:
     names = [name.strip() or str(number) for number, name in enumerate(fields, start=1)]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise DataError(f"{file.name}: two columns are called {', '.join(repeated)}", f"rename one in {file.name}")
+        raise DataError(
+            f"{file.name}: two columns are called {', '.join(repeated)}",
+            f"rename one in {file.name}, or set ingest.header: false if its first line holds values",
+        )
     return names
 
 

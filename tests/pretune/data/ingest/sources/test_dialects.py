@@ -112,6 +112,12 @@ def test_columns_without_a_name_are_numbered(read_table):
     assert read_table("a.csv", "v1,v2\nham,hello,more\n")[0][1] == "more fields than columns"
 
 
+def test_a_first_line_of_excel_names_the_delimiter(read_table):
+    """It is no row, and what follows has its own line numbers."""
+    (record,) = read_table("a.csv", "sep=;\r\ntext;score\r\nhello, you;39,1\r\n")
+    assert record == ("a.csv:3", {"text": "hello, you", "score": "39,1"}, "")
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.txt", "a.json", "a.conll"])
 def test_a_text_in_utf_16_says_so(read_table, name):
     """It is read in its encoding only."""
@@ -159,6 +165,7 @@ def test_json_lines_may_be_called_json(tmp_path, values, write):
         (["title,text", '"a;b;c","d;e;f"'], ",", True),
         (["text", "hello, you", "hello"], ",", True),
         (["spam,buy now", "ham,see you", "spam,win"], ",", False),
+        (["a, b and c", "d", "e, f"], ",", True),
         ([], ",", False),
     ],
 )  # fmt: skip

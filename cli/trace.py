@@ -11,7 +11,9 @@ from cli.options import Json
 
 
 def trace(
-    target: Annotated[str, typer.Argument(metavar="PATH|MD5|RUN_ID", help="An output, a hash or an MLflow run.")],
+    target: Annotated[
+        str, typer.Argument(metavar="PATH|MD5|RUN_ID|@ALIAS", help="An output, a hash, a run or a registered model.")
+    ],
     every_param: Annotated[
         bool, typer.Option("--params", help="Show all parameters, not only those that changed.")
     ] = False,
@@ -23,13 +25,15 @@ def trace(
     """Trace a model back to data, commit and changed parameters; trace data forward to every model."""
     from pretune.config import files
     from pretune.lineage.graph import Workspace, find_root, state_dir
-    from pretune.tracking.records import Records
+    from pretune.release.runs import Runs
     from pretune.tracking.trace import NEWEST, Tracer, tree
 
     root = find_root()
     params = files.flatten(files.read_yaml(root / "params.yaml"))
     locked = Workspace(root).locked_outputs()
-    lineage = Tracer(Records(root, state_dir(root)), locked, None if every_run else NEWEST).trace(target)
+    runs = Runs(root, state_dir(root), params["gate.name"])
+    made = runs.evaluation(target).model if target.startswith("@") else None
+    lineage = Tracer(runs.records, locked, None if every_run else NEWEST).trace(made[1].run_id if made else target)
     if as_json:
         print(json.dumps(lineage))
         return

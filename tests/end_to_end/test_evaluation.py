@@ -34,6 +34,7 @@ def test_a_model_is_promoted_served_and_rolled_back(copy):
     summary = copy.report("run", "--promote")
     assert "is @champion now" in summary["promotion"], summary
     (copy.root / "rows.csv").write_text('id,text\n7,"the wave, the tide"\n', encoding="utf-8")
+    assert "models/finetuned" in copy.pretune("trace", "@champion")
     answer = copy.pretune("predict", "@champion", "rows.csv", "--keep", "id").strip().splitlines()[-1]
     labels = json.loads((copy.root / "data/prepared/labelled/labels.json").read_text(encoding="utf-8"))
     assert json.loads(answer)["id"] == "7"

@@ -46,8 +46,10 @@ COMMANDS: dict[Callable[..., None], str] = {  # each with an example
     export: "pretune export @champion exported --int8",
     predict: "pretune predict @champion reviews.csv --keep id    pretune predict models/finetuned < a.txt",
     recipes: "pretune recipes",
-    init: "pretune init data/reviews.csv    pretune init train.jsonl --test test.jsonl --corpus 'wiki/*.txt'    "
-    "pretune init photos/    pretune init hub:stanfordnlp/sst2    pretune init topics --data ~/ag_news",
+    init: "pretune init data/reviews.csv\n\npretune init train.jsonl --test test.jsonl --corpus 'wiki/*.txt'\n\n"
+    "pretune init photos/    (a folder per label)\n\npretune init hub:stanfordnlp/sst2\n\n"
+    "pretune init reviews.csv --column text=body --column label=stars --budget 10 --yes\n\n"
+    "pretune init topics --data ~/ag_news    (a recipe; pretune recipes lists them)",
 }
 for command, example in COMMANDS.items():
     app.command(epilog=f"Example:  {example}")(command)

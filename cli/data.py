@@ -1,4 +1,4 @@
-"""`pretune data …`: show the data card, and compare two versions of the data."""
+"""`pretune data …`: show the data card, compare two versions of the data, list data in dvc.yaml."""
 
 from __future__ import annotations
 
@@ -14,25 +14,60 @@ import typer
 from cli.options import Json
 from pretune.errors import DataError
 
-app = typer.Typer(no_args_is_help=True, help="Show the data card, or compare two versions of the data.")
+app = typer.Typer(
+    no_args_is_help=True, help="Show the data card, compare two versions of the data, or list data in dvc.yaml."
+)
 ROWS = "rows.parquet"
 
 
 @app.command(epilog="Example:  pretune data show")
 def show(as_json: Json = False) -> None:
-    """Print the data card that `prepare` wrote to reports/data."""
+    """Print the data card that `prepare` wrote to reports/data, and the first rows as the model will get them."""
+    from cli import preview
+    from pretune.config.params import load
     from pretune.lineage.graph import find_root
 
-    folder = find_root() / "reports" / "data"
+    root = find_root()
+    folder = root / "reports" / "data"
     if not (folder / "card.md").is_file():
         raise DataError("there is no data card yet", "pretune run prepare")
+    first = preview.rows(root, load(root / "params.yaml"))
     if as_json:
-        print(json.dumps(json.loads((folder / "card.json").read_text(encoding="utf-8"))))
+        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+        print(json.dumps(card | {"as_the_model_gets_them": first}, ensure_ascii=False))
         return
     from rich.console import Console
     from rich.markdown import Markdown
+    from rich.table import Table
+    from rich.text import Text
 
-    Console().print(Markdown((folder / "card.md").read_text(encoding="utf-8")))
+    screen = Console()
+    screen.print(Markdown((folder / "card.md").read_text(encoding="utf-8")))
+    for number, row in enumerate(first, start=1):
+        table = Table(title=f"training row {number}, as the model will get it", show_header=False, title_justify="left")
+        for name, value in row.items():
+            table.add_row(name, Text(preview.excerpt(value)))
+        screen.print(table)
+
+
+@app.command(epilog="Example:  pretune data declare    pretune data declare data/reviews.csv")
+def declare(
+    paths: Annotated[list[str] | None, typer.Argument(metavar="PATH", help="Default: those in params.yaml.")] = None,
+    stage: Annotated[str, typer.Option(help="The stage that reads them.")] = "ingest",
+) -> None:
+    """List files and folders that a stage reads in dvc.yaml, so that DVC notices when they change."""
+    from cli import recipes
+    from pretune.config import files, source_spec
+    from pretune.lineage.graph import find_root
+
+    root = find_root()
+    wanted = [path for place in paths or [] if (path := source_spec.local_path(place))]
+    wanted = wanted if paths else recipes.inputs(files.read_yaml(root / "params.yaml")).get(stage, [])
+    added = recipes.declare(root, stage, wanted)
+    for path in added:
+        print(f"dvc.yaml lists {path} under stages.{stage}.deps")
+    if not added:
+        print(f"dvc.yaml lists all that {stage} reads already")
 
 
 @app.command(epilog="Example:  pretune data diff HEAD~1 .    pretune data diff data/raw ../other/data/raw")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pretune.config import files, params, source_spec
-from pretune.errors import DataError, NotFoundInRecordsError, did_you_mean
+from pretune.errors import DataError, GraphError, NotFoundInRecordsError, did_you_mean
 from pretune.lineage.graph import state_dir
 
 FOLDER = "examples"
@@ -70,17 +70,44 @@ def init(root: Path, name: str, data: Path | None = None) -> Written:
     Missing inputs are copied from the folder `data`, where they are called NAME or FOLDER/NAME, as in the workspace.
     """
     recipe = find(root, name)
-    new, old = files.read_yaml(recipe.path), files.read_yaml(root / "params.yaml")
+    new = files.read_yaml(recipe.path)
     params.validate(new)
-    graph = _with_inputs((root / "dvc.yaml").read_text(encoding="utf-8"), inputs(old), inputs(new))
     needed = sorted({path for paths in inputs(new).values() for path in paths if not (root / path).exists()})
     if data is not None and not data.is_dir():
         raise DataError(f"--data {data}: no such folder", f"pretune init {name} --data FOLDER")
     copied = [path for path in needed if data is not None and _copy_input(data, root / path)]
+    kept = install(root, recipe.path.read_text(encoding="utf-8"), name)
+    return Written(name, kept, copied, [path for path in needed if path not in copied])
+
+
+def install(root: Path, text: str, name: str) -> str:
+    """Make `text` params.yaml, and list its inputs in dvc.yaml in place of the old ones.
+
+    Returns the folder that keeps both old files: its name ends in `name`.
+    """
+    old, new = files.read_yaml(root / "params.yaml"), YAML(typ="safe", pure=True).load(text)
+    graph = _with_inputs((root / "dvc.yaml").read_text(encoding="utf-8"), inputs(old), inputs(new))
     kept = _keep(root, name)
-    files.write_atomically(root / "params.yaml", recipe.path.read_text(encoding="utf-8"))
+    files.write_atomically(root / "params.yaml", text)
     files.write_atomically(root / "dvc.yaml", graph)
-    return Written(name, str(kept.relative_to(root)), copied, [path for path in needed if path not in copied])
+    return str(kept.relative_to(root))
+
+
+def declare(root: Path, stage: str, paths: Sequence[str]) -> list[str]:
+    """List paths under the deps of a stage in dvc.yaml; those that it listed not, which are returned."""
+    text = (root / "dvc.yaml").read_text(encoding="utf-8")
+    stages = YAML(typ="safe", pure=True).load(text)["stages"]
+    if stage not in stages:
+        raise GraphError(f"no stage {stage} in dvc.yaml{did_you_mean(stage, stages)}", f"stages: {', '.join(stages)}")
+    listed = {str(path) for path in stages[stage]["deps"]}
+    missing = [path for path in dict.fromkeys(paths) if path not in listed]
+    if absent := [path for path in missing if not (root / path).exists()]:
+        raise DataError(
+            [f"{path}: no such file or folder" for path in absent], "correct the path, or put the data there"
+        )
+    if missing:
+        files.write_atomically(root / "dvc.yaml", _with_inputs(text, {}, {stage: missing}))
+    return missing
 
 
 def inputs(values: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -5,10 +5,13 @@ import subprocess
 import sys
 
 import pytest
+from ruamel.yaml import YAML
 
 from cli import data
 from pretune.data import rows
-from pretune.errors import DataError
+from pretune.errors import DataError, GraphError, UndeclaredInputError
+from pretune.lineage.graph import Node
+from pretune.runtime.stage import Stage
 
 
 def snapshot(folder, labels):
@@ -46,4 +49,57 @@ def test_the_card_is_shown_and_its_absence_is_told(project, capsys):
     data.show()
     assert "Data card: x" in capsys.readouterr().out
     data.show(as_json=True)
-    assert json.loads(capsys.readouterr().out) == {"source": "x"}
+    assert json.loads(capsys.readouterr().out) == {"source": "x", "as_the_model_gets_them": []}
+
+
+def test_the_first_rows_are_shown_as_the_model_gets_them(project, words, capsys):
+    """After the tokenizer, with special tokens, what is cut, and ids of labels; no control character is printed."""
+    (project / "reports" / "data").mkdir(parents=True)
+    (project / "reports" / "data" / "card.md").write_text("# Data card: x\n", encoding="utf-8")
+    (project / "reports" / "data" / "card.json").write_text('{"source": "x"}', encoding="utf-8")
+    labelled = project / "data" / "prepared" / "labelled"
+    labelled.mkdir(parents=True)
+    texts = ["number 1 is about waves\x1b", "number 2 " * 60]
+    rows.write(labelled / "train.parquet", [{"text": text, "label": "sea", "origin": "a:1"} for text in texts])
+    (labelled / "labels.json").write_text('["kitchen", "sea"]', encoding="utf-8")
+    words.save_pretrained(project / "data" / "prepared" / "tokenizer")
+    data.show(as_json=True)
+    first, second = json.loads(capsys.readouterr().out)["as_the_model_gets_them"]
+    assert (first["text"], first["label"]) == ("[CLS]number 1 is about waves\x1b[SEP]", "sea (id 1)")
+    assert second["tokens"].endswith("cut at finetune.sequence_length 64")
+    data.show()
+    shown = capsys.readouterr().out
+    assert "[CLS]number 1" in shown
+    assert "\x1b" not in shown
+
+
+def test_data_that_params_name_are_listed_by_one_command(project, capsys):
+    """Those of params.yaml, or those that are named; the rest of dvc.yaml stays."""
+    before = (project / "dvc.yaml").read_text(encoding="utf-8")
+    (project / "data").mkdir()
+    (project / "data" / "a.csv").write_text("text\n", encoding="utf-8")
+    data.declare(["data/*.csv"])
+    assert "dvc.yaml lists data under stages.ingest.deps" in capsys.readouterr().out
+    assert YAML(typ="safe").load(project / "dvc.yaml")["stages"]["ingest"]["deps"][0] == "data"
+    assert before.splitlines()[-1] in (project / "dvc.yaml").read_text(encoding="utf-8")
+    data.declare(None)
+    assert "already" in capsys.readouterr().out
+    with pytest.raises(DataError, match="nothing"):
+        data.declare(["nothing.csv"])
+    with pytest.raises(GraphError, match=r"no stage ingets in dvc\.yaml \(did you mean ingest\?\)"):
+        data.declare(["data"], stage="ingets")
+
+
+def test_a_source_that_dvc_yaml_does_not_list_leads_to_the_command_that_lists_it(tmp_path):
+    """For the stage that reads it; a path below one that is listed needs nothing."""
+    (tmp_path / "data").mkdir()
+
+    def stage(name):
+        node = Node(name, "", ["data"], [], [], [], {})
+        return Stage(tmp_path, node, {}, params=None, run=None, progress=None)
+
+    assert stage("ingest").resolve_input("data/a.csv") == tmp_path / "data/a.csv"
+    for name, command in {"ingest": "'my a.csv'", "prepare": "'my a.csv' --stage prepare"}.items():
+        with pytest.raises(UndeclaredInputError, match=r"reads my a\.csv, which dvc\.yaml does not list") as caught:
+            stage(name).resolve_input("my a.csv")
+        assert caught.value.next_step == f"pretune data declare {command}"

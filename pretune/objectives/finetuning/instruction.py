@@ -111,10 +111,10 @@ def encode(tokenizer: Any, messages: list[Row], length: int) -> tuple[npt.NDArra
                 )
             spans.append((len(before), len(after)))
     encoded = tokenizer(text, add_special_tokens=False, truncation=True, max_length=length, return_offsets_mapping=True)
-    starts = np.array([start for start, _ in encoded["offset_mapping"]], dtype=np.int64)
+    starts, ends = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
     answered = np.zeros(len(starts), dtype=bool)
     for begin, end in spans:
-        answered |= (starts >= begin) & (starts < end)
+        answered |= (ends > begin) & (starts < end)  # the first token of an answer may begin with the space before it
     answered[:1] = False  # no token precedes it
     return np.array(encoded["input_ids"], dtype=np.int64), answered
 

@@ -162,7 +162,7 @@ def test_what_is_not_sure_comes_with_the_option_that_settles_it(records, option)
 
 
 def test_what_is_named_is_taken():
-    """`--column` and `--objective` decide; what they settle is not asked."""
+    """`--column` and `--objective` decide; what they settle is no doubt."""
     records = table(title=LONG, body=LONG, stars=cycle(1, 2, 3, 4, 5))
     result = found(records, named={"text": "title", "score": "stars"})
     assert (result.objective, result.columns) == ("regression", {"text": "title", "score": "stars"})
@@ -172,7 +172,7 @@ def test_what_is_named_is_taken():
 
 
 def test_groups_are_a_hint_only():
-    """Rows of one author are not kept together unless somebody says so."""
+    """Rows of one author are not kept together by default."""
     result = found(table(text=LONG, label=cycle("a", "b"), author=cycle("x", "y", "z")))
     assert "group" not in result.columns
     assert "--column group=author" in result.hints[0]

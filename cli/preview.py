@@ -1,0 +1,144 @@
+"""The first training rows as the model will get them: after the tokenizer, chat template or image pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pretune.config.params import Params
+
+ROWS = 3
+SHOWN = 600  # characters of a row
+OPEN, CLOSE = "⟦", "⟧"  # around what is learnt in a conversation
+Line = dict[str, Any]
+
+
+def rows(root: Path, params: Params) -> list[Line]:
+    """The first rows of data/prepared/labelled, each as {what: value}; [] before `prepare` has run."""
+    from pretune.data import rows as stored
+
+    folder = root / "data" / "prepared"
+    if not (folder / "labelled" / "train.parquet").is_file():
+        return []
+    first = list(islice(stored.iterate(folder / "labelled" / "train.parquet"), ROWS))
+    labels = _labels(folder)
+    show: Callable[[Path, Params, dict[str, Any]], Line] = _text
+    if first and "image" in first[0]:
+        show = _image
+    elif first and "x" in first[0]:
+        show = _numbers
+    elif first and "messages" in first[0] and params.finetune.objective == "instruction":
+        show = _conversation
+    return [show(folder / "tokenizer", params, row) | _targets(row, labels) | {"from": row["origin"]} for row in first]
+
+
+def _labels(folder: Path) -> list[str]:
+    import json
+
+    return list(json.loads((folder / "labelled" / "labels.json").read_text(encoding="utf-8")))
+
+
+def _targets(row: dict[str, Any], labels: list[str]) -> Line:
+    """Names and ids of labels; numbers and answers as they are."""
+    found: Line = {}
+    if "label" in row:
+        found["label"] = f"{row['label']} (id {labels.index(row['label'])})" if row["label"] in labels else row["label"]
+    for name in ("labels", "tags"):
+        if name in row:
+            ids = [str(labels.index(label)) if label in labels else "?" for label in row[name]]
+            found[name] = f"{' '.join(row[name])} (ids {' '.join(ids)})" if row[name] else "none"
+    if "score" in row:
+        found["score"] = f"{row['score']:g}"
+    if "answers" in row:
+        spans = [f"{answer['text']} (at character {answer['start']})" for answer in row["answers"]]
+        found["answers"] = "; ".join(spans) or "none"
+    return found
+
+
+def _text(folder: Path, params: Params, row: dict[str, Any]) -> Line:
+    from pretune.data import tokenizer
+
+    words, length = tokenizer.load(folder), params.finetune.sequence_length
+    if "words" in row:
+        ids = words(" ".join(row["words"]))["input_ids"]
+    elif "context" in row:
+        ids = words(row["question"], row["context"])["input_ids"]
+    else:
+        ids = words(row.get("text", ""), row.get("pair"))["input_ids"]
+    split = params.finetune.objective in {"question_answering", "language_modelling"}
+    line: Line = {
+        "text": words.decode(ids[: None if split else length]),
+        "tokens": _count(len(ids), length, split=split),
+    }
+    if "target" in row:
+        target, limit = words(text_target=row["target"])["input_ids"], params.finetune.settings["target_length"]
+        line |= {"target": words.decode(target[:limit]), "target tokens": _count(len(target), limit)}
+    return line
+
+
+def _count(count: int, length: int, *, split: bool = False) -> str:
+    """`12`, or what happens to the tokens beyond the length."""
+    if count <= length:
+        return str(count)
+    return f"{count}, in parts of {length}" if split else f"{count}, cut at finetune.sequence_length {length}"
+
+
+def _conversation(folder: Path, params: Params, row: dict[str, Any]) -> Line:
+    """The conversation in its template; what is learnt is between OPEN and CLOSE."""
+    from pretune.data import tokenizer
+    from pretune.objectives.finetuning.instruction import encode
+    from pretune.predictor import chat
+
+    words, length = tokenizer.load(folder), params.finetune.sequence_length
+    words.chat_template = params.finetune.settings["template"] or words.chat_template or chat.PLAIN
+    ids, learnt = encode(words, row["messages"], length)
+    whole, _ = encode(words, row["messages"], 2**20)
+    parts, start = [], 0
+    for end in range(1, len(ids) + 1):
+        if end == len(ids) or learnt[end] != learnt[start]:
+            text = words.decode(ids[start:end])
+            parts.append(f"{OPEN}{text}{CLOSE}" if learnt[start] else text)
+            start = end
+    return {
+        "conversation": "".join(parts),
+        "learnt": f"what is in {OPEN} {CLOSE}",
+        "tokens": _count(len(whole), length),
+    }
+
+
+def _image(folder: Path, _params: Params, row: dict[str, Any]) -> Line:
+    import io
+
+    from PIL import Image
+
+    from pretune.predictor.pixels import Pipeline
+
+    pipeline = Pipeline.load(folder)
+    values = pipeline.values(pipeline.pixels(row["image"])[None])[0]
+    with Image.open(io.BytesIO(row["image"])) as picture:
+        before = f"{picture.width} x {picture.height}, {picture.mode}"
+    channels, height, width = values.shape
+    return {
+        "image": f"{width} x {height}, {channels} channel{'s'[: channels != 1]} (in the file: {before})",
+        "values": f"from {values.min():.2f} to {values.max():.2f}, mean {values.mean():.2f}",
+    }
+
+
+def _numbers(folder: Path, _params: Params, row: dict[str, Any]) -> Line:
+    """The numbers, by the names of their columns; they are not scaled."""
+    from pretune.data.loading.arrays import Columns
+
+    names = Columns.load(folder)
+    return {
+        "x": ", ".join(f"{name} {value:g}" for name, value in zip(names.x, row["x"], strict=True)),
+        "y": ", ".join(f"{value:g}" for value in row.get("y", [])),
+    }
+
+
+def excerpt(value: Any) -> str:
+    """A value as one line, SHOWN characters at most, without control characters."""
+    text = str(value).replace("\n", "⏎")
+    text = "".join(character if character.isprintable() else "\ufffd" for character in text)
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"

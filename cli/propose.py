@@ -1,0 +1,237 @@
+"""From files on the command line to a whole params.yaml: what was seen, what follows, and what is not sure."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cli import rehearsal, seen
+from cli.look import CLEAN, SHOWN, Look, Request
+from cli.rehearsal import Rehearsal
+from pretune.config import overrides
+from pretune.config.params import Params, validate
+from pretune.data.inspect import machine, places, proposal
+from pretune.data.inspect.machine import Plan
+from pretune.data.inspect.proposal import Facts, Sizes
+from pretune.errors import DataError, did_you_mean
+from pretune.objectives.requirements import COLUMNS as NEEDED
+
+MOST_THREADS = 8
+TRIED = 100  # steps of pretraining that a rehearsal plans for
+WINDOWS = {"question_answering": (128, 256), "language_modelling": (16, 256)}  # lengths of parts of long texts
+ENOUGH = 1000  # sequences of the corpus from which some watch pretraining
+
+
+@dataclass
+class Proposal:
+    """text: of params.yaml. lines: (what, found, why). doubts: (what, option that settles it). hints: lines of text."""
+
+    text: str
+    values: dict[str, Any]
+    lines: list[seen.Line]
+    doubts: list[tuple[str, str]]
+    hints: list[str]
+    minutes: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of `--json`."""
+        return {
+            "seen": [dict(zip(("what", "found", "why"), line, strict=True)) for line in self.lines],
+            "doubts": [{"what": what, "settled_by": option} for what, option in self.doubts],
+            "hints": self.hints,
+            "minutes": self.minutes,
+            "params": self.values,
+        }
+
+
+def propose(root: Path, here: Path, request: Request) -> Proposal:
+    """Look at the data and propose params.yaml. Raises a PretuneError with every problem found; nothing is written."""
+    if request.objective is not None and request.objective not in NEEDED:
+        near = did_you_mean(request.objective, NEEDED)
+        raise DataError(f"--objective {request.objective}: unknown{near}", f"one of {', '.join(NEEDED)}")
+    look = Look(root, request, places.find(root, here, request.named))
+    objective = look.roles.objective
+    found, bad = look.rows(look.ingest_params(look.how, look.roles, look.missing))
+    facts = proposal.facts(found)
+    _check(look, facts, bad)
+    prepared, why = proposal.prepare(objective, facts)
+    if objective == "image_classification":
+        prepared["image"] = proposal.image(facts)
+    sizes = proposal.draw(facts, prepared, int(look.base["seed"]))
+    if not (sizes.train and sizes.test):
+        few = f"train {sizes.train}, test {sizes.test} of {len(facts.rows)} rows: too few to train on and to test with"
+        raise DataError([*(what for what, _ in look.doubts), few], "add rows")
+    if sizes.unseen:
+        labels = ", ".join(sizes.unseen[:SHOWN])
+        look.doubts.append(
+            (f"too few rows to train on and to test with: {labels}", "add rows, or leave these labels out")
+        )
+    values = _sections(look, prepared, sizes)
+    rehearsed = _rehearse(look, values)
+    if facts.whole and len(facts.rows) <= rehearsal.RECORDS:  # they are what `prepare` will write
+        parts = rehearsed.splits
+        sizes = replace(sizes, train=parts["train"], validation=parts["validation"], test=parts["test"])
+    planned = _plan(look, values, sizes, facts, rehearsed)
+    lines = [
+        *seen.files(look, bad),
+        *seen.columns(look, objective),
+        *seen.settings(look, values, facts, sizes, why),
+        *seen.training(look, values, planned, rehearsed),
+    ]
+    text = render(root, values, " ".join(text for _, text in request.named))
+    doubts, hints = list(dict.fromkeys(look.doubts)), list(dict.fromkeys(look.hints))
+    return Proposal(text, values, lines, doubts, hints, round(planned.minutes, 1))
+
+
+def _check(look: Look, facts: Facts, bad: dict[str, int]) -> None:
+    """Raise DataError where no row can be read, and for classes of which there is one alone."""
+    if not facts.rows:
+        raise DataError(
+            [f"{count} x {reason}" for reason, count in bad.items()], "say which column is what: --column text=NAME"
+        )
+    if "label" in NEEDED[look.roles.objective] and len(facts.labels) < 2:
+        only, column = next(iter(facts.labels), "none"), look.roles.columns.get("label", "label")
+        raise DataError(
+            f"all rows that were looked at have the same {column}, {only}: nothing to learn",
+            "name another column with --column label=NAME, or --objective language_modelling",
+        )
+
+
+def _sections(look: Look, prepared: dict[str, Any], sizes: Sizes) -> dict[str, Any]:
+    """All sections of params.yaml that the data decide; lengths and steps are those of a rehearsal."""
+    objective, size = look.roles.objective, prepared["image"]["size"]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    clean = CLEAN | {"duplicates": "keep" if objective == "linear_regression" else "exact"}
+    return {
+        "seed": sizes.seed,
+        "threads": min(MOST_THREADS, cores),
+        "ingest": proposal.ingest(look.sources, look.how, look.roles, look.missing) | {"clean": clean},
+        "prepare": prepared,
+        "model": machine.model(objective, look.request.minutes, size),
+        "pretrain": machine.pretraining(objective, size)
+        | {"steps": TRIED, "sequence_length": 64, "validation_rows": 0, "evaluate_every": 0},
+        "finetune": machine.finetuning(objective)
+        | {
+            "epochs": 1,
+            "batch_size": 16 if sizes.train >= 200 else 8 if sizes.train >= 40 else 4,
+            "sequence_length": 128,
+            "calibrate": objective in machine.CALIBRATED and sizes.validation >= proposal.CALIBRATING,
+            "evaluate_every": 50 if sizes.validation else 0,
+        },
+        "adaptation": {"method": "full", "settings": {}},
+        "label_efficiency": {"shares": []},
+    }
+
+
+def _params(look: Look, values: Mapping[str, Any], *, easy: bool) -> Params:
+    """The proposed params for a rehearsal, which bad rows do not stop. easy: neither do rows that are alike."""
+    sections = {key: look.base[key] | value if isinstance(value, dict) else value for key, value in values.items()}
+    merged: dict[str, Any] = look.base | sections
+    merged["ingest"] = merged["ingest"] | {"clean": merged["ingest"]["clean"] | {"max_bad_rows": 0.99}}
+    if easy:
+        merged["prepare"] = merged["prepare"] | {"similarity": 1.0, "decontaminate": 0}
+    return validate(merged)
+
+
+def _rehearse(look: Look, values: dict[str, Any]) -> Rehearsal:
+    """Run `prepare`, on a sample of many rows: once for the lengths, and once more to time steps of these lengths.
+
+    Where all rows are rehearsed and are so alike that leaks leave too few to train on, near ones are kept.
+    """
+    records = [pair for each in look.samples for pair in each.records]
+    easy = len(records) > rehearsal.RECORDS
+    try:
+        first = rehearsal.rehearse(look.root, _params(look, values, easy=easy), records, timed=False)
+    except DataError:
+        if easy:
+            raise
+        values["prepare"] |= {"similarity": 1.0, "decontaminate": 0}
+        first = rehearsal.rehearse(look.root, _params(look, values, easy=easy), records, timed=False)
+        look.hints.append("rows are so alike that few are left to train on without leaks: prepare.similarity is 1")
+    bad, read = first.counts["quarantined"], first.counts["read"]
+    if bad > CLEAN["max_bad_rows"] * read:
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in first.counts["reasons"].items())
+        what = f"{bad} of {read} rows are bad ({reasons}): more than `ingest` allows"
+        look.doubts.append((what, "correct these rows, or raise ingest.clean.max_bad_rows in params.yaml"))
+    _set_lengths(values, look.roles.objective, first)
+    if not look.request.timed:
+        return first
+    return rehearsal.rehearse(look.root, _params(look, values, easy=easy), records, timed=True)
+
+
+def _set_lengths(values: dict[str, Any], objective: str, rehearsed: Rehearsal) -> None:
+    """Lengths of inputs and targets, by those of the rehearsed rows."""
+    pretrain, finetune = values["pretrain"], values["finetune"]
+    if not rehearsed.texts:  # images and numbers have none
+        pretrain["sequence_length"] = finetune["sequence_length"] = 8
+        return
+    pretrain["sequence_length"] = proposal.length(rehearsed.texts, shortest=32, longest=128)
+    shortest, longest = WINDOWS.get(objective, (16, proposal.LONGEST))
+    finetune["sequence_length"] = proposal.length(rehearsed.inputs, shortest=shortest, longest=longest)
+    limit = {"seq2seq": "target_length", "instruction": "reply_tokens"}.get(objective)
+    if limit:
+        finetune["settings"][limit] = proposal.length(rehearsed.targets, longest=128)
+    if objective == "instruction":  # a prompt is cut to what a reply leaves of the length
+        whole = finetune["sequence_length"] + finetune["settings"]["reply_tokens"]
+        finetune["sequence_length"] = min(proposal.LONGEST, whole)
+
+
+def _plan(look: Look, values: dict[str, Any], sizes: Sizes, facts: Facts, rehearsed: Rehearsal) -> Plan:
+    """Set epochs, steps and rows to what fits into the time."""
+    pretrain, finetune = values["pretrain"], values["finetune"]
+    corpus = rehearsed.corpus * sum(facts.totals.values()) / max(1, rehearsed.counts["rows"])
+    sequences = corpus / (pretrain["sequence_length"] if rehearsed.texts else 1)
+    planned = machine.plan(
+        rehearsed.pace or machine.ASSUMED,
+        look.request.minutes,
+        enough=machine.enough(look.roles.objective),
+        rows=sizes.train,
+        batch=finetune["batch_size"],
+        corpus_steps=sequences / pretrain["batch_size"],
+    )
+    watched = sequences >= ENOUGH
+    pretrain |= {
+        "steps": planned.steps,
+        "validation_rows": 128 if watched else 0,
+        "evaluate_every": 100 if watched else 0,
+    }
+    finetune["epochs"], values["prepare"]["train_rows"] = planned.epochs, planned.train_rows
+    return planned
+
+
+def render(root: Path, values: Mapping[str, Any], named: str) -> str:
+    """params.yaml with these values; its comments are kept, but for the first one."""
+    assignments = [f"{path}={json.dumps(value)}" for path, value in _assignments(values)]
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "params.yaml"
+        overrides.override(root / "params.yaml", assignments, target)
+        lines = target.read_text(encoding="utf-8").splitlines()
+    while lines and (lines[0].startswith("#") or not lines[0].strip()):
+        lines.pop(0)
+    head = [
+        f"# Proposed by `pretune init {' '.join(named.split())}`; docs/params.md says what each setting does.",
+        "# Change a value here and run `pretune run`, or try one first: pretune run --set finetune.epochs=20",
+        "",
+    ]
+    body: list[str] = []
+    for line in lines:  # a blank line before each section
+        section = line[:1].isalpha() and line.split("#")[0].rstrip().endswith(":")
+        body += ["", line] if section and body and body[-1] else [line]
+    return "\n".join([*head, *body]) + "\n"
+
+
+def _assignments(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for section, content in values.items():
+        if not isinstance(content, dict):
+            yield section, content
+            continue
+        for key, value in content.items():
+            if f"{section}.{key}" in {"ingest.clean", "prepare.image"}:
+                yield from ((f"{section}.{key}.{name}", inner) for name, inner in value.items())
+            else:
+                yield f"{section}.{key}", value

@@ -49,7 +49,7 @@ def predict(  # noqa: PLR0917 - typer passes them by name
     rows = (
         iter([(f"--text {number}", {"text": option}) for number, option in enumerate(text, start=1)])
         if text
-        else predictor.read_rows(files or [], sys.stdin, source.value)
+        else predictor.read_rows(files or [], sys.stdin.buffer, source.value)
     )
     with ExitStack() as stack:
         out = stack.enter_context(output.open("w", encoding="utf-8", newline="")) if output else sys.stdout

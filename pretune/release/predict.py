@@ -5,16 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from pretune.data.ingest.sources import tables, text
+from pretune.data.ingest.sources.files import File
+from pretune.data.ingest.sources.record import Records
 from pretune.errors import DataError, did_you_mean
 
 Row = dict[str, Any]
-LocatedRow = tuple[str, Row | None]  # the row with its file and line; None for a line that is not a row
+LocatedRow = tuple[str, Row | str]  # the row with its file and line; a text: why the line is not a row
 WINDOW = 4096  # rows that are predicted together, sorted by length
 PROBLEMS = 10  # shown at most
 FORMATS = ("jsonl", "csv", "text")
@@ -45,7 +48,7 @@ def load_predictor(model: str) -> Any:
     return Predictor(str(folder(model))).answers
 
 
-def read_rows(files: Iterable[Path], stdin: IO[str], stdin_format: str) -> Iterator[LocatedRow]:
+def read_rows(files: Iterable[Path], stdin: IO[bytes], stdin_format: str) -> Iterator[LocatedRow]:
     """The rows of files, whose suffix tells their format; without files those of standard input."""
     for path in files:
         file_format = {".txt": "text"}.get(path.suffix, path.suffix.removeprefix("."))
@@ -53,10 +56,9 @@ def read_rows(files: Iterable[Path], stdin: IO[str], stdin_format: str) -> Itera
             raise DataError(f"{path}: not a .jsonl, .csv or .txt file", "convert it, or: … | pretune predict MODEL")
         if not path.is_file():
             raise DataError(f"no file {path}{did_you_mean(path.name, [p.name for p in path.parent.glob('*')])}")
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from _parse(file, file_format, str(path))
+        yield from _parse(File(str(path), partial(path.open, "rb")), file_format)
     if not files:
-        yield from _parse(stdin, stdin_format, "standard input")
+        yield from _parse(File("standard input", lambda: stdin), stdin_format)
 
 
 def validate(located_rows: Iterable[LocatedRow], reads: dict[str, str]) -> Iterator[list[Row]]:
@@ -65,9 +67,9 @@ def validate(located_rows: Iterable[LocatedRow], reads: dict[str, str]) -> Itera
     while window := list(islice(remaining, WINDOW)):
         problems, rows = [], []
         for place, row in window:
-            problem = "not a JSON object" if row is None else _problem(row, reads)
+            problem = row if isinstance(row, str) else _problem(row, reads)
             problems += [f"{place}: {problem}"] if problem else []
-            rows.append(row or {})
+            rows.append({} if isinstance(row, str) else row)
         if problems:
             more = [f"… and {len(problems) - PROBLEMS} more rows like these"] if len(problems) > PROBLEMS else []
             raise DataError(problems[:PROBLEMS] + more, "fix these rows; earlier windows of rows are already answered")
@@ -104,30 +106,24 @@ def write(windows: Iterable[list[Row]], out: IO[str], out_format: str) -> int:
     return number
 
 
-def _parse(file: IO[str], file_format: str, name: str) -> Iterator[LocatedRow]:
-    try:
-        if file_format == "csv":
-            csv.field_size_limit(sys.maxsize)
-            reader = csv.DictReader(file)
-            for row in reader:
-                yield f"{name}:{reader.line_num}", {str(key): value for key, value in row.items()}
-            return
-        for number, line in enumerate(file, start=1):
-            content = line.rstrip("\r\n")
-            if content.strip():
-                yield f"{name}:{number}", {"text": content} if file_format == "text" else _json(content)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name}: not UTF-8 ({error.reason} at byte {error.start})", "convert it") from None
-    except csv.Error as error:
-        raise DataError(f"{name}: not a CSV table ({error})") from None
+def _parse(file: File, file_format: str) -> Iterator[LocatedRow]:
+    """The rows of a file, which are read as for training. Blank lines are none."""
+    readers: dict[str, Callable[..., Records]] = {
+        "csv": partial(tables.comma, delimiter="auto", header=True), "jsonl": tables.json_lines, "text": text.lines,
+    }  # fmt: skip
+    for record in readers[file_format](file, "utf-8"):
+        blank = file_format == "text" and not record.values["text"].strip()
+        if not blank:
+            yield record.origin, record.problem or _not_utf_8(record.values) or record.values
 
 
-def _json(line: str) -> Row | None:
+def _not_utf_8(values: Row) -> str:
+    """Why values cannot be read: bytes that are not UTF-8 have become lone surrogates."""
     try:
-        value = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return value if isinstance(value, dict) else None
+        "".join(str(value) for value in values.values()).encode()
+    except UnicodeEncodeError:
+        return "not UTF-8: convert the file"
+    return ""
 
 
 def _problem(row: Row, reads: dict[str, str]) -> str:

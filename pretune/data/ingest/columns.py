@@ -114,9 +114,11 @@ class ColumnMapping:
         return turns or None
 
     def _answers(self, record: dict[str, Any], fields: dict[str, list[str]]) -> dict[str, Any] | None:
-        """{text, answer_start} from two columns; None where both are missing."""
+        """{text, answer_start} from two columns: no answer where both are empty, None where both are absent."""
+        if all(find(record, name) is ABSENT for names in fields.values() for name in names):
+            return None
         found = {field: self._present(record, names[0]) for field, names in fields.items()}
-        return None if all(value is None for value in found.values()) else found
+        return {field: [] for field in fields} if all(value is None for value in found.values()) else found
 
     def _present(self, record: dict[str, Any], name: str) -> Any:
         """The value of a column, None where it is missing."""

@@ -17,7 +17,6 @@ from pretune.errors import DataError, did_you_mean
 if TYPE_CHECKING:
     from pretune.config.data import IngestParams
 
-FIRST = 1000  # records of a file in which a mapped column has to occur, if all of them have the same columns
 PLACES = 3  # of the rows with one problem
 SHOWN = 10  # reasons, files or columns in a message
 KEPT = 1000  # files, columns and warnings that are counted by name; the others are counted together
@@ -106,10 +105,7 @@ class Tally:
         if self._awaited or not self._has_content:
             self._awaited = {name for name in self._awaited if find(record.values, name) is ABSENT}
             self._has_content |= any(name in CONTENT for name in self._mapping.sources(record.values, split))
-            same = not self._names or self._names.keys() == record.values.keys()
             self._names |= dict.fromkeys(record.values) if len(self._names) < KEPT else {}
-            if self._seen == FIRST and same:
-                self.end_of_file()
 
     def end_of_file(self) -> None:
         """Raise DataError if no record of the file had a column that `ingest.columns` names, or any to learn from."""

@@ -80,7 +80,7 @@ def parsed(value: Any) -> Any:
         return value
     try:
         return json.loads(value)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # a number of 5,000 digits, too many brackets
         stripped = value.strip()
     if stripped.startswith("[") and stripped.endswith("]"):
         items = _flat_list(stripped[1:-1].strip())
@@ -188,7 +188,7 @@ def numbers(value: Any, column: str) -> list[float]:
 
 
 def answers(value: Any, column: str) -> list[dict[str, Any]]:
-    """The list of {text, answer_start} of SQuAD, or an object of two lists or of two values; start -1: no answer."""
+    """A list of {text, answer_start} of SQuAD, or an object of two lists or two values. An empty text is no answer."""
     found = parsed(value)
     try:
         if isinstance(found, dict):
@@ -196,10 +196,10 @@ def answers(value: Any, column: str) -> list[dict[str, Any]]:
             pairs = list(zip(*([x] if not isinstance(x, list) else x for x in (texts, starts)), strict=True))
         else:
             pairs = [(item["text"], item.get("answer_start", item.get("start"))) for item in found]
-        spans = [{"text": answer, "start": int(canonical(start))} for answer, start in pairs]
+        filled = [(answer, start) for answer, start in pairs if not is_empty(answer)]
+        spans = [{"text": answer, "start": int(canonical(start))} for answer, start in filled]
     except (TypeError, KeyError, ValueError, AttributeError):
         raise BadRowError(f"{column}: no list of {{text, answer_start}}", shown(value)) from None
-    spans = [span for span in spans if not (is_empty(span["text"]) and span["start"] == -1)]
     if not all(isinstance(span["text"], str) and span["start"] >= 0 for span in spans):
         raise BadRowError(f"{column}: no list of {{text, answer_start}}", shown(value))
     return spans

@@ -31,7 +31,7 @@ class Length:
 def predicted(text, *, stdin_format="text", keep=(), to="jsonl"):
     """The number of rows and the output for a standard input."""
     out = io.StringIO()
-    rows = predict.read_rows([], io.StringIO(text), stdin_format)
+    rows = predict.read_rows([], io.BytesIO(text.encode()), stdin_format)
     number = predict.write(predict.predict_windows(predict.validate(rows, READS), Length(), list(keep)), out, to)
     return number, out.getvalue()
 
@@ -61,9 +61,17 @@ def test_files_are_read_by_their_suffix(tmp_path):
     (tmp_path / "b.csv").write_text('text,n\n"x, y",1\n', encoding="utf-8-sig")
     (tmp_path / "c.jsonl").write_text('{"text": "wave"}\n', encoding="utf-8")
     files = [tmp_path / name for name in ("a.txt", "b.csv", "c.jsonl")]
-    rows = list(predict.read_rows(files, io.StringIO(), "text"))
+    rows = list(predict.read_rows(files, io.BytesIO(), "text"))
     assert [row["text"] for _, row in rows] == ["sea", "salt", "x, y", "wave"]
     assert [place.rpartition("/")[2] for place, _ in rows] == ["a.txt:1", "a.txt:3", "b.csv:2", "c.jsonl:1"]
+
+
+def test_a_table_is_read_as_for_training(tmp_path):
+    """A quotation mark that is not closed swallows no row, and other delimiters than commas are found."""
+    (tmp_path / "a.csv").write_text('text;n\nsea;1\n"salt;2\nwave;3\n"tide;4\n', encoding="utf-8")
+    rows = list(predict.read_rows([tmp_path / "a.csv"], io.BytesIO(), "text"))
+    assert [row["text"] for _, row in rows if isinstance(row, dict)] == ["sea", "wave"]
+    assert [place.rpartition(":")[2] for place, row in rows if isinstance(row, str)] == ["3", "5"]
 
 
 def test_rows_are_predicted_in_windows(monkeypatch):
@@ -88,7 +96,7 @@ def test_every_wrong_row_is_named_by_its_line():
         predicted(text, stdin_format="jsonl")
     assert caught.value.problems == [
         "standard input:1: no column `text` (did you mean txt?); there are: txt",
-        "standard input:2: not a JSON object",
+        "standard input:2: not JSON",
         "standard input:3: `text` is int, not text",
         "standard input:4: `pair` is list, not text",
         "standard input:5: not a JSON object",
@@ -99,7 +107,7 @@ def test_what_came_before_a_wrong_row_is_answered(monkeypatch):
     """The windows before it are written."""
     monkeypatch.setattr(predict, "WINDOW", 1)
     out = io.StringIO()
-    rows = predict.read_rows([], io.StringIO('{"text": "a"}\n{}\n'), "jsonl")
+    rows = predict.read_rows([], io.BytesIO(b'{"text": "a"}\n{}\n'), "jsonl")
     with pytest.raises(DataError, match="there are: none"):
         predict.write(predict.predict_windows(predict.validate(rows, READS), Length(), []), out, "jsonl")
     assert out.getvalue() == '{"label": "1"}\n'
@@ -119,7 +127,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
-        list(predict.read_rows([tmp_path / name], io.StringIO(), "text"))
+        list(predict.validate(predict.read_rows([tmp_path / name], io.BytesIO(), "text"), READS))
 
 
 def test_images_are_read_from_their_files(tmp_path):

@@ -9,6 +9,7 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
@@ -43,8 +44,18 @@ def members(file: File, pattern: str = "") -> list[File]:
 def _is_chosen(name: str, pattern: str) -> bool:
     path = PurePosixPath(name)
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    inside = not pattern or path.match(pattern) or PurePosixPath(pattern) in path.parents
+    wanted = PurePosixPath(pattern)
+    inside = not pattern or name == pattern or wanted in path.parents or _matches(path.parts, wanted.parts)
     return inside and not hidden
+
+
+def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    """Whether a path matches a pattern as in pathlib's glob: `**` is any number of folders."""
+    if not pattern or not parts:
+        return not parts and all(part == "**" for part in pattern)
+    if pattern[0] == "**":
+        return _matches(parts, pattern[1:]) or _matches(parts[1:], pattern)
+    return fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
 def _zipped(file: File) -> dict[str, Callable[[], Any]]:
@@ -62,7 +73,11 @@ def _tarred(file: File) -> dict[str, Callable[[], Any]]:
     content.seek(archive.offset)
     if content.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # one cut between two members ends without
         raise tarfile.ReadError("unexpected end of data")
-    return {entry.name.removeprefix("./"): partial(archive.extractfile, entry) for entry in entries if entry.isreg()}
+    return {
+        entry.name.removeprefix("./"): partial(archive.extractfile, entry)
+        for entry in entries
+        if entry.isreg() or entry.islnk()
+    }
 
 
 def _mapped(file: File) -> BinaryIO:

@@ -149,7 +149,8 @@ def _reader(feature: Any) -> Reader | None:
 
 
 def _class(names: list[str], value: Any) -> Any:
-    """The name of a class; a value that is no number as it is."""
+    """The name of a class; a value that is no whole number as it is."""
+    value = int(value) if isinstance(value, float) and value.is_integer() else value
     if not isinstance(value, int):
         return value
     if not -1 <= value < len(names):

@@ -13,6 +13,7 @@ from pretune.errors import DataError
 SAMPLE = 200  # lines by which the separator is known
 DOCUMENT = "-DOCSTART-"  # the first word of a line between documents (Tjong Kim Sang and De Meulder 2003)
 TAG = re.compile(r"O|[BIESLUM]-\S+")
+COMMENT = re.compile(r"#\s*(\S+ =|newdoc\b|newpar\b)|#[^\t]*https?://")
 Sentence = tuple[int, list[list[str]], str]  # number of the first line, columns of each word, problem
 
 
@@ -52,8 +53,8 @@ def _sentences(lines: Iterable[str], separator: str | None) -> Iterator[Sentence
 
 
 def _is_comment(line: str) -> bool:
-    """A line as `# sent_id = 7` of CoNLL-U; `#` alone or with a tag is a word."""
-    return line.startswith("# ") and "\t" not in line and not TAG.fullmatch(line.rsplit(maxsplit=1)[-1])
+    """A line as `# sent_id = 7` of CoNLL-U; `#` with a tag is a word."""
+    return COMMENT.match(line) is not None
 
 
 def iob2(tags: list[str]) -> list[str]:

@@ -100,7 +100,8 @@ class File:
         with self.binary() as stream:
             start = stream.peek(HEAD)[:HEAD]  # type: ignore[attr-defined]
             self._check_text(start, name)
-            name = "utf-16" if name.startswith("utf-16") and start.startswith(UTF_16) else name
+            if start.startswith(UTF_16 + UTF_32) and name.startswith(("utf-16", "utf-32")):
+                name = name[:6]  # the mark tells the order of the bytes, and is left out
             text = io.TextIOWrapper(
                 stream, encoding="utf-8-sig" if name == "utf-8" else name, errors="surrogateescape", newline="\n"
             )

@@ -118,8 +118,16 @@ def _table(file: File, rows: Fields, *, header: bool) -> Records:
             yield Record(origin, {}, fields)
             continue
         names = names or [str(column) for column in range(1, len(fields) + 1)]
-        warning = "fields with line breaks, over more than 20 lines" if line_count > MANY_LINES else ""
-        yield _record(origin, names, fields, warning)
+        yield _record(origin, names, fields, _doubt(fields, line_count))
+
+
+def _doubt(fields: list[str], line_count: int) -> str:
+    """A warning for a row over several lines that may be rows themselves, within quotation marks that belong apart."""
+    if line_count > MANY_LINES:
+        return f"a field over more than {MANY_LINES} lines"
+    inner = [line for field in fields for line in field.split("\n")[1:-1]]
+    commas = [max(map(line.count, dialect.DELIMITERS)) for line in inner]
+    return "a field that may hold whole rows" if commas and min(commas) >= len(fields) - 1 > 0 else ""
 
 
 def _names(file: File, fields: list[str]) -> list[str]:
@@ -153,7 +161,7 @@ def json_lines(file: File, encoding: str) -> Records:
 def _object(origin: str, content: str) -> Record:
     try:
         values = json.loads(content)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, a number of 5,000 digits, too many brackets
         return Record(origin, {"content": content}, "not JSON")
     if not isinstance(values, dict):
         return Record(origin, {"content": content}, "not a JSON object")
@@ -173,6 +181,8 @@ def json_file(file: File, encoding: str) -> Records:
             yield from json_lines(file, encoding)
             return
         raise DataError(f"{file.name}:{error.lineno}: not JSON ({error.msg})", f"correct {file.name}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file.name}: not JSON that can be read ({error})", f"correct {file.name}") from None
     lists = [content] if isinstance(content, list) else []
     if isinstance(content, dict):
         lists = [value for value in content.values() if isinstance(value, list)]

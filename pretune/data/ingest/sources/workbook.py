@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from typing import Any
+from xml.etree.ElementTree import ParseError
 from zipfile import BadZipFile
 
 from pretune.data.ingest.sources.files import File
@@ -23,26 +24,41 @@ def sheet(file: File, *, header: bool) -> Records:
         raise DataError(f"{file.name}: .xlsx needs the package openpyxl", "pip install 'pretune[excel]'") from None
     with file.seekable() as raw:
         try:
-            book = openpyxl.load_workbook(raw, read_only=True, data_only=True)
-        except (BadZipFile, KeyError, ValueError) as error:
+            values, formulas = (openpyxl.load_workbook(raw, read_only=True, data_only=only) for only in (True, False))
+            yield from _records(file, values, formulas, header=header)
+        except (BadZipFile, KeyError, ValueError, ParseError) as error:
             raise DataError(f"{file.name}: not a workbook of Excel ({error})", f"correct {file.name}") from None
-        filled = [table for table in book.worksheets if any(any(_row(row)) for row in table.iter_rows(max_row=50))]
-        if len(filled) > 1:
-            titles = ", ".join(table.title for table in filled)
-            raise DataError(f"{file.name}: has {len(filled)} sheets ({titles})", "save the one to read as its own file")
-        names: list[str] = []
-        for table in filled:
-            for number, cells in enumerate(table.iter_rows(), start=1):
-                fields = _row(cells)
-                if not any(field is not None for field in fields):
+
+
+def _records(file: File, values: Any, formulas: Any, *, header: bool) -> Records:
+    """The rows of the sheet; values, formulas: the workbook with the one or the other."""
+    filled = [sheet for sheet in values.worksheets if any(any(_row(row)) for row in sheet.iter_rows(max_row=50))]
+    if len(filled) > 1:
+        titles = ", ".join(sheet.title for sheet in filled)
+        raise DataError(f"{file.name}: has {len(filled)} sheets ({titles})", "save the one to read as its own file")
+    names: list[str] = []
+    for sheet in filled:
+        rows = zip(sheet.iter_rows(), formulas[sheet.title].iter_rows(), strict=True)
+        for number, (cells, written) in enumerate(rows, start=1):
+            fields = _row(cells)
+            problem = next(filter(None, map(_problem, cells, written)), "")
+            if not problem and not any(field is not None for field in fields):
+                continue
+            if not names:
+                names = _names(file, fields, header=header)
+                if header:
                     continue
-                if not names:
-                    names = _names(file, fields, header=header)
-                    if header:
-                        continue
-                extra = any(field is not None for field in fields[len(names) :])
-                values = dict(zip(names, [*fields, *[None] * len(names)], strict=False))
-                yield Record(f"{file.name}:{number}", values, "more fields than columns" if extra else "")
+            if any(field is not None for field in fields[len(names) :]):
+                problem = "more fields than columns"
+            padded = [*fields, *[None] * len(names)]
+            yield Record(f"{file.name}:{number}", dict(zip(names, padded, strict=False)), problem)
+
+
+def _problem(cell: Any, written: Any) -> str:
+    """Why a cell has no value, although something is in it."""
+    if cell.data_type == "e":
+        return f"an error of Excel: {cell.value}"
+    return "a formula without a stored value: save it in Excel" * (cell.value is None and written.data_type == "f")
 
 
 def _names(file: File, fields: list[Any], *, header: bool) -> list[str]:

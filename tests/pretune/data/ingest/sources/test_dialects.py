@@ -96,6 +96,8 @@ def test_a_field_over_many_lines_is_kept_with_a_warning_where_it_begins(read_tab
     records = read_table("a.csv", f'text,label\n"{text}",1\nshort,0\n')
     assert records[0][:2] == ("a.csv:2", {"text": text, "label": "1"})
     assert "20 lines" in records[0][2]
+    (row,) = read_table("a.csv", 'text,label\n"Great,pos\nGood,pos\nBad,neg\nA 12",neg\n')
+    assert row[2] == "a field that may hold whole rows"
     assert records[1] == ("a.csv:32", {"text": "short", "label": "0"}, "")
 
 

@@ -61,8 +61,10 @@ def declare(
     from pretune.lineage.graph import find_root
 
     root = find_root()
-    wanted = [path for place in paths or [] if (path := source_spec.local_path(place))]
-    wanted = wanted if paths else recipes.inputs(files.read_yaml(root / "params.yaml")).get(stage, [])
+    if paths:
+        wanted = list(source_spec.local_paths(paths, root))
+    else:
+        wanted = recipes.inputs(root, files.read_yaml(root / "params.yaml")).get(stage, [])
     added = recipes.declare(root, stage, wanted)
     for path in added:
         print(f"dvc.yaml lists {path} under stages.{stage}.deps")

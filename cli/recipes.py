@@ -72,7 +72,7 @@ def init(root: Path, name: str, data: Path | None = None) -> Written:
     recipe = find(root, name)
     new = files.read_yaml(recipe.path)
     params.validate(new)
-    needed = sorted({path for paths in inputs(new).values() for path in paths if not (root / path).exists()})
+    needed = sorted({path for paths in inputs(root, new).values() for path in paths if not (root / path).exists()})
     if data is not None and not data.is_dir():
         raise DataError(f"--data {data}: no such folder", f"pretune init {name} --data FOLDER")
     copied = [path for path in needed if data is not None and _copy_input(data, root / path)]
@@ -86,7 +86,8 @@ def install(root: Path, text: str, name: str) -> str:
     Returns the folder that keeps both old files: its name ends in `name`.
     """
     old, new = files.read_yaml(root / "params.yaml"), YAML(typ="safe", pure=True).load(text)
-    graph = _with_inputs((root / "dvc.yaml").read_text(encoding="utf-8"), inputs(old), inputs(new))
+    params.validate(new)
+    graph = _with_inputs((root / "dvc.yaml").read_text(encoding="utf-8"), inputs(root, old), inputs(root, new))
     kept = _keep(root, name)
     files.write_atomically(root / "params.yaml", text)
     files.write_atomically(root / "dvc.yaml", graph)
@@ -110,9 +111,9 @@ def declare(root: Path, stage: str, paths: Sequence[str]) -> list[str]:
     return missing
 
 
-def inputs(values: Mapping[str, Any]) -> dict[str, list[str]]:
+def inputs(root: Path, values: Mapping[str, Any]) -> dict[str, list[str]]:
     """The files and folders that params name, by the stage that reads them; dvc.yaml has to list them."""
-    by_stage = {"ingest": list(dict.fromkeys(source_spec.local_paths(values["ingest"]["source"])))}
+    by_stage = {"ingest": list(dict.fromkeys(source_spec.local_paths(values["ingest"]["source"], root)))}
     if values["prepare"]["tokenizer"] not in TRAINED:
         by_stage["prepare"] = [values["prepare"]["tokenizer"]]
     checkpoint = values["model"]["init"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,7 +83,8 @@ def rehearse(root: Path, params: Params, records: Sequence[tuple[str | None, Rec
     with tempfile.TemporaryDirectory(prefix="pretune-init-") as name:
         stage: Any = Trial(Path(name), root, params)
         snapshot = Snapshot(stage.out("data/raw"), params.ingest)
-        counts = snapshot.write(records[:: 1 + len(records) // RECORDS])
+        chosen = sorted(random.Random(0).sample(range(len(records)), min(RECORDS, len(records))))  # noqa: S311 - a sample
+        counts = snapshot.write(records[number] for number in chosen)
         about = {"source": "sample", "licence": "unknown", "names": snapshot.names}
         (stage.dep("data/raw") / "source.json").write_text(json.dumps(about), encoding="utf-8")
         prepare(stage)

@@ -128,8 +128,8 @@ def scheme(place: Place) -> str:
     return "sql" if "://" in place else "local"
 
 
-def local_paths(source: Any, root: Path = Path()) -> Iterator[str]:
-    """The paths in the workspace `root` (default: here) that dvc.yaml has to list under `deps`.
+def local_paths(source: Any, root: Path) -> Iterator[str]:
+    """The paths in the workspace `root` that dvc.yaml has to list under `deps`.
 
     Files, folders, and the part of a glob before its pattern; a path that exists is no glob, whatever is in its name.
     """

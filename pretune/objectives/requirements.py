@@ -21,6 +21,7 @@ COLUMNS = {
     "seq2seq": ("text", "target"),
     "token_classification": ("words", "tags"),
 }
+PAIRED = {"binary", "classification", "multi_label", "regression"}  # objectives that also read pairs of texts
 FEWEST = 3  # rows: one to train on, one to test on, one to choose by
 SHOWN = 30  # columns in a message
 
@@ -59,6 +60,19 @@ def missing(counts: dict[str, Any], objective: str) -> DataError | None:
             + "; ".join(f"{rows} of {total} rows{which} have no {name}" for name, rows in lacking.items() if rows)
         ]
         return _lacking(problems, counts, [name for name, rows in lacking.items() if rows], usable)
+    paired = sum(count for names, count in usable.items() if "pair" in names)
+    if objective in PAIRED and 0 < paired < total:
+        return DataError(
+            f"{paired} of {total} rows{which} have a `pair`; all or none must",
+            "set ingest.columns: {pair: null} to leave it out, or correct the data; then: pretune run",
+        )
+    labels = counts["labels"]
+    if objective == "binary" and len(labels) != 2:
+        return DataError(
+            f"finetune.objective binary needs two labels; the rows have {len(labels)}: "
+            + ", ".join(list(labels)[:SHOWN]),
+            "set finetune.objective: classification, or name two in ingest.labels; then: pretune run",
+        )
     if labelled and (splits := [name for name, count in counts["splits"].items() if name and not count["labelled"]]):
         return DataError(
             [f"none of the {counts['splits'][name]['rows']} rows of the split {name} has a target" for name in splits],

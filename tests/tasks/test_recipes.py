@@ -70,7 +70,7 @@ def checkpoint(folder):
 
 def bring(folder, recipe):
     """Put what the recipe reads into the folder, cut down."""
-    for path in {path for paths in inputs(files.read_yaml(recipe.path)).values() for path in paths}:
+    for path in {path for paths in inputs(ROOT, files.read_yaml(recipe.path)).values() for path in paths}:
         place = Path(path)
         if place.parts[0] == "checkpoints":
             checkpoint(folder / path)
@@ -146,5 +146,5 @@ def test_recipes_go_with_each_other_in_what_they_do_not_say():
 def test_the_data_that_recipes_name_are_as_published():
     """Every file that a recipe reads and this repository does not hold is there under its published name."""
     for recipe in RECIPES.values():
-        for path in inputs(files.read_yaml(recipe.path))["ingest"]:
+        for path in inputs(ROOT, files.read_yaml(recipe.path))["ingest"]:
             assert np.any([(ROOT / path).exists(), (SHARED / Path(path).parts[-2] / Path(path).name).exists()]), path

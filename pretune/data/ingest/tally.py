@@ -75,6 +75,7 @@ class Tally:
         self._unused: Counter[str] = Counter()
         self._files: dict[str, FileCount] = {}
         self._columns: Counter[str] = Counter()
+        self._labels: Counter[str] = Counter()
         self._splits: dict[str, dict[str, int]] = {}
         self._file, self._seen = "", 0
         self._awaited = set[str]()  # mapped columns that no record of the file has had yet
@@ -151,6 +152,8 @@ class Tally:
             split["rows"] += 1
             split["labelled"] += is_supervised(row)
             self._columns[" ".join(name for name in COLUMNS if name in row and name not in NOT_COUNTED)] += 1
+            if "label" in row:
+                self._labels[row["label"] if row["label"] in self._labels or len(self._labels) < KEPT else OTHERS] += 1
 
     @property
     def quarantined(self) -> int:
@@ -198,6 +201,7 @@ class Tally:
         """What counts.json holds of it."""
         return {
             "columns": dict(sorted(self._columns.items())),
+            "labels": dict(sorted(self._labels.items())),
             "splits": dict(sorted(self._splits.items())),
             "left_out": dict(sorted(self._unused.items())),
             "files": {file: {"rows": count.rows, "labelled": count.labelled} for file, count in self._files.items()},

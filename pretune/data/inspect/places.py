@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -143,7 +144,7 @@ def split_of(path: str) -> str | None:
 def _find(root: Path, here: Path, split: str | None, text: str) -> list[Source]:
     path = here / Path(text).expanduser()
     if text.startswith(HUB) or (path.is_dir() and hub.is_saved(path)):
-        return [_hub(root, here, split, text.removeprefix(HUB) if text.startswith(HUB) else str(path.resolve()))]
+        return [_hub(root, here, split, text.removeprefix(HUB) if text.startswith(HUB) else str(absolute(path)))]
     if text in source_spec.BUILT_IN or "://" in text:
         return [Source(split, text)]
     if path.is_dir():
@@ -182,8 +183,14 @@ def _hub(root: Path, here: Path, split: str | None, name: str) -> Source:
 
 def place_of(root: Path, path: Path) -> str:
     """A path as `ingest.source` names it: within the workspace from there, otherwise as an absolute one."""
-    whole = path.resolve()
-    return str(whole.relative_to(root.resolve())) if whole.is_relative_to(root.resolve()) else str(whole)
+    whole = absolute(path)
+    base = next((folder for folder in (absolute(root), root.resolve()) if whole.is_relative_to(folder)), None)
+    return str(whole.relative_to(base)) if base else str(whole)
+
+
+def absolute(path: Path) -> Path:
+    """The absolute path, in normal form. Links stay: DVC may keep a file as a link into its cache."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps `..`
 
 
 def _is_data(path: Path) -> bool:

@@ -9,9 +9,9 @@ from pretune.objectives import requirements
 from pretune.objectives.finetuning.table import OBJECTIVES
 
 
-def counts(columns, left_out=(), splits=None):
+def counts(columns, left_out=(), splits=None, labels=()):
     """What counts.json holds of it."""
-    read = {"read": 9, "exact": 5, "near": 3}
+    read = {"read": 9, "exact": 5, "near": 3, "labels": dict.fromkeys(labels, 1)}
     return read | {"columns": columns, "left_out": dict.fromkeys(left_out, 1), "splits": splits or {}}
 
 
@@ -61,6 +61,17 @@ def test_rows_that_lack_a_column_are_an_error(objective, columns, problem, inste
     assert "stars, labell" in error.problems[1]
     assert instead in error.next_step
     assert ("finetune.objective" in error.next_step) == bool(instead)
+
+
+def test_rows_that_would_fail_in_finetuning_are_an_error():
+    """Three labels for two classes, and a second text in some rows only."""
+    three = counts({"text label": 9}, labels=["a", "b", "c"])
+    assert "binary needs two labels; the rows have 3: a, b, c" in requirements.missing(three, "binary").problems[0]
+    assert requirements.missing(three, "classification") is None
+    mixed = counts({"text label": 4, "text pair label": 5}, labels=["a", "b"])
+    assert requirements.missing(mixed, "binary").problems == [
+        "5 of 9 rows with a target have a `pair`; all or none must"
+    ]
 
 
 def test_a_split_without_targets_and_too_few_rows_are_errors():

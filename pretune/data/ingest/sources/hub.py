@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,11 @@ def read(dataset: HubDataset, folder: Path | None) -> Splits:
         splits = {"": splits}
     if dataset.split is None:
         return [
-            (SPLIT_NAMES.get(split), partial(_records, dataset.name, split, splits[split])) for split in sorted(splits)
+            (
+                SPLIT_NAMES.get(split),
+                partial(_records, dataset.name, split, splits[split], warning=_doubt(split)),
+            )
+            for split in sorted(splits)
         ]
     if dataset.split not in splits:
         raise DataError(f"ingest.source: {dataset} has no split {dataset.split}{did_you_mean(dataset.split, splits)}")
@@ -81,10 +86,21 @@ def _saved(dataset: HubDataset, folder: Path) -> Any:
     return saved
 
 
-def _records(name: str, split: str, rows: Any) -> Records:
+def _doubt(split: str) -> str:
+    """A warning for a split of another name, whose rows are divided like those of a data set without splits."""
+    if not split or split in SPLIT_NAMES:
+        return ""
+    return (
+        f"the split {split} is none of train, validation, test: its rows are divided anew; split: NAME reads one only"
+    )
+
+
+def _records(name: str, split: str, rows: Any, warning: str = "") -> Records:
     label = "/".join(filter(None, [Path(name).name, split]))
     try:
-        yield from columnar.records(label, _batches(rows), dict(rows.features or {}))
+        for record in columnar.records(label, _batches(rows), dict(rows.features or {})):
+            yield replace(record, warning=warning) if warning else record
+            warning = ""
     except DataError:
         raise
     except Exception as error:  # of the network, of a file system or of a format

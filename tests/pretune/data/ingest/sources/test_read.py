@@ -116,10 +116,10 @@ def test_an_unknown_ending_needs_a_format(tmp_path, values, write):
         assert step in caught.value.next_step
 
 
-def test_the_paths_that_dvc_has_to_list_follow_from_the_source():
+def test_the_paths_that_dvc_has_to_list_follow_from_the_source(tmp_path):
     """Files, folders, the fixed parts of globs, databases; none for built-in or remote sources."""
     source = {"train": ["a/b/*.csv", "c.txt"], "test": {"text": "d/e.en", "target": "d/e.de"}, "corpus": "s3://x/y"}
-    assert list(source_spec.local_paths(source)) == ["a/b", "c.txt", "d/e.en", "d/e.de"]
+    assert list(source_spec.local_paths(source, tmp_path)) == ["a/b", "c.txt", "d/e.en", "d/e.de"]
     assert list(source_spec.local_paths("pydocs")) == []
     assert list(source_spec.local_paths("sqlite:///x/y.db#t")) == ["x/y.db"]
     assert list(source_spec.local_paths({"type": "hub", "name": "./copy", "split": "train"})) == ["./copy"]

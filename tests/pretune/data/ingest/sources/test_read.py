@@ -120,9 +120,9 @@ def test_the_paths_that_dvc_has_to_list_follow_from_the_source(tmp_path):
     """Files, folders, the fixed parts of globs, databases; none for built-in or remote sources."""
     source = {"train": ["a/b/*.csv", "c.txt"], "test": {"text": "d/e.en", "target": "d/e.de"}, "corpus": "s3://x/y"}
     assert list(source_spec.local_paths(source, tmp_path)) == ["a/b", "c.txt", "d/e.en", "d/e.de"]
-    assert list(source_spec.local_paths("pydocs")) == []
-    assert list(source_spec.local_paths("sqlite:///x/y.db#t")) == ["x/y.db"]
-    assert list(source_spec.local_paths({"type": "hub", "name": "./copy", "split": "train"})) == ["./copy"]
+    assert list(source_spec.local_paths("pydocs", tmp_path)) == []
+    assert list(source_spec.local_paths("sqlite:///x/y.db#t", tmp_path)) == ["x/y.db"]
+    assert list(source_spec.local_paths({"type": "hub", "name": "./copy", "split": "train"}, tmp_path)) == ["./copy"]
 
 
 def test_built_in_sources_are_read_by_name(records, monkeypatch):

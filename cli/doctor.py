@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 
 from cli.options import Json
 from pretune.config import files
@@ -72,7 +72,16 @@ def _versions(root: Path, _fix: bool) -> Iterator[Finding]:
         return
     lines = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
     wrong = []
-    pinned = [Requirement(line) for line in lines if line]
+    try:
+        files.check_conflicts(path)
+        pinned = [Requirement(line) for line in lines if line]
+    except PretuneError as error:
+        yield Finding(subject, "problem", str(error), error.next_step)
+        return
+    except InvalidRequirement as error:
+        detail = f"requirements.lock: {str(error).splitlines()[0]}"
+        yield Finding(subject, "problem", detail, "git checkout requirements.lock")
+        return
     for requirement in pinned:
         if requirement.marker and not requirement.marker.evaluate():
             continue
@@ -171,7 +180,9 @@ def _tracking(root: Path, fix: bool) -> Iterator[Finding]:
     for path in sorted(folder.glob("*.refused")):
         reason = path.with_suffix(".refused.txt").read_text(encoding="utf-8")
         detail = f"MLflow refuses the run in {path}: {reason}"
-        yield Finding("journals", "problem", detail, "pretune run   (sends it again)")
+        yield Finding(
+            "journals", "problem", detail, "pretune run   (sends it again); delete the file if its run is not wanted"
+        )
 
 
 def _stale_runs(root: Path, fix: bool) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
+from urllib.parse import quote
 from urllib.request import urlopen
 
 from pretune import process
@@ -42,7 +43,7 @@ def start_server(root: Path, port: int, log: Path, *, ephemeral: bool = False) -
     ephemeral: for one flow run, without UI and scheduler.
     """
     settings = PRIVATE | {
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{state_dir(root) / 'prefect.db'}",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{quote(str(state_dir(root) / 'prefect.db'))}",
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins(port),
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
         "PREFECT_UI_API_URL": f"http://{HOST}:{port}/api",

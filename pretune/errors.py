@@ -30,8 +30,8 @@ class PretuneError(Exception):
     exit_code = 1
 
     def __init__(self, problems: str | Iterable[str], next_step: str = "") -> None:
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
-        self.next_step = next_step
+        self.problems = [readable(line) for line in ([problems] if isinstance(problems, str) else problems)]
+        self.next_step = readable(next_step)
         super().__init__("\n".join(self.problems))
 
     def as_dict(self) -> dict[str, object]:
@@ -115,6 +115,11 @@ class TerminatedError(PretuneError):
     """SIGTERM arrived."""
 
     exit_code = 143
+
+
+def readable(text: str) -> str:
+    """A text for a terminal or a page: control characters and halves of characters are escaped, line by line."""
+    return "\n".join(line if line.isprintable() else repr(line)[1:-1] for line in text.split("\n"))
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:

@@ -49,6 +49,8 @@ def _watch(parent: int) -> None:
 def reach_loopback_directly() -> None:
     """Have every client in this process, and in those that it starts, ask no proxy for addresses on this machine."""
     named = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if named.strip() == "*":  # no proxy for any host; together with others it would be a host's name
+        return
     hosts = [host.strip() for host in named.split(",") if host.strip()]
     for name in ("no_proxy", "NO_PROXY"):
         os.environ[name] = ",".join(dict.fromkeys([*hosts, *LOOPBACK]))

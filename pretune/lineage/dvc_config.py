@@ -14,8 +14,12 @@ from pretune.config.files import write_atomically
 
 def keep_private(root: Path) -> None:
     """Keep DVC's state in the workspace: by default it is in a folder that every user may write to."""
-    if (root / ".dvc").is_dir() and not read_config(root).has_option("core", "site_cache_dir"):
-        write_config(root, read_config(root), {"core": {"site_cache_dir": str(root / ".dvc" / "tmp" / "site")}})
+    if not (root / ".dvc").is_dir():
+        return
+    site = root / ".dvc" / "tmp" / "site"
+    (site / "repo").mkdir(parents=True, exist_ok=True)  # DVC would make both for every user to write to
+    if not read_config(root).has_option("core", "site_cache_dir"):
+        write_config(root, read_config(root), {"core": {"site_cache_dir": str(site)}})
 
 
 def read_config(root: Path) -> ConfigParser:

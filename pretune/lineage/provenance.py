@@ -38,12 +38,15 @@ def changes(root: Path) -> str:
 
 
 def patch(root: Path) -> str:
-    """The patch from the commit to the files as they are, with untracked files of up to PATCH_FILE bytes."""
+    """The patch from the commit to the files as they are, with files in no commit of up to PATCH_FILE bytes."""
     parts = [_git(root, "diff", "--binary", "HEAD", "--", ".", ":!dvc.lock")]
-    for name in _git(root, "ls-files", "-z", "--others", "--exclude-standard").split("\0"):
-        if name and name != "dvc.lock" and (root / name).stat().st_size <= PATCH_FILE:
+    new = ["--others", *(["--cached"] if commit(root) == "none" else [])]
+    for name in _git(root, "ls-files", "-z", *new, "--exclude-standard").split("\0"):
+        if not name or name == "dvc.lock" or not (root / name).is_file():
+            continue
+        if (root / name).stat().st_size <= PATCH_FILE:
             parts.append(_git(root, "diff", "--no-index", "--binary", "--", os.devnull, name, differs=True))
-        elif name and name != "dvc.lock":
+        else:
             parts.append(f"# left out, larger than {PATCH_FILE} bytes: {name}\n")
     return "".join(parts)
 

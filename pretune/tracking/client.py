@@ -15,6 +15,7 @@ import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from ruamel.yaml import YAML
 
@@ -24,6 +25,7 @@ from pretune.process import lock
 EXPERIMENT = "pretune"
 NAME = 250  # characters of a name in MLflow
 PERCENT = "%"
+HASH = 12  # hexadecimal digits behind a name that was changed; with 4 of them, two of 600 labels were one
 VIEW = {  # runs and columns behind the link of `pretune ui`, with the names of MLflow's pages
     "orderByKey": "attributes.start_time",
     "orderByAsc": False,
@@ -72,7 +74,12 @@ def tracking_uri(root: Path) -> str:
 
 
 def open_client(root: Path, state: Path) -> Any:
-    """MLflow's client for the workspace."""
+    """MLflow's client for the workspace. Raises WorkspaceError if MLflow would keep its database elsewhere."""
+    if not os.environ.get("MLFLOW_TRACKING_URI") and ("?" in str(root) or unquote(str(root)) != str(root)):
+        raise WorkspaceError(
+            f"MLflow cannot keep its database in {root}: it reads ? and %20 in a path as parts of an address",
+            "rename the folder, or set MLFLOW_TRACKING_URI to a server",
+        )
     prepare_environment()
     gc.set_threshold(100_000, 20, 20)  # collecting garbage while thousands of modules are imported takes 0.4 s
     import mlflow
@@ -150,14 +157,14 @@ def tag_name(name: str) -> str:
     """`name` as the name of a tag, param or metric, which MLflow restricts.
 
     It allows letters, digits and `/_.-: `, no path that is not in normal form, and NAME characters. A name that has to
-    be changed ends in a hash of itself, so that different names stay different: `f1/R&D` becomes `f1/R_D:5e1b`.
+    be changed ends in a hash of itself, so that different names stay different: `f1/R&D` becomes `f1/R_D:5e1b…`.
     """
     cleaned = re.sub(r"[^\w/.\-: ]", "_", name)
     if not cleaned or cleaned.startswith((".", "/")) or posixpath.normpath(cleaned) != cleaned:
         cleaned = cleaned.replace("/", "_").lstrip(".") or "_"
     if cleaned == name and len(name) <= NAME:
         return name
-    return f"{cleaned[: NAME - 5]}:{hashlib.sha256(name.encode()).hexdigest()[:4]}"
+    return f"{cleaned[: NAME - HASH - 1]}:{hashlib.sha256(name.encode()).hexdigest()[:HASH]}"
 
 
 def first_line(error: Exception) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pretune.config.files import flatten
+from pretune.errors import DataError
 
 NOTE = "mlflow.note.content"  # the tag of a run's description, in Markdown
 ARTIFACT = "artifact:"  # prefix of a link in it to an artifact of the run, by name
@@ -134,9 +135,12 @@ def is_being_written(path: Path) -> bool:
 
 
 def read(path: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
-    """The events of the complete lines from byte `offset` on, and the offset of their end."""
+    """The events of the complete lines from byte `offset` on, and the offset of their end. DataError if damaged."""
     with path.open("rb") as file:
         file.seek(offset)
         content = file.read()
     end = content.rfind(b"\n") + 1
-    return [json.loads(line) for line in content[:end].splitlines()], offset + end
+    try:
+        return [json.loads(line) for line in content[:end].splitlines()], offset + end
+    except ValueError:
+        raise DataError(f"{path.name} is damaged: a line after byte {offset} is not JSON") from None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pretune.config.files import write_atomically
+from pretune.errors import DataError
 from pretune.tracking import journal
 from pretune.tracking.client import connect, first_line, tag_name
 from pretune.tracking.journal import ARTIFACT
@@ -24,22 +25,26 @@ class Outbox:
     """Sends what is new in journals since the last call; it remembers on disk how far each was sent."""
 
     def __init__(self, root: Path, state: Path) -> None:
+        self._root, self._state = root, state
         self.client, self.experiment = connect(root, state)
         self._ids: dict[str, str] = {}
 
     def send(self, paths: Iterable[Path]) -> None:
-        """Send what is new. A journal that MLflow refuses is renamed to *.refused, so that the others can be sent."""
-        from mlflow.exceptions import MlflowException
+        """Send what is new. A journal that cannot be sent is renamed to *.refused, so that the others can be.
 
+        Raises what MLflow raises if it does not answer, or if its experiment was deleted: no journal could be sent.
+        While a run is going on, an error that a retry may fix is raised as well.
+        """
         for path in paths:
             try:
                 self._send(path)
-            except MlflowException as error:
-                if error.error_code not in REFUSED:
+            except Exception as error:  # of any kind: a damaged file, a run that is gone, a value that is too large
+                if getattr(error, "error_code", None) not in REFUSED and journal.is_being_written(path):
                     raise
+                connect(self._root, self._state)
                 refused = path.with_suffix(".refused")
-                path.rename(refused)
                 refused.with_suffix(".refused.txt").write_text(first_line(error), encoding="utf-8")
+                path.rename(refused)
 
     def _send(self, path: Path) -> None:
         alive = journal.is_being_written(path)  # before reading: if the writer has ended, all of it is there
@@ -48,6 +53,8 @@ class Outbox:
         events, end = journal.read(path, int(offset or 0))
         if not events and alive:
             return
+        if not events and not run_id:
+            raise DataError(f"{path.name} is damaged: it holds no event")
         interrupted = progress.exists()  # if without a run id, a sender was killed here: it may have created the run
         progress.touch()
         run_id = run_id or (self._find(path.stem) if interrupted else None) or self._create(events[0])

@@ -19,8 +19,9 @@ WEBSOCKET = {
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory):
-    """The port of a Prefect server as a flow run and `pretune ui` start it."""
-    root = tmp_path_factory.mktemp("served")
+    """The port of a Prefect server as a flow run and `pretune ui` start it, in a folder that an address would cut."""
+    outside = tmp_path_factory.mktemp("served")
+    root = outside / "50%20off? #é"
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
@@ -28,6 +29,8 @@ def port(tmp_path_factory):
     server = prefect_server.start_server(root, port, log, ephemeral=True)
     try:
         assert prefect_server.wait(server, f"http://{HOST}:{port}/api"), log.read_text(encoding="utf-8")
+        assert (root / ".pretune" / "prefect.db").is_file()
+        assert list(outside.iterdir()) == [root]
         yield port
     finally:
         server.terminate()

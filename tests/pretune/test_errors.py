@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pretune import errors
-from pretune.errors import PretuneError, did_you_mean
+from pretune.errors import DataError, PretuneError, did_you_mean
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PretuneError)]
 
@@ -32,3 +32,10 @@ def test_the_nearest_word_is_suggested_only_where_it_is_near():
     """A misspelling gets a suggestion, another word none."""
     assert did_you_mean("fintune", ["finetune", "pretrain"]) == " (did you mean finetune?)"
     assert not did_you_mean("xyz", ["finetune", "pretrain"])
+
+
+def test_a_message_holds_no_control_characters():
+    """Whatever a file or a command line holds: a terminal would obey it. Lines stay lines."""
+    error = DataError(["a\x1b[31mb", "é\x00\ud800", "two\nlines"], "rm \x07")
+    assert error.problems == ["a\\x1b[31mb", "é\\x00\\ud800", "two\nlines"]
+    assert error.next_step == "rm \\x07"

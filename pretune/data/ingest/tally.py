@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from pretune.config.source_spec import BUILT_IN
 from pretune.data.ingest.columns import ABSENT, CONTENT, CORPUS, ColumnMapping, find
 from pretune.data.ingest.sources.record import Record
-from pretune.data.ingest.values import BadRowError, readable
+from pretune.data.ingest.values import BadRowError
 from pretune.data.rows import COLUMNS, SUPERVISION, Row, is_supervised
-from pretune.errors import DataError, did_you_mean
+from pretune.errors import DataError, did_you_mean, readable
 
 if TYPE_CHECKING:
     from pretune.config.data import IngestParams
@@ -176,7 +176,7 @@ class Tally:
             next_step = "correct these rows, or raise ingest.clean.max_bad_rows to leave them out, then: pretune run"
         allowed = f"{limit:g} of them" if limit < 1 and limit else f"{int(limit)}"
         summary = f"{bad} of {self.read} rows are bad; ingest.clean.max_bad_rows allows {allowed}"
-        raise DataError([*map(readable, self._bad_lines()), summary], next_step)
+        raise DataError([*self._bad_lines(), summary], next_step)
 
     def warnings(self) -> list[str]:
         """Bad rows, what readers of files have noticed, many duplicates, files without labels; one line each."""

@@ -38,11 +38,6 @@ def shown(value: Any) -> str:
     return literal if len(literal) <= SHOWN else literal[:SHOWN] + "…"
 
 
-def readable(line: str) -> str:
-    """A line for a terminal or a page: control characters and halves of characters are escaped."""
-    return line if line.isprintable() else repr(line)[1:-1]
-
-
 def canonical(value: bool | float | str) -> str:
     """One spelling for a value: `0` for 0, 0.0 and "0.0"; `true` for True, "True" and "TRUE"."""
     if isinstance(value, bool):

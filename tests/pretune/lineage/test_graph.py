@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
@@ -244,6 +245,16 @@ def test_dvcs_state_is_kept_in_the_workspace(project):
     text = (project / ".dvc" / "config.local").read_text(encoding="utf-8")
     assert text.count("site_cache_dir") == 1
     assert str(project / ".dvc") in text
+
+
+def test_dvcs_state_is_not_for_every_user_to_write_to(project):
+    """DVC makes its folder with mode 777, whatever the umask, unless it is there."""
+    from dvc.repo import Repo
+
+    keep_private(project)
+    site = Path(Repo(str(project)).site_cache_dir)
+    assert site.is_relative_to(project / ".dvc" / "tmp" / "site" / "repo")
+    assert not [path for path in (project / ".dvc").rglob("*") if path.is_dir() and path.stat().st_mode & 0o002]
 
 
 def test_settings_of_the_users_own_stay(project):

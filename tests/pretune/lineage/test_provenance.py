@@ -48,6 +48,19 @@ def test_a_clean_workspace_has_no_patch(project):
     assert provenance.patch(project) == ""
 
 
+def test_without_a_commit_the_patch_holds_all_files(project):
+    """Staged or not, what is in no commit is new; what was staged and removed is not there."""
+    shutil.rmtree(project / ".git")
+    subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
+    (project / "gone.py").write_text("GONE = 1\n", encoding="utf-8")
+    subprocess.run(["git", "add", "--all"], cwd=project, check=True)
+    (project / "gone.py").unlink()
+    (project / "new.py").write_text("NEW = 1\n", encoding="utf-8")
+    patch = provenance.patch(project)
+    assert all(f"+++ b/{name}" in patch for name in ("dvc.yaml", "new.py"))
+    assert "gone.py" not in patch
+
+
 @pytest.mark.parametrize("gone", [".git", ".git/HEAD"])
 def test_without_git_the_commit_is_none(project, gone):
     """No repository, or a broken one: the run is recorded all the same."""

@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from cli.doctor import _tracking
-from pretune.tracking.client import connect
+from cli.doctor import _tracking, _versions
+from pretune.errors import WorkspaceError
+from pretune.tracking.client import connect, tag_name
 from pretune.tracking.sender import Sender
 
 pytestmark = pytest.mark.slow  # starts processes that import MLflow
@@ -121,6 +122,77 @@ def test_records_of_a_deleted_experiment_wait_until_it_is_restored(tracked):
     assert set(tracked.sent()) == {"ingest"}
     assert Sender(tracked.root, tracked.state).backlog() == ""
     assert [finding.state for finding in _tracking(tracked.root, fix=False)] == ["ok"]
+
+
+def purge(tracked, run):
+    """Have MLflow forget a run of which a part was sent."""
+    tracked.send()
+    client, _ = connect(tracked.root, tracked.state)
+    run_id = run.path.with_suffix(".sent").read_text(encoding="utf-8").split()[0]
+    client.delete_run(run_id)
+    client._tracking_client.store._hard_delete_run(run_id)
+    run.end("FINISHED")
+
+
+def rewrite(content):
+    """Have a journal hold something else."""
+
+    def damage(_tracked, run):
+        run.end("FINISHED")
+        run.path.write_bytes(content)
+
+    return damage
+
+
+DAMAGES = {
+    "purged": purge,
+    "torn": rewrite(b'{"event": "sta\n'),
+    "zeros": rewrite(b"\0" * 9 + b"\n"),
+    "empty": rewrite(b""),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_record_that_cannot_be_sent_holds_up_no_other(tracked, damage):
+    """It is kept, with the reason, and reported by `pretune doctor`; those after it arrive."""
+    bad = tracked.run("bad")
+    damage(tracked, bad)
+    good = tracked.run("good")
+    good.end("FINISHED")
+    tracked.send()
+    assert set(tracked.sent()) == {"good"}
+    assert bad.path.with_suffix(".refused").is_file()
+    reason = bad.path.with_suffix(".refused.txt").read_text(encoding="utf-8")
+    assert "not found" in reason or "damaged" in reason
+    (_, finding) = _tracking(tracked.root, fix=False)
+    assert (finding.state, reason in finding.detail) == ("problem", True)
+
+
+def test_no_two_labels_get_one_name():
+    """Any number of labels that differ only in characters that MLflow does not take."""
+    labels = [f"f1/{chr(code)}" for code in range(0x1F000, 0x1F900)]
+    assert len(set(map(tag_name, labels))) == len(labels)
+
+
+@pytest.mark.parametrize("name", ["what?", "50%20off"])
+def test_a_database_that_would_lie_elsewhere_is_refused(tmp_path, monkeypatch, name):
+    """MLflow reads such a path as another one: an error with the way out, and nothing is made beside the workspace."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    root = tmp_path / name
+    root.mkdir()
+    with pytest.raises(WorkspaceError, match="MLflow cannot keep its database"):
+        connect(root, root / ".pretune")
+    assert list(tmp_path.iterdir()) == [root]
+
+
+def test_doctor_names_a_conflict_in_the_lock_file_of_packages(tmp_path):
+    """With its line, as in every other file; a line that is no requirement is a finding, too."""
+    lock = tmp_path / "requirements.lock"
+    lock.write_text("<<<<<<< HEAD\ndvc==3\n", encoding="utf-8")
+    (finding,) = _versions(tmp_path, _fix=False)
+    assert (finding.state, "line 1: a merge conflict" in finding.detail) == ("problem", True)
+    lock.write_text("dvc = = 3\n", encoding="utf-8")
+    assert [finding.state for finding in _versions(tmp_path, _fix=False)] == ["problem"]
 
 
 def test_names_that_mlflow_does_not_take_are_changed_and_stay_apart(tracked):

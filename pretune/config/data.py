@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -97,7 +96,7 @@ class IngestParams(Section):
     @classmethod
     def _check_encoding(cls, encoding: str) -> str:
         try:
-            codecs.lookup(encoding)
+            "".encode(encoding)  # base64 and the like are codecs, and no encodings of text
         except LookupError:
             raise ValueError(f"unknown encoding {encoding}") from None
         return encoding

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 
@@ -21,20 +22,26 @@ def sentences(file: File, encoding: str) -> Records:
     """A sentence is a row: `words` are the first column, `tags` the last, all other columns have their number.
 
     Columns are separated by tabs or else by spaces. Tags come out in the scheme IOB2, in which B- begins each entity,
-    from IOB1, IOB2, BIOES and BILOU; other tags stay as they are.
+    from IOB1, IOB2, BIOES and BILOU; other tags stay as they are. A sentence is bad if a line of it has not as many
+    columns as most lines of the first SAMPLE, or no tag.
     """
     lines = file.lines(encoding)
     head = list(islice(lines, SAMPLE))
     words = [line for line in head if line.strip() and not line.startswith(DOCUMENT) and not _is_comment(line)]
     separator = "\t" if words and all("\t" in line for line in words) else None
-    for number, rows, problem in _sentences(chain(head, lines), separator):
+    width = Counter(len(_columns(line, separator)) for line in words).most_common(1)[0][0] if words else 0
+    for number, rows, problem in _sentences(chain(head, lines), separator, width):
         words, tags = [row[0] for row in rows], [row[-1] for row in rows]
         values = {"words": words, "tags": iob2(tags)}
         others = {} if problem else {str(n): [row[n - 1] for row in rows] for n in range(2, len(rows[0]))}
-        yield Record(f"{file.name}:{number}", values | others, problem)
+        yield Record(f"{file.name}:{number}", values | others, problem, "" if problem else _doubt(tags))
 
 
-def _sentences(lines: Iterable[str], separator: str | None) -> Iterator[Sentence]:
+def _columns(line: str, separator: str | None) -> list[str]:
+    return line.rstrip("\r\n").split(separator)
+
+
+def _sentences(lines: Iterable[str], separator: str | None, width: int) -> Iterator[Sentence]:
     rows: list[list[str]] = []
     start, problem = 1, ""
     for number, line in enumerate(chain(lines, [""]), start=1):
@@ -45,16 +52,23 @@ def _sentences(lines: Iterable[str], separator: str | None) -> Iterator[Sentence
             rows, problem = [], ""
         elif not (not rows and _is_comment(text)):
             start = start if rows else number
-            rows.append(text.split(separator))
-            if len(rows[-1]) != len(rows[0]):
-                problem = problem or f"more or fewer columns than in the line before: line {number}"
-            elif len(rows[0]) < 2:
-                problem = "a word without a tag"
+            rows.append(_columns(text, separator))
+            if len(rows[-1]) != width:
+                problem = problem or f"more or fewer columns than in most lines: line {number}"
+            elif width < 2 or not rows[-1][-1].strip():
+                problem = problem or f"a word without a tag: line {number}"
 
 
 def _is_comment(line: str) -> bool:
     """A line as `# sent_id = 7` of CoNLL-U; `#` with a tag is a word."""
     return COMMENT.match(line) is not None
+
+
+def _doubt(tags: list[str]) -> str:
+    """A warning for a sentence in which some tags are of a scheme and others are not."""
+    odd = next((tag for tag in tags if not TAG.fullmatch(tag)), "")
+    some = any(tag != "O" and TAG.fullmatch(tag) for tag in tags)
+    return f"the tags stay as they are: `{odd}` is not like the others" if odd and some else ""
 
 
 def iob2(tags: list[str]) -> list[str]:

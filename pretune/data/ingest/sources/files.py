@@ -102,10 +102,10 @@ class File:
             self._check_text(start, name)
             if start.startswith(UTF_16 + UTF_32) and name.startswith(("utf-16", "utf-32")):
                 name = name[:6]  # the mark tells the order of the bytes, and is left out
-            text = io.TextIOWrapper(
-                stream, encoding="utf-8-sig" if name == "utf-8" else name, errors="surrogateescape", newline="\n"
-            )
             try:
+                text = io.TextIOWrapper(
+                    stream, encoding="utf-8-sig" if name == "utf-8" else name, errors="surrogateescape", newline="\n"
+                )
                 first = next(text, "")
                 if "\r" in first.rstrip("\r") and not first.endswith("\n"):
                     raise DataError(

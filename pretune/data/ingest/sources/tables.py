@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any
@@ -18,6 +18,7 @@ from pretune.errors import DataError
 MAX_FIELD = 2**24  # characters: a longer field means that a quotation mark is not closed
 MANY_LINES = 20  # in one row: allowed, with a warning
 NAMED = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # Excel's own first line
+BLANK = "blank lines between rows are left out; if they end sentences, ingest.format: conll reads words with tags"
 NOT_CLOSED = "a quotation mark is not closed, or text follows it"
 
 
@@ -112,19 +113,24 @@ def _table(file: File, rows: Fields, *, header: bool) -> Records:
         if isinstance(first, str):
             raise DataError(f"{file.name}:1: {first}: the names of the columns cannot be read", f"correct {file.name}")
         names = _names(file, first)
+    end, warned = 0, False  # the line after the row before
     for number, line_count, fields in rows:
         origin = f"{file.name}:{number}"
+        blank, end = BLANK if end and number > end and not warned else "", number + line_count
+        warned = warned or bool(blank)
         if isinstance(fields, str):
             yield Record(origin, {}, fields)
             continue
         names = names or [str(column) for column in range(1, len(fields) + 1)]
-        yield _record(origin, names, fields, _doubt(fields, line_count))
+        yield _record(origin, names, fields, "; ".join(filter(None, (_doubt(fields, line_count), blank))))
 
 
 def _doubt(fields: list[str], line_count: int) -> str:
     """A warning for a row over several lines that may be rows themselves, within quotation marks that belong apart."""
     if line_count > MANY_LINES:
         return f"a field over more than {MANY_LINES} lines"
+    if any(field.startswith(' "') for field in fields):
+        return "a quotation mark after a space is text, and so is the space"
     inner = [line for field in fields for line in field.split("\n")[1:-1]]
     commas = [max(map(line.count, dialect.DELIMITERS)) for line in inner]
     return "a field that may hold whole rows" if commas and min(commas) >= len(fields) - 1 > 0 else ""
@@ -160,7 +166,9 @@ def json_lines(file: File, encoding: str) -> Records:
 
 def _object(origin: str, content: str) -> Record:
     try:
-        values = json.loads(content)
+        values = json.loads(content, object_pairs_hook=_distinct)
+    except _RepeatedNameError as error:
+        return Record(origin, {"content": content}, str(error))
     except (ValueError, RecursionError):  # no JSON, a number of 5,000 digits, too many brackets
         return Record(origin, {"content": content}, "not JSON")
     if not isinstance(values, dict):
@@ -168,14 +176,27 @@ def _object(origin: str, content: str) -> Record:
     return Record(origin, values)
 
 
+class _RepeatedNameError(ValueError):
+    """Two values of one object have the same name: one would be lost."""
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        names = Counter(name for name, _ in pairs)
+        repeated = ", ".join(name for name, count in names.items() if count > 1)
+        raise _RepeatedNameError(f"two values are called {repeated}")
+    return values
+
+
 def json_file(file: File, encoding: str) -> Records:
     """A .json: a list of objects, an object that holds one, lines of objects, or SQuAD (Rajpurkar et al. 2016, 2018).
 
-    A question of SQuAD 2.0 that has no answer has `answers: []`.
+    A question of SQuAD 2.0 that has no answer has `answers: []`. What stands beside the only list draws a warning.
     """
     text = "".join(file.lines(encoding))
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_distinct)
     except json.JSONDecodeError as error:
         if _is_object(text.partition("\n")[0]):
             yield from json_lines(file, encoding)
@@ -194,15 +215,18 @@ def json_file(file: File, encoding: str) -> Records:
             f"{file.name}: neither a list of objects, nor an object with one list of them, nor SQuAD's format",
             f"write {file.name} as .jsonl, an object on each line",
         )
+    others = [] if isinstance(content, list) else [name for name, value in content.items() if value is not lists[0]]
+    warning = f"the rows are the only list of the object; left out: {', '.join(others)}" if others else ""
     for number, values in enumerate(lists[0], start=1):
         problem = "" if isinstance(values, dict) else "not a JSON object"
-        yield Record(f"{file.name}:{number}", {"content": values} if problem else values, problem)
+        shown = "" if number > 1 else warning
+        yield Record(f"{file.name}:{number}", {"content": values} if problem else values, problem, shown)
 
 
 def _is_object(line: str) -> bool:
     try:
         return isinstance(json.loads(line), dict)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return False
 
 

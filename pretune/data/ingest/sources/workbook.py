@@ -32,7 +32,7 @@ def sheet(file: File, *, header: bool) -> Records:
 
 def _records(file: File, values: Any, formulas: Any, *, header: bool) -> Records:
     """The rows of the sheet; values, formulas: the workbook with the one or the other."""
-    filled = [sheet for sheet in values.worksheets if any(any(_row(row)) for row in sheet.iter_rows(max_row=50))]
+    filled = [sheet for sheet in values.worksheets if any(any(_row(row)) for row in sheet.iter_rows())]
     if len(filled) > 1:
         titles = ", ".join(sheet.title for sheet in filled)
         raise DataError(f"{file.name}: has {len(filled)} sheets ({titles})", "save the one to read as its own file")
@@ -77,9 +77,11 @@ def _row(cells: tuple[Any, ...]) -> list[Any]:
 
 
 def _value(value: Any) -> Any:
-    """A text, number, truth value or None; dates as ISO 8601, at midnight without the time."""
+    """A text, number, truth value or None; dates as ISO 8601, at midnight without the time; durations as `6:30:00`."""
     if isinstance(value, dt.datetime) and value.time() == dt.time():
         return value.date().isoformat()
     if isinstance(value, dt.date | dt.time):
         return value.isoformat()
+    if isinstance(value, dt.timedelta):
+        return str(value)
     return None if value == "" else value

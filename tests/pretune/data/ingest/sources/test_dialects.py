@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import io
 from itertools import product
 
@@ -150,6 +151,45 @@ def test_a_tsv_with_quotation_marks_draws_a_warning(read_table):
     assert "format: csv" in record[2]
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_blank_lines_between_rows_draw_one_warning(read_table, name):
+    """They may end sentences, whatever the tags; those at the end and within a field may not."""
+    delimiter = "," if name == "a.csv" else "\t"
+    rows = ["dog,NN", "runs,VBZ", "", "the,DT", "", "cat,NN", ""]
+    warnings = [w for *_, w in read_table(name, "\n".join(rows).replace(",", delimiter) + "\n", header=False)]
+    assert [bool(warning) for warning in warnings] == [False, False, True, False]
+    assert "ingest.format: conll" in warnings[2]
+    assert [w for *_, w in read_table("a.csv", 'text,label\n"a\n\nb",1\nc,2\n\n')] == ["", ""]
+
+
+def test_a_quotation_mark_after_a_space_draws_a_warning(read_table):
+    """It is part of the field."""
+    ((_, values, warning),) = read_table("a.csv", 'text, label\n"a", "x"\n')
+    assert values == {"text": "a", "label": ' "x"'}
+    assert "after a space" in warning
+
+
+def test_two_values_of_one_name_lose_none(read_table):
+    """In an object of JSON, at any depth: a bad row of a .jsonl, an error in a .json."""
+    double = '{"text": "a", "text": "b"}'
+    assert read_table("a.jsonl", f'{double}\n{{"text": "c"}}\n')[0][:2] == ("a.jsonl:1", "two values are called text")
+    with pytest.raises(DataError, match="two values are called text"):
+        read_table("a.json", f'[{{"x": {double}}}]')
+
+
+def test_what_stands_beside_the_only_list_of_an_object_is_named(read_table):
+    """A document with a list of entities is no list of rows."""
+    content = '{"text": "a whole document", "entities": [{"text": "whole"}, {"text": "a"}]}'
+    warnings = [warning for *_, warning in read_table("a.json", content)]
+    assert warnings == ["the rows are the only list of the object; left out: text", ""]
+
+
+def test_an_encoding_that_is_none_of_texts_is_an_error(ingest_params):
+    """Python calls base64 a codec; it is refused before anything is read."""
+    with pytest.raises(ValueError, match="unknown encoding base64"):
+        ingest_params(encoding="base64")
+
+
 def test_json_lines_may_be_called_json(tmp_path, values, write):
     """As many exports are."""
     write(tmp_path / "a.json", '{"text": "one"}\n{"text": "two"}\n')
@@ -194,7 +234,26 @@ def test_words_with_tags_are_sentences(read_table):
         ("a.conll:6", {"words": ["Peter"], "tags": ["B-PER"], "2": ["NNP"], "3": ["z"]}, ""),
     ]
     (record,) = read_table("a.conll", "one O\ntwo O x\n\n")
-    assert record[:2] == ("a.conll:1", "more or fewer columns than in the line before: line 2")
+    assert record[:2] == ("a.conll:1", "more or fewer columns than in most lines: line 2")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("a\tO\t\nb\tO\t\n", ["a word without a tag: line 1"]),
+        ("a X O\nb X O\n\nc X\nd X\n", [{}, "more or fewer columns than in most lines: line 4"]),
+    ],
+)
+def test_a_sentence_without_tags_is_bad(read_table, content, expected):
+    """An empty last column, and a sentence that lacks it: the column before it holds no tags."""
+    assert [values if isinstance(values, str) else {} for _, values, _ in read_table("a.conll", content)] == expected
+
+
+def test_tags_of_no_scheme_among_those_of_one_draw_a_warning(read_table):
+    """They keep their sentence from becoming IOB2."""
+    ((_, values, warning),) = read_table("a.conll", "c I-X\nd BAD\n")
+    assert values["tags"] == ["I-X", "BAD"]
+    assert "`BAD`" in warning
 
 
 @pytest.mark.parametrize(("name", "separator"), product(["a.tsv", "a.csv"], ["\t", " "]))
@@ -235,4 +294,19 @@ def test_a_workbook_with_one_sheet_is_a_table(tmp_path, records):
     book.create_sheet("more").append(["x"])
     book.save(tmp_path / "a.xlsx")
     with pytest.raises(DataError, match=r"has 2 sheets \(Sheet, more\)"):
+        records("a.xlsx")
+
+
+def test_a_duration_is_a_text_and_rows_far_down_make_a_second_sheet(tmp_path, records):
+    """Nothing of a workbook is left out because it lies below the first rows."""
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    for row in [("text", "time"), ("hello", dt.timedelta(hours=6, minutes=30))]:
+        book.active.append(row)
+    book.save(tmp_path / "a.xlsx")
+    assert records("a.xlsx")[0][2] == {"text": "hello", "time": "6:30:00"}
+    book.create_sheet("late").cell(row=60, column=1, value="x")
+    book.save(tmp_path / "a.xlsx")
+    with pytest.raises(DataError, match="has 2 sheets"):
         records("a.xlsx")

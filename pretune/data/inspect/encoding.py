@@ -65,13 +65,13 @@ def _legacy(content: bytes) -> Encoding:
     """The likeliest of LEGACY: by charset-normalizer, and for the Latin alphabet by the language."""
     from charset_normalizer import from_bytes
 
-    lines = (line for line in content.splitlines(keepends=True) if not line.isascii())
-    sample = bytearray()
-    for line in lines:
-        sample += line
-        if len(sample) > JUDGED:
+    lines = [line for line in content.splitlines(keepends=True) if not line.isascii()]
+    whole = [line for line in lines if line.endswith((b"\n", b"\r"))] or lines  # a part may end within a character
+    judged = b""
+    for line in whole:
+        if judged and len(judged) + len(line) > JUDGED:
             break
-    judged = bytes(sample[:JUDGED])
+        judged += line
     matches = list(from_bytes(judged, cp_isolation=LEGACY, threshold=0.5, enable_fallback=False))
     matches.sort(key=lambda match: match.encoding not in KANA)  # kana are plain to see
     best = next(

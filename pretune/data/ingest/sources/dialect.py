@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
 DELIMITERS = (",", ";", "\t", "|")  # the first wins a tie
+NAMED = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # Excel's own first line
 NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 SAMPLE = 200  # lines that decide
 AGREE = 0.8  # share of the rows that have as many fields as the first one
@@ -32,6 +34,11 @@ def sniff(lines: Iterable[str]) -> Dialect:
     in sentences are. A comma if there is none: one column.
     """
     sample = list(islice(lines, SAMPLE))
+    if sample and (named := NAMED.fullmatch(sample[0])):
+        rows = _rows(sample[1:], named[1])
+        return Dialect(
+            named[1], len(rows[0]) if rows else 0, _has_header(rows), "the first line names it, as Excel does"
+        )
     tables = {delimiter: _rows(sample, delimiter) for delimiter in DELIMITERS}
     shares = {delimiter: _agreement(rows) for delimiter, rows in tables.items()}
     best = max(DELIMITERS, key=lambda delimiter: (shares[delimiter], not _is_spaced(tables[delimiter])))

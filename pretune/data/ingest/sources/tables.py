@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections import Counter, deque
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -17,7 +16,6 @@ from pretune.errors import DataError
 
 MAX_FIELD = 2**24  # characters: a longer field means that a quotation mark is not closed
 MANY_LINES = 20  # in one row: allowed, with a warning
-NAMED = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # Excel's own first line
 BLANK = "blank lines between rows are left out; if they end sentences, ingest.format: conll reads words with tags"
 NOT_CLOSED = "a quotation mark is not closed, or text follows it"
 
@@ -32,8 +30,8 @@ def comma(file: File, encoding: str, delimiter: str, *, header: bool) -> Records
     lines = iter(file.lines(encoding))
     head = list(islice(lines, dialect.SAMPLE))
     conll.refuse(file, head)
-    named = NAMED.fullmatch(head[0]) if head else None
-    delimiter = {"auto": named[1] if named else "", "tab": "\t"}.get(delimiter, delimiter)
+    named = head and dialect.NAMED.fullmatch(head[0])
+    delimiter = {"auto": "", "tab": "\t"}.get(delimiter, delimiter)
     rows = _quoted(chain(head, lines), delimiter or dialect.sniff(head).delimiter)
     yield from _table(file, islice(rows, 1, None) if named else rows, header=header)
 

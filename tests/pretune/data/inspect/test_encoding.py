@@ -44,6 +44,13 @@ def test_a_character_that_the_sample_cuts_does_not_matter():
     assert detect("très bien".encode()[:3]).name == "utf-8"
 
 
+@pytest.mark.parametrize("shift", range(4))
+def test_a_long_text_is_judged_by_whole_lines(shift):
+    """Wherever the part that is looked at ends: half of a character would rule its encoding out."""
+    text = "x" * shift + "商务大床房，房间很大，床有两米宽，整体感觉经济实惠不错！\n" * 3000
+    assert detect(text.encode("gb18030")[:100_001]).name == "gb18030"
+
+
 def test_few_invalid_bytes_leave_a_text_utf_8_with_a_doubt():
     """Their rows are bad; all the others are right."""
     found = detect(("très bien\n" * 100).encode() + b"tr\xe8s mal\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -15,6 +16,7 @@ from pretune.errors import NotFoundInRecordsError, ParamsError, did_you_mean
 if TYPE_CHECKING:
     from cli.propose import Proposal
 
+DOUBTS = 5  # that are shown
 ROLES = ("system", "user", "assistant")  # of `messages`
 Files = Annotated[list[str], typer.Argument(metavar="FILE…", help="Files, folders, globs, hub:NAME, or a recipe.")]
 
@@ -51,6 +53,7 @@ def init(  # noqa: PLR0917 - typer passes them by name
     as_json: Json = False,
 ) -> None:
     """Look at data and propose the whole of params.yaml, or take a recipe; the old files are kept."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from cli.look import Request
     from cli.propose import propose
     from pretune.lineage.graph import find_root
@@ -152,9 +155,11 @@ def show(found: Proposal) -> None:
     screen.print(table)
     if found.doubts:
         screen.print("\nnot sure:", highlight=False)
-    for what, option in found.doubts:
+    for what, option in found.doubts[:DOUBTS]:
         screen.print(_plain(f"  {what}"), soft_wrap=True)
         screen.print(_plain(f"      {option}"), soft_wrap=True)
+    if len(found.doubts) > DOUBTS:
+        screen.print(f"  and {len(found.doubts) - DOUBTS} more (--json)", highlight=False)
     for hint in found.hints:
         screen.print(_plain(f"hint: {hint}"), soft_wrap=True)
 

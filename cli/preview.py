@@ -11,6 +11,7 @@ from pretune.config.params import Params
 
 ROWS = 3
 SHOWN = 600  # characters of a row
+WHOLE = 2**20  # tokens: nothing is cut
 OPEN, CLOSE = "⟦", "⟧"  # around what is learnt in a conversation
 Line = dict[str, Any]
 
@@ -58,21 +59,20 @@ def _targets(row: dict[str, Any], labels: list[str]) -> Line:
 
 
 def _text(folder: Path, params: Params, row: dict[str, Any]) -> Line:
+    """A text, or two, cut as the objectives cut them: of a pair the longer one; question and context in parts."""
     from pretune.data import tokenizer
+    from pretune.predictor import words as in_words
 
     words, length = tokenizer.load(folder), params.finetune.sequence_length
-    if "words" in row:
-        ids = words(" ".join(row["words"]))["input_ids"]
-    elif "context" in row:
-        ids = words(row["question"], row["context"])["input_ids"]
-    else:
-        ids = words(row.get("text", ""), row.get("pair"))["input_ids"]
     split = params.finetune.objective in {"question_answering", "language_modelling"}
-    line: Line = {
-        "text": words.decode(ids[: None if split else length]),
-        "tokens": _count(len(ids), length, split=split),
-    }
-    if "target" in row:
+    if "words" in row:
+        whole, ids = (in_words.encode(words, row["words"], limit)[0] for limit in (WHOLE, length))
+    else:
+        texts = [row[name] for name in ("text", "pair", "question", "context") if name in row] or [""]
+        whole = words(*texts)["input_ids"]
+        ids = whole if split else words(*texts, truncation=True, max_length=length)["input_ids"]
+    line: Line = {"text": words.decode(ids), "tokens": _count(len(whole), length, split=split)}
+    if "target" in row and params.finetune.objective == "seq2seq":
         target, limit = words(text_target=row["target"])["input_ids"], params.finetune.settings["target_length"]
         line |= {"target": words.decode(target[:limit]), "target tokens": _count(len(target), limit)}
     return line
@@ -94,7 +94,7 @@ def _conversation(folder: Path, params: Params, row: dict[str, Any]) -> Line:
     words, length = tokenizer.load(folder), params.finetune.sequence_length
     words.chat_template = params.finetune.settings["template"] or words.chat_template or chat.PLAIN
     ids, learnt = encode(words, row["messages"], length)
-    whole, _ = encode(words, row["messages"], 2**20)
+    whole, _ = encode(words, row["messages"], WHOLE)
     parts, start = [], 0
     for end in range(1, len(ids) + 1):
         if end == len(ids) or learnt[end] != learnt[start]:

@@ -25,6 +25,7 @@ MOST_THREADS = 8
 TRIED = 100  # steps of pretraining that a rehearsal plans for
 WINDOWS = {"question_answering": (128, 256), "language_modelling": (16, 256)}  # lengths of parts of long texts
 ENOUGH = 1000  # sequences of the corpus from which some watch pretraining
+OTHER = "--column label=NAME, or --objective NAME"
 
 
 @dataclass
@@ -147,11 +148,14 @@ def _rehearse(look: Look, values: dict[str, Any]) -> Rehearsal:
     easy = len(records) > rehearsal.RECORDS
     try:
         first = rehearsal.rehearse(look.root, _params(look, values, easy=easy), records, timed=False)
-    except DataError:
+    except DataError as error:
         if easy:
-            raise
+            raise DataError(error.problems, f"{error.next_step}; or name other columns: {OTHER}") from None
         values["prepare"] |= {"similarity": 1.0, "decontaminate": 0}
-        first = rehearsal.rehearse(look.root, _params(look, values, easy=easy), records, timed=False)
+        try:
+            first = rehearsal.rehearse(look.root, _params(look, values, easy=easy), records, timed=False)
+        except DataError as again:
+            raise DataError(again.problems, f"{again.next_step}; or name other columns: {OTHER}") from None
         look.hints.append("rows are so alike that few are left to train on without leaks: prepare.similarity is 1")
     bad, read = first.counts["quarantined"], first.counts["read"]
     if bad > CLEAN["max_bad_rows"] * read:

@@ -7,10 +7,12 @@ import sys
 import pytest
 from ruamel.yaml import YAML
 
-from cli import data
+from cli import data, preview
 from pretune.data import rows
 from pretune.errors import DataError, GraphError, UndeclaredInputError
 from pretune.lineage.graph import Node
+from pretune.objectives.base import ObjectiveContext
+from pretune.objectives.finetuning.classification import Classification
 from pretune.runtime.stage import Stage
 
 
@@ -103,3 +105,20 @@ def test_a_source_that_dvc_yaml_does_not_list_leads_to_the_command_that_lists_it
         with pytest.raises(UndeclaredInputError, match=r"reads my a\.csv, which dvc\.yaml does not list") as caught:
             stage(name).resolve_input("my a.csv")
         assert caught.value.next_step == f"pretune data declare {command}"
+
+
+def test_a_pair_is_shown_as_it_is_cut_for_training(tmp_path, params, words):
+    """The longer text loses its end, and the separators stay: what the objective makes of the same row."""
+    folder = tmp_path / "data" / "prepared"
+    row = {"text": "sea " * 40, "pair": "salt", "label": "a", "origin": "here:1"}
+    other = row | {"text": "wave", "label": "b"}
+    (folder / "labelled").mkdir(parents=True)
+    rows.write(folder / "labelled" / "train.parquet", [row, other])
+    (folder / "labelled" / "labels.json").write_text('["a", "b"]', encoding="utf-8")
+    words.save_pretrained(folder / "tokenizer")
+    finetune = params.finetune.model_copy(update={"objective": "classification", "sequence_length": 16})
+    shown = preview.rows(tmp_path, params.model_copy(update={"finetune": finetune}))
+    made = Classification([row, other], ObjectiveContext(words, 16, 0, Classification.Settings(), ["a", "b"]))
+    assert [line["text"] for line in shown] == [words.decode(ids) for ids in made.texts]
+    assert "cut at finetune.sequence_length 16" in shown[0]["tokens"]
+    assert "cut" not in shown[1]["tokens"]

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.request import urlopen
+from urllib.request import build_opener
 
 import pytest
 
@@ -174,7 +174,7 @@ def test_no_client_asks_a_proxy_for_this_machine(monkeypatch):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         for host in ("127.0.0.1", "localhost"):
             url = f"http://{host}:{server.server_port}/"
-            with urlopen(url) as response:
+            with build_opener().open(url) as response:  # urlopen would keep the proxies for later tests
                 assert response.status == 200
             assert requests.get(url, timeout=10).status_code == httpx.get(url).status_code == 200
         server.shutdown()

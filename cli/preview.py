@@ -19,10 +19,12 @@ Line = dict[str, Any]
 def rows(root: Path, params: Params) -> list[Line]:
     """The first rows of data/prepared/labelled, each as {what: value}; [] before `prepare` has run."""
     from pretune.data import rows as stored
+    from pretune.objectives import requirements
 
     folder = root / "data" / "prepared"
     if not (folder / "labelled" / "train.parquet").is_file():
         return []
+    requirements.check(root / "data" / "raw", params.finetune.objective)
     first = list(islice(stored.iterate(folder / "labelled" / "train.parquet"), ROWS))
     labels = _labels(folder)
     show: Callable[[Path, Params, dict[str, Any]], Line] = _text
@@ -61,6 +63,7 @@ def _targets(row: dict[str, Any], labels: list[str]) -> Line:
 def _text(folder: Path, params: Params, row: dict[str, Any]) -> Line:
     """A text, or two, cut as the objectives cut them: of a pair the longer one; question and context in parts."""
     from pretune.data import tokenizer
+    from pretune.objectives import requirements
     from pretune.predictor import words as in_words
 
     words, length = tokenizer.load(folder), params.finetune.sequence_length
@@ -68,21 +71,27 @@ def _text(folder: Path, params: Params, row: dict[str, Any]) -> Line:
     if "words" in row:
         whole, ids = (in_words.encode(words, row["words"], limit)[0] for limit in (WHOLE, length))
     else:
-        texts = [row[name] for name in ("text", "pair", "question", "context") if name in row] or [""]
+        objective = params.finetune.objective
+        names = ["question", "context"] if "question" in requirements.COLUMNS[objective] else ["text"]
+        names += ["pair"] if objective in requirements.PAIRED and "pair" in row else []
+        texts = [row[name] for name in names]
         whole = words(*texts)["input_ids"]
         ids = whole if split else words(*texts, truncation=True, max_length=length)["input_ids"]
     line: Line = {"text": words.decode(ids), "tokens": _count(len(whole), length, split=split)}
     if "target" in row and params.finetune.objective == "seq2seq":
-        target, limit = words(text_target=row["target"])["input_ids"], params.finetune.settings["target_length"]
-        line |= {"target": words.decode(target[:limit]), "target tokens": _count(len(target), limit)}
+        limit = params.finetune.settings["target_length"]
+        target = words(text_target=row["target"])["input_ids"]
+        cut = words(text_target=row["target"], truncation=True, max_length=limit)["input_ids"]
+        setting = "finetune.settings.target_length"
+        line |= {"target": words.decode(cut), "target tokens": _count(len(target), limit, setting)}
     return line
 
 
-def _count(count: int, length: int, *, split: bool = False) -> str:
+def _count(count: int, length: int, setting: str = "finetune.sequence_length", *, split: bool = False) -> str:
     """`12`, or what happens to the tokens beyond the length."""
     if count <= length:
         return str(count)
-    return f"{count}, in parts of {length}" if split else f"{count}, cut at finetune.sequence_length {length}"
+    return f"{count}, in parts of {length}" if split else f"{count}, cut at {setting} {length}"
 
 
 def _conversation(folder: Path, params: Params, row: dict[str, Any]) -> Line:

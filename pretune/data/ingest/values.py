@@ -167,7 +167,7 @@ def number(value: Any, column: str) -> float:
         if isinstance(value, str) and "_" in value:  # Python reads 2020_01 as 202001
             raise ValueError(value)
         result = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise BadRowError(f"{column}: no number", shown(value)) from None
     if not math.isfinite(result):
         raise BadRowError(f"{column}: not finite", shown(value))

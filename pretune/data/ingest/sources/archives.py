@@ -8,6 +8,7 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from functools import partial
@@ -63,7 +64,10 @@ def _zipped(file: File) -> dict[str, Callable[[], Any]]:
     entries = [entry for entry in archive.infolist() if not entry.is_dir()]
     if any(entry.flag_bits & ENCRYPTED for entry in entries):
         raise DataError(f"{file.name}: is encrypted", f"unpack {file.name} yourself")
-    return {entry.filename: partial(archive.open, entry) for entry in entries}
+    names = [entry.filename.replace("\\", "/") for entry in entries]  # as Windows writes some
+    if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise DataError(f"{file.name}: two members are called {', '.join(repeated)}", f"unpack {file.name} yourself")
+    return {name: partial(archive.open, entry) for name, entry in zip(names, entries, strict=True)}
 
 
 def _tarred(file: File) -> dict[str, Callable[[], Any]]:

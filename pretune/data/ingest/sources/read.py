@@ -88,7 +88,15 @@ def _streams(part: Part, find: Callable[..., list[tuple[str | None, Records]]]) 
     """(split, records) of each file or table of a part; aligned places give one stream."""
     if part.aligned:
         columns = {column: [records for _, records in find(place, aligned=True)] for column, place in part.aligned}
-        return [(part.split, _zip_columns(part, columns))]
+        counts = {len(files) for files in columns.values()}
+        if len(counts) > 1 and 0 not in counts:  # 0: an error that is already known
+            numbers = ", ".join(f"{place}: {len(columns[column])}" for column, place in part.aligned)
+            raise DataError(
+                f"ingest.source: places that are read in parallel have different numbers of files ({numbers})",
+                "correct ingest.source: file n of each has to belong to file n of the others",
+            )
+        files = [dict(zip(columns, group, strict=True)) for group in zip(*columns.values(), strict=False)]
+        return [(part.split, _zip_columns(part, group)) for group in files]
     return [(part.split or split, records) for place in part.places for split, records in find(place, aligned=False)]
 
 
@@ -200,9 +208,9 @@ def _records(file: File, params: IngestParams, *, aligned: bool) -> Records:
     return (record for record in records if record.values["text"].strip())
 
 
-def _zip_columns(part: Part, columns: dict[str, list[Records]]) -> Records:
+def _zip_columns(part: Part, columns: dict[str, Records]) -> Records:
     """Join the n-th records of all places. Raises DataError where the places have different numbers of records."""
-    streams = [chain.from_iterable(records) for records in columns.values()]
+    streams = list(columns.values())
     for number, row in enumerate(zip_longest(*streams)):
         if None in row:
             counts = [number + (r is not None) + sum(1 for _ in s) for r, s in zip(row, streams, strict=True)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 from typing import Any
-from xml.etree.ElementTree import ParseError
 from zipfile import BadZipFile
 
 from pretune.data.ingest.sources.files import File
@@ -26,13 +25,19 @@ def sheet(file: File, *, header: bool) -> Records:
         try:
             values, formulas = (openpyxl.load_workbook(raw, read_only=True, data_only=only) for only in (True, False))
             yield from _records(file, values, formulas, header=header)
-        except (BadZipFile, KeyError, ValueError, ParseError) as error:
+        except (BadZipFile, KeyError, ValueError, TypeError, SyntaxError) as error:
             raise DataError(f"{file.name}: not a workbook of Excel ({error})", f"correct {file.name}") from None
 
 
 def _records(file: File, values: Any, formulas: Any, *, header: bool) -> Records:
     """The rows of the sheet; values, formulas: the workbook with the one or the other."""
-    filled = [sheet for sheet in values.worksheets if any(any(_row(row)) for row in sheet.iter_rows())]
+    for sheet in (*values.worksheets, *formulas.worksheets):
+        sheet.reset_dimensions()  # what a file says of its size may be wrong
+    filled = [
+        sheet
+        for sheet in values.worksheets
+        if any(value is not None for row in sheet.iter_rows() for value in _row(row))
+    ]
     if len(filled) > 1:
         titles = ", ".join(sheet.title for sheet in filled)
         raise DataError(f"{file.name}: has {len(filled)} sheets ({titles})", "save the one to read as its own file")

@@ -30,6 +30,17 @@ def test_an_aligned_table_needs_the_column(tmp_path, values, write):
         values({"text": "a.en", "target": "a.csv"})
 
 
+def test_aligned_folders_are_read_file_by_file(tmp_path, values, write):
+    """As many lines in all are not enough: those of the second file belong to those of the second file."""
+    for name, lines in {"en/1": 3, "en/2": 2, "de/1": 2, "de/2": 3}.items():
+        write(tmp_path / f"{name}.txt", "".join(f"{name} {n}\n" for n in range(lines)))
+    with pytest.raises(DataError, match="different numbers of rows"):
+        values({"text": "en/*.txt", "target": "de/*.txt"})
+    write(tmp_path / "de/3.txt", "x\n")
+    with pytest.raises(DataError, match=r"different numbers of files \(en/\*\.txt: 2, de/\*\.txt: 3\)"):
+        values({"text": "en/*.txt", "target": "de/*.txt"})
+
+
 def test_splits_are_those_that_the_source_names(tmp_path, records, write):
     """`{train: …, test: …}`, each with any kind of source."""
     write(tmp_path / "a.txt", "one\n")

@@ -10,9 +10,10 @@ from typing import Any
 
 from pretune.config import files, source_spec
 from pretune.config.data import IngestParams
+from pretune.config.source_spec import SPLIT_ALIASES
 from pretune.data.ingest.columns import ColumnMapping
 from pretune.data.ingest.tally import file_of
-from pretune.data.ingest.values import TO_SPLIT, BadRowError
+from pretune.data.ingest.values import BadRowError
 from pretune.data.inspect import columns, proposal, roles, sample
 from pretune.data.inspect.columns import Column
 from pretune.data.inspect.places import Source
@@ -168,7 +169,7 @@ class Look:
         declared = {split for split, _ in each.records}
         if column is not None:
             declared |= {record.values.get(column) for _, record in each.records}
-        return sorted({TO_SPLIT.get(str(split), str(split)) for split in declared} & {"validation", "test"})
+        return sorted({SPLIT_ALIASES.get(str(split), str(split)) for split in declared} & {"validation", "test"})
 
     def _divide(self, each: Sample, without: Sequence[str]) -> None:
         """Name the splits of a data set of the hub one by one; those without labels become the corpus."""
@@ -284,7 +285,7 @@ def _filled(each: Sample, split: str) -> set[str]:
     """The columns that hold a value in some row of a split."""
     own = [record.values for name, record in each.records if not record.problem and name in {split, None}]
     if not any(name == split for name, _ in each.records):  # the splits are in a column
-        own = [values for values in own if split in {TO_SPLIT.get(str(v), str(v)) for v in values.values()}]
+        own = [values for values in own if split in {SPLIT_ALIASES.get(str(v), str(v)) for v in values.values()}]
     return {column.name for column in columns.profile(own)}
 
 

@@ -12,6 +12,7 @@ from pretune.errors import did_you_mean
 
 BUILT_IN = ("pydocs", "digits")
 SPLITS = ("train", "validation", "test", "corpus")  # `corpus`: for pretraining only
+SPLIT_ALIASES = {"dev": "validation", "valid": "validation", "val": "validation"}  # in columns of tables
 SQLITE = "sqlite:///"
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz")
 REMOTE = ("http://", "https://", "s3://", "gs://", "az://", "hf://")

@@ -15,13 +15,13 @@ import warnings
 from itertools import pairwise
 from typing import Any
 
+from pretune.config.source_spec import SPLIT_ALIASES, SPLITS
+
 SHOWN = 60  # characters of a value in a message
 WHOLE = re.compile(r"-?(0|[1-9][0-9]*)\.0*")  # a whole number, written as a float
 ITEM = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s,'"\[\](){}]+)(\s*,\s*|\s+|$)""", re.DOTALL)
 BRACKETS = {"[": "]", "{": "}", "(": ")"}
 ROLES = ("system", "user", "assistant")
-TO_SPLIT = {"dev": "validation", "valid": "validation", "val": "validation"}
-SPLITS = ("train", "validation", "test", "corpus")
 
 
 class BadRowError(ValueError):
@@ -219,7 +219,7 @@ def messages(value: Any, column: str) -> list[dict[str, str]]:
 def split(value: Any, column: str) -> str:
     """The name of a split."""
     name = value.strip().lower() if isinstance(value, str) else ""
-    name = TO_SPLIT.get(name, name)
+    name = SPLIT_ALIASES.get(name, name)
     if name not in SPLITS:
         raise BadRowError(f"{column}: none of {', '.join(SPLITS)}", shown(value))
     return name

@@ -45,4 +45,3 @@ GROUPS = (
     "subject_id", "speaker", "speaker_id", "doc_id", "document_id", "session_id", "conversation_id",
 )  # fmt: skip
 IDENTIFIERS = {"id", "idx", "index", "uid", "guid", "uuid", "key", "row", "row_id", "unnamed:_0", "pairid"}
-SPLITS = {"train", "validation", "test", "corpus", "dev", "valid", "val"}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pretune.config.source_spec import SPLIT_ALIASES, SPLITS
 from pretune.data.inspect import names
 from pretune.data.inspect.columns import Column, by_key
 
@@ -183,4 +184,4 @@ def several(table: Table) -> Any:
 def is_split(column: Column) -> bool:
     """Whether the values are names of splits."""
     values = set(column.counts)
-    return len(values) > 1 and values <= names.SPLITS
+    return len(values) > 1 and values <= {*SPLITS, *SPLIT_ALIASES}

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 
+from pretune.data.ingest.sources.dialect import SAMPLE
 from pretune.data.ingest.sources.files import File
 from pretune.data.ingest.sources.record import Record, Records
 from pretune.errors import DataError
 
-SAMPLE = 200  # lines by which the separator is known
 DOCUMENT = "-DOCSTART-"  # the first word of a line between documents (Tjong Kim Sang and De Meulder 2003)
 TAG = re.compile(r"O|[BIESLUM]-\S+")
 COMMENT = re.compile(r"#\s*(\S+ =|newdoc\b|newpar\b)|#[^\t]*https?://")
@@ -104,10 +104,16 @@ def looks_like(lines: Iterable[str]) -> bool:
     return blank and same and all(map(TAG.fullmatch, tags)) and any(tag != "O" for tag in tags)
 
 
-def refuse(file: File, lines: Iterable[str]) -> None:
-    """Raise DataError where a file that is to be read otherwise holds words with tags."""
-    if looks_like(lines):
+def lines_of_others(file: File, encoding: str) -> tuple[list[str], Iterator[str]]:
+    """The first SAMPLE lines of a file that is read otherwise, and all lines.
+
+    Raises DataError where they are words with tags.
+    """
+    lines = file.lines(encoding)
+    head = list(islice(lines, SAMPLE))
+    if looks_like(head):
         raise DataError(
             f"{file.name}: a word and its tag on each line, and a blank line between sentences",
             "set ingest.format: conll, then: pretune run",
         )
+    return head, chain(head, lines)

@@ -6,7 +6,7 @@ import csv
 import json
 from collections import Counter, deque
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 from pretune.data.ingest.sources import conll, dialect
@@ -27,22 +27,18 @@ def comma(file: File, encoding: str, delimiter: str, *, header: bool) -> Records
     dialect.sniff. A quotation mark that opens a field and is not closed before the next field makes its line a bad
     record; the lines after it are read as if it were not there.
     """
-    lines = iter(file.lines(encoding))
-    head = list(islice(lines, dialect.SAMPLE))
-    conll.refuse(file, head)
+    head, lines = conll.lines_of_others(file, encoding)
     named = head and dialect.NAMED.fullmatch(head[0])
     delimiter = {"auto": "", "tab": "\t"}.get(delimiter, delimiter)
-    rows = _quoted(chain(head, lines), delimiter or dialect.sniff(head).delimiter)
+    rows = _quoted(lines, delimiter or dialect.sniff(head).delimiter)
     yield from _table(file, islice(rows, 1, None) if named else rows, header=header)
 
 
 def tab(file: File, encoding: str, delimiter: str, *, header: bool) -> Records:
     """A .tsv: fields are separated by tabs, and quotation marks have no special meaning. A line is a row."""
-    lines = iter(file.lines(encoding))
-    head = list(islice(lines, dialect.SAMPLE))
-    conll.refuse(file, head)
+    _, lines = conll.lines_of_others(file, encoding)
     delimiter = "\t" if delimiter in {"auto", "tab"} else delimiter
-    rows = ((number, 1, _line(line).split(delimiter)) for number, line in enumerate(chain(head, lines), start=1))
+    rows = ((number, 1, _line(line).split(delimiter)) for number, line in enumerate(lines, start=1))
     for record in _table(file, ((n, c, fields) for n, c, fields in rows if fields != [""]), header=header):
         quoted = any(len(text) > 1 and text[0] == text[-1] == '"' for text in record.values.values())
         warning = "fields in quotation marks, which are text in a .tsv; ingest.format: csv reads what is in them"
@@ -110,7 +106,7 @@ def _table(file: File, rows: Fields, *, header: bool) -> Records:
         _, _, first = next(rows, (1, 1, []))
         if isinstance(first, str):
             raise DataError(f"{file.name}:1: {first}: the names of the columns cannot be read", f"correct {file.name}")
-        names = _names(file, first)
+        names = column_names(file, first)
     end, warned = 0, False  # the line after the row before
     for number, line_count, fields in rows:
         origin = f"{file.name}:{number}"
@@ -134,7 +130,7 @@ def _doubt(fields: list[str], line_count: int) -> str:
     return "a field that may hold whole rows" if commas and min(commas) >= len(fields) - 1 > 0 else ""
 
 
-def _names(file: File, fields: list[str]) -> list[str]:
+def column_names(file: File, fields: list[str]) -> list[str]:
     """The names of the columns, those without one by their number. Raises DataError for two of the same name."""
     names = [name.strip() or str(number) for number, name in enumerate(fields, start=1)]
     repeated = sorted({name for name in names if names.count(name) > 1})

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import chain
 from pathlib import PurePosixPath
 
 from pretune.data.ingest.sources import conll, dialect
@@ -11,7 +10,6 @@ from pretune.data.ingest.sources.files import File
 from pretune.data.ingest.sources.record import Record, Records
 
 MANY_LINES = 20  # without a blank line between them
-SAMPLE = 200  # lines
 
 
 def whole(file: File, encoding: str) -> Records:
@@ -30,7 +28,7 @@ def _content(file: File, encoding: str) -> str:
 
 def lines(file: File, encoding: str) -> Records:
     """One document per line, empty lines included: they can be aligned with lines of another file."""
-    for number, line in enumerate(_no_tags(file, encoding), start=1):
+    for number, line in enumerate(conll.lines_of_others(file, encoding)[1], start=1):
         yield Record(f"{file.name}:{number}", {"text": line.removesuffix("\n").removesuffix("\r")})
 
 
@@ -41,7 +39,7 @@ def blocks(file: File, encoding: str) -> Records:
     """
     block: list[str] = []
     start, first = 1, True
-    for number, line in enumerate(chain(_no_tags(file, encoding), [""]), start=1):
+    for number, line in enumerate(chain(conll.lines_of_others(file, encoding)[1], [""]), start=1):
         if line.strip():
             start = start if block else number
             block.append(_with_line_feed(line))
@@ -49,14 +47,6 @@ def blocks(file: File, encoding: str) -> Records:
             single = first and not line and len(block) > MANY_LINES
             yield Record(f"{file.name}:{start}", {"text": "".join(block)}, warning=_advice(block) if single else "")
             block, first = [], False
-
-
-def _no_tags(file: File, encoding: str) -> Iterator[str]:
-    """The lines of a file. Raises DataError where they are words with tags."""
-    lines = iter(file.lines(encoding))
-    head = list(islice(lines, SAMPLE))
-    conll.refuse(file, head)
-    yield from chain(head, lines)
 
 
 def _advice(block: list[str]) -> str:

@@ -6,6 +6,7 @@ import datetime as dt
 from typing import Any
 from zipfile import BadZipFile
 
+from pretune.data.ingest.sources import tables
 from pretune.data.ingest.sources.files import File
 from pretune.data.ingest.sources.record import Record, Records
 from pretune.errors import DataError
@@ -50,7 +51,8 @@ def _records(file: File, values: Any, formulas: Any, *, header: bool) -> Records
             if not problem and not any(field is not None for field in fields):
                 continue
             if not names:
-                names = _names(file, fields, header=header)
+                named = ["" if field is None or not header else str(field) for field in fields]
+                names = tables.column_names(file, named)
                 if header:
                     continue
             if any(field is not None for field in fields[len(names) :]):
@@ -64,17 +66,6 @@ def _problem(cell: Any, written: Any) -> str:
     if cell.data_type == "e":
         return f"an error of Excel: {cell.value}"
     return "a formula without a stored value: save it in Excel" * (cell.value is None and written.data_type == "f")
-
-
-def _names(file: File, fields: list[Any], *, header: bool) -> list[str]:
-    numbers = [str(number) for number in range(1, len(fields) + 1)]
-    if not header:
-        return numbers
-    names = [number if field is None else str(field).strip() for number, field in zip(numbers, fields, strict=True)]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise DataError(f"{file.name}: two columns are called {', '.join(repeated)}", f"rename one in {file.name}")
-    return names
 
 
 def _row(cells: tuple[Any, ...]) -> list[Any]:

@@ -14,7 +14,7 @@ from cli.options import Json, console
 from pretune.errors import NotFoundInRecordsError, ParamsError, did_you_mean
 
 if TYPE_CHECKING:
-    from cli.propose import Proposal
+    from cli.proposal.propose import Proposal
 
 DOUBTS = 5  # that are shown
 ROLES = ("system", "user", "assistant")  # of `messages`
@@ -54,8 +54,8 @@ def init(  # noqa: PLR0917 - typer passes them by name
 ) -> None:
     """Look at data and propose the whole of params.yaml, or take a recipe; the old files are kept."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from cli.look import Request
-    from cli.propose import propose
+    from cli.proposal.inspection import Request
+    from cli.proposal.propose import propose
     from pretune.lineage.graph import find_root
 
     root = find_root()

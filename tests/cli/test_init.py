@@ -16,10 +16,11 @@ import pytest
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from cli import init, rehearsal
+from cli import init
 from cli.app import app
-from cli.look import Request
-from cli.propose import propose
+from cli.proposal import rehearsal
+from cli.proposal.inspection import Request
+from cli.proposal.propose import propose
 from pretune.config import params
 from pretune.data.ingest.sources import hub
 from pretune.data.ingest.sources.record import Record
@@ -226,7 +227,7 @@ def test_a_split_of_the_hub_without_labels_is_for_pretraining(workspace, monkeyp
 
 RESOLVE = """
 import sys
-from cli.look import resolve_hub
+from cli.proposal.inspection import resolve_hub
 from pretune.data.inspect.places import Source
 source = Source(None, {"type": "hub", "name": "team/reviews"})
 resolve_hub(source)

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from cli import preview
-from cli.look import Request
-from cli.propose import propose
+from cli.proposal.inspection import Request
+from cli.proposal.propose import propose
 from pretune.config import params
 from pretune.objectives.requirements import COLUMNS
 from tasks.finetune import finetune

@@ -37,7 +37,7 @@ class Rehearsal:
     pace: Pace | None
 
 
-class Trial:
+class RehearsalStage:
     """What stage functions use of Stage, in a temporary folder: nothing is recorded."""
 
     key = "rehearsal"
@@ -81,7 +81,7 @@ def rehearse(root: Path, params: Params, records: Sequence[tuple[str | None, Rec
     from tasks.prepare import prepare
 
     with tempfile.TemporaryDirectory(prefix="pretune-init-") as name:
-        stage: Any = Trial(Path(name), root, params)
+        stage: Any = RehearsalStage(Path(name), root, params)
         snapshot = Snapshot(stage.out("data/raw"), params.ingest)
         chosen = sorted(random.Random(0).sample(range(len(records)), min(RECORDS, len(records))))  # noqa: S311 - a sample
         counts = snapshot.write(records[number] for number in chosen)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from cli.look import SHOWN, Look, listed, names_of
-from cli.rehearsal import Rehearsal
+from cli.proposal.inspection import SHOWN, Inspection, listed, names_of
+from cli.proposal.rehearsal import Rehearsal
 from pretune.data.inspect import sample
 from pretune.data.inspect.machine import Plan
 from pretune.data.inspect.proposal import Facts, Sizes
@@ -15,16 +15,16 @@ from pretune.objectives.requirements import COLUMNS as NEEDED
 Line = tuple[str, str, str]  # what, what was found, why
 
 
-def files(look: Look, bad: dict[str, int]) -> Iterator[Line]:
+def files(inspection: Inspection, bad: dict[str, int]) -> Iterator[Line]:
     """The files and how they are read. bad: rows by the reason for which they are bad."""
-    for source, each in zip(look.sources, look.samples, strict=True):
+    for source, each in zip(inspection.sources, inspection.samples, strict=True):
         place = source.name
         count = f"{each.total:,} rows" if each.whole else f"about {each.total:,} rows, {len(each.records):,} looked at"
         files_of = f"{len(source.files)} files, " if len(source.files) > 1 else ""
         packed = sample.compression(source)
         note = ", ".join(filter(None, [source.why, "" if packed == "none" else f"compressed: {packed}"]))
         yield place if source.split is None else f"{source.split}: {place}", files_of + count, note
-    how = look.how
+    how = inspection.how
     shown = {
         "format": how.format,
         "encoding": how.encoding,
@@ -43,26 +43,30 @@ def files(look: Look, bad: dict[str, int]) -> Iterator[Line]:
         )
 
 
-def columns(look: Look, objective: str) -> Iterator[Line]:
+def columns(inspection: Inspection, objective: str) -> Iterator[Line]:
     """Which column is what, and what is not used."""
-    for ours, theirs in look.roles.columns.items():
+    for ours, theirs in inspection.roles.columns.items():
         if theirs is not None:
             text = (
                 ", ".join(f"{k}: {listed(v)}" for k, v in theirs.items())
                 if isinstance(theirs, dict)
                 else listed(theirs)
             )
-            yield ours, text, look.roles.why.get(ours, "")
-    used = {str(name) for theirs in look.roles.columns.values() for name in names_of(theirs)}
-    others = [column.name for column in look.table if column.name not in used and column.name not in NEEDED[objective]]
+            yield ours, text, inspection.roles.why.get(ours, "")
+    used = {str(name) for theirs in inspection.roles.columns.values() for name in names_of(theirs)}
+    others = [
+        column.name for column in inspection.table if column.name not in used and column.name not in NEEDED[objective]
+    ]
     if others:
         yield "not used", listed(others), ""
-    if look.missing:
-        yield "no value", ", ".join(look.missing), "words among numbers"
+    if inspection.missing:
+        yield "no value", ", ".join(inspection.missing), "words among numbers"
     yield "objective", objective, f"needs {', '.join(NEEDED[objective])}"
 
 
-def settings(look: Look, values: dict[str, Any], facts: Facts, sizes: Sizes, why: list[str]) -> Iterator[Line]:
+def settings(
+    inspection: Inspection, values: dict[str, Any], facts: Facts, sizes: Sizes, why: list[str]
+) -> Iterator[Line]:
     """The settings that follow from the rows."""
     if facts.labels:
         names = [f"{name} ({count:,})" for name, count in facts.labels.most_common(SHOWN)]
@@ -72,19 +76,19 @@ def settings(look: Look, values: dict[str, Any], facts: Facts, sizes: Sizes, why
     limit = prepared["train_rows"]
     rows = f"train {limit or sizes.train:,}, validation {sizes.validation:,}, test {sizes.test:,}"
     reasons = [f"the data has {', '.join(own)}"] if own else ["drawn by a hash of each row"]
-    reasons += [f"seed {sizes.seed}: every label is in train"] if sizes.seed != look.base["seed"] else []
+    reasons += [f"seed {sizes.seed}: every label is in train"] if sizes.seed != inspection.base["seed"] else []
     reasons += [f"{sizes.train:,} rows take longer than the budget"] if limit else []
     yield "splits", rows, "; ".join(reasons)
     if facts.characters:
         yield "tokenizer", f"{prepared['tokenizer']}, {prepared['vocabulary_size']:,} tokens", "; ".join(why)
-    if look.roles.objective == "image_classification":
+    if inspection.roles.objective == "image_classification":
         image = prepared["image"]
         plural = "s"[: image["channels"] != 1]
         shape = f"{image['size']} x {image['size']}, {image['channels']} channel{plural}"
         yield "image", shape, "by the median of the sizes"
 
 
-def training(look: Look, values: dict[str, Any], planned: Plan, rehearsed: Rehearsal) -> Iterator[Line]:
+def training(inspection: Inspection, values: dict[str, Any], planned: Plan, rehearsed: Rehearsal) -> Iterator[Line]:
     """Lengths, model, steps, and how long they take."""
     length = values["finetune"]["sequence_length"]
     if rehearsed.inputs:
@@ -95,5 +99,5 @@ def training(look: Look, values: dict[str, Any], planned: Plan, rehearsed: Rehea
     pace = rehearsed.pace
     measured = f"{1000 * pace.pretrain:.0f} and {1000 * pace.finetune:.0f} ms a step, measured here" if pace else ""
     yield "training", f"{planned.steps:,} steps of pretraining, {planned.epochs} epochs of finetuning", measured
-    budget = f"for the whole pipeline; training may take {look.request.minutes:g} (--budget)"
+    budget = f"for the whole pipeline; training may take {inspection.request.minutes:g} (--budget)"
     yield "time", f"about {planned.minutes:.1f} minutes", budget

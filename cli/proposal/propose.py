@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cli import rehearsal, seen
-from cli.look import CLEAN, SHOWN, Look, Request
-from cli.rehearsal import Rehearsal
+from cli.proposal import rehearsal, table
+from cli.proposal.inspection import CLEAN, SHOWN, Inspection, Request
+from cli.proposal.rehearsal import Rehearsal
 from pretune.config import overrides
 from pretune.config.params import Params, validate
 from pretune.data.inspect import machine, places, proposal
@@ -34,7 +34,7 @@ class Proposal:
 
     text: str
     values: dict[str, Any]
-    lines: list[seen.Line]
+    lines: list[table.Line]
     doubts: list[tuple[str, str]]
     hints: list[str]
     minutes: float
@@ -55,65 +55,66 @@ def propose(root: Path, here: Path, request: Request) -> Proposal:
     if request.objective is not None and request.objective not in NEEDED:
         near = did_you_mean(request.objective, NEEDED)
         raise DataError(f"--objective {request.objective}: unknown{near}", f"one of {', '.join(NEEDED)}")
-    look = Look(root, request, places.find(root, here, request.named))
-    objective = look.roles.objective
-    found, bad = look.rows(look.ingest_params(look.how, look.roles, look.missing))
+    inspection = Inspection(root, request, places.find(root, here, request.named))
+    objective = inspection.roles.objective
+    found, bad = inspection.rows(inspection.ingest_params(inspection.how, inspection.roles, inspection.missing))
     facts = proposal.facts(found)
-    _check(look, facts, bad)
+    _check(inspection, facts, bad)
     prepared, why = proposal.prepare(objective, facts)
     if objective == "image_classification":
         prepared["image"] = proposal.image(facts)
-    sizes = proposal.draw(facts, prepared, int(look.base["seed"]))
+    sizes = proposal.draw(facts, prepared, int(inspection.base["seed"]))
     if not (sizes.train and sizes.test):
         few = f"train {sizes.train}, test {sizes.test} of {len(facts.rows)} rows: too few to train on and to test with"
-        raise DataError([*(what for what, _ in look.doubts), few], "add rows")
+        raise DataError([*(what for what, _ in inspection.doubts), few], "add rows")
     if sizes.unseen:
         labels = ", ".join(sizes.unseen[:SHOWN])
-        look.doubts.append(
+        inspection.doubts.append(
             (f"too few rows to train on and to test with: {labels}", "add rows, or leave these labels out")
         )
-    values = _sections(look, prepared, sizes)
-    rehearsed = _rehearse(look, values)
+    values = _sections(inspection, prepared, sizes)
+    rehearsed = _rehearse(inspection, values)
     if facts.whole and len(facts.rows) <= rehearsal.RECORDS:  # they are what `prepare` will write
         parts = rehearsed.splits
         sizes = replace(sizes, train=parts["train"], validation=parts["validation"], test=parts["test"])
-    planned = _plan(look, values, sizes, facts, rehearsed)
+    planned = _plan(inspection, values, sizes, facts, rehearsed)
     lines = [
-        *seen.files(look, bad),
-        *seen.columns(look, objective),
-        *seen.settings(look, values, facts, sizes, why),
-        *seen.training(look, values, planned, rehearsed),
+        *table.files(inspection, bad),
+        *table.columns(inspection, objective),
+        *table.settings(inspection, values, facts, sizes, why),
+        *table.training(inspection, values, planned, rehearsed),
     ]
     text = render(root, values, " ".join(text for _, text in request.named))
-    doubts, hints = list(dict.fromkeys(look.doubts)), list(dict.fromkeys(look.hints))
+    doubts, hints = list(dict.fromkeys(inspection.doubts)), list(dict.fromkeys(inspection.hints))
     return Proposal(text, values, lines, doubts, hints, round(planned.minutes, 1))
 
 
-def _check(look: Look, facts: Facts, bad: dict[str, int]) -> None:
+def _check(inspection: Inspection, facts: Facts, bad: dict[str, int]) -> None:
     """Raise DataError where no row can be read, and for classes of which there is one alone."""
     if not facts.rows:
         raise DataError(
             [f"{count} x {reason}" for reason, count in bad.items()], "say which column is what: --column text=NAME"
         )
-    if "label" in NEEDED[look.roles.objective] and len(facts.labels) < 2:
-        only, column = next(iter(facts.labels), "none"), look.roles.columns.get("label", "label")
+    if "label" in NEEDED[inspection.roles.objective] and len(facts.labels) < 2:
+        only, column = next(iter(facts.labels), "none"), inspection.roles.columns.get("label", "label")
         raise DataError(
             f"all rows that were looked at have the same {column}, {only}: nothing to learn",
             "name another column with --column label=NAME, or --objective language_modelling",
         )
 
 
-def _sections(look: Look, prepared: dict[str, Any], sizes: Sizes) -> dict[str, Any]:
+def _sections(inspection: Inspection, prepared: dict[str, Any], sizes: Sizes) -> dict[str, Any]:
     """All sections of params.yaml that the data decide; lengths and steps are those of a rehearsal."""
-    objective, size = look.roles.objective, prepared["image"]["size"]
+    objective, size = inspection.roles.objective, prepared["image"]["size"]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     clean = CLEAN | {"duplicates": "keep" if objective == "linear_regression" else "exact"}
     return {
         "seed": sizes.seed,
         "threads": min(MOST_THREADS, cores),
-        "ingest": proposal.ingest(look.sources, look.how, look.roles, look.missing) | {"clean": clean},
+        "ingest": proposal.ingest(inspection.sources, inspection.how, inspection.roles, inspection.missing)
+        | {"clean": clean},
         "prepare": prepared,
-        "model": machine.model(objective, look.request.minutes, size),
+        "model": machine.model(objective, inspection.request.minutes, size),
         "pretrain": machine.pretraining(objective, size)
         | {"steps": TRIED, "sequence_length": 64, "validation_rows": 0, "evaluate_every": 0},
         "finetune": machine.finetuning(objective)
@@ -129,43 +130,47 @@ def _sections(look: Look, prepared: dict[str, Any], sizes: Sizes) -> dict[str, A
     }
 
 
-def _params(look: Look, values: Mapping[str, Any], *, easy: bool) -> Params:
+def _params(inspection: Inspection, values: Mapping[str, Any], *, easy: bool) -> Params:
     """The proposed params for a rehearsal, which bad rows do not stop. easy: neither do rows that are alike."""
-    sections = {key: look.base[key] | value if isinstance(value, dict) else value for key, value in values.items()}
-    merged: dict[str, Any] = look.base | sections
+    sections = {
+        key: inspection.base[key] | value if isinstance(value, dict) else value for key, value in values.items()
+    }
+    merged: dict[str, Any] = inspection.base | sections
     merged["ingest"] = merged["ingest"] | {"clean": merged["ingest"]["clean"] | {"max_bad_rows": 0.99}}
     if easy:
         merged["prepare"] = merged["prepare"] | {"similarity": 1.0, "decontaminate": 0}
     return validate(merged)
 
 
-def _rehearse(look: Look, values: dict[str, Any]) -> Rehearsal:
+def _rehearse(inspection: Inspection, values: dict[str, Any]) -> Rehearsal:
     """Run `prepare`, on a sample of many rows: once for the lengths, and once more to time steps of these lengths.
 
     Where all rows are rehearsed and are so alike that leaks leave too few to train on, near ones are kept.
     """
-    records = [pair for each in look.samples for pair in each.records]
+    records = [pair for each in inspection.samples for pair in each.records]
     easy = len(records) > rehearsal.RECORDS
     try:
-        first = rehearsal.rehearse(look.root, _params(look, values, easy=easy), records, timed=False)
+        first = rehearsal.rehearse(inspection.root, _params(inspection, values, easy=easy), records, timed=False)
     except DataError as error:
         if easy:
             raise DataError(error.problems, f"{error.next_step}; or name other columns: {OTHER}") from None
         values["prepare"] |= {"similarity": 1.0, "decontaminate": 0}
         try:
-            first = rehearsal.rehearse(look.root, _params(look, values, easy=easy), records, timed=False)
+            first = rehearsal.rehearse(inspection.root, _params(inspection, values, easy=easy), records, timed=False)
         except DataError as again:
             raise DataError(again.problems, f"{again.next_step}; or name other columns: {OTHER}") from None
-        look.hints.append("rows are so alike that few are left to train on without leaks: prepare.similarity is 1")
+        inspection.hints.append(
+            "rows are so alike that few are left to train on without leaks: prepare.similarity is 1"
+        )
     bad, read = first.counts["quarantined"], first.counts["read"]
     if bad > CLEAN["max_bad_rows"] * read:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in first.counts["reasons"].items())
         what = f"{bad} of {read} rows are bad ({reasons}): more than `ingest` allows"
-        look.doubts.append((what, "correct these rows, or raise ingest.clean.max_bad_rows in params.yaml"))
-    _set_lengths(values, look.roles.objective, first)
-    if not look.request.timed:
+        inspection.doubts.append((what, "correct these rows, or raise ingest.clean.max_bad_rows in params.yaml"))
+    _set_lengths(values, inspection.roles.objective, first)
+    if not inspection.request.timed:
         return first
-    return rehearsal.rehearse(look.root, _params(look, values, easy=easy), records, timed=True)
+    return rehearsal.rehearse(inspection.root, _params(inspection, values, easy=easy), records, timed=True)
 
 
 def _set_lengths(values: dict[str, Any], objective: str, rehearsed: Rehearsal) -> None:
@@ -185,15 +190,15 @@ def _set_lengths(values: dict[str, Any], objective: str, rehearsed: Rehearsal) -
         finetune["sequence_length"] = min(proposal.LONGEST, whole)
 
 
-def _plan(look: Look, values: dict[str, Any], sizes: Sizes, facts: Facts, rehearsed: Rehearsal) -> Plan:
+def _plan(inspection: Inspection, values: dict[str, Any], sizes: Sizes, facts: Facts, rehearsed: Rehearsal) -> Plan:
     """Set epochs, steps and rows to what fits into the time."""
     pretrain, finetune = values["pretrain"], values["finetune"]
     corpus = rehearsed.corpus * sum(facts.totals.values()) / max(1, rehearsed.counts["rows"])
     sequences = corpus / (pretrain["sequence_length"] if rehearsed.texts else 1)
     planned = machine.plan(
         rehearsed.pace or machine.ASSUMED,
-        look.request.minutes,
-        enough=machine.enough(look.roles.objective),
+        inspection.request.minutes,
+        enough=machine.enough(inspection.roles.objective),
         rows=sizes.train,
         batch=finetune["batch_size"],
         corpus_steps=sequences / pretrain["batch_size"],

@@ -45,7 +45,7 @@ class Request:
     timed: bool = True
 
 
-class Look:
+class Inspection:
     """What is known of the data: its sources, how they are read, samples of them, their columns and their roles."""
 
     def __init__(self, root: Path, request: Request, sources: list[Source]) -> None:

@@ -107,9 +107,9 @@ def estimate(name: str) -> Estimate:
     launch, world = stage.params.launch, parallel.single_process()
     processes = launch.processes * launch.nodes
     memory_before = memory.held(world.device)
-    cost = job.cost(name, stage.params.seed, world.device, processes=processes, strategy=launch.strategy)
+    cost = job.cost(name, world.device, processes=processes, strategy=launch.strategy)
     startup = time.perf_counter() - start
-    result = dry_run.timed(job, stage.params.seed, world, processes, cost.snapshot)
+    result = dry_run.timed(job, world, processes, cost.snapshot)
     return {
         "parameters": cost.parameters,
         "flops_per_step": cost.flops,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pretune.adaptation import methods
+from pretune.config.section import training_seed
 from pretune.models import build
 from pretune.objectives.finetuning.labelled import LabelledData
 from pretune.training import device
@@ -22,9 +23,10 @@ def finetune(stage: Stage) -> None:
 def prepare(stage: StageInputs) -> Job:
     """The training job: model, data and number of steps."""
     params, adapt = stage.params.finetune, stage.params.adaptation
-    device.prepare(stage.params.seed, stage.params.threads)
+    seed = training_seed(params, stage.params.seed)
+    device.prepare(seed, stage.params.threads)
     pretrained = stage.dep("models/pretrained")
-    data = LabelledData(stage.dep("data/prepared/labelled"), params, stage.params.seed)
+    data = LabelledData(stage.dep("data/prepared/labelled"), params, seed)
     objective = data.objective(build.model_type(pretrained))
     context = data.context(objective, objective.inputs(pretrained))
     adaptation = methods.choose(adapt.method, adapt.settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pretune.config.section import training_seed
 from pretune.models import build
 from pretune.objectives.base import ObjectiveContext
 from pretune.objectives.pretraining.table import OBJECTIVES
@@ -22,13 +23,14 @@ def pretrain(stage: Stage) -> None:
 
 def prepare(stage: StageInputs) -> Job:
     """The training job: model, data and number of steps."""
-    params, seed = stage.params.pretrain, stage.params.seed
+    params = stage.params.pretrain
+    seed = training_seed(params, stage.params.seed)
     device.prepare(seed, stage.params.threads)
     objective, settings = choose(OBJECTIVES, "pretrain", params, stage.params.model.type)
     inputs = objective.inputs(stage.dep("data/prepared/tokenizer"))
     context = ObjectiveContext(inputs, params.sequence_length, seed, settings)
     samples = objective.samples(stage.dep("data/prepared/corpus"), context)
-    training, validation = samples.divide(params.validation_rows, seed)
+    training, validation = samples.divide(params.validation_rows, stage.params.seed)
     return Job(
         model=build.first(objective, stage.params.model, inputs, stage.dep),
         inputs=inputs,
@@ -38,4 +40,5 @@ def prepare(stage: StageInputs) -> Job:
         steps=params.steps,
         inference_config=objective.inference_config(context),
         example=objective.example(context),
+        seed=seed,
     )

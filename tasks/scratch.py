@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pretune.config.section import training_seed
 from pretune.models import build
 from pretune.objectives.finetuning.labelled import LabelledData
 from pretune.training import device
@@ -21,8 +22,9 @@ def scratch(stage: Stage) -> None:
 def prepare(stage: StageInputs) -> Job:
     """The training job: model, data and number of steps."""
     params, architecture = stage.params.finetune, stage.params.model
-    device.prepare(stage.params.seed, stage.params.threads)
-    data = LabelledData(stage.dep("data/prepared/labelled"), params, stage.params.seed)
+    seed = training_seed(params, stage.params.seed)
+    device.prepare(seed, stage.params.threads)
+    data = LabelledData(stage.dep("data/prepared/labelled"), params, seed)
     objective = data.objective(architecture.type)
     context = data.context(objective, objective.inputs(stage.dep("data/prepared/tokenizer")))
     source = build.source(architecture, stage.dep)

@@ -143,7 +143,7 @@ def _pace(stage: Any) -> Pace:
     from pretune.training.estimate import dry_run
     from tasks import pretrain, scratch
 
-    seed, world = stage.params.seed, parallel.single_process()
+    world = parallel.single_process()
     jobs = [module.prepare(stage) for module in (pretrain, scratch)]
-    rounds = [[dry_run.timed(job, seed, world, 1, 0).step for job in jobs] for _ in range(ROUNDS)]
+    rounds = [[dry_run.timed(job, world, 1, 0).step for job in jobs] for _ in range(ROUNDS)]
     return Pace(*(min(seconds) for seconds in zip(*rounds, strict=True)))

@@ -23,6 +23,7 @@ from pretune.config.section import (
     Positive,
     PositiveFraction,
     Section,
+    Seed,
     describe,
 )
 from pretune.errors import ParamsError, UndeclaredInputError
@@ -61,7 +62,7 @@ class TrainingParams(Section):
     optimizer: Literal["adamw", "muon"]
     learning_rate: OpenFraction
     layer_decay: PositiveFraction
-    schedule: Literal["constant", "linear", "cosine", "wsd"]
+    schedule: Literal["constant", "linear", "cosine", "wsd", "range"]
     warmup: NonNegative
     weight_decay: NonNegative
     gradient_clip: Positive
@@ -73,6 +74,7 @@ class TrainingParams(Section):
     evaluate_every: NonNegativeInt
     metric_for_best_model: NonEmptyStr
     patience: NonNegativeInt
+    seed: Seed | None
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -162,7 +164,7 @@ class GateParams(Section):
 class Params(Section):
     """The whole of params.yaml."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seed: Seed
     threads: Count
     ingest: IngestParams
     prepare: PrepareParams

@@ -12,12 +12,15 @@ from pretune.errors import did_you_mean
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+    from pretune.config.params import TrainingParams
+
 Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]  # (0, 1)
 PositiveFraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]  # (0, 1]
 FractionBelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]  # [0, 1)
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 NonEmptyStr = Annotated[str, Field(min_length=1)]
 
 SCALARS = {"str": ["string_type"], "int": ["int_type"], "float": ["float_type"], "bool": ["bool_type"]}  # of pydantic
@@ -31,6 +34,11 @@ class Section(BaseModel):
 
 class NoSettings(Section):
     """The schema of `settings: {}`."""
+
+
+def training_seed(section: TrainingParams, seed: int) -> int:
+    """The seed of a training: its own, or `seed`, the one of the pipeline. Splits always follow the latter."""
+    return seed if section.seed is None else section.seed
 
 
 def describe(

@@ -53,16 +53,17 @@ class Job:
     steps: int
     inference_config: dict[str, Any]
     example: dict[str, Any]
+    seed: int
     unfreeze_schedule: dict[str, int] = field(default_factory=dict)
     calibration: FinetuningObjective | None = None
     held_out: Callable[[], Sequence[Row]] | None = None
 
-    def cost(self, stage: str, seed: int, device: torch.device, *, processes: int = 1, strategy: str = "ddp") -> Cost:
+    def cost(self, stage: str, device: torch.device, *, processes: int = 1, strategy: str = "ddp") -> Cost:
         """The cost of a step; DoesNotFitError if it needs more memory than there is, with settings that would fit."""
 
         def price(model: PreTrainedModel, params: TrainingParams) -> Cost:
             return estimate(
-                model, self.objective, params, seed=seed, device=device, processes=processes, strategy=strategy
+                model, self.objective, params, seed=self.seed, device=device, processes=processes, strategy=strategy
             )
 
         if not self.steps:
@@ -99,6 +100,7 @@ def finetuning_job(
         steps=-(-params.epochs * len(training) // params.batch_size),
         inference_config=objective.inference_config(context),
         example=objective.example(context),
+        seed=context.seed,
         unfreeze_schedule=schedule,
         calibration=objective(data.rows(objective, "validation"), context) if params.calibrate else None,
         held_out=partial(data.rows, objective, "validation"),
@@ -117,7 +119,7 @@ def process_group(key: str) -> Iterator[World]:
 def cost_of(stage: Stage, job: Job, world: World) -> Cost:
     """Job.cost; call it before any training, for the heap keeps the memory that training has used."""
     strategy = stage.params.launch.strategy
-    return job.cost(stage.name, stage.params.seed, world.device, processes=world.size, strategy=strategy)
+    return job.cost(stage.name, world.device, processes=world.size, strategy=strategy)
 
 
 def train(
@@ -131,7 +133,7 @@ def train(
             job.objective,
             job.params,
             job.steps,
-            seed=stage.params.seed,
+            seed=job.seed,
             report=report,
             validation=job.validation,
             checkpoints=checkpoints,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 from pretune.adaptation import adapters
 from pretune.config.files import as_csv
+from pretune.config.section import training_seed
 from pretune.data import rows as labelled_rows
 from pretune.data.prepare import splits
 from pretune.data.rows import Row
@@ -42,7 +43,8 @@ def train_on_shares(stage: Stage, models: Mapping[str, Prepare]) -> None:
     A resumed stage does not train the finished models again. DataError if a share is too small to train on.
     """
     folder = stage.dep("data/prepared/labelled")
-    data = LabelledData(folder, stage.params.finetune, stage.params.seed)
+    seed = training_seed(stage.params.finetune, stage.params.seed)
+    data = LabelledData(folder, stage.params.finetune, seed)
     parts = shares(folder, stage.params.label_efficiency.partial, stage.params.seed)
     partial = [share for share in parts if share < 1]
     with training.process_group(stage.key) as world:

@@ -102,10 +102,10 @@ def test_no_steps_are_estimated_to_take_no_time_and_no_more_memory(started, chec
     """`pretune plan` says so; where training would not fit, a stage that does not train is not refused."""
     bench = started(checkpoint)
     job = pretraining.prepare(bench)
-    found = dry_run.timed(job, 0, parallel.single_process(), 1, 0)
+    found = dry_run.timed(job, parallel.single_process(), 1, 0)
     assert (found.step, found.training) == (0, 0)
     monkeypatch.setattr("pretune.training.memory.available", lambda _: 0)
-    assert job.cost("pretrain", 0, torch.device("cpu")).parameters == job.model.num_parameters()
+    assert job.cost("pretrain", torch.device("cpu")).parameters == job.model.num_parameters()
 
 
 @pytest.mark.slow

@@ -97,6 +97,7 @@ def _training(numbers: bool) -> dict[str, Any]:
         "gradient_accumulation_steps": 1, "layer_decay": 1.0, "schedule": "linear", "warmup": 0.1,
         "weight_decay": 0.0 if numbers else 0.01, "gradient_clip": 1000.0 if numbers else 1.0,
         "gradient_checkpointing": False, "compile": False, "max_skipped_steps": 3, "ema_decay": 0.0, "patience": 0,
+        "seed": None,
     }  # fmt: skip
 
 

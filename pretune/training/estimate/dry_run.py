@@ -33,7 +33,7 @@ class DryRun:
     memory: int
 
 
-def timed(job: Job, seed: int, world: World, processes: int, snapshot: int) -> DryRun:
+def timed(job: Job, world: World, processes: int, snapshot: int) -> DryRun:
     """Take some steps of `job`, as one of `processes`, and validate; this changes the weights of its model.
 
     snapshot: bytes more while a checkpoint is written, which happens in runs longer than a minute only.
@@ -41,9 +41,9 @@ def timed(job: Job, seed: int, world: World, processes: int, snapshot: int) -> D
     params = job.params
     if not job.steps:
         return DryRun(0.0, 0.0, memory.highest(world.device))
-    torch.manual_seed(seed)
+    torch.manual_seed(job.seed)
     learner = Learner(job.model, job.objective, params, world=world, strategy="ddp")
-    sampler = dataloader.EpochSampler(len(job.objective), params.batch_size, seed)
+    sampler = dataloader.EpochSampler(len(job.objective), params.batch_size, job.seed)
     batches = dataloader.batches(
         job.objective, sampler, range(min(job.steps, WARM_UP + MAXIMUM)),
         parts=params.gradient_accumulation_steps * processes, mine=range(params.gradient_accumulation_steps),

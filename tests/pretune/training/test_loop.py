@@ -214,7 +214,7 @@ def test_a_stage_writes_model_and_curve_and_leaves_no_thread(stage, tmp_path, do
     objective = Classification(documents, ObjectiveContext(words, 32, 0, None, LABELS))
     settings = stage.params.finetune.model_copy(update={"batch_size": 20, "evaluate_every": 5})
     config, example = Classification.inference_config(objective.context), {"text": "one"}
-    job = Job(build.new(Classification, tiny(), LABELS), words, objective, objective, settings, 9, config, example)
+    job = Job(build.new(Classification, tiny(), LABELS), words, objective, objective, settings, 9, config, example, 0)
     run_training(stage, job, out="models/finetuned")
     assert stage.written["model"] == "models/finetuned"
     assert stage.written["epochs"] == 3

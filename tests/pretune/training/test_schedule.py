@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretune.training.schedule import DECAY, learning_rate, warmup_steps
+from pretune.training.schedule import DECAY, RANGE, learning_rate, warmup_steps
 
 PEAK = 0.01
 NAMES = ["constant", "linear", "cosine", "wsd"]
@@ -84,3 +84,13 @@ def test_wsd_is_stable_and_falls_in_the_last_fifth(steps, warmup):
 def test_a_warm_up_below_one_is_a_share_of_the_steps_else_their_number(steps, warmup, expected):
     """At most all steps."""
     assert warmup_steps(steps, warmup) == expected
+
+
+@given(st.integers(2, 300), WARMUP)
+def test_a_range_test_multiplies_the_rate_by_the_same_factor(steps, warmup):
+    """From near the first rate up to the peak in the last step, without a warm-up."""
+    values = rates(steps, "range", warmup)
+    assert values[-1] == pytest.approx(PEAK)
+    assert values[0] == pytest.approx(PEAK * RANGE ** ((steps - 1) / steps))
+    factors = [after / before for before, after in itertools.pairwise(values)]
+    assert factors == pytest.approx([factors[0]] * len(factors))

@@ -30,7 +30,7 @@ def job(tiny, words, sequences, params):
     """A tiny job with more activations than parameters."""
     settings = params.pretrain.model_copy(update={"batch_size": 40, "precision": "fp32", "steps": 3})
     objective = MaskedLM(sequences, words, rate=0.3, seed=0)
-    return Job(build.new(MaskedLM, tiny()), words, objective, None, settings, 3, {}, {})
+    return Job(build.new(MaskedLM, tiny()), words, objective, None, settings, 3, {}, {}, 0)
 
 
 @pytest.fixture
@@ -47,13 +47,13 @@ def limit(monkeypatch):
 def refused(job):
     """The error of a job that does not fit."""
     with pytest.raises(DoesNotFitError) as caught:
-        job.cost("pretrain", 0, CPU)
+        job.cost("pretrain", CPU)
     return caught.value
 
 
 def total(job):
     """Bytes that it needs in all."""
-    cost = job.cost("pretrain", 0, CPU)
+    cost = job.cost("pretrain", CPU)
     return cost.memory + cost.snapshot
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import typer
 
-from cli import data
+from cli import data, sweep
 from cli.compare import compare
 from cli.doctor import doctor
 from cli.export import export
@@ -53,6 +53,7 @@ COMMANDS: dict[Callable[..., None], str] = {  # each with an example
 }
 for command, example in COMMANDS.items():
     app.command(epilog=f"Example:  {example}")(command)
+app.add_typer(sweep.app, name="sweep", epilog=sweep.EXAMPLES)
 app.add_typer(data.app, name="data", epilog="Example:  pretune data show")
 
 

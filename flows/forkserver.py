@@ -162,7 +162,7 @@ def _serve(channel: socket.socket, stages: list[str]) -> dict[str, Any]:
 
 def _module_to_import(command: list[str], stages: list[str]) -> str:
     """The module that the process would import longest."""
-    if command[0] != DVC_COMMAND:  # the check of compatibility
+    if command[0] != DVC_COMMAND:  # a check or predictions: they import what training does
         return "tasks.pretrain"
     return f"tasks.{command[-1]}" if command[-1] in stages else command[0]
 
@@ -266,7 +266,6 @@ def main(arguments: list[str]) -> int:
     os.close(os.pidfd_open(os.getpid()))  # fails, and with it the server, on a kernel without pidfd
     code = Code(Path.cwd())
     from pretune.lineage import dvc, graph
-    from pretune.objectives import compatibility
     from tasks import __main__ as tasks
 
     tasks.settle()
@@ -279,7 +278,7 @@ def main(arguments: list[str]) -> int:
     command, *rest = request["command"]
     _become(request["command"], request["environment"])
     if command != DVC_COMMAND:
-        return compatibility.main(rest)
+        return int(importlib.import_module(command).main(rest))
     waiting = WaitingStage(rest[-1])
     if waiting.pid:
         return dvc.main(rest, waiting.popen)

@@ -24,20 +24,25 @@ def workspace_copy(root: Path, assignments: list[str]) -> Iterator[Path]:
     state = graph.state_dir(root)
     copy = state / "override"
     with process.lock(state / "locks" / "override.lock", "a run with --set"):
-        shutil.rmtree(copy, ignore_errors=True)
-        copy.mkdir(parents=True)
         try:
-            for name in _files(root):
-                if (source := root / name).is_file():
-                    (copy / name).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy2(source, copy / name)
-            overrides.override(root / "params.yaml", assignments, copy / "params.yaml")
-            _share_cache(root, copy)
-            _copy_inputs(root, copy)
-            graph.Workspace(copy).checkout()
+            make_copy(root, copy, assignments)
             yield copy
         finally:
             shutil.rmtree(copy, ignore_errors=True)
+
+
+def make_copy(root: Path, copy: Path, assignments: list[str]) -> None:
+    """Make `copy`, whose outputs are restored from the cache that both share; what was there is removed."""
+    shutil.rmtree(copy, ignore_errors=True)
+    copy.mkdir(parents=True)
+    for name in _files(root):
+        if (source := root / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, copy / name)
+    overrides.override(root / "params.yaml", assignments, copy / "params.yaml")
+    _share_cache(root, copy)
+    _copy_inputs(root, copy)
+    graph.Workspace(copy).checkout()
 
 
 def _files(root: Path) -> list[str]:

@@ -28,15 +28,18 @@ Child = Forked | subprocess.Popen[str]
 class StageProcesses:
     """The processes of a pipeline run; several threads may start one each.
 
-    `warm_stages` are those that will run: a fork server imports what they need. Close it after use.
+    `warm_stages` are those that will run: a fork server imports what they need, unless there is a `server` already.
+    Close it after use.
     """
 
     def __init__(
-        self, root: Path, state: Path, display: RunDisplay, *, prefect_run: str, warm_stages: list[str]
-    ) -> None:
+        self, root: Path, state: Path, display: RunDisplay, *, prefect_run: str, warm_stages: list[str],
+        server: ForkServer | None = None,
+    ) -> None:  # fmt: skip
         self._logs, self._display = state / "logs", display
-        self._environment = _environment(state, prefect_run)
-        self._server = ForkServer(root, self._environment, warm_stages, self._logs / "forkserver.log")
+        self._environment = stage_environment(state, prefect_run)
+        self._owns_server = server is None
+        self._server = server or ForkServer(root, self._environment, warm_stages, self._logs / "forkserver.log")
         self._running: dict[str, Child] = {}
         self._stopping = threading.Event()
 
@@ -84,8 +87,9 @@ class StageProcesses:
                 _signal_group(child, signal.SIGKILL)
 
     def close(self) -> None:
-        """End the fork server and what it has started."""
-        self._server.close()
+        """End the fork server, if it is our own, and what it has started."""
+        if self._owns_server:
+            self._server.close()
 
     def _follow(self, name: str, child: Child, log: Path) -> dict[str, Any] | None:
         """Pass the messages of a stage to the display, all else to its log. Returns the error that it reported."""
@@ -98,6 +102,8 @@ class StageProcesses:
                     file.write(line)
                 elif message["event"] == "error":
                     error = message
+                elif message["event"] == "validation":
+                    self._display.validated(name, message["step"], message["metrics"])
                 elif message["event"] == "warning":
                     self._display.warn(f"{name}: {message['text']}")
                 else:
@@ -121,7 +127,8 @@ def _failure(name: str, error: Mapping[str, Any] | None, log: Path, *, timed_out
     return StageFailedError([f"{name}: failed; the end of {log}:", *[f"    {line}" for line in tail]], "pretune run")
 
 
-def _environment(state: Path, prefect_run: str) -> dict[str, str]:
+def stage_environment(state: Path, prefect_run: str) -> dict[str, str]:
+    """The environment of the processes of stages."""
     folder = str(Path(sys.executable).parent)
     return os.environ | {
         "PATH": os.pathsep.join([folder, os.environ.get("PATH", "")]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,20 @@ PAGES = {"report.html": "reports/report.html", "data-card.md": "reports/data/car
 class PipelineRecording:
     """Records a pipeline run from the moment it is made.
 
-    root: where the stages run. home: the workspace that keeps the records. params: flat, by dotted name.
+    root: where the stages run. home: the workspace that keeps the records. params: flat, by dotted name. trial: for
+    one of a sweep, the sweep's record and tags; the sweep sends the records.
     """
 
     def __init__(
-        self, root: Path, home: Path, state: Path, *, name: str, params: dict[str, Any], prefect_run: str
-    ) -> None:
+        self, root: Path, home: Path, state: Path, *, name: str, params: dict[str, Any], prefect_run: str,
+        trial: tuple[str, Mapping[str, str]] | None = None,
+    ) -> None:  # fmt: skip
         self._root, self._state = root, state
         flow_run = {"prefect.flow_run_id": prefect_run} if prefect_run else {}
         self._tags = provenance.tags(home) | flow_run
-        self.run = Run(state, name, tags=self._tags | {"pretune.kind": "pipeline"})
-        self._sender = Sender(home, state).start()
+        parent, tags = trial or (None, {})
+        self.run = Run(state, name, parent=parent, tags=self._tags | {"pretune.kind": "pipeline"} | dict(tags))
+        self._sender = None if trial else Sender(home, state).start()
         self.run.params(params)
         if self._tags["git.dirty"] == "true":
             self.run.text("changes.patch", provenance.patch(home))
@@ -68,14 +71,14 @@ class PipelineRecording:
             run.input(path, entry["deps"][path])
         for path, md5 in outputs.items():
             run.output(path, md5)
-        run.copy_of(key)
+        run.copy_of(key, self._root)
         run.end("FINISHED")
         self._children.append(run)
 
     def backlog(self) -> str:
         """A warning if the records of earlier runs could not be sent, else ""."""
-        return self._sender.backlog()
+        return self._sender.backlog() if self._sender else ""
 
     def wait_until_sent(self) -> str:
         """Wait until MLflow has all records of the run. Returns a warning if it does not take them, else ""."""
-        return self._sender.close([self.run, *self._children])
+        return self._sender.close([self.run, *self._children]) if self._sender else ""

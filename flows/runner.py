@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import signal
 import time
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from flows import naming, schedule
+from flows.forkserver import ForkServer
 from flows.processes import StageProcesses, reported_error
 from flows.recording import PipelineRecording
 from flows.schedule import Resources, Schedule
@@ -29,6 +32,25 @@ from tasks import __main__ as tasks
 METRICS = "reports/metrics.json"
 
 
+@dataclass(frozen=True)
+class Trial:
+    """What makes a pipeline run a trial of a sweep.
+
+    state: the folder of its locks and logs; its records go where the sweep's go, by the sweep's sender. parent: the
+    sweep's record. server: starts the stages of all trials in this copy of the workspace. cores, gpus: its share of
+    the machine. shared: a folder with a lock for each stage key, so that two trials do not do the same work at once.
+    """
+
+    state: Path
+    parent: str
+    name: str
+    tags: Mapping[str, str]
+    server: ForkServer
+    cores: int
+    gpus: list[str]
+    shared: Path
+
+
 class PipelineRun:
     """One pipeline run: a lock, a record, and stages that can be run from any thread.
 
@@ -37,10 +59,12 @@ class PipelineRun:
     """
 
     def __init__(
-        self, root: Path, names: list[str], display: RunDisplay, *, home: Path | None = None, prefect_run: str = ""
-    ) -> None:
+        self, root: Path, names: list[str], display: RunDisplay, *, home: Path | None = None, prefect_run: str = "",
+        trial: Trial | None = None,
+    ) -> None:  # fmt: skip
         self.root, self.home, self.display, self.prefect_run = root, home or root, display, prefect_run
-        self.state = graph.state_dir(self.home)
+        self.trial = trial
+        self.state = trial.state if trial else graph.state_dir(self.home)
         self.outcomes: dict[str, Outcome] = {}
         self.warning = ""
         self._names = names
@@ -66,8 +90,9 @@ class PipelineRun:
         self.schedule = self._make_schedule()
         stages = [name for name, decision in self.plan.items() if decision.action == "run" and not self._is_idle(name)]
         self._processes = StageProcesses(
-            self.root, self.state, self.display, prefect_run=self.prefect_run, warm_stages=stages
-        )
+            self.root, self.state, self.display, prefect_run=self.prefect_run, warm_stages=stages,
+            server=self.trial.server if self.trial else None,
+        )  # fmt: skip
         self._stack.callback(self._processes.close)
         if compatibility.STAGES & set(stages):
             compatibility.before_work(self.root, self.state, self._params, self._processes.start)
@@ -76,8 +101,9 @@ class PipelineRun:
         flat = files.flatten(self._params.model_dump())
         self.name = self._choose_name(flat)
         self._recording = PipelineRecording(
-            self.root, self.home, self.state, name=self.name, params=flat, prefect_run=self.prefect_run
-        )
+            self.root, self.home, self.state, name=self.name, params=flat, prefect_run=self.prefect_run,
+            trial=(self.trial.parent, self.trial.tags) if self.trial else None,
+        )  # fmt: skip
         self.record = self._recording.run
         self._stack.enter_context(process.stop_signals(self._handle_signal))
         self.display.start(list(self.nodes))
@@ -101,6 +127,10 @@ class PipelineRun:
                 self.wait_until_sent()
             else:
                 self.warning = self._recording.backlog()
+
+    def stop(self) -> None:
+        """Have the running stages stop, and start none afterwards; callable from another thread."""
+        self._processes.stop_for_good()
 
     def wait_until_sent(self) -> str:
         """Wait until MLflow has all records of the run, or set `warning`. Returns the id of the run's record."""
@@ -132,7 +162,8 @@ class PipelineRun:
 
     def _make_schedule(self) -> Schedule:
         """The order in which stages start, from what they need and how long each took when it last ran."""
-        gpus = schedule.gpus()
+        gpus = self.trial.gpus if self.trial else schedule.gpus()
+        cores = self.trial.cores if self.trial else schedule.cores()
 
         def needs(name: str) -> Resources:
             reached = all(up in self.outcomes for up in self.nodes[name].upstream)
@@ -144,10 +175,12 @@ class PipelineRun:
             name: schedule.last_seconds(self.state, name) or schedule.UNKNOWN if decision.action == "run" else 0.0
             for name, decision in self.plan.items()
         }
-        return Schedule(self.nodes, needs, seconds, schedule.cores(), gpus)
+        return Schedule(self.nodes, needs, seconds, cores, gpus)
 
     def _choose_name(self, flat: dict[str, Any]) -> str:
         """The name of the run: what changed since the run before or, with --set, since params.yaml."""
+        if self.trial:
+            return self.trial.name
         if self.root != self.home:
             former = files.flatten(params.load(self.home / "params.yaml").model_dump())
         else:
@@ -199,6 +232,20 @@ class PipelineRun:
         return True
 
     def _repro(self, name: str) -> None:
+        with self._turn(name):
+            self._repro_now(name)
+
+    @contextmanager
+    def _turn(self, name: str) -> Iterator[None]:
+        """Wait while another trial of the sweep does the same work; DVC then restores its result."""
+        if self.trial is None:
+            yield
+            return
+        key = graph.stage_key(Workspace(self.root, wait=True).entry(name))
+        with process.lock(self.trial.shared / f"{key}.lock", f"stage {name}", wait=True):
+            yield
+
+    def _repro_now(self, name: str) -> None:
         gpus = self.schedule.gpus(name)
         devices = {schedule.DEVICES: ",".join(gpus)} if gpus else {}
         self._processes.repro(self.nodes[name], PRETUNE_PARENT_RUN=self.record.id, **devices)

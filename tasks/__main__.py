@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING
 from pretune.config.files import write_atomically
 from pretune.config.params import Params, advice, load
 from pretune.errors import GraphError, PretuneError, TerminatedError
-from pretune.lineage import provenance
+from pretune.lineage import experiments, provenance
 from pretune.lineage.graph import Entry, Node, Workspace, find_root, state_dir
 from pretune.objectives import requirements
 from pretune.process import leave, lock, reach_loopback_directly, terminating
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PIPELINE = {"parent": "PRETUNE_PARENT_RUN", "prefect_run": "PRETUNE_PREFECT_RUN"}  # variables with ids of runs
+HOME = "PRETUNE_HOME"  # set for a trial of a sweep, which has a state of its own: the workspace
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TRANSFORMERS_VERBOSITY": "error"}
 NO_BARS = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "true"}
 
@@ -145,16 +146,20 @@ def recorded(
 ) -> Iterator[Run]:
     """A record of the stage that ends as the block ends: FINISHED, FAILED or KILLED.
 
-    parent: the id of the pipeline run that the stage belongs to; its process then sends the record.
+    parent: the id of the pipeline run that the stage belongs to; its process then sends the record. That of a stage in
+    a temporary folder of `dvc exp` goes to the workspace which the folder was made from.
     """
-    home = state.parent  # a copy of the workspace (`--set`) has no git of its own
+    origin = experiments.origin(root)
+    records = state_dir(origin) if origin else state
+    # A copy of the workspace (`--set`) has no git of its own. A folder of `dvc exp` has one, with what was queued.
+    home = root if origin else Path(os.environ.get(HOME) or state.parent)
     tags = provenance.tags(home) | {"pretune.kind": "stage", "pretune.status": "executed"}
     if prefect_run:
         tags["prefect.flow_run_id"] = prefect_run
-    run = Run(state, name, parent=parent, tags=tags)
+    run = Run(records, name, parent=parent, tags=tags)
     if tags["git.dirty"] == "true":
         run.text("changes.patch", provenance.patch(home))
-    sender = None if parent else Sender(root, state).start()
+    sender = None if parent else Sender(origin or root, records).start()
     start, status = time.monotonic(), "FAILED"
     try:
         yield run

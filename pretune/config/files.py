@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,6 +51,11 @@ def check_conflicts(path: Path) -> None:
         raise ParamsError(
             [f"{path.name}, line {number}: a merge conflict that is not resolved" for number in places], step
         )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object that we wrote."""
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,11 @@ def overridden(path: Path, assignments: Iterable[str]) -> tuple[Any, dict[str, t
             continue
         *sections, key = dotted.split(".")
         node = document
-        for section in sections:
-            node = node[section]
+        for section in sections:  # an earlier assignment may have replaced one, as `adaptation.settings={}` does
+            node = node.setdefault(section, {}) if isinstance(node, MutableMapping) else node
+        if not isinstance(node, MutableMapping):
+            problems.append(f"--set {assignment}: {'.'.join(sections)} is no section")
+            continue
         changes[dotted] = (node.get(key), value)
         node[key] = value
     try:

@@ -66,6 +66,8 @@ def run_on_first_machine(workers: WorkerGroup, stage: Stage, progress: Progress)
             stage.run.text(message["name"], message["content"])
         elif message["event"] == "progress":
             progress.update(message["done"], message["total"], message["note"])
+        elif message["event"] == "validation":
+            progress.validated(message["step"], message["metrics"])
         elif message["event"] == "line":
             print(message["text"], file=sys.stderr, flush=True)
 
@@ -157,7 +159,7 @@ class WorkerGroup:
         for path in sorted(self._folder.glob("*.jsonl")):
             messages, self._offsets[path] = journal.read(path, self._offsets.get(path, 0))
             for message in messages:
-                if message["event"] not in {"metrics", "text", "progress", "line"}:
+                if message["event"] not in {"metrics", "text", "progress", "validation", "line"}:
                     self._ends.append((int(path.stem), message))
                 yield message
 

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from typing_extensions import override
@@ -26,6 +27,9 @@ class Progress(Protocol):
 
     def update(self, done: int, total: int, note: str) -> None:
         """`done` of `total` units are finished; `note` is shown beside the bar."""
+
+    def validated(self, step: int, metrics: Mapping[str, float]) -> None:
+        """The model was validated after `step` steps."""
 
     def warn(self, text: str) -> None:
         """Show a warning."""
@@ -48,6 +52,9 @@ class RunDisplay(Protocol):
 
     def progress(self, stage: str, done: int, total: int, note: str) -> None:
         """`done` of `total` units are finished."""
+
+    def validated(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        """A model was validated after `step` steps."""
 
     def finish(self, stage: str, outcome: str, seconds: float) -> None:
         """A stage has ended: ran, restored, skipped or failed."""
@@ -97,6 +104,10 @@ class PipeProgress:
             self._last = now
             send("progress", done=done, total=total, note=note)
 
+    def validated(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Send the result of a validation."""
+        send("validation", step=step, metrics=dict(metrics))
+
     def warn(self, text: str) -> None:
         """Send a warning."""
         send("warning", text=text)
@@ -114,6 +125,10 @@ class StageProgress:
     def update(self, done: int, total: int, note: str) -> None:
         """Show the progress."""
         self._display.progress(self._name, done, total, note)
+
+    def validated(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Pass on the result of a validation."""
+        self._display.validated(self._name, step, metrics)
 
     def warn(self, text: str) -> None:
         """Show a warning with the name of the stage."""
@@ -171,6 +186,10 @@ class LineDisplay(RunDisplay):
             self._print(stage, f"{done * 100 // total:3d} %  {note}{left}")
 
     @override
+    def validated(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        pass  # the note of the progress shows the loss
+
+    @override
     def finish(self, stage: str, outcome: str, seconds: float) -> None:
         self._print(stage, outcome + (f" in {seconds:.0f} s" if outcome in {"ran", "failed"} else ""))
 
@@ -220,6 +239,10 @@ class BarDisplay(RunDisplay):
     def progress(self, stage: str, done: int, total: int, note: str) -> None:
         note = f"{done * 100 // total:3d} %  {note}{self._clocks[stage].left(done, total)}"
         self._bars.update(self._tasks[stage], completed=done, total=total, note=note)
+
+    @override
+    def validated(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        pass  # the note of the progress shows the loss
 
     @override
     def finish(self, stage: str, outcome: str, seconds: float) -> None:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from pretune.tracking.journal import Run
 
 
+TRIAL = "PRETUNE_TRIAL"  # set if the run is a trial of a sweep: MLflow gets no copy of its models
+
+
 class StageInputs(Protocol):
     """The argument of a training stage's `prepare` function: the stage itself, or a dry run of it."""
 
@@ -69,7 +72,7 @@ class Stage:
         self._models: list[tuple[str, list[dict[str, Any]]]] = []
         self._entry = entry
         for path in node.outs if fresh else ():
-            _remove(_partial(root / path))
+            forget(_partial(root / path))
 
     @property
     def key(self) -> str:
@@ -132,9 +135,7 @@ class Stage:
     @property
     def checkpoints(self) -> Path:
         """The folder of checkpoints. A change of `launch` does not change it: training resumes."""
-        params = {key: value for key, value in self._entry["params"].items() if key != "launch"}
-        key = stage_key(self._entry | {"params": params})
-        return state_dir(self._root) / "checkpoints" / key
+        return checkpoint_folder(state_dir(self._root), self._entry)
 
     def reporter(self, steps: int, *, before: int = 0, name: str = "") -> Callable[[Record | Validation], None]:
         """A callback for the training loop, which updates the progress bar and the metrics of the run.
@@ -149,6 +150,8 @@ class Stage:
             if "metrics" in values:
                 validated = {f"{metric_prefix}validation_{key}": value for key, value in values["metrics"].items()}
                 self.run.metrics(validated, step)
+                if not name:
+                    self._progress.validated(step, values["metrics"])
                 return
             values = {key: value for key, value in values.items() if value is not None}
             self._progress.update(before + step, steps, note_prefix + _note(values))
@@ -192,14 +195,14 @@ class PublishedStage(Stage):
         outputs = now.outputs(self.name)
         for path, md5 in outputs.items():
             self.run.output(path, md5)
-        _remove(self.checkpoints)  # nothing is left to resume
+        forget(self.checkpoints)  # nothing is left to resume
         for path, examples in self._models:
-            self.run.model(Path(path).name, self._root / path, outputs[path], examples)
+            self.run.model(Path(path).name, self._root / path, outputs[path], examples, later=TRIAL in os.environ)
 
     def discard(self) -> None:
         """Remove the partial outputs of a stage that failed."""
         for written in self._written.values():
-            _remove(written)
+            forget(written)
 
     def _changed_inputs(self, workspace: Workspace) -> list[str]:
         try:
@@ -217,11 +220,17 @@ class PublishedStage(Stage):
         ]
 
     def _move_to(self, folder: Path) -> None:
-        _remove(folder)
+        forget(folder)
         for path, written in self._written.items():
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(written, target)
+
+
+def checkpoint_folder(state: Path, entry: Entry) -> Path:
+    """Where the training of a stage with these inputs keeps its checkpoints."""
+    params = {key: value for key, value in entry["params"].items() if key != "launch"}
+    return state / "checkpoints" / stage_key(entry | {"params": params})
 
 
 def _note(values: dict[str, float]) -> str:
@@ -238,14 +247,15 @@ def _partial(path: Path) -> Path:
 def _replace(source: Path, target: Path) -> None:
     """Replace `target` by `source`. A kill between the two renames leaves no target, never a mixture of both."""
     trash = target.with_name(f".{target.name}.old.partial")
-    _remove(trash)
+    forget(trash)
     if target.exists():
         os.rename(target, trash)
     os.rename(source, target)
-    _remove(trash)
+    forget(trash)
 
 
-def _remove(path: Path) -> None:
+def forget(path: Path) -> None:
+    """Remove a file or folder, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -67,6 +67,11 @@ class WorkerEvents:
         if self._first:
             self.write("progress", done=done, total=total, note=note)
 
+    def validated(self, step: int, metrics: Mapping[str, float]) -> None:
+        """The result of a validation for the display."""
+        if self._first:
+            self.write("validation", step=step, metrics=dict(metrics))
+
     def warn(self, text: str) -> None:
         """A warning for the display."""
         if self._first:

@@ -64,19 +64,23 @@ class EventLog:
 class Run:
     """The record of a pipeline run or a stage run while it is running. Threads may share it.
 
-    latest: the last value of each metric. outputs: {path: md5}.
+    latest: the last value of each metric. outputs: {path: md5}. continues: the id of a run that has ended, which
+    goes on in this journal.
     """
 
-    def __init__(self, state: Path, name: str, *, parent: str | None = None, tags: Mapping[str, str]) -> None:
-        self.id = f"{time.time_ns()}-{uuid.uuid4().hex[:8]}"
+    def __init__(
+        self, state: Path, name: str, *, parent: str | None = None, tags: Mapping[str, str], continues: str = ""
+    ) -> None:
+        new = f"{time.time_ns()}-{uuid.uuid4().hex[:8]}"
+        self.id = continues or new
         folder(state).mkdir(parents=True, exist_ok=True)
-        self.path = folder(state) / f"{self.id}.jsonl"
+        self.path = folder(state) / f"{new}.jsonl"
         self.latest: dict[str, float] = {}
         self.outputs: dict[str, str] = {}
         partial = self.path.with_suffix(".partial")  # a Sender must not see it before it is locked
         self._log = EventLog(partial)
         self._log.lock()
-        self._write("start", name=name, parent=parent, tags={**tags, "pretune.id": self.id})
+        self._write("start", name=name, parent=parent, tags={**tags, "pretune.id": self.id}, continues=continues)
         partial.rename(self.path)
 
     def params(self, values: Mapping[str, Any]) -> None:
@@ -102,18 +106,21 @@ class Run:
         self.outputs[path] = md5
         self._write("tags", values={f"dvc.out.{path}": md5})
 
-    def model(self, name: str, path: Path, md5: str, examples: list[dict[str, Any]]) -> None:
-        """A model folder in the format of transformers, with example rows to predict."""
+    def model(self, name: str, path: Path, md5: str, examples: list[dict[str, Any]], *, later: bool = False) -> None:
+        """A model folder in the format of transformers, with example rows to predict.
+
+        later: MLflow gets the model from the first run that restores it from DVC's cache, if there is one.
+        """
         rows = [{key: encode(value) for key, value in row.items()} for row in examples]
-        self._write("model", name=name, path=str(path), md5=md5, examples=rows)
+        self._write("model", name=name, path=str(path), md5=md5, examples=rows, later=later)
 
     def text(self, name: str, content: str) -> None:
         """A text artifact."""
         self._write("text", name=name, content=content)
 
-    def copy_of(self, stage_key: str) -> None:
-        """The stage did not run: copy metrics and models from the run that made the result."""
-        self._write("copy", stage_key=stage_key, outputs=self.outputs)
+    def copy_of(self, stage_key: str, root: Path | None = None) -> None:
+        """The stage did not run: copy metrics and models from the run that made the result, which lies in `root`."""
+        self._write("copy", stage_key=stage_key, outputs=self.outputs, root=str(root) if root else "")
 
     def end(self, status: str) -> None:
         """End the run as FINISHED, FAILED or KILLED. Nothing may be written afterwards."""

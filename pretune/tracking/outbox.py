@@ -18,6 +18,7 @@ from pretune.tracking.journal import ARTIFACT
 PACKAGE = Path(__file__).parents[1]  # pretune
 REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}  # error codes that no retry fixes
 LINK = re.compile(rf"\]\({ARTIFACT}([^)]*)\)")
+LATER = "model.json"  # artifact of a trial's stage: what it says of its model, which MLflow does not have yet
 BATCH = 500  # metrics per request; MLflow takes 1000
 
 
@@ -69,6 +70,9 @@ class Outbox:
         write_atomically(progress, f"{run_id} {end}")
 
     def _create(self, start: dict[str, Any]) -> str:
+        if start.get("continues") and (former := self._find(start["continues"])):
+            self.client.update_run(former, status="RUNNING")
+            return former
         tags = {"mlflow.source.type": "PROJECT", "mlflow.source.name": "pretune", **start["tags"]}
         if start["parent"]:
             parent = self._ids.get(start["parent"]) or self._find(start["parent"])
@@ -101,7 +105,7 @@ class Outbox:
                 case "model":
                     self._log_model(run_id, event)
                 case "copy":
-                    self._copy(run_id, event["stage_key"], event.get("outputs", {}))
+                    self._copy(run_id, event)
         self.client.log_batch(run_id, params=params, tags=tags)
         for start in range(0, len(metrics), BATCH):
             self.client.log_batch(run_id, metrics=metrics[start : start + BATCH])
@@ -125,6 +129,10 @@ class Outbox:
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model
 
+        if event.get("later"):
+            self.client.log_text(run_id, json.dumps(event), LATER)
+            self.client.set_tag(run_id, "pretune.model_later", event["path"])
+            return
         path = Path(event["path"])
         if not path.is_dir():
             return  # the folder was removed before it was sent; the tags still lead to DVC's cache
@@ -149,11 +157,12 @@ class Outbox:
         self.client.finalize_logged_model(logged.model_id, "READY")
         self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
 
-    def _copy(self, run_id: str, stage_key: str, outputs: dict[str, str]) -> None:
+    def _copy(self, run_id: str, event: dict[str, Any]) -> None:
         """Copy metrics, with their history, and models of the newest run that executed the stage with these inputs."""
         from mlflow.entities import LoggedModelOutput, RunTag
 
-        query = f"tags.`pretune.stage_key` = '{stage_key}' and tags.`pretune.status` = 'executed'"
+        outputs = event.get("outputs", {})
+        query = f"tags.`pretune.stage_key` = '{event['stage_key']}' and tags.`pretune.status` = 'executed'"
         for path, md5 in list(outputs.items())[:1]:  # first, as it is faster: few runs have an output of this path
             query = f"tags.`{tag_name(f'dvc.out.{path}')}` = '{md5}' and {query}"
         query += " and attributes.status = 'FINISHED'"
@@ -168,6 +177,21 @@ class Outbox:
         models = source.outputs.model_outputs if source.outputs else []
         if models:
             self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0) for model in models])
+        elif event.get("root") and "pretune.model_later" in source.data.tags:
+            self._log_later(run_id, source, event)
+
+    def _log_later(self, run_id: str, source: Any, event: dict[str, Any]) -> None:
+        """Log the model of a trial, whose files a run has restored, for that run and for the one that trained it."""
+        from mlflow.entities import LoggedModelOutput
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = self.client.download_artifacts(source.info.run_id, LATER, folder)
+            model = json.loads(Path(path).read_text(encoding="utf-8"))
+        restored = next((name for name, md5 in event["outputs"].items() if md5 == model["md5"]), None)
+        if restored:
+            self._log_model(source.info.run_id, model | {"path": str(Path(event["root"]) / restored), "later": False})
+            models = self.client.get_run(source.info.run_id).outputs.model_outputs
+            self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0) for logged in models])
 
 
 def _signature(config: dict[str, dict[str, str]]) -> Any:

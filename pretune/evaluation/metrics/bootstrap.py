@@ -54,13 +54,13 @@ class Bootstrap:
         """Each measure with its interval; a measure without a value (ROC AUC of one class) is left out."""
         return {
             name: Estimate(float(values[0]), *self._interval(values[1:]))
-            for name, values in self._values(measures).items()
+            for name, values in self.values(measures).items()
             if np.isfinite(values[0])
         }
 
     def difference(self, better: Measure, worse: Measure, *, sign: int = 1) -> Difference:
         """`sign` x (`better` - `worse`) on the same rows; sign: -1 for a metric that is better when it is lower."""
-        values = self._values({"better": better, "worse": worse})
+        values = self.values({"better": better, "worse": worse})
         differences = sign * (values["better"] - values["worse"])
         low, high = self._interval(differences[1:])
         resampled = differences[1:][np.isfinite(differences[1:])]
@@ -68,7 +68,7 @@ class Bootstrap:
         p = min(1.0, 2 * float(beyond + 1) / (len(resampled) + 1))
         return Difference(float(differences[0]), low, high, p)
 
-    def _values(self, measures: Mapping[str, Measure]) -> dict[str, Values]:
+    def values(self, measures: Mapping[str, Measure]) -> dict[str, Values]:
         """Each measure on all rows, followed by its values on the resamples: (1 + bootstrap_samples,)."""
         new = [measure for measure in dict.fromkeys(measures.values()) if measure not in self._cache]
         if new:

@@ -112,3 +112,19 @@ def test_writing_an_override_changes_nothing_for_dvc(params_file, tmp_path):
     overrides.override(params_file, ["seed=1", "model.init=null"], tmp_path / "params.yaml")
     assert "init: null" in (tmp_path / "params.yaml").read_text(encoding="utf-8")
     assert dumps_yaml({"model": {"init": None}}) == before
+
+
+def test_a_section_can_be_replaced_before_its_keys_are_set(files):
+    """`--set` applies in order: the old keys of the section are gone, the new ones are there."""
+    path, target = files
+    assignments = ["pretrain.settings={}", "pretrain.settings.mask_rate=0.5"]
+    overrides.override(path, ["pretrain.settings={spans: {length: 3}}"], path)
+    overrides.override(path, [*assignments, "pretrain.settings.spans.length=4"], target)
+    assert params.load(target).pretrain.settings == {"mask_rate": 0.5, "spans": {"length": 4}}
+
+
+def test_a_key_of_a_section_that_is_no_longer_one_is_refused(files):
+    """A section replaced by a single value has no keys."""
+    with pytest.raises(ParamsError) as caught:
+        overrides.override(files[0], ["adaptation.settings=3", "adaptation.settings.r=8"], files[1])
+    assert "--set adaptation.settings.r=8: adaptation.settings is no section" in caught.value.problems

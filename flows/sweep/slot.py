@@ -1,0 +1,236 @@
+"""`python -m flows.sweep.slot HOME ROOT CORES GPUS`: runs trials, one after the other, in a copy of the workspace.
+
+It reads requests as JSON lines from standard input, `{"run": …}` or `{"stop": reason}`, and writes events as JSON lines
+to standard output. It dies with the process that started it, and its stages die with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from typing_extensions import override
+
+from flows.forkserver import ForkServer
+from flows.processes import stage_environment
+from flows.runner import PipelineRun, Trial, run_plain
+from pretune import process
+from pretune.config import files, overrides, params
+from pretune.errors import PretuneError, StageFailedError
+from pretune.lineage.graph import Workspace
+from pretune.runtime import stage as stage_folders
+from pretune.runtime.progress import RunDisplay
+from pretune.studies import outcomes
+from pretune.studies.held_out import DATA, MODEL
+
+SHARED = "shared"  # folder of a sweep: locks by stage key
+
+
+@dataclass(frozen=True)
+class Request:
+    """A run of a point. base: the params.yaml that the assignments change. split: rows to predict; "": none.
+
+    predictions, costs: folders where results are kept by the hash of the model. metrics: names for the record.
+    """
+
+    number: int
+    seed: int
+    assignments: list[str]
+    stage: str
+    parent: str
+    name: str
+    base: str
+    split: str
+    predictions: str
+    costs: str
+    shared: str
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+class Slot:
+    """A copy of the workspace at `root` in which trials run."""
+
+    def __init__(self, home: Path, root: Path, cores: int, gpus: list[str], channel: IO[str]) -> None:
+        self.home, self.root, self.cores, self.gpus = home, root, cores, gpus
+        self.state = root / ".pretune"
+        self._channel, self._writing = channel, threading.Lock()
+        self._run: PipelineRun | None = None
+        self._stop = ""
+        stages = list(Workspace(root).nodes)
+        self._server = ForkServer(
+            root, stage_environment(self.state, ""), stages, self.state / "logs" / "forkserver.log"
+        )
+
+    def close(self) -> None:
+        """End the fork server."""
+        self._server.close()
+
+    def send(self, event: str, **content: Any) -> None:
+        """Write an event."""
+        with self._writing:
+            self._channel.write(json.dumps({"event": event, **content}) + "\n")
+            self._channel.flush()
+
+    def stop(self, reason: str) -> None:
+        """Stop the run that goes on; callable from another thread."""
+        self._stop = reason
+        if self._run:
+            with suppress(AttributeError):  # it has not begun to start stages
+                self._run.stop()
+
+    def perform(self, request: Request) -> dict[str, Any]:
+        """Run a trial to its end. Returns its outcome: how it ended, its values, costs and curve."""
+        self._stop = ""
+        overrides.override(Path(request.base), request.assignments, self.root / "params.yaml")
+        trial = Trial(
+            self.state, request.parent, request.name, request.tags, self._server, self.cores, self.gpus,
+            Path(request.shared),
+        )  # fmt: skip
+        run = PipelineRun(self.root, [request.stage], EventDisplay(self), home=self.home, trial=trial)
+        try:
+            with run:
+                self._run = run
+                if self._stop:
+                    raise StageFailedError(self._stop)
+                run_plain(run)
+                outcome = self._outcome(run, request)
+                run.record.metrics({f"validation/{name}": value for name, value in outcome["values"].items()})
+                run.record.metrics({f"cost/{name}": value for name, value in outcome["costs"].items()})
+        except PretuneError as error:
+            if self._stop:
+                self._forget_checkpoint(run, request.stage)
+            problems = [self._stop] if self._stop else error.problems
+            return {"ended": "stopped" if self._stop else "failed", "code": error.exit_code, "problems": problems}
+        finally:
+            self._run = None
+        return outcome
+
+    def _outcome(self, run: PipelineRun, request: Request) -> dict[str, Any]:
+        workspace = Workspace(self.root)
+        hashes = {path: md5 for name in run.nodes for path, md5 in workspace.outputs(name).items()}
+        result: dict[str, Any] = {"ended": "complete", "run": run.record.id, "held_out": "", "values": {}}
+        result["executed"] = [name for name, outcome in run.outcomes.items() if outcome.how == "ran"]
+        result["costs"] = outcomes.costs(self.root, self.state, Path(request.costs), hashes, list(run.nodes))
+        curve = outcomes.read_curve(self.root / f"reports/curves/{request.stage}.csv")
+        settings = params.load(self.root / "params.yaml")
+        result["values"] |= outcomes.last_values(curve, getattr(settings, request.stage).metric_for_best_model)
+        result["curve"] = curve
+        result["lock"] = (self.root / "dvc.lock").read_text(encoding="utf-8")
+        if request.split:
+            file = Path(request.predictions) / f"{hashes[MODEL]}-{hashes[DATA]}-{request.split}.json"
+            if not file.is_file():
+                self._predict(request.split, file)
+            result["held_out"] = str(file)
+            result["values"] |= outcomes.values_of(file)
+        return result
+
+    def _predict(self, split: str, file: Path) -> None:
+        """Have a process with torch predict the rows of a split."""
+        environment = stage_environment(self.state, "")
+        arguments = ["pretune.studies.held_out", str(self.root), split, str(file)]
+        with self._server.start(*arguments, environment=environment) as child:
+            assert child.stdout
+            output = child.stdout.read()
+        if child.returncode:
+            lines = output.strip().splitlines()[-5:] or [f"ended with {child.returncode}"]
+            raise StageFailedError([f"predicting the {split} rows failed:", *lines])
+
+    def _forget_checkpoint(self, run: PipelineRun, name: str) -> None:
+        """Remove the checkpoint of a trial that is pruned: nobody will go on with it. An interrupted one keeps it."""
+        if self._stop != outcomes.PRUNED:
+            return
+        with suppress(PretuneError):
+            entry = Workspace(self.root).entry(name)
+            stage_folders.forget(stage_folders.checkpoint_folder(run.state, entry))
+
+
+class EventDisplay(RunDisplay):
+    """Passes what a run shows to the sweep."""
+
+    def __init__(self, slot: Slot) -> None:
+        self._slot = slot
+
+    @override
+    def start(self, stages: list[str]) -> None:
+        pass
+
+    @override
+    def warn(self, text: str) -> None:
+        self._slot.send("warning", text=text)
+
+    @override
+    def begin(self, stage: str) -> None:
+        self._slot.send("stage", stage=stage)
+
+    @override
+    def progress(self, stage: str, done: int, total: int, note: str) -> None:
+        self._slot.send("progress", stage=stage, done=done, total=total, note=note)
+
+    @override
+    def validated(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        self._slot.send("validation", stage=stage, step=step, metrics=dict(metrics))
+
+    @override
+    def finish(self, stage: str, outcome: str, seconds: float) -> None:
+        self._slot.send("finished", stage=stage, outcome=outcome, seconds=seconds)
+
+    @override
+    def close(self) -> None:
+        pass
+
+
+def main(arguments: list[str]) -> int:
+    """Perform requests until standard input ends."""
+    process.die_with_parent()
+    home, root, cores, gpus = Path(arguments[0]), Path(arguments[1]), int(arguments[2]), arguments[3]
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print goes to the log
+    os.chdir(root)
+    os.environ |= {stage_folders.TRIAL: "1", "PRETUNE_HOME": str(home)}
+    os.environ.pop("PRETUNE_STATE", None)
+    slot = Slot(home, root, cores, [name for name in gpus.split(",") if name], channel)
+    requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(slot, requests), daemon=True).start()
+    slot.send("ready")
+    while request := requests.get():
+        slot.send("done", **slot.perform(request))
+    slot.close()
+    return 0
+
+
+def _listen(slot: Slot, requests: queue.SimpleQueue[Request | None]) -> None:
+    for line in sys.stdin:
+        message = json.loads(line)
+        if "stop" in message:
+            slot.stop(message["stop"])
+        else:
+            requests.put(Request(**message["run"]))
+    requests.put(None)
+
+
+def encode(request: Request) -> str:
+    """The line that asks a slot to perform a request."""
+    return json.dumps({"run": asdict(request)}) + "\n"
+
+
+def prepare_state(home: Path, root: Path, state: Path) -> None:
+    """Make the state folder of the copy at `root`; records and checkpoints are those of the workspace at `home`."""
+    own = root / ".pretune"
+    own.mkdir(parents=True, exist_ok=True)
+    for name in ("journal", "checkpoints"):
+        (state / name).mkdir(parents=True, exist_ok=True)
+        if not (own / name).is_symlink():
+            (own / name).symlink_to(state / name)
+    files.write_atomically(own / "home", str(home))
+
+
+if __name__ == "__main__":
+    process.leave(main(sys.argv[1:]))

@@ -1,0 +1,249 @@
+"""Runs a sweep: asks for points, has their runs done side by side, stops those that are worse, and tests the best."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from typing import Any
+
+from flows.sweep import report
+from flows.sweep.display import SweepDisplay
+from flows.sweep.folder import SweepFolder, value_of
+from flows.sweep.pool import INTERRUPTED, Pool, Share, Worker, shares
+from flows.sweep.slot import Request
+from pretune import process
+from pretune.errors import StageFailedError, TerminatedError
+from pretune.lineage import provenance
+from pretune.lineage.graph import Workspace
+from pretune.studies import outcomes
+from pretune.studies.outcomes import PRUNED
+from pretune.studies.search import Proposal
+from pretune.studies.verdict import describe
+from pretune.tracking.journal import NOTE, Run
+from pretune.tracking.sender import Sender
+
+DOES_NOT_FIT, DIVERGED = 11, 8  # exit codes of a stage
+HOPELESS = 3  # trials that fail before any succeeds end the sweep
+AT_ONCE = 8  # points of a batch for each slot, where the next ones do not depend on them
+
+
+class Sweep:
+    """One sweep on its way. minutes: of work after which no further run is started."""
+
+    def __init__(self, folder: SweepFolder, *, minutes: float | None = None) -> None:
+        self.folder, self.settings = folder, folder.settings
+        self._deadline = time.monotonic() + 60 * minutes if minutes else None
+        self._failures: list[list[str]] = []
+        self._ended: dict[int, str] = {}  # trials that need no further runs
+
+    def run(self) -> bool:
+        """Run what is left. Returns whether all is done; False if the budget has ended first."""
+        folder = self.folder
+        with ExitStack() as stack:
+            stack.enter_context(process.lock(folder.path / "sweep.lock", f"the sweep {folder.name}"))
+            self._search = folder.search()
+            record = self._record = self._open_record()
+            sender = Sender(folder.home, folder.state).start()
+            pool = self._pool = stack.enter_context(Pool(folder.home, folder.state, folder.path, self._parts()))
+            self._display = SweepDisplay(self._total(), self._count_done())
+            stack.callback(self._display.close)
+            stack.enter_context(process.stop_signals(self._interrupt))
+            status = "FAILED"
+            try:
+                self._search_all(pool)
+                done = not self._out_of_time()
+                if done:
+                    self._look_at_test_rows(pool)
+                status = "FINISHED" if done else "KILLED"
+            except (KeyboardInterrupt, TerminatedError):
+                status = "KILLED"
+                raise
+            finally:
+                self._describe(record)
+                record.end(status)
+                self.warning = sender.close([record])
+        return done
+
+    def _parts(self) -> list[Share]:
+        node = Workspace(self.folder.home).node(self.settings.stage)
+        return shares(node, self.folder.params, self.settings.parallel, outcomes.last_memory(self.folder.state))
+
+    def _open_record(self) -> Run:
+        """The sweep's record in MLflow: a new one, or the former one gone on with."""
+        file = self.folder.path / "record"
+        former = file.read_text(encoding="utf-8") if file.is_file() else ""
+        tags = provenance.tags(self.folder.home) | {"pretune.kind": "sweep", "pretune.sweep": self.folder.name}
+        record = Run(self.folder.state, f"sweep {self.folder.name}", tags=tags, continues=former)
+        if not former:
+            file.write_text(record.id, encoding="utf-8")
+            record.params(self.settings.model_dump(exclude={"space"}) | self.settings.space)
+        return record
+
+    def _total(self) -> int:
+        points = self.settings.trials
+        if self.settings.sampler == "grid":
+            whole = sum(not self.folder.infeasible(point) for point in self.folder.space.grid())
+            points = min(points or whole, whole)
+        return (points or 0) * self.settings.seeds
+
+    def _count_done(self) -> int:
+        return len(list((self.folder.path / "runs").glob("*.json")))
+
+    def _search_all(self, pool: Pool) -> None:
+        """Run batch after batch: within one, no point depends on another."""
+        learns = self.settings.sampler in {"tpe", "nsga2"} or self.settings.pruner != "none"
+        size = pool.size if learns else AT_ONCE * pool.size
+        batch = self._search.interrupted()
+        while True:
+            while len(batch) < size and not self._out_of_time() and (proposal := self._search.propose()):
+                batch.append(proposal)
+            if not batch or self._out_of_time():
+                break
+            self._run_batch(pool, batch)
+            batch = []
+        if self._search.exhausted:
+            self._display.line(self._search.exhausted)
+
+    def _run_batch(self, pool: Pool, batch: list[Proposal]) -> None:
+        by_number = {proposal.number: proposal for proposal in batch}
+        requests = [
+            self._request(proposal.number, proposal.point, seed, "validation")
+            for seed in range(self.settings.seeds)
+            for proposal in batch
+            if self.folder.outcome(proposal.number, seed) is None
+        ]
+        for proposal in batch:  # complete, but killed before that was told
+            self._tell_if_complete(proposal)
+
+        def skip(request: Request) -> bool:
+            return request.number in self._ended or self._out_of_time()
+
+        def on_event(request: Request, event: dict[str, Any], worker: Worker) -> None:
+            self._on_event(by_number[request.number], request, event, worker)
+
+        def on_done(request: Request, outcome: dict[str, Any]) -> None:
+            self._on_done(by_number[request.number], request, outcome)
+
+        pool.run(requests, skip, on_event, on_done)
+
+    def _request(self, number: int, point: dict[str, Any], seed: int, split: str) -> Request:
+        folder = self.folder
+        wanted = split if self.settings.needs_predictions or split == "test" else ""
+        tags = {"pretune.sweep": folder.name, "pretune.trial": str(number), "pretune.trial_seed": str(seed)}
+        name = f"trial {number} · {describe(point)}" + (f" · seed {seed}" if self.settings.seeds > 1 else "")
+        return Request(
+            number, seed, folder.assignments(point, seed), self.settings.stage, self._record.id, name,
+            str(folder.params_file), wanted, str(folder.predictions), str(folder.costs),
+            str(folder.state / "locks" / "shared"), tags,
+        )  # fmt: skip
+
+    def _on_event(self, proposal: Proposal, request: Request, event: dict[str, Any], worker: Worker) -> None:
+        name = _name(request)
+        if event["event"] == "warning":
+            self._display.line(f"warning: {name}: {event['text']}")
+        elif event["event"] == "stage":
+            self._display.running(name, event["stage"])
+        elif event["event"] == "progress":
+            self._display.running(name, f"{event['stage']}  {event['note']}", event["done"], event["total"])
+        elif event["event"] == "validation" and event["stage"] == self.settings.stage and request.seed == 0:
+            value = self._watched(event["metrics"])
+            proposal.seen.append(value)
+            if self.settings.pruner != "none" and self._search.report(proposal, len(proposal.seen), value):
+                worker.stop(PRUNED)
+
+    def _watched(self, metrics: dict[str, float]) -> float:
+        """The value of a validation by which trials are pruned: the metric if it is validated, else the loss."""
+        metric = self.settings.metrics[0]
+        if metric == "headline":
+            metric = next((name for name in metrics if name != "loss"), "loss")
+        if metric in metrics:
+            return metrics[metric]
+        return -metrics["loss"] if self.folder.higher[0] else metrics["loss"]
+
+    def _on_done(self, proposal: Proposal, request: Request, outcome: dict[str, Any]) -> None:
+        number, name = proposal.number, _name(request)
+        self._display.ended(name)
+        if outcome["ended"] == "complete":
+            for metric in self.settings.metrics:
+                value_of(outcome, metric)  # raises
+            self.folder.keep_outcome(number, request.seed, outcome)
+            self._tell_if_complete(proposal)
+            return
+        problem = "; ".join(outcome["problems"])
+        if problem == INTERRUPTED:
+            return
+        if problem == PRUNED:
+            note = f"pruned after validation {len(proposal.seen)}"
+            self._end(proposal, "pruned", note)
+            return
+        kind = "left out" if outcome["code"] == DOES_NOT_FIT else "failed"
+        self._end(proposal, kind, problem)
+        if kind == "failed" and outcome["code"] != DIVERGED:
+            self._failures.append(outcome["problems"])
+            if len(self._failures) >= HOPELESS and not self._count_done():
+                raise StageFailedError(
+                    [f"the first {HOPELESS} trials failed; the last:", *self._failures[-1]],
+                    f"pretune run {self.settings.stage}   (with the values in params.yaml)",
+                )
+
+    def _tell_if_complete(self, proposal: Proposal) -> None:
+        results = self.folder.seed_results(proposal.number)
+        if len(results) < self.settings.seeds:
+            return
+        found = [self.folder.outcome(proposal.number, seed) or {} for seed in range(self.settings.seeds)]
+        values = [sum(value_of(one, metric) for one in found) / len(found) for metric in self.settings.metrics]
+        self._search.tell(proposal, values, results)
+        self._ended[proposal.number] = "complete"
+        self._record.metrics({f"trial/{self.folder.metric_name}": values[0]}, step=proposal.number)
+        self._display.line(
+            f"trial {proposal.number}  {describe(proposal.point)}  {self.folder.metric_name} "
+            + " ".join(f"{value:.4g}" for value in values)
+        )
+        best = self.folder.judge.best(self._search.results())
+        if best:
+            self._display.best(f"best {best[0].value:.4g} (trial {best[0].number})")
+
+    def _end(self, proposal: Proposal, state: Any, note: str) -> None:
+        self._search.tell_ended(proposal, state, note, self.folder.seed_results(proposal.number))
+        self._ended[proposal.number] = state
+        self._display.line(f"trial {proposal.number}  {describe(proposal.point)}  {state}: {note}")
+
+    def _look_at_test_rows(self, pool: Pool) -> None:
+        """Have the winner, and no other trial, predict the test rows, with all its seeds."""
+        best = self.folder.judge.best(self._search.results())
+        known = self.folder.test()
+        if not best or not self.settings.needs_predictions or (known and known["number"] == best[0].number):
+            return
+        winner, predicted = best[0], dict[int, str]()
+        self._display.line(f"the test rows, for trial {winner.number} only …")
+
+        def on_done(request: Request, outcome: dict[str, Any]) -> None:
+            if outcome["ended"] != "complete":
+                raise StageFailedError(outcome["problems"], f"pretune sweep resume {self.folder.name}")
+            predicted[request.seed] = outcome["held_out"]
+
+        requests = [self._request(winner.number, winner.point, seed.seed, "test") for seed in winner.seeds]
+        pool.run(requests, lambda _: False, lambda *_: None, on_done)
+        self.folder.keep_test(winner.number, [predicted[seed] for seed in sorted(predicted)])
+
+    def _describe(self, record: Run) -> None:
+        """Leave the report, in the workspace and as an artifact of the sweep's record."""
+        view = report.view(self.folder, self._search)
+        path = report.write(view)
+        record.text("sweep.html", path.read_text(encoding="utf-8"))
+        record.tags({NOTE: "\n\n".join(view.sentences)})
+
+    def _out_of_time(self) -> bool:
+        return self._deadline is not None and time.monotonic() > self._deadline
+
+    def _interrupt(self, number: int) -> None:
+        import signal
+
+        self._pool.stop(INTERRUPTED)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise TerminatedError("stopped by SIGTERM", f"pretune sweep resume {self.folder.name}")
+
+
+def _name(request: Request) -> str:
+    return f"trial {request.number}" + (f" seed {request.seed}" if request.seed else "")

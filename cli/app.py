@@ -18,6 +18,7 @@ from cli.predict import predict
 from cli.promote import promote, rollback
 from cli.reproduce import reproduce
 from cli.run import run
+from cli.study import study
 from cli.trace import trace
 from cli.ui import ui
 from cli.why import why
@@ -38,6 +39,7 @@ COMMANDS: dict[Callable[..., None], str] = {  # each with an example
     why: "pretune why finetune",
     doctor: "pretune doctor --fix",
     ui: "pretune ui    pretune ui --mlflow-port 5001 --prefect-port 4201",
+    study: "pretune study learning-rate    pretune study size --seeds 3    pretune study labels --target 0.7",
     trace: "pretune trace models/finetuned    pretune trace data/raw    pretune trace 3f2a…",
     compare: "pretune compare 3f2a9c41 HEAD~1    pretune compare @champion @challenger",
     promote: "pretune promote    pretune promote 3f2a9c41 --json",

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
     from flows.sweep.folder import SweepFolder
     from flows.sweep.report import SweepView
+    from pretune.studies.results import TrialResult
 
 MINUTES = {"s": 1 / 60, "m": 1.0, "h": 60.0, "d": 1440.0}
 SHOWN = 20  # trials in the table of the terminal
 EXAMPLES = (
     "Examples:\n\npretune sweep finetune.learning_rate=log:1e-5..1e-3 adaptation.method=full,lora,head --trials 24"
-    " --seeds 3\n\npretune sweep 'adaptation.settings.r=int:4..64 if adaptation.method=lora' adaptation.method=full,lora"
-    " --trials 20 --pruner median\n\npretune sweep --file sweeps/size.yaml --budget 30m\n\npretune sweep show NAME"
+    " --seeds 3\n\npretune sweep 'adaptation.settings.r=int:4..64 if adaptation.method=lora'"
+    " adaptation.method=full,lora --trials 20 --pruner median\n\npretune sweep --file sweeps/size.yaml --budget 30m\n\npretune sweep show NAME"
     "    pretune sweep resume NAME    pretune sweep apply NAME"
 )
 
@@ -47,7 +48,7 @@ app = typer.Typer(
 
 
 @app.command(epilog=EXAMPLES)
-def run(
+def run(  # noqa: PLR0917 - options of a command
     space: Annotated[
         list[str] | None,
         typer.Argument(
@@ -92,7 +93,7 @@ def run(
     parsed = spaces.parse(space, constraint or []) if space else spaces.from_file(content)
     if space:
         content["space"] = dict(assignment.split("=", 1) for assignment in space)
-    minutes = _minutes(budget)
+    minutes = minutes_of(budget)
     given = {
         "constraints": constraint or None, "metric": metric or None, "sampler": sampler, "pruner": pruner,
         "trials": trials, "seeds": seeds, "search_seed": search_seed, "parallel": parallel, "name": name,
@@ -123,7 +124,7 @@ def resume(
     """Go on with a sweep that was stopped or killed; what is done is not done again."""
     from flows.sweep.folder import SweepFolder
 
-    _perform(SweepFolder.open(_open(), name), _minutes(budget), as_json=as_json)
+    _perform(SweepFolder.open(_open(), name), minutes_of(budget), as_json=as_json)
 
 
 @app.command()
@@ -215,7 +216,7 @@ def _print(screen: Console, seen: SweepView) -> None:
         table.add_row(
             str(number), describe(trial.point), f"{estimate.value:.4g}" if estimate else "",
             f"{estimate.low:.4g} - {estimate.high:.4g}" if estimate and known else "", str(len(trial.seeds)),
-            f"{seconds:.1f}" if seconds is not None else "", "" if trial.state == "complete" else trial.note or trial.state,
+            f"{seconds:.1f}" if seconds is not None else "", _note(trial),
         )  # fmt: skip
     screen.print(table)
     if len(order) > SHOWN:
@@ -232,16 +233,21 @@ def _print(screen: Console, seen: SweepView) -> None:
         screen.print(f"  {command:<40} {purpose}", highlight=False, markup=False, soft_wrap=True)
 
 
+def _note(trial: TrialResult) -> str:
+    """Why a trial is not complete."""
+    return "" if trial.state == "complete" else trial.note or trial.state
+
+
 def _from_file(path: Path) -> dict[str, Any]:
     from pretune.config.files import read_yaml
 
     content = read_yaml(path)
     if isinstance(content.get("budget"), str):
-        content["budget"] = _minutes(content["budget"])
+        content["budget"] = minutes_of(content["budget"])
     return content
 
 
-def _minutes(text: str | None) -> float | None:
+def minutes_of(text: str | None) -> float | None:
     """Minutes of `30m`, `2h`, `90s` or `1d`; None for None."""
     from pretune.errors import ParamsError
 

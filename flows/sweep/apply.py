@@ -38,4 +38,5 @@ def keep_as_experiment(folder: SweepFolder, number: int | None) -> str:
         overrides.override(folder.params_file, folder.assignments(trial.point, 0), target)
         params = target.read_text(encoding="utf-8")
     name = f"{folder.name}-{trial.number}"
-    return experiments.keep(folder.home, name, params, outcome["lock"])
+    experiments.keep(folder.home, name, params, outcome["lock"])
+    return name

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pretune.config import files, params
+from pretune.config import files, overrides, params
 from pretune.config.params import Params
 from pretune.errors import NotFoundInRecordsError, ParamsError, did_you_mean
 from pretune.lineage.graph import state_dir
@@ -31,13 +30,20 @@ class SweepFolder:
         self.predictions, self.costs = self.state / "held-out", self.state / "costs"  # shared by all sweeps
 
     @classmethod
-    def create(cls, home: Path, asked: SweepSettings) -> SweepFolder:
-        """A new sweep, or an old one that was asked for in the same words; ParamsError if it differs."""
+    def create(cls, home: Path, asked: SweepSettings, overridden: Sequence[str] = ()) -> SweepFolder:
+        """A new sweep, or an old one that was asked for in the same words; ParamsError if it differs.
+
+        overridden: `section.key=value` of params.yaml for all its runs.
+        """
         folder = cls(home, asked.name)
         content = asked.model_dump_json(indent=1)
         file = folder.path / "settings.json"
+        folder.path.mkdir(parents=True, exist_ok=True)
+        new_params = folder.path / "params.new.yaml"
+        overrides.override(home / "params.yaml", overridden, new_params)
         if file.is_file():
-            same_params = folder.params_file.read_bytes() == (home / "params.yaml").read_bytes()
+            same_params = folder.params_file.read_bytes() == new_params.read_bytes()
+            new_params.unlink()
             if json.loads(file.read_text(encoding="utf-8")) != json.loads(content) or not same_params:
                 what = "other settings" if same_params else "another params.yaml"
                 raise ParamsError(
@@ -45,8 +51,7 @@ class SweepFolder:
                     f"pretune sweep resume {asked.name}   (or give the new one another --name)",
                 )
             return folder
-        folder.path.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(home / "params.yaml", folder.params_file)
+        new_params.replace(folder.params_file)
         files.write_atomically(file, content)  # last: it makes the sweep exist
         return folder
 
@@ -157,25 +162,26 @@ class SweepFolder:
         for seed in range(self.settings.seeds):
             if outcome := self.outcome(number, seed):
                 value = value_of(outcome, self.settings.metrics[0])
-                curve = outcomes.validations(outcome["curve"], self.settings.metrics[0]) or outcomes.validations(
-                    outcome["curve"], "loss"
-                )
+                rows, metric = outcome["curves"][self.settings.stage], self.settings.metrics[0]
+                curve = outcomes.validations(rows, metric) or outcomes.validations(rows, "loss")
                 held_out = outcome["held_out"]
                 results.append(SeedResult(seed, value, outcome["costs"], curve, outcome["run"], held_out))
         return results
 
-    def test(self) -> dict[str, Any] | None:
-        """What the winner reached on the test rows: {number, files, estimate}; None before they were looked at."""
-        path = self.path / "test.json"
+    def test(self, number: int) -> dict[str, Any] | None:
+        """What a trial reached on the test rows: {number, files, estimate}; None before they were looked at."""
+        path = self.path / "tests" / f"{number}.json"
         return files.read_json(path) if path.is_file() else None
 
     def keep_test(self, number: int, predictions: list[str]) -> None:
-        """Note what the winner reaches on the test rows."""
+        """Note what a trial reaches on the test rows."""
         judge = self.judge
         values = draws([Path(file) for file in predictions], judge.metric, judge.samples, judge.confidence, judge.seed)
         estimate = estimate_of(values, judge.confidence, judge.seed).as_dict()
         content = {"number": number, "files": predictions, "estimate": estimate}
-        files.write_atomically(self.path / "test.json", json.dumps(content))
+        path = self.path / "tests" / f"{number}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomically(path, json.dumps(content))
 
     def trials(self) -> list[TrialResult]:
         """All trials, as the study has them."""

@@ -38,7 +38,7 @@ def view(folder: SweepFolder, search: Search | None = None) -> SweepView:
     trials, judge, metric = study.results(), folder.judge, folder.metric_name
     ranked = judge.best(trials)
     estimates = {trial.number: judge.estimate(trial) for trial in ranked}
-    test = folder.test()
+    test = folder.test(ranked[0].number) if ranked else None
     named = judge.named(metric)
     return SweepView(
         folder, metric, trials, [trial.number for trial in ranked], estimates,

@@ -119,10 +119,12 @@ class Slot:
         result: dict[str, Any] = {"ended": "complete", "run": run.record.id, "held_out": "", "values": {}}
         result["executed"] = [name for name, outcome in run.outcomes.items() if outcome.how == "ran"]
         result["costs"] = outcomes.costs(self.root, self.state, Path(request.costs), hashes, list(run.nodes))
-        curve = outcomes.read_curve(self.root / f"reports/curves/{request.stage}.csv")
+        names = [stage for stage in outcomes.TRAINED if stage in run.nodes]
+        curves = {stage: outcomes.read_curve(self.root / f"reports/curves/{stage}.csv") for stage in names}
+        curve = curves[request.stage]
         settings = params.load(self.root / "params.yaml")
         result["values"] |= outcomes.last_values(curve, getattr(settings, request.stage).metric_for_best_model)
-        result["curve"] = curve
+        result["curves"] = curves
         result["lock"] = (self.root / "dvc.lock").read_text(encoding="utf-8")
         if request.split:
             file = Path(request.predictions) / f"{hashes[MODEL]}-{hashes[DATA]}-{request.split}.json"

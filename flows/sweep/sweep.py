@@ -82,7 +82,8 @@ class Sweep:
     def _total(self) -> int:
         points = self.settings.trials
         if self.settings.sampler == "grid":
-            whole = sum(not self.folder.infeasible(point) for point in self.folder.space.grid())
+            grid = self.settings.points or self.folder.space.grid()
+            whole = sum(not self.folder.infeasible(point) for point in grid)
             points = min(points or whole, whole)
         return (points or 0) * self.settings.seeds
 
@@ -209,22 +210,30 @@ class Sweep:
         self._display.line(f"trial {proposal.number}  {describe(proposal.point)}  {state}: {note}")
 
     def _look_at_test_rows(self, pool: Pool) -> None:
-        """Have the winner, and no other trial, predict the test rows, with all its seeds."""
+        """Have the best trial, and no other unless all are asked for, predict the test rows, with all its seeds."""
         best = self.folder.judge.best(self._search.results())
-        known = self.folder.test()
-        if not best or not self.settings.needs_predictions or (known and known["number"] == best[0].number):
+        asked = {"best": best[:1], "all": best, "none": []}[self.settings.tested]
+        chosen = {trial.number: trial for trial in asked if self.folder.test(trial.number) is None}
+        if not chosen or not self.settings.needs_predictions:
             return
-        winner, predicted = best[0], dict[int, str]()
-        self._display.line(f"the test rows, for trial {winner.number} only …")
+        numbers = ", ".join(map(str, chosen))
+        self._display.line(f"the test rows, for trial {numbers} only …" if len(chosen) == 1 else "the test rows …")
+        predicted: dict[int, dict[int, str]] = {number: {} for number in chosen}
 
         def on_done(request: Request, outcome: dict[str, Any]) -> None:
             if outcome["ended"] != "complete":
                 raise StageFailedError(outcome["problems"], f"pretune sweep resume {self.folder.name}")
-            predicted[request.seed] = outcome["held_out"]
+            files = predicted[request.number]
+            files[request.seed] = outcome["held_out"]
+            if len(files) == self.settings.seeds:
+                self.folder.keep_test(request.number, [files[seed] for seed in sorted(files)])
 
-        requests = [self._request(winner.number, winner.point, seed.seed, "test") for seed in winner.seeds]
+        requests = [
+            self._request(trial.number, trial.point, seed.seed, "test")
+            for trial in chosen.values()
+            for seed in trial.seeds
+        ]
         pool.run(requests, lambda _: False, lambda *_: None, on_done)
-        self.folder.keep_test(winner.number, [predicted[seed] for seed in sorted(predicted)])
 
     def _describe(self, record: Run) -> None:
         """Leave the report, in the workspace and as an artifact of the sweep's record."""

@@ -118,7 +118,14 @@ class Range:
             return trial.suggest_categorical(name, list(self.listed))
         if self.integer:
             return trial.suggest_int(name, int(self.low), int(self.high), log=self.log)
-        return trial.suggest_float(name, self.low, self.high, log=self.log)
+        return self._rounded(trial.suggest_float(name, self.low, self.high, log=self.log))
+
+    def _rounded(self, number: float) -> float:
+        """A number that people can read, within the range: four digits, or more in a narrow range."""
+        places = 3 - math.floor(math.log10(abs(number) or 1.0))
+        if not self.log and self.high > self.low:
+            places = max(places, 3 - math.floor(math.log10(self.high - self.low)))
+        return min(max(round(number, places), self.low), self.high)
 
     def encoded(self, value: Any) -> Any:
         """The value as Optuna knows it: itself."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -52,6 +53,7 @@ class Search:
         self, folder: Path, settings: SweepSettings, space: Space, higher: Sequence[bool], feasible: Feasible
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # `group`: since 2.8, and unchanged
         for name in ("alembic", "sqlalchemy"):
             logging.getLogger(name).setLevel(logging.ERROR)
         self._settings, self._space, self._feasible, self._higher = settings, space, feasible, list(higher)
@@ -63,7 +65,7 @@ class Search:
             directions=["maximize" if better else "minimize" for better in higher],
             load_if_exists=True,
         )
-        self._grid = space.grid() if settings.sampler == "grid" else None
+        self._grid = (settings.points or space.grid()) if settings.sampler == "grid" else None
 
     def interrupted(self) -> list[Proposal]:
         """The trials that were going on when the sweep ended, to be gone on with."""

@@ -27,7 +27,8 @@ class SweepSettings(Section):
     space: {key: specification} (pretune/studies/space.py). metric: of the validation rows; more than one for a
     multi-objective search, costs among them; "headline" is the first of the report. trials: points to try; None: all
     of a finite space. seeds: runs of each point. search_seed: of the sampler. budget: minutes after which no trial is
-    started. parallel: trials at once; None: as many as the machine has room for.
+    started. parallel: trials at once; None: as many as the machine has room for. points: those of a grid to try, in
+    this order; None: all. tested: the trials that predict the test rows when the search has ended.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")]
@@ -41,6 +42,8 @@ class SweepSettings(Section):
     search_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     budget: Positive | None = None
     parallel: Count | None = None
+    points: list[dict[str, Any]] | None = None
+    tested: Literal["best", "all", "none"] = "best"
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:

@@ -19,6 +19,7 @@ from pretune.tracking.journal import Run
 from pretune.tracking.outbox import Outbox
 
 CODE = Path(__file__).parents[2]  # the folder that holds the package pretune
+CODE_OF_SENDER = Path(__file__).relative_to(CODE)
 SEND_TIMEOUT = 60.0  # seconds that a run waits at its end for records that are still being sent
 
 
@@ -36,7 +37,9 @@ class Sender:
         """Start to send the journals that there are, and those written later."""
         log = self.state / "logs" / "sender.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(CODE), os.environ.get("PYTHONPATH", "")])}
+        # The process may outlive a temporary folder of `dvc exp`, whose code this may be.
+        code = self.root if (self.root / CODE_OF_SENDER).is_file() else CODE
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(code), os.environ.get("PYTHONPATH", "")])}
         with log.open("w", encoding="utf-8") as file:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "pretune.tracking.sender", str(self.root), str(self.state)],

@@ -5,9 +5,15 @@ import json
 import pytest
 
 from pretune.lineage import experiments
-from tests.end_to_end.test_override import own_files
 
 pytestmark = pytest.mark.slow
+
+
+def own_files(clone):
+    """What an experiment elsewhere must not change: the files of the workspace, git's index and HEAD."""
+    texts = [(clone.root / name).read_bytes() for name in ("params.yaml", "dvc.yaml")]
+    index = clone.git("ls-files", "--stage"), clone.git("status", "--porcelain")
+    return texts, clone.hashes(), index, (clone.root / ".git" / "HEAD").read_bytes(), clone.git("rev-parse", "HEAD")
 
 
 def shown(clone):
@@ -42,11 +48,11 @@ def test_a_kept_result_is_an_experiment_of_dvc(committed):
     metrics = json.loads((committed.root / "reports" / "metrics.json").read_text(encoding="utf-8"))
     committed.git("checkout", "--quiet", "--", ".")
     committed.run("-m", "dvc", "checkout")
-    before = own_files(committed), committed.git("ls-files", "--stage"), committed.git("rev-parse", "HEAD")
+    before = own_files(committed)
 
     experiments.keep(committed.root, "wide", *texts)
 
-    assert before == (own_files(committed), committed.git("ls-files", "--stage"), committed.git("rev-parse", "HEAD"))
+    assert own_files(committed) == before
     assert experiments.listed(committed.root) == ["wide"]
     params, results = shown(committed)["wide"]
     assert params["evaluate"]["bootstrap_samples"] == 250

@@ -1,0 +1,1 @@
+"""Ready experiments on top of sweeps, each of which ends in a plain sentence."""

@@ -15,7 +15,7 @@ CHOSEN := $(TORCH:%=.venv/torch-%)
 unexport PYTHONDONTWRITEBYTECODE
 TWO := --numprocesses 2 --dist worksteal
 
-.PHONY: run test test-fast test-nightly test-tensorflow tensorflow check format docs setup lock bench-first-run bench-overhead bench-start bench-train bench-plan bench-predict bench-data bench-adaptations bench-history results docs-figures clean help
+.PHONY: run test test-fast test-nightly test-tensorflow tensorflow check format docs study docs-studies setup lock bench-first-run bench-overhead bench-start bench-train bench-plan bench-predict bench-data bench-adaptations bench-history results docs-figures clean help
 
 run: $(READY) ## set up, then run the pipeline: data, pretraining, finetuning, evaluation
 	@$(BIN)/pretune run
@@ -49,6 +49,12 @@ check: $(DEV) ## format, lint, types, import directions
 format: $(DEV) ## format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+study: $(READY) ## the studies of learning rate, size and adaptations, on the data of params.yaml (half an hour)
+	@for name in learning-rate size adaptation; do $(BIN)/pretune study $$name || exit; done
+
+docs-studies: $(READY) ## the same as pages of the documentation, docs/studies/
+	@for name in learning-rate size adaptation; do $(BIN)/pretune study $$name --markdown docs/studies || exit; done
 
 docs: $(DEV) ## build the documentation as a site, site/index.html; a broken link is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

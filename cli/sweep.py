@@ -25,9 +25,10 @@ MINUTES = {"s": 1 / 60, "m": 1.0, "h": 60.0, "d": 1440.0}
 SHOWN = 20  # trials in the table of the terminal
 EXAMPLES = (
     "Examples:\n\npretune sweep finetune.learning_rate=log:1e-5..1e-3 adaptation.method=full,lora,head --trials 24"
-    " --seeds 3\n\npretune sweep 'adaptation.settings.r=int:4..64 if adaptation.method=lora'"
-    " adaptation.method=full,lora --trials 20 --pruner median\n\npretune sweep --file sweeps/size.yaml --budget 30m\n\npretune sweep show NAME"
-    "    pretune sweep resume NAME    pretune sweep apply NAME"
+    " --seeds 3\n\npretune sweep adaptation.method=full,lora"
+    " 'adaptation.settings.r=int:4..64 if adaptation.method=lora' --trials 20 --pruner median"
+    "\n\npretune sweep --file sweeps/size.yaml --budget 30m"
+    "\n\npretune sweep show NAME    pretune sweep resume NAME    pretune sweep apply NAME"
 )
 
 

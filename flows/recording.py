@@ -71,7 +71,7 @@ class PipelineRecording:
             run.input(path, entry["deps"][path])
         for path, md5 in outputs.items():
             run.output(path, md5)
-        run.copy_of(key, self._root)
+        run.copy_of(key, self._root if self._sender else None)  # the copies of trials soon hold other models
         run.end("FINISHED")
         self._children.append(run)
 

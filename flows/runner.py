@@ -96,7 +96,7 @@ class PipelineRun:
         self._stack.callback(self._processes.close)
         if compatibility.STAGES & set(stages):
             compatibility.before_work(self.root, self.state, self._params, self._processes.start)
-        for line in params.advice(self._params):
+        for line in [] if self.trial else params.advice(self._params):  # a sweep tries what is rarely meant
             self.display.warn(line)
         flat = files.flatten(self._params.model_dump())
         self.name = self._choose_name(flat)

@@ -88,7 +88,8 @@ def _measure(study: Study, stage: str, count: int, seeds: int) -> Measured:
     estimates = [part.estimates.get(by_rate[rate].number, missing) for rate in rates]
     higher = part.folder.higher[0]
     plateau = range_test.plateau(rates, estimates, higher)
-    return Measured(stage, part.metric, higher, test_rates, losses, bracket, rates, estimates, plateau, steps)
+    metric = "validation loss" if stage == "pretrain" else part.metric
+    return Measured(stage, metric, higher, test_rates, losses, bracket, rates, estimates, plateau, steps)
 
 
 def _range_test(study: Study, stage: str) -> tuple[list[float], list[float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ def run(study: Study, *, factors: Sequence[float] = FACTORS, share: float = SHAR
             "the study of sizes pretrains, and pretrain.steps is 0", "raise pretrain.steps in params.yaml"
         )
     seeds = study.seeds or 2
-    sizes = {factor: scaled(study.base["model"]["config"], factor) for factor in sorted({*factors, 1.0})}
+    sizes = ladder(study.base["model"]["config"], factors)
     steps = max(FEWEST, round(share * study.params.pretrain.steps))
     equal_data = study.sweep("equal-data", [_point(config, steps) for config in sizes.values()], seeds=seeds)
     measured = _measured(study, "equal data", equal_data, list(sizes))
@@ -69,8 +70,16 @@ def run(study: Study, *, factors: Sequence[float] = FACTORS, share: float = SHAR
     return conclude(measured, equal_data.metric, study.commands(), seeds, higher=equal_data.folder.higher[0])
 
 
+def ladder(config: Mapping[str, Any], factors: Sequence[float]) -> dict[float, dict[str, Any]]:
+    """{factor: what changes in `model.config`}, ascending; of factors that give the same size, that next to 1."""
+    sizes: dict[str, float] = {}
+    for factor in sorted({*factors, 1.0}, key=lambda factor: abs(math.log(factor))):
+        sizes.setdefault(json.dumps(scaled(config, factor), sort_keys=True), factor)
+    return {factor: scaled(config, factor) for factor in sorted(sizes.values())}
+
+
 def scaled(config: Mapping[str, Any], factor: float) -> dict[str, Any]:
-    """`model.config` with width and depth times `factor`: heads keep their size, and there is one layer at least.
+    """What changes in `model.config` for width and depth times `factor`: heads keep their size; one layer at least.
 
     ParamsError if the configuration does not name the width.
     """
@@ -87,7 +96,7 @@ def scaled(config: Mapping[str, Any], factor: float) -> dict[str, Any]:
     count = max(1, round(config[heads] * factor))
     if config[heads] * factor < 1:  # narrower than one head of this size
         each = max(8, 8 * round(each * config[heads] * factor / 8))
-    new = dict(config) | {heads: count, width: count * each, depth: max(1, round(config[depth] * factor))}
+    new = {heads: count, width: count * each, depth: max(1, round(config[depth] * factor))}
     ratio = new[width] / config[width]
     for names, value in ((ALSO_DEPTHS, new[depth]), (ALSO_HEADS, count)):
         new |= {name: value for name in names if name in config}
@@ -109,7 +118,8 @@ def conclude(measured: Sequence[Measured], metric: str, commands: list[str], see
 
 
 def _point(config: Mapping[str, Any], steps: int) -> Point:
-    return {"model.config": dict(config), "pretrain.steps": steps, "pretrain.evaluate_every": steps}
+    shape = {f"model.config.{name}": value for name, value in config.items()}
+    return shape | {"pretrain.steps": steps, "pretrain.evaluate_every": steps}
 
 
 def _measured(study: Study, setting: str, part: Part, factors: Sequence[float]) -> list[Measured]:
@@ -179,8 +189,8 @@ def _law_sentences(law: ScalingLaw | None, checked: HeldOut | None, measured: Se
     measured_now = sum(largest.losses) / len(largest.losses)
     words = (
         f"The scaling law, fitted without the largest size, {right} its loss ({check.predicted.value:.3f} predicted, "
-        f"{check.measured:.3f} measured). For twice the largest model at {si(largest.tokens)} tokens it predicts a loss of "
-        f"{percent(doubled)}, against {measured_now:.3f} now."
+        f"{check.measured:.3f} measured). For twice the largest model at {si(largest.tokens)} tokens it predicts a "
+        f"loss of {percent(doubled)}, against {measured_now:.3f} now."
     )
     return [words]
 
@@ -194,7 +204,8 @@ def _section(setting: str, sizes: Sequence[Measured], metric: str, seeds: int, *
         f" {seeds} seeds; the gap is validation loss minus training loss, both of pretraining: overfitting shows in it."
     )
     head = [
-        "size", "parameters", "tokens", "loss", "gap", f"test {metric}", "over size 1", "FLOPs", "seconds", "memory, GB",
+        "size", "parameters", "tokens", "loss", "gap", f"test {metric}", "over size 1", "FLOPs", "seconds",
+        "memory, GB",
     ]  # fmt: skip
     body: list[list[Any]] = [
         [
@@ -224,10 +235,12 @@ def _law_section(
 ) -> Section:
     if law is None or checked is None:
         return Section("Scaling law", f"No law could be fitted: {problem}.")
-    formula = "L(N, D) = E + A/N^α + B/D^β" if law.data_varies else "L(N) = E + A/N^α"
-    text = f"{formula} (Hoffmann et al. 2022), N parameters and D tokens, fitted to all runs above; intervals by bootstrap."
+    formula = "L(N, D) = E + A/N^alpha + B/D^beta" if law.data_varies else "L(N) = E + A/N^alpha"
+    text = (
+        f"{formula} (Hoffmann et al. 2022), N parameters and D tokens, fitted to all runs above, bootstrap intervals."
+    )
     text += "".join(f"\n\n{note}" for note in law.notes)
-    values = {"E": law.E, "A": law.A, "α": law.alpha, "B": law.B, "β": law.beta}
+    values = {"E": law.E, "A": law.A, "alpha": law.alpha, "B": law.B, "beta": law.beta}
     table = Table("Law", ["", "value"], [[name, value.as_dict()] for name, value in values.items() if value])
     rows = [
         [si(check.tokens), f"{check.measured:.4f}", check.predicted.as_dict(), "yes" if check.inside else "no"]

@@ -7,9 +7,10 @@ from contextlib import ExitStack
 from typing import Any
 
 from flows.sweep import report
+from flows.sweep.cluster import Cluster
 from flows.sweep.display import SweepDisplay
 from flows.sweep.folder import SweepFolder, value_of
-from flows.sweep.pool import INTERRUPTED, Pool, Share, Worker, shares
+from flows.sweep.pool import INTERRUPTED, LocalChannel, Pool, Share, Start, Worker, shares
 from flows.sweep.slot import Request
 from pretune import process
 from pretune.errors import StageFailedError, TerminatedError
@@ -44,7 +45,7 @@ class Sweep:
             self._search = folder.search()
             record = self._record = self._open_record()
             sender = Sender(folder.home, folder.state).start()
-            pool = self._pool = stack.enter_context(Pool(folder.home, folder.state, folder.path, self._parts()))
+            pool = self._pool = stack.enter_context(Pool(folder.home, folder.state, folder.path, *self._parts()))
             self._display = SweepDisplay(self._total(), self._count_done())
             stack.callback(self._display.close)
             stack.enter_context(process.stop_signals(self._interrupt))
@@ -64,9 +65,12 @@ class Sweep:
                 self.warning = sender.close([record])
         return done
 
-    def _parts(self) -> list[Share]:
-        node = Workspace(self.folder.home).node(self.settings.stage)
-        return shares(node, self.folder.params, self.settings.parallel, outcomes.last_memory(self.folder.state))
+    def _parts(self) -> tuple[list[Share], Start]:
+        """What each trial may use, and what starts its process: here, or on a cluster where one is named."""
+        node, memory = Workspace(self.folder.home).node(self.settings.stage), outcomes.last_memory(self.folder.state)
+        if cluster := Cluster.connect(self.folder.home, self.folder.path):
+            return cluster.shares(node, self.folder.params, self.settings.parallel, memory), cluster.start
+        return shares(node, self.folder.params, self.settings.parallel, memory), LocalChannel
 
     def _open_record(self) -> Run:
         """The sweep's record in MLflow: a new one, or the former one gone on with."""
@@ -178,7 +182,7 @@ class Sweep:
             self._end(proposal, "pruned", note)
             return
         kind = "left out" if outcome["code"] == DOES_NOT_FIT else "failed"
-        self._end(proposal, kind, problem)
+        self._end(proposal, kind, problem, final=kind == "left out" or outcome["code"] == DIVERGED)
         if kind == "failed" and outcome["code"] != DIVERGED:
             self._failures.append(outcome["problems"])
             if len(self._failures) >= HOPELESS and not self._count_done():
@@ -204,8 +208,9 @@ class Sweep:
         if best:
             self._display.best(f"best {best[0].value:.4g} (trial {best[0].number})")
 
-    def _end(self, proposal: Proposal, state: Any, note: str) -> None:
-        self._search.tell_ended(proposal, state, note, self.folder.seed_results(proposal.number))
+    def _end(self, proposal: Proposal, state: Any, note: str, *, final: bool = True) -> None:
+        seeds = self.folder.seed_results(proposal.number)
+        self._search.tell_ended(proposal, state, note, seeds, final=final)
         self._ended[proposal.number] = state
         self._display.line(f"trial {proposal.number}  {describe(proposal.point)}  {state}: {note}")
 

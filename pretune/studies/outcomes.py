@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ PRUNED = "pruned"  # the reason for which a sweep stops a trial that is worse th
 TRAINED = {"pretrain": "models/pretrained", "finetune": "models/finetuned"}  # stages whose costs count
 MEASURED = ("seconds", "memory_gb", "parameters", "trained_parameters", "device_hours", "energy_kwh")
 TOTALS = ("seconds", "flops")  # sums over the trainings of a run
+KEPT = 4096  # files of predictions that are not read again: their names follow from their content
 Curve = list[dict[str, float]]
 
 
@@ -39,10 +43,13 @@ def last_values(curve: Curve, chosen_by: str) -> dict[str, float]:
     rows = [row for row in curve if any(key.startswith("validation_") for key in row)]
     if not rows:
         return {}
-    row = rows[-1]
+    row, sign, name = rows[-1], 1 if chosen_by == "loss" else -1, f"validation_{chosen_by}"
+
+    def rank(row: dict[str, float]) -> tuple[bool, float]:
+        return (True, 0.0) if math.isnan(row[name]) else (False, sign * row[name])
+
     if chosen_by != "last":
-        sign = 1 if chosen_by == "loss" else -1
-        row = min(rows, key=lambda row: sign * row[f"validation_{chosen_by}"])  # the first of equals, as training does
+        row = min((row for row in rows if name in row), key=rank)  # the first of equals, as training does
     prefix = "validation_"
     return {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
 
@@ -50,6 +57,14 @@ def last_values(curve: Curve, chosen_by: str) -> dict[str, float]:
 def predictions(file: Path) -> Predictions:
     """The predictions that `pretune.studies.held_out` has written."""
     return predictions_io.loads(file.read_text(encoding="utf-8")).models["finetuned"]
+
+
+@lru_cache(KEPT)
+def facts_of(file: Path) -> tuple[str, list[str]]:
+    """A hash of the rows that a file of predictions is about, and the names of its metrics, the headline first."""
+    stored = predictions_io.loads(file.read_text(encoding="utf-8"))
+    digest = hashlib.sha256("\n".join(stored.rows).encode()).hexdigest()
+    return digest, list(compute.metrics(stored.models["finetuned"]))
 
 
 def values_of(file: Path) -> dict[str, float]:
@@ -63,7 +78,7 @@ def values_of(file: Path) -> dict[str, float]:
 
 def headline_name(file: Path) -> str:
     """The name of the headline of the predictions in a file."""
-    return next(iter(compute.metrics(predictions(file))))
+    return facts_of(file)[1][0]
 
 
 def last_memory(state: Path) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -15,6 +16,15 @@ LOWER_IS_BETTER = frozenset({
     "nats_per_token", "seconds", "flops", "memory_gb", "parameters", "trained_parameters", "device_hours",
     "energy_kwh",
 })  # fmt: skip
+SHARES = frozenset({
+    "accuracy", "macro_f1", "weighted_f1", "micro_f1", "macro_precision", "macro_recall", "roc_auc", "pr_auc",
+    "calibration_error", "exact_match", "hamming_loss", "entity_f1", "entity_precision", "entity_recall", "f1",
+    "has_answer_f1", "has_answer_exact_match", "no_answer_f1", "no_answer_exact_match",
+})  # fmt: skip
+RANGES = {
+    "mcc": (-1.0, 1.0), "pearson": (-1.0, 1.0), "spearman": (-1.0, 1.0), "r2": (-math.inf, 1.0), "brier": (0.0, 2.0),
+    "chrf": (0.0, 100.0), "bleu": (0.0, 100.0),
+}  # fmt: skip
 COSTS = frozenset({"seconds", "flops", "memory_gb", "parameters", "trained_parameters", "device_hours", "energy_kwh"})
 HEADLINE_LOWER = {"regression", "linear_regression", "language_modelling"}  # objectives whose headline is an error
 GENERATING = {"seq2seq", "instruction"}  # their headlines need a text for each row: by default the loss counts
@@ -81,6 +91,14 @@ class SweepSettings(Section):
             objective not in HEADLINE_LOWER if name == "headline" else name not in LOWER_IS_BETTER
             for name in self.metrics
         ]
+
+
+def bounds(metric: str) -> tuple[float, float]:
+    """The lowest and the highest value that a metric can have; without limits if it is not known."""
+    if metric in SHARES:
+        return 0.0, 1.0
+    lowest = 0.0 if metric in LOWER_IS_BETTER else -math.inf  # losses, errors and costs
+    return RANGES.get(metric, (lowest, math.inf))
 
 
 def default_metric(objective: str) -> str:

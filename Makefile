@@ -15,7 +15,7 @@ CHOSEN := $(TORCH:%=.venv/torch-%)
 unexport PYTHONDONTWRITEBYTECODE
 TWO := --numprocesses 2 --dist worksteal
 
-.PHONY: run test test-fast test-nightly test-tensorflow tensorflow check format docs study docs-studies setup lock bench-first-run bench-overhead bench-start bench-train bench-plan bench-predict bench-data bench-adaptations bench-history results docs-figures clean help
+.PHONY: run test test-fast test-nightly test-tensorflow tensorflow check format docs study docs-studies setup lock bench-first-run bench-overhead bench-start bench-train bench-plan bench-predict bench-data bench-history results docs-figures clean help
 
 run: $(READY) ## set up, then run the pipeline: data, pretraining, finetuning, evaluation
 	@$(BIN)/pretune run
@@ -111,9 +111,6 @@ results: $(DEV) ## what each recipe leads to, pretrained against scratch (docs/r
 
 bench-data: $(DEV) ## speed and memory of the data stages, beside tokenizers and datasets
 	@$(BIN)/python benchmarks/data.py
-
-bench-adaptations: $(DEV) ## what each adaptation costs and leads to, from one pretrained model; half an hour
-	@$(BIN)/python benchmarks/adaptations.py
 
 docs-figures: $(DEV) ## make the pictures of the documentation anew (needs Chromium); five minutes
 	@$(BIN)/python benchmarks/figures.py

@@ -30,6 +30,8 @@ COMMANDS = {
     "pretune run, nothing to do": ([sys.executable, "-m", "cli.app", "run"], 5.0),
     "pretune run --no-prefect, nothing to do": ([sys.executable, "-m", "cli.app", "run", "--no-prefect"], 1.5),
 }
+TRIAL = 2.0  # seconds of a trial of a sweep that may be anything but stage work
+TRIALS = (2, 8)  # of two sweeps, whose difference leaves out what a sweep does once
 FIRST_RUN = 15.0  # seconds of a full first run that may be anything but stage work
 
 
@@ -46,6 +48,20 @@ def main() -> None:
         for what, (command, target) in COMMANDS.items():
             call(command, workspace)
             show(what, [timed(command, workspace) for _ in range(REPEATS)], target)
+        show("a trial of a sweep, all but stage work", [trial(workspace)], TRIAL)
+
+
+def trial(workspace: Path) -> float:
+    """Seconds that a trial takes beyond finetuning: of the time by which a longer sweep takes longer."""
+    walls, stages = [], []
+    for sweep, count in enumerate(TRIALS):
+        rates = ",".join(f"{1e-4 * (1 + number + 100 * sweep):.4g}" for number in range(count))
+        began = time.perf_counter()
+        command = [sys.executable, "-m", "cli.app", "sweep", f"finetune.learning_rate={rates}", "--json"]
+        done = json.loads(call([*command, "--name", f"overhead-{count}", "--parallel", "1"], workspace))
+        walls.append(time.perf_counter() - began)
+        stages.append(sum(seed["costs"]["finetune.seconds"] for one in done["trials"] for seed in one["seeds"]))
+    return (walls[1] - walls[0] - (stages[1] - stages[0])) / (TRIALS[1] - TRIALS[0])
 
 
 def copy_project(target: Path) -> Path:
@@ -95,12 +111,13 @@ def timed(command: list[str], workspace: Path) -> float:
     return seconds
 
 
-def call(command: list[str], workspace: Path) -> None:
-    """Run a command in the workspace; its output is shown only if it fails."""
+def call(command: list[str], workspace: Path) -> str:
+    """Run a command in the workspace; returns its standard output. All of its output is shown if it fails."""
     environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(command, cwd=workspace, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done.stdout
 
 
 def show(what: str, seconds: list[float], target: float) -> None:

@@ -26,6 +26,8 @@ def prepare(stage: Stage) -> None:
         stage.out("data/prepared/corpus"), stage.out("data/prepared/tokenizer"), stage.checkpoints
     )
     corpus = write.write_corpus(out, assignment, about["names"], params, stage.resolve_input)
+    if params.corpus_share < 1:
+        corpus["rows_left_out"] = len(assignment.whole) - len(assignment.corpus)
     sizes = {part: len(getattr(assignment, part)) for part in (*SPLITS, "corpus")}
     with (raw / "rows.parquet").open("rb") as file:
         md5 = hashlib.file_digest(file, "md5").hexdigest()

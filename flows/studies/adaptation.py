@@ -25,7 +25,8 @@ VARIANTS: dict[str, Point] = {  # settings as they are usual; the rate of each i
     "DoRA, rank 16": {"adaptation.method": "dora", "adaptation.settings": {"r": 16, "lora_alpha": 32}},
     "IA³": {"adaptation.method": "ia3"},
 }
-RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+LOW, HIGH = (3e-4, 1e-3, 3e-3), (3e-3, 1e-2, 3e-2)  # rates: what is new and small bears higher ones
+RATES = {"full": LOW, "gradual": LOW, "top layer": LOW}  # HIGH for all others
 FEW = 5  # the smaller number of labels is a fifth of the larger
 SEARCHED = 1  # seeds with which the rate is chosen
 
@@ -41,8 +42,8 @@ class Measured:
     against_full: Difference | None
 
 
-def run(study: Study, *, rates: Sequence[float] = RATES, variants: Sequence[str] = tuple(VARIANTS)) -> Result:
-    """The study; rates: those among which each variant has its best one."""
+def run(study: Study, *, variants: Sequence[str] = tuple(VARIANTS)) -> Result:
+    """The study of these variants."""
     many = study.params.prepare.train_rows
     labels = [max(16, many // FEW), many] if many else [None]
     seeds = study.seeds or 3
@@ -50,7 +51,7 @@ def run(study: Study, *, rates: Sequence[float] = RATES, variants: Sequence[str]
     found: dict[str, list[Measured]] = {}
     metric = ""
     for rows in labels:
-        part = _compare(study, rows, names, rates, seeds)
+        part = _compare(study, rows, names, seeds)
         found[f"{rows} labels" if rows else "all labels"] = _measured(part, names)
         metric = part.metric
     return conclude(found, metric, study.commands(), seeds)
@@ -73,11 +74,13 @@ def conclude(by_labels: Mapping[str, Sequence[Measured]], metric: str, commands:
     return Result("Adaptations", QUESTION, " ".join(sentences), sections, commands, data)
 
 
-def _compare(study: Study, rows: int | None, names: Sequence[str], rates: Sequence[float], seeds: int) -> Part:
+def _compare(study: Study, rows: int | None, names: Sequence[str], seeds: int) -> Part:
     """Search the rate of each variant with one seed, then run each at its best rate with all seeds."""
     labels: Point = {"prepare.train_rows": rows} if rows else {}
     title = f"{rows or 'all'}-labels"
-    points = [VARIANTS[name] | {"finetune.learning_rate": rate} | labels for name in names for rate in rates]
+    points = [
+        VARIANTS[name] | {"finetune.learning_rate": rate} | labels for name in names for rate in RATES.get(name, HIGH)
+    ]
     searched = study.sweep(f"rates-{title}", points, seeds=SEARCHED, tested="none")
     chosen = [searched.best(_of(searched, name)).point for name in names]
     return study.sweep(title, chosen, seeds=seeds)
@@ -130,6 +133,9 @@ def _section(labels: str, measured: Sequence[Measured], metric: str, seeds: int)
         f"Each way has the best of the rates that were tried with {SEARCHED} seed on the validation rows; "
         f"figures are of the test rows, {seeds} seeds."
     )
+    ends = {name: (min(tried), max(tried)) for name in VARIANTS for tried in [RATES.get(name, HIGH)]}
+    if at_end := [one.name for one in measured if one.rate in ends[one.name]]:
+        text += f" At the end of what was tried, so perhaps better beyond: {', '.join(at_end)}."
     head = ["", "rate", f"test {metric}", "over full", "trained", "share", "memory, GB", "seconds"]
     body: list[list[Any]] = []
     for one in measured:

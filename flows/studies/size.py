@@ -26,8 +26,8 @@ HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_atten
 ALSO_HEADS = ("num_key_value_heads", "decoder_attention_heads")
 INNER = ("intermediate_size", "n_inner", "d_ff", "hidden_dim", "encoder_ffn_dim")
 ALSO_INNER = ("decoder_ffn_dim",)
-FACTORS = (0.25, 0.5, 1.0, 1.5, 2.0)
-SHARE = 0.25  # of the steps in params.yaml, at equal data
+FACTORS = (0.25, 0.5, 1.0, 2.0)
+SHARE = 1 / 6  # of the steps in params.yaml, at equal data
 FEWEST = 20  # steps
 
 

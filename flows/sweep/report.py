@@ -40,9 +40,10 @@ def view(folder: SweepFolder, search: Search | None = None) -> SweepView:
     estimates = {trial.number: judge.estimate(trial) for trial in ranked}
     test = folder.test(ranked[0].number) if ranked else None
     named = judge.named(metric)
+    objectives = verdict.Objectives(folder.settings.metrics, folder.higher, study.values())
+    sentences = verdict.sentences(trials, named, test, objectives, only=folder.settings.tested == "best")
     return SweepView(
-        folder, metric, trials, [trial.number for trial in ranked], estimates,
-        verdict.sentences(trials, named, test), study.importance(), test,
+        folder, metric, trials, [trial.number for trial in ranked], estimates, sentences, study.importance(), test,
     )  # fmt: skip
 
 

@@ -94,13 +94,13 @@ class Slot:
             self.state, request.parent, request.name, request.tags, self._server, self.cores, self.gpus,
             Path(request.shared),
         )  # fmt: skip
-        run = PipelineRun(self.root, [request.stage], EventDisplay(self), home=self.home, trial=trial)
+        run = PipelineRun(self.root, [request.stage], EventDisplay(self, self._every()), home=self.home, trial=trial)
         try:
             with run:
                 self._run = run
                 if self._stop:
                     raise StageFailedError(self._stop)
-                run_plain(run)
+                self._run_stages(run)
                 outcome = self._outcome(run, request)
                 run.record.metrics({f"validation/{name}": value for name, value in outcome["values"].items()})
                 run.record.metrics({f"cost/{name}": value for name, value in outcome["costs"].items()})
@@ -112,6 +112,18 @@ class Slot:
         finally:
             self._run = None
         return outcome
+
+    def _every(self) -> dict[str, int]:
+        settings = params.load(self.root / "params.yaml")
+        return {stage: getattr(settings, stage).evaluate_every for stage in outcomes.TRAINED}
+
+    def _run_stages(self, run: PipelineRun) -> None:
+        try:
+            run_plain(run)
+        except PretuneError:
+            if self._stop:
+                run.record.tags({"pretune.trial_state": self._stop})
+            raise
 
     def _outcome(self, run: PipelineRun, request: Request) -> dict[str, Any]:
         workspace = Workspace(self.root)
@@ -155,10 +167,10 @@ class Slot:
 
 
 class EventDisplay(RunDisplay):
-    """Passes what a run shows to the sweep."""
+    """Passes what a run shows to the sweep. every: steps between two validations, by stage."""
 
-    def __init__(self, slot: Slot) -> None:
-        self._slot = slot
+    def __init__(self, slot: Slot, every: Mapping[str, int]) -> None:
+        self._slot, self._every = slot, every
 
     @override
     def start(self, stages: list[str]) -> None:
@@ -178,7 +190,8 @@ class EventDisplay(RunDisplay):
 
     @override
     def validated(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
-        self._slot.send("validation", stage=stage, step=step, metrics=dict(metrics))
+        number = -(-step // max(1, self._every.get(stage, 1)))
+        self._slot.send("validation", stage=stage, number=number, metrics=dict(metrics))
 
     @override
     def finish(self, stage: str, outcome: str, seconds: float) -> None:

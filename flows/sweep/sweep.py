@@ -35,6 +35,7 @@ class Sweep:
         self.folder, self.settings = folder, folder.settings
         self._deadline = time.monotonic() + 60 * minutes if minutes else None
         self._failures: list[list[str]] = []
+        self._validations: dict[int, int] = {}  # of each trial, so far
         self._ended: dict[int, str] = {}  # trials that need no further runs
 
     def run(self) -> bool:
@@ -68,9 +69,15 @@ class Sweep:
     def _parts(self) -> tuple[list[Share], Start]:
         """What each trial may use, and what starts its process: here, or on a cluster where one is named."""
         node, memory = Workspace(self.folder.home).node(self.settings.stage), outcomes.last_memory(self.folder.state)
+        noted = self.folder.path / "parallel"  # as many as when the sweep began, for the search depends on the number
+        count = int(noted.read_text(encoding="utf-8")) if noted.is_file() else self.settings.parallel
+        start: Start = LocalChannel
         if cluster := Cluster.connect(self.folder.home, self.folder.path):
-            return cluster.shares(node, self.folder.params, self.settings.parallel, memory), cluster.start
-        return shares(node, self.folder.params, self.settings.parallel, memory), LocalChannel
+            parts, start = cluster.shares(node, self.folder.params, count, memory), cluster.start
+        else:
+            parts = shares(node, self.folder.params, count, memory)
+        noted.write_text(str(len(parts)), encoding="utf-8")
+        return parts, start
 
     def _open_record(self) -> Run:
         """The sweep's record in MLflow: a new one, or the former one gone on with."""
@@ -100,7 +107,9 @@ class Sweep:
         size = pool.size if learns else AT_ONCE * pool.size
         batch = self._search.interrupted()
         while True:
-            while len(batch) < size and not self._out_of_time() and (proposal := self._search.propose()):
+            for _ in range(self._search.lacking(size)):
+                if self._out_of_time() or not (proposal := self._search.propose()):
+                    break
                 batch.append(proposal)
             if not batch or self._out_of_time():
                 break
@@ -151,9 +160,10 @@ class Sweep:
         elif event["event"] == "progress":
             self._display.running(name, f"{event['stage']}  {event['note']}", event["done"], event["total"])
         elif event["event"] == "validation" and event["stage"] == self.settings.stage and request.seed == 0:
-            value = self._watched(event["metrics"])
-            proposal.seen.append(value)
-            if self.settings.pruner != "none" and self._search.report(proposal, len(proposal.seen), value):
+            if self.settings.pruner == "none":
+                return
+            self._validations[proposal.number] = event["number"]
+            if self._search.report(proposal, event["number"], self._watched(event["metrics"])):
                 worker.stop(PRUNED)
 
     def _watched(self, metrics: dict[str, float]) -> float:
@@ -178,7 +188,7 @@ class Sweep:
         if problem == INTERRUPTED:
             return
         if problem == PRUNED:
-            note = f"pruned after validation {len(proposal.seen)}"
+            note = f"pruned after validation {self._validations[number]}"
             self._end(proposal, "pruned", note)
             return
         kind = "left out" if outcome["code"] == DOES_NOT_FIT else "failed"

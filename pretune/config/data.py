@@ -149,6 +149,7 @@ class PrepareParams(Section):
     test_rows: Count | None
     similarity: PositiveFraction
     decontaminate: Annotated[int, Field(ge=0, le=1000)]
+    corpus_share: PositiveFraction
 
     @model_validator(mode="after")
     def _check_shares(self) -> Self:

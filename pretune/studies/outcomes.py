@@ -49,7 +49,8 @@ def last_values(curve: Curve, chosen_by: str) -> dict[str, float]:
         return (True, 0.0) if math.isnan(row[name]) else (False, sign * row[name])
 
     if chosen_by != "last":
-        row = min((row for row in rows if name in row), key=rank)  # the first of equals, as training does
+        valid = (row for row in rows if name in row)
+        row = min(valid, key=rank, default=row)  # the first of equals, as training does
     prefix = "validation_"
     return {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
 

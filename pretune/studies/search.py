@@ -11,7 +11,7 @@ import logging
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,7 +47,6 @@ class Proposal:
     number: int
     point: Point
     trial: optuna.Trial
-    seen: list[float] = field(default_factory=list)  # values of validations so far
 
 
 class Search:
@@ -159,7 +158,7 @@ class Search:
         complete = [trial for trial in self._study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
         shared = set.intersection(*(set(trial.params) for trial in complete)) if complete else set()
         varied = [key for key in shared if len({str(trial.params[key]) for trial in complete}) > 1]
-        if len(complete) < 4 or not varied:
+        if len(complete) < 4 or not varied or len({trial.values[0] for trial in complete}) == 1:
             return {}
         target = None if len(self._higher) == 1 else (lambda trial: trial.values[0])
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=self._settings.search_seed)

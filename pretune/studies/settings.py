@@ -28,6 +28,7 @@ RANGES = {
 COSTS = frozenset({"seconds", "flops", "memory_gb", "parameters", "trained_parameters", "device_hours", "energy_kwh"})
 HEADLINE_LOWER = {"regression", "linear_regression", "language_modelling"}  # objectives whose headline is an error
 GENERATING = {"seq2seq", "instruction"}  # their headlines need a text for each row: by default the loss counts
+SEEDS = frozenset({"seed", "pretrain.seed", "finetune.seed"})  # keys of params.yaml that runs of a point differ in
 PREFIX = "pretrain."  # of a metric that is one of pretraining, which then is the stage that runs
 
 
@@ -64,6 +65,8 @@ class SweepSettings(Section):
             problems.append("metrics of pretraining and of finetuning do not go together")
         if self.metric[0] in COSTS:
             problems.append(f"the first metric must be one of quality, not the cost {self.metric[0]}")
+        if self.seeds > 1 and (varied := SEEDS & self.space.keys()):
+            problems.append(f"the space varies {', '.join(sorted(varied))}, as seeds do: leave one of them out")
         if self.sampler != "grid" and self.trials is None:
             problems.append(f"the sampler {self.sampler} needs trials, the number of points to try")
         if problems:

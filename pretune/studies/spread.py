@@ -67,6 +67,16 @@ def detectable_difference(sd: float, rows: int, *, power: float = 0.8, level: fl
     return _noncentrality(rows - 1, power, level) * sd / sqrt(rows)
 
 
+def detectable_difference_of_runs(sd: float, known_from: int, *, power: float = 0.8, level: float = 0.05) -> float:
+    """The smallest true difference between two models with one seed each, found with this power.
+
+    sd: standard deviation between seeds, known from so many other runs; a pair of runs alone says nothing of it. In
+    the unit of sd. DataError with fewer than two runs, or a negative sd.
+    """
+    _check(sd=sd, count=known_from, what="seeds", power=power, level=level)
+    return _noncentrality(known_from - 1, power, level) * sd * sqrt(2)
+
+
 def detectable_difference_of_means(sd: float, seeds: int, *, power: float = 0.8, level: float = 0.05) -> float:
     """The smallest true difference between the means of two models, each over k seeds, found with this power.
 

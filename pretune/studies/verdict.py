@@ -135,5 +135,6 @@ def _against(other: TrialResult, difference: Difference, metric: str) -> str:
 
 def _short(value: Any) -> str:
     if isinstance(value, float):
-        return min(f"{value:.4g}", f"{value:.3e}".replace("e-0", "e-").replace("e+0", "e"), key=len)
+        texts = (text.replace("e-0", "e-").replace("e+0", "e") for text in (f"{value:.4g}", f"{value:.3e}"))
+        return min(texts, key=len)
     return str(value)

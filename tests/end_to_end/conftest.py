@@ -345,6 +345,12 @@ def copy_clone(source: Clone, folder: Path) -> Clone:
     return clone
 
 
+@pytest.fixture(scope="session")
+def copy_of() -> Callable[[Clone, Path], Clone]:
+    """Copies a finished clone into a folder."""
+    return copy_clone
+
+
 @pytest.fixture
 def workspace(tmp_path: Path) -> Iterator[Clone]:
     """A clone in which nothing has run."""

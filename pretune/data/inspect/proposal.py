@@ -113,6 +113,7 @@ def prepare(objective: str, seen: Facts) -> tuple[dict[str, Any], list[str]]:
         "validation_share": validation, "test_share": test, "train_rows": None, **rows_of,
         "similarity": 0.8,
         "decontaminate": 0 if objective in {"image_classification", "linear_regression"} else 20 if spaceless else 50,
+        "corpus_share": 1.0,
     }  # fmt: skip
     why = [f"{seen.script or 'no'} script, {seen.characters:,} characters of text"]
     return section, why

@@ -1,10 +1,12 @@
 """Assigns the rows of a snapshot to train, validation, test and the corpus, without leaks between them.
 
-It takes three passes over the rows; only the texts of validation and test rows are held in memory.
+It takes three passes over the rows, and one more for a share of the corpus; only the texts of validation and test
+rows are held in memory.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +18,7 @@ from pretune.data import rows
 from pretune.data.prepare.leaks import KINDS, Leaks
 from pretune.data.prepare.splits import TEST, TRAIN, VALIDATION, SplitAssigner
 from pretune.data.rows import Row, texts
+from pretune.data.similarity.duplicates import content_key
 from pretune.data.workers import chunked, in_order
 
 if TYPE_CHECKING:
@@ -29,7 +32,8 @@ class SplitAssignment:
     """The numbers of the rows in `train`, `validation`, `test` and `corpus`: (rows,) int64 each.
 
     `leaks` counts the rows that were left out of a split because they leak held-out rows: training rows that leak
-    validation or test rows, and validation rows that leak test rows.
+    validation or test rows, and validation rows that leak test rows. `whole` is the corpus with what `corpus_share`
+    leaves out of it.
     """
 
     def __init__(self, snapshot: Path, params: PrepareParams, seed: int) -> None:
@@ -50,10 +54,11 @@ class SplitAssignment:
         self.train = assigner.select(TRAIN, params.train_rows, without=leaked)
         if params.decontaminate and held_out_rows:
             self._count("passage", passages)
-        self.corpus = np.flatnonzero(others & ~leaked & ~passages)
+        self.whole = np.flatnonzero(others & ~leaked & ~passages)
+        self.corpus = self.whole if params.corpus_share == 1 else self._share(params.corpus_share, seed)
 
     def rows_of(self, split: str) -> Iterator[Row]:
-        """The rows of train, validation, test or corpus, in the order of the snapshot."""
+        """The rows of train, validation, test, corpus or whole, in the order of the snapshot."""
         return rows.iterate(self._path, getattr(self, split))
 
     def sample(self, split: str, limit: int) -> Iterator[Row]:
@@ -61,14 +66,20 @@ class SplitAssignment:
         numbers = getattr(self, split)
         return rows.iterate(self._path, numbers[:: -(-len(numbers) // limit) or 1])
 
-    def documents(self) -> Iterator[str]:
+    def documents(self, part: str = "corpus") -> Iterator[str]:
         """The texts of the corpus one after the other; a context that consecutive questions share comes once."""
         previous = ""
-        for row in self.rows_of("corpus"):
+        for row in self.rows_of(part):
             for text in texts(row):
                 if text != previous:
                     yield text
                 previous = text
+
+    def _share(self, share: float, seed: int) -> Numbers:
+        """The rows of the corpus whose texts have a hash below `share`: those of a larger share, and no others."""
+        kept = np.fromiter((_position(row, seed) < share for row in self.rows_of("whole")), bool, len(self.whole))
+        numbers: Numbers = self.whole[kept]
+        return numbers
 
     def _leaked(
         self, among: Flags, group: npt.NDArray[np.uint64], held_out: Numbers, held_out_rows: list[Row], leaks: Leaks
@@ -94,3 +105,10 @@ class SplitAssignment:
 
     def _count(self, kind: str, flags: Flags) -> None:
         self.leaks[kind] = self.leaks.get(kind, 0) + int(flags.sum())
+
+
+def _position(row: Row, seed: int) -> float:
+    """Where the text of a row lies in [0, 1), by its hash: questions about one context lie together."""
+    content = repr(texts(row)).encode("utf-8", "surrogatepass") if texts(row) else content_key(row)
+    digest = hashlib.blake2b(b"%d corpus " % seed + content, digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2.0**64

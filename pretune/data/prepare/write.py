@@ -100,7 +100,9 @@ def write_corpus(
     """
     first = next(assignment.rows_of("corpus"), None)
     if first is None:
-        raise DataError("no row is left for the corpus", "lower prepare.test_share, or add rows")
+        raise DataError(
+            "no row is left for the corpus", "lower prepare.test_share, raise prepare.corpus_share, or add rows"
+        )
     out.corpus.mkdir(parents=True)
     if "image" in first:
         out.inputs.mkdir(parents=True)
@@ -142,9 +144,9 @@ def _train_tokenizer(checkpoints: Path, params: PrepareParams, assignment: Split
 
 
 def _sample(assignment: SplitAssignment) -> Iterator[str]:
-    """Every n-th document, about SAMPLE characters in all."""
-    step = 1 + sum(len(text) for text in assignment.documents()) // SAMPLE
-    return (text for number, text in enumerate(assignment.documents()) if number % step == 0)
+    """Every n-th document, about SAMPLE characters in all; a share of the corpus has the tokens of the whole one."""
+    step = 1 + sum(len(text) for text in assignment.documents("whole")) // SAMPLE
+    return (text for number, text in enumerate(assignment.documents("whole")) if number % step == 0)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -98,7 +98,7 @@ def test_the_seed_decides_what_is_proposed(sampler, tmp_path):
 def run_batches(folder, killed, **given):
     """Proposals of a search in batches of two with curves; it is dropped and opened anew wherever `killed()` says so.
 
-    Returns the points and states of the results.
+    Returns the points, states and notes of the results.
     """
     search = opened(folder, **given)
 
@@ -117,7 +117,7 @@ def run_batches(folder, killed, **given):
                 break
         else:
             if not batch:
-                return [(trial.point, trial.state) for trial in search.results()]
+                return [(trial.point, trial.state, trial.note) for trial in search.results()]
             for proposal in batch:
                 if not run_one(search, proposal, killed):
                     break
@@ -128,17 +128,17 @@ def run_one(search, proposal, killed):
     """Three validations, and the end of a trial. Returns whether it came to that."""
     final = loss(proposal.point)
     for step in (1, 2, 3):
-        if search.report(proposal, step, final + 1 / step):
-            search.tell_ended(proposal, "pruned", f"pruned after validation {step}")
-            return True
+        pruned = search.report(proposal, step, final + 1 / step)
         if killed():
             return False
+        if pruned:
+            search.tell_ended(proposal, "pruned", f"pruned after validation {step}")
+            return True
     search.tell(proposal, [final], [])
     return True
 
 
-@pytest.mark.parametrize("pruner", ["none", "median", "halving"])
-@pytest.mark.parametrize("every", [2, 3, 7])
+@pytest.mark.parametrize(("every", "pruner"), [(2, "none"), (2, "median"), (3, "halving"), (5, "median")])
 def test_a_search_that_is_killed_goes_on_as_if_it_had_not_been(every, pruner, tmp_path):
     """Dropped between proposals, validations and ends, it proposes the same points, and the same are pruned."""
     given = {"trials": 14, "pruner": pruner, "search_seed": 5}
@@ -152,7 +152,7 @@ def test_a_search_that_is_killed_goes_on_as_if_it_had_not_been(every, pruner, tm
     whole = run_batches(tmp_path / "whole", lambda: False, **given)
     assert len(whole) == 14
     assert run_batches(tmp_path / "killed", killed, **given) == whole
-    assert {state for _, state in whole} == ({"complete"} if pruner == "none" else {"complete", "pruned"})
+    assert {state for _, state, _ in whole} == ({"complete"} if pruner == "none" else {"complete", "pruned"})
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
@@ -251,6 +251,18 @@ def test_a_worse_curve_is_pruned_and_the_best_never(higher, pruner, tmp_path):
     assert [trial.state for trial in search.results()] == ["complete"] * 5 + ["pruned", "complete"]
 
 
+def test_a_trial_that_runs_again_is_pruned_where_it_would_have_been(tmp_path):
+    """Killed after validation 3, the rung at which it is too bad: validations 1 and 2 are not, 3 is again."""
+    search = opened(tmp_path / "one", pruner="halving")
+    assert [curve(search, value) for value in (5.0, 4.0, 3.0, 2.0, 1.0)] == [0] * 5
+    search.propose()
+    for _ in range(3):
+        (running,) = search.interrupted()
+        found = [search.report(running, step, value) for step, value in enumerate([0.5, 9.0, 9.0], start=1)]
+        assert found == [False, False, True]
+        search = opened(tmp_path / "one", pruner="halving")
+
+
 @pytest.mark.parametrize("pruner", ["median", "halving"])
 def test_a_trial_is_compared_only_with_those_that_ended_before_it_was_proposed(pruner, tmp_path):
     """Better trials that end while it runs change nothing: it is not pruned. The next one, as bad, is."""
@@ -297,7 +309,7 @@ def test_importance_is_not_told_where_nothing_can_be_known(tmp_path):
     assert search.importance() == {}
     search = opened(tmp_path / "same", trials=8)
     proposed(search, lambda _point: [1.0])
-    assert all(share == 0 or math.isnan(share) for share in search.importance().values())
+    assert search.importance() == {}
 
 
 def test_several_metrics_are_searched_in_their_directions(tmp_path):

@@ -133,3 +133,38 @@ def test_a_context_is_read_once_however_many_questions_are_asked_about_it(snapsh
     rows = [{"question": f"{n}?", "context": f"about {n // 5}", "answers": []} for n in range(20)]
     assignment = SplitAssignment(snapshot(rows), prepare_params(test_share=0.0, validation_share=0.0), 0)
     assert list(assignment.documents()) == [f"about {n}" for n in range(4)]
+
+
+@given(st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)))
+def test_a_smaller_share_of_the_corpus_is_part_of_a_larger_one(assign, shares):
+    """Whatever the shares: the texts of the smaller one are in the larger one, all in 1, and splits stay the same."""
+    rows = [{"text": sentence(n, 3), "label": "ab"[n % 2]} for n in range(50)]
+    whole, _ = assign(rows)
+    smaller, larger = (assign(rows, corpus_share=share)[0] for share in sorted(shares))
+    assert set(smaller["corpus"]) <= set(larger["corpus"]) <= set(whole["corpus"])
+    for split in SPLITS:
+        assert smaller[split] == larger[split] == whole[split]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_share_of_the_corpus_has_its_size_within_chance(assign, share):
+    """The number of texts is binomial: within four standard deviations of the share, without order."""
+    rows = [{"text": sentence(n, 3), "split": "corpus"} for n in range(600)]
+    kept = assign(rows, corpus_share=share)[0]["corpus"]
+    assert abs(len(kept) - 600 * share) < 4 * (600 * share * (1 - share)) ** 0.5
+    assert kept == sorted(kept)
+
+
+def test_another_seed_leaves_out_other_texts_of_the_corpus(snapshot, prepare_params):
+    """Which texts are left out depends on the seed at the top, as the splits do."""
+    made = snapshot([{"text": sentence(n, 3), "split": "corpus"} for n in range(60)])
+    first, second = (SplitAssignment(made, prepare_params(corpus_share=0.5), seed) for seed in (0, 1))
+    assert list(first.corpus) != list(second.corpus)
+
+
+def test_questions_about_one_context_are_in_the_share_together(assign):
+    """A text comes whole or not at all, however many rows it has."""
+    rows = [{"context": sentence(n // 3), "question": f"number {n}?", "split": "corpus"} for n in range(90)]
+    kept = assign(rows, corpus_share=0.5)[0]["corpus"]
+    assert {n // 3 for n in kept} == {n // 3 for n in range(90) if all(3 * (n // 3) + k in kept for k in range(3))}
+    assert 0 < len(kept) < 90

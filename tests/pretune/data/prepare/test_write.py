@@ -96,3 +96,28 @@ def test_splits_that_cannot_be_trained_on_leave_nothing(prepared, tmp_path):
     with pytest.raises(DataError, match=r"all training rows have the same label \(x\): nothing to learn"):
         prepared(lambda n: {"text": _text(n), "label": "x"})
     assert not (tmp_path / "labelled").exists()
+
+
+@pytest.fixture
+def corpus(tmp_path, snapshot, prepare_params):
+    """A function that writes the corpus of 60 texts; returns {file: bytes} of the corpus and of the tokenizer."""
+
+    def write_corpus(**changes):
+        params = prepare_params(decontaminate=0, vocabulary_size=300, **changes)
+        texts = [f"{number} waves, {number * 7919 % 1000} tides and a harbour" for number in range(60)]
+        made = snapshot([{"text": text, "split": "corpus"} for text in texts])
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        out = write.CorpusOutputs(folder / "corpus", folder / "tokenizer", folder / "checkpoints")
+        (folder / "checkpoints").mkdir(parents=True)
+        write.write_corpus(out, SplitAssignment(made, params, 0), {}, params, lambda name: name)
+        return [{p.name: p.read_bytes() for p in sorted(part.iterdir())} for part in (out.corpus, out.inputs)]
+
+    return write_corpus
+
+
+def test_a_share_of_the_corpus_has_the_tokenizer_of_the_whole_one(corpus):
+    """Half of the texts: fewer tokens, the same bytes of the tokenizer, so that losses of shares can be compared."""
+    (whole, tokenizer), (half, same) = corpus(), corpus(corpus_share=0.5)
+    assert same == tokenizer
+    assert sum(map(len, half.values())) < sum(map(len, whole.values()))
+    assert whole == corpus(corpus_share=1.0)[0]

@@ -121,13 +121,13 @@ def _shares_sentence(measured: Sequence[Measured], metric: str) -> str:
     )
     gained = percent(most.over_least, sign=True)
     if most.over_least.high < 0:
-        return f"{start} More unlabelled text makes it worse ({gained})."
+        return f"{start} More unlabelled text makes it worse: {gained}."
     if not most.over_least.low > 0:
-        return f"{start} That more unlabelled text helps does not show ({gained})."
+        return f"{start} That more unlabelled text helps does not show: {gained}."
     last = f"from {measured[-2].share:.0%} to {most.share:.0%} it is {percent(most.gain, sign=True)}"
     if most.gain.low > 0:
-        return f"{start} More unlabelled text helps ({gained}); {last}, so that still more of it may help too."
-    return f"{start} More unlabelled text helps ({gained}), but {last}: there the gain does not show any more."
+        return f"{start} More unlabelled text helps: {gained}; {last}, so that still more of it may help too."
+    return f"{start} More unlabelled text helps: {gained}; but {last}: there the gain does not show any more."
 
 
 def _mixtures_sentence(measured: Sequence[Measured], metric: str) -> str:
@@ -136,12 +136,12 @@ def _mixtures_sentence(measured: Sequence[Measured], metric: str) -> str:
     better = [one for one in others if one.gain and one.gain.low > 0]
     worse = [one for one in others if one.gain and one.gain.high < 0]
     if better:
-        named = ", ".join(f"{one.name} ({percent(one.gain, sign=True)})" for one in better if one.gain)
+        named = "; ".join(f"{one.name}, {percent(one.gain, sign=True)}" for one in better if one.gain)
         return f"{start} Significantly better: {named}."
     if worse and len(worse) == len(others):
         return f"{start} Every other choice is significantly worse."
-    gains = ", ".join(f"{one.name}: {percent(one.gain, sign=True)}" for one in others if one.gain)
-    return f"{start} That another choice is better does not show ({gains})." if gains else start
+    gains = "; ".join(f"{one.name}: {percent(one.gain, sign=True)}" for one in others if one.gain)
+    return f"{start} That another choice is better does not show: {gains}." if gains else start
 
 
 def _section(measured: Sequence[Measured], metric: str, left_out: Sequence[str], *, mixtures: bool) -> Section:

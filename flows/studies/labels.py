@@ -23,6 +23,7 @@ from pretune.studies.results import Point, TrialResult
 QUESTION = "How many labels are needed, and what do more bring?"
 SIZES, FEWEST, PER_LABEL = 6, 8, 2  # numbers of labels at most; the smallest number, and for each label
 SURE = 2  # numbers of labels at which the paired test finds a difference, before labels are said to be saved
+FAR, UNKNOWN = 100, 1e7  # times the labels tried, and labels: a curve cannot tell more
 LABELLED = "data/prepared/labelled"
 
 
@@ -147,12 +148,12 @@ def _needed_sentences(
         return ["No curve could be fitted, so that labels for a target are not known."]
     goal = f"{metric} {target:.4g}"
     if given:
-        parts = [f"{name} {_labels(one, measured)}" for name, one in needed.items()]
-        sentence = f"For {goal}, {' and '.join(parts)} are needed."
+        parts = [f"{_labels(one, measured)} {name}" for name, one in needed.items()]
+        sentence = f"For {goal}, it takes {' and '.join(parts)}."
     else:
         sentence = f"Without pretraining, all {most(measured)} labels reach {goal}."
         if WITH in needed:
-            sentence += f" With pretraining, {_labels(needed[WITH], measured)} are enough for that."
+            sentence += f" With pretraining, that takes {_labels(needed[WITH], measured)}."
     return [sentence, *_saving(needed, measured)]
 
 
@@ -177,20 +178,19 @@ def _saving(needed: Mapping[str, Needed], measured: Sequence[Measured]) -> list[
 
 def _labels(needed: Needed, measured: Sequence[Measured]) -> str:
     """A number of labels with its interval, and whether it lies beyond what was tried."""
-    one = needed.labels
+    one, count = needed.labels, most(measured)
     if math.isinf(one.value):
-        return "no number of labels (the curve never gets there)"
-    fewest = min(measured, key=lambda each: each.labels).labels
-    words = f"{one.value:,.0f} labels"
-    if not math.isnan(one.low):
-        words = f"{words} ({_whole(one.low)} to {_whole(one.high)})"
-    if needed.beyond:
-        words += f", which is beyond the {fewest} to {most(measured)} that were tried,"
-    return words
+        return "more labels than there can be (the curve never gets there)"
+    if one.value > FAR * count:
+        return f"more than {FAR * count:,} labels, by far beyond those that were tried"
+    fewest = min(each.labels for each in measured)
+    extent = [] if math.isnan(one.low) else [f"{_whole(one.low)} to {_whole(one.high)}"]
+    extent += [f"beyond the {fewest:,} to {count:,} that were tried"] if needed.beyond else []
+    return f"{one.value:,.0f} labels" + (f" ({'; '.join(extent)})" if extent else "")
 
 
 def _whole(number: float) -> str:
-    return f"{number:,.0f}" if math.isfinite(number) else "any number"
+    return f"{number:,.0f}" if number < UNKNOWN else "any number"
 
 
 def _more_sentences(measured: Sequence[Measured], curves: Curves, metric: str) -> list[str]:
@@ -273,7 +273,7 @@ def _labels_cell(needed: Needed) -> str:
     one = needed.labels
     if math.isinf(one.value):
         return "never"
-    return f"{one.value:,.0f}" + ("" if math.isnan(one.low) else f" ({_whole(one.low)} to {_whole(one.high)})")
+    return f"{_whole(one.value)}" + ("" if math.isnan(one.low) else f" ({_whole(one.low)} to {_whole(one.high)})")
 
 
 def _finite(estimate: Mapping[str, float]) -> dict[str, float | None]:

@@ -18,8 +18,8 @@ from pretune.studies.range_test import Bracket, Plateau
 from pretune.studies.results import Point
 
 HIGHEST = 0.5  # the last rate of a range test; the first is 1/100,000 of it
-STEPS = 300  # of a range test
-SHORT = 6  # the sweep of pretraining has one step for so many of params.yaml, and not fewer than STEPS
+STEPS = 150  # of a range test
+SHORT = 12  # the sweep of pretraining has one step for so many of params.yaml, and not fewer than STEPS
 QUESTION = "Which learning rate, for pretraining and for finetuning?"
 
 

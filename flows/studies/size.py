@@ -26,8 +26,8 @@ HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_atten
 ALSO_HEADS = ("num_key_value_heads", "decoder_attention_heads")
 INNER = ("intermediate_size", "n_inner", "d_ff", "hidden_dim", "encoder_ffn_dim")
 ALSO_INNER = ("decoder_ffn_dim",)
-FACTORS = (0.25, 0.5, 1.0, 2.0)
-SHARE = 1 / 6  # of the steps in params.yaml, at equal data
+FACTORS = (0.25, 0.5, 1.0, 1.5)
+SHARE = 1 / 18  # of the steps in params.yaml, at equal data
 FEWEST = 20  # steps
 
 
@@ -57,7 +57,7 @@ def run(study: Study, *, factors: Sequence[float] = FACTORS, share: float = SHAR
         raise ParamsError(
             "the study of sizes pretrains, and pretrain.steps is 0", "raise pretrain.steps in params.yaml"
         )
-    seeds = study.seeds or 2
+    seeds = study.seeds or 3
     sizes = ladder(study.base["model"]["config"], factors)
     steps = max(FEWEST, round(share * study.params.pretrain.steps))
     equal_data = study.sweep("equal-data", [_point(config, steps) for config in sizes.values()], seeds=seeds)

@@ -35,10 +35,12 @@ EXAMPLES = (
 class DefaultsToRun(TyperGroup):
     """`pretune sweep KEY=VALUES …` is `pretune sweep run KEY=VALUES …`."""
 
+    default_command = "run"
+
     @override
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in {"--help", "-h"}:
-            args = ["run", *args]
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args = [self.default_command, *args]
         return super().parse_args(ctx, args)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,9 @@ from pretune import process
 from pretune.config import overrides
 from pretune.errors import WorkspaceError
 from pretune.lineage import dvc_config, graph
+
+
+_one_at_a_time = threading.Lock()  # DVC reads a graph with objects that its threads share
 
 
 @contextmanager
@@ -33,6 +37,11 @@ def workspace_copy(root: Path, assignments: list[str]) -> Iterator[Path]:
 
 def make_copy(root: Path, copy: Path, assignments: list[str]) -> None:
     """Make `copy`, whose outputs are restored from the cache that both share; what was there is removed."""
+    with _one_at_a_time:
+        _make_copy(root, copy, assignments)
+
+
+def _make_copy(root: Path, copy: Path, assignments: list[str]) -> None:
     shutil.rmtree(copy, ignore_errors=True)
     copy.mkdir(parents=True)
     for name in _files(root):

@@ -151,7 +151,7 @@ def _needed_sentences(
         parts = [f"{_labels(one, measured)} {name}" for name, one in needed.items()]
         sentence = f"For {goal}, it takes {' and '.join(parts)}."
     else:
-        sentence = f"Without pretraining, all {most(measured)} labels reach {goal}."
+        sentence = f"Without pretraining, all {most(measured)} labels reach {goal}, by its curve."
         if WITH in needed:
             sentence += f" With pretraining, that takes {_labels(needed[WITH], measured)}."
     return [sentence, *_saving(needed, measured)]
@@ -186,7 +186,9 @@ def _labels(needed: Needed, measured: Sequence[Measured]) -> str:
     fewest = min(each.labels for each in measured)
     extent = [] if math.isnan(one.low) else [f"{_whole(one.low)} to {_whole(one.high)}"]
     extent += [f"beyond the {fewest:,} to {count:,} that were tried"] if needed.beyond else []
-    return f"{one.value:,.0f} labels" + (f" ({'; '.join(extent)})" if extent else "")
+    return f"{one.value:,.0f} label{'' if round(one.value) == 1 else 's'}" + (
+        f" ({'; '.join(extent)})" if extent else ""
+    )
 
 
 def _whole(number: float) -> str:
@@ -194,11 +196,17 @@ def _whole(number: float) -> str:
 
 
 def _more_sentences(measured: Sequence[Measured], curves: Curves, metric: str) -> list[str]:
-    """What twice the labels would bring, by the curve of the better way."""
+    """What twice the labels would bring, by the curve of the way that is better with all labels."""
     count = most(measured)
-    name, curve = next(((name, curve) for name, curve in curves.by_name.items() if curve), ("", None))
-    if curve is None:
+    if not curves.by_name:
         return []
+
+    def quality(name: str) -> float:
+        curve = curves.by_name[name]
+        return curve.predict(count).value * (1 if curve.higher_is_better else -1)
+
+    name = max(curves.by_name, key=quality)
+    curve = curves.by_name[name]
     doubled, now = (scaled(curve.predict(number), curves.scale) for number in (2 * count, count))
     sentence = (
         f"Twice the labels ({2 * count:,}) would bring {metric} {percent(doubled)} {name}, by its curve, "
@@ -258,9 +266,7 @@ def _curves(
         for name, curve in known.items()
     }
     drawn = charts.lines_log(series, x="labels", y=metric)
-    return Section(
-        "Curves", text, [Table("", head, body)], [figure(f"{metric} by the curves, to twice the labels", drawn)]
-    )
+    return Section("Curves", text, [Table("", head, body)], [figure("By the curves, to twice the labels", drawn)])
 
 
 def _cell(estimate: Estimate) -> Any:

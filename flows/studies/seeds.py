@@ -85,25 +85,27 @@ def _sentence(metric: str, one: Luck, stage: str) -> str:
     )
     if values.sd == 0:
         return f"{start} The seed changes nothing: runs that differ in it only are no evidence."
-    compared = (
-        f"With one seed each, {_must(metric, one.one_seed)}; with {seeds} seeds each, "
-        f"{_must(metric, one.with_seeds(seeds), short=True)}."
-    )
+    compared = _compared(metric, one.one_seed, one.with_seeds(seeds), seeds)
     step = _step(metric, one)
     needed = one.seeds_needed(step)
     last = f" A difference of {difference(metric, step)} takes {needed} seeds each." if needed else ""
     return f"{start} {compared}{last}"
 
 
-def _must(metric: str, size: float, *, short: bool = False) -> str:
+def _compared(metric: str, one: float, several: float, seeds: int) -> str:
     """How far two models must be apart; a metric may have no room for that."""
     low, high = bounds(metric)
-    if size >= high - low:
-        return "none" if short else f"no difference of {metric} is more than luck"
+    known = [f"by {difference(metric, size)}" if size < high - low else "" for size in (one, several)]
+    if not known[1]:
+        return f"Neither with one seed each nor with {seeds} is any difference of {metric} more than luck."
+    if not known[0]:
+        return (
+            f"With one seed each, no difference of {metric} is more than luck; with {seeds} seeds each, two models "
+            f"must differ {known[1]}."
+        )
     return (
-        f"by {difference(metric, size)}"
-        if short
-        else (f"two models must differ by {difference(metric, size)} before it is more than luck")
+        f"With one seed each, two models must differ {known[0]} before it is more than luck; with {seeds} seeds each, "
+        f"{known[1]}."
     )
 
 
@@ -131,10 +133,11 @@ def _spreads(found: Mapping[str, Luck], stage: str) -> Section:
         f"do not. Figures are of the {first.rows} test rows; intervals are those of the mean and of the standard "
         "deviation, if seeds vary normally."
     )
+    ends = {name: _within(name, one) for name, one in found.items()}
     head = ["metric", "mean", "standard deviation", "lowest", "highest"]
     body: list[list[Any]] = [
         [
-            name, {"value": one.spread.mean, "low": one.spread.low, "high": one.spread.high},
+            name, {"value": one.spread.mean, "low": ends[name][0], "high": ends[name][1]},
             {"value": one.spread.sd, "low": one.spread.sd_low, "high": one.spread.sd_high},
             _figure(name, min(one.values)), _figure(name, max(one.values)),
         ]
@@ -142,9 +145,15 @@ def _spreads(found: Mapping[str, Luck], stage: str) -> Section:
     ]  # fmt: skip
     headline = next(iter(found))
     drawn = [name for name in found if name in SHARES] if headline in SHARES else [headline]
-    rows = {name: (found[name].values, found[name].spread.low, found[name].spread.high) for name in drawn}
+    rows = {name: (found[name].values, *ends[name]) for name in drawn}
     dots = figure("Each dot is a seed", strips(rows, "on the test rows" if headline in SHARES else headline))
     return Section("Spread", text, [Table("", head, [[row[0], *map(_rounded, row[1:])] for row in body])], [dots])
+
+
+def _within(metric: str, one: Luck) -> tuple[float, float]:
+    """The interval of the mean, cut off where the metric ends."""
+    low, high = bounds(metric)
+    return max(low, one.spread.low), min(high, one.spread.high)
 
 
 def _power(found: Mapping[str, Luck]) -> Section:

@@ -115,6 +115,7 @@ class Worker:
         self._home, self._state, self.root, self._share, self._start = home, state, root, share, start
         self._log = root.with_suffix(".log")
         self._channel: Channel | None = None
+        self._running: list[int] = []  # number and seed of the request
 
     @property
     def started(self) -> bool:
@@ -133,6 +134,7 @@ class Worker:
     def run(self, request: Request, on_event: Callable[[dict[str, Any], Worker], None]) -> dict[str, Any]:
         """Run a trial to its end; returns its outcome. StageFailedError if the process ended before."""
         assert self._channel
+        self._running = [request.number, request.seed]
         self._channel.write(slot.encode(request))
         while line := self._channel.readline():
             event = json.loads(line)
@@ -145,8 +147,8 @@ class Worker:
 
     def stop(self, reason: str) -> None:
         """Stop the trial that goes on, if one does."""
-        if self._channel:
-            self._channel.write(json.dumps({"stop": reason}) + "\n")
+        if self._channel and self._running:
+            self._channel.write(json.dumps({"stop": reason, "of": self._running}) + "\n")
 
     def close(self) -> None:
         """End the process and remove the copy."""
@@ -185,11 +187,10 @@ class Pool:
         for worker in self._workers:
             worker.stop(reason)
 
-    def _start_workers(self, threads: ThreadPoolExecutor, wanted: int) -> None:
-        """Start so many processes, as far as there are any, in this thread: those of `threads` end too early."""
-        new = [worker for worker in self._workers[:wanted] if not worker.started]
-        list(threads.map(Worker.copy, new))
-        for worker in new:
+    def _start_workers(self, wanted: int) -> None:
+        """Start so many processes, as far as there are any; in this thread, for they end with the one that does it."""
+        for worker in [worker for worker in self._workers[:wanted] if not worker.started]:
+            worker.copy()
             worker.start()
 
     def run(
@@ -225,9 +226,10 @@ class Pool:
                         on_done(request, outcome)
                 except BaseException as error:  # of any kind: it is raised below, in the thread that waits
                     errors.append(error)
+                    self.stop(INTERRUPTED)
 
+        self._start_workers(len(requests))
         with ThreadPoolExecutor(len(self._workers)) as threads:
-            self._start_workers(threads, len(requests))
             for future in [threads.submit(work, worker) for worker in self._workers if worker.started]:
                 future.result()
         if errors:

@@ -1,6 +1,6 @@
 """`python -m flows.sweep.slot HOME ROOT CORES GPUS`: runs trials, one after the other, in a copy of the workspace.
 
-It reads requests as JSON lines from standard input, `{"run": …}` or `{"stop": reason}`, and writes events as JSON lines
+It reads requests as JSON lines from standard input, `{"run": …}` or `{"stop": reason, "of": …}`, and writes events as JSON lines
 to standard output. It dies with the process that started it, and its stages die with it.
 """
 
@@ -63,7 +63,8 @@ class Slot:
         self.state = root / ".pretune"
         self._channel, self._writing = channel, threading.Lock()
         self._run: PipelineRun | None = None
-        self._stop = ""
+        self._stop, self._stops = "", dict[tuple[int, int], str]()
+        self._request: tuple[int, int] | None = None
         stages = list(Workspace(root).nodes)
         self._server = ForkServer(
             root, stage_environment(self.state, ""), stages, self.state / "logs" / "forkserver.log"
@@ -79,8 +80,11 @@ class Slot:
             self._channel.write(json.dumps({"event": event, **content}) + "\n")
             self._channel.flush()
 
-    def stop(self, reason: str) -> None:
-        """Stop the run that goes on; callable from another thread."""
+    def stop(self, reason: str, number: int, seed: int) -> None:
+        """Stop a run that goes on or is about to begin; callable from another thread."""
+        self._stops[number, seed] = reason
+        if self._request != (number, seed):
+            return
         self._stop = reason
         if self._run:
             with suppress(AttributeError):  # it has not begun to start stages
@@ -88,7 +92,8 @@ class Slot:
 
     def perform(self, request: Request) -> dict[str, Any]:
         """Run a trial to its end. Returns its outcome: how it ended, its values, costs and curve."""
-        self._stop = ""
+        self._request = (request.number, request.seed)
+        self._stop = self._stops.pop(self._request, "")
         overrides.override(Path(request.base), request.assignments, self.root / "params.yaml")
         trial = Trial(
             self.state, request.parent, request.name, request.tags, self._server, self.cores, self.gpus,
@@ -225,7 +230,7 @@ def _listen(slot: Slot, requests: queue.SimpleQueue[Request | None]) -> None:
     for line in sys.stdin:
         message = json.loads(line)
         if "stop" in message:
-            slot.stop(message["stop"])
+            slot.stop(message["stop"], *message["of"])
         else:
             requests.put(Request(**message["run"]))
     requests.put(None)

@@ -28,17 +28,17 @@ from pretune.config.params import RENAMED, Params
 ROOT = Path(__file__).parents[2]
 CODE = ("cli", "flows", "tasks", "pretune", "benchmarks", "scripts", "to_tensorflow")
 MADE = {  # by a run or a command, besides the outputs in dvc.yaml
-    ".dvc/cache", ".dvc/config.local", ".dvc/tmp", ".pretune/checkpoints", ".pretune/journal", ".pretune/kept",
+    ".dvc/cache", ".dvc/config.local", ".dvc/tmp", ".dvc/tmp/exps", ".pretune/checkpoints", ".pretune/journal", ".pretune/kept",
     ".pretune/last-error.json", ".pretune/logs/STAGE.log", ".pretune/logs/STAGE.workers.log",
     ".pretune/logs/forkserver.log", ".pretune/override", ".pretune/plots", ".pretune/prefect.db", ".pretune/stages",
     "data/raw/duplicates.jsonl", "data/raw/quarantine.jsonl", "data/raw/rows.parquet", "data/raw/source.json",
     "exported-tf/parity.json", "mlartifacts", "mlflow.db", "models/finetuned/adapter", "reports/compare.html",
     "reports/data/card.html", "reports/data/card.json", "reports/data/card.md",
-    "reports/evaluation/label_efficiency.csv", "reports/evaluation/samples.json", "site/index.html",
+    "reports/evaluation/label_efficiency.csv", "reports/studies", "reports/sweeps", "reports/evaluation/samples.json", "site/index.html",
 }  # fmt: skip
 GIVEN = {  # examples of what a user has
     "data/*.txt", "data/mine.jsonl", "data/reviews", "data/reviews.csv", "data/sets", "models/mine", "tokenizer.json",
-    "train-v1.1.json",
+    "train-v1.1.json", "sweeps/size.yaml",
 }  # fmt: skip
 NAMES = {"pretune/pipeline"}  # no path: a deployment in Prefect
 PROGRAMS = {  # that commands may call besides our own
@@ -333,9 +333,13 @@ def pretune_problems(arguments: list[str]):
 
     command, name = typer.main.get_command(app), ""
     while hasattr(command, "commands"):
+        if hasattr(command, "default_command") and arguments and arguments[0].startswith("--"):
+            arguments = [command.default_command, *arguments]
         if not arguments or arguments[0].startswith("-") or PLACEHOLDER.match(arguments[0]):
             return
         name, *arguments = arguments
+        if name not in command.commands and hasattr(command, "default_command") and re.search(r"\W", name):
+            name, arguments = command.default_command, [name, *arguments]
         if name not in command.commands:
             yield f"no command {name}"
             return

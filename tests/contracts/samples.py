@@ -84,6 +84,7 @@ TRAINING = {
     "layer_decay": 0.9, "schedule": "linear", "warmup": 0.0, "weight_decay": 0.01, "gradient_clip": 1.0,
     "precision": "fp32", "gradient_checkpointing": False, "compile": False, "max_skipped_steps": 3, "ema_decay": 0.0,
     "evaluate_every": 0, "metric_for_best_model": "last", "patience": 0, "objective": "any", "settings": {},
+    "seed": None,
 }  # fmt: skip
 LABELS = ["sea", "kitchen"]
 TEXTS = [f"{'waves salt harbour' if n % 2 == 0 else 'flour oven butter'} number {n * n}" for n in range(8)]

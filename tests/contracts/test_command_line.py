@@ -8,7 +8,7 @@ import pytest
 
 COMMANDS = [
     "run", "plan", "why", "trace", "doctor", "ui", "compare", "promote", "rollback", "reproduce", "predict", "export",
-    "init", "recipes", "data",
+    "init", "recipes", "data", "sweep", "study",
 ]  # fmt: skip
 # Asks for every help text in one process, then tells which modules that took.
 ASK = """

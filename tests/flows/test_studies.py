@@ -67,8 +67,9 @@ def test_luck_that_is_larger_than_a_difference_is_told():
 
 def test_luck_that_leaves_no_room_for_a_difference_is_told():
     """Two seeds that are far apart: a difference of more than the whole range is none that could show."""
-    _, result = concluded([0.2, 0.8])
-    assert "With one seed each, no difference of accuracy is more than luck" in result.answer
+    assert "Neither with one seed each nor with 2 is any difference" in concluded([0.2, 0.8])[1].answer
+    answer = concluded([0.35, 0.5, 0.875, 0.6])[1].answer
+    assert "With one seed each, no difference of accuracy is more than luck; with 4 seeds each, two" in answer
 
 
 def test_more_seeds_show_smaller_differences():

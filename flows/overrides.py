@@ -18,7 +18,6 @@ from pretune.config import overrides
 from pretune.errors import WorkspaceError
 from pretune.lineage import dvc_config, graph
 
-
 _one_at_a_time = threading.Lock()  # DVC reads a graph with objects that its threads share
 
 

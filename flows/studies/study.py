@@ -88,7 +88,7 @@ class Study:
         if not sweep.run():
             raise StageFailedError(
                 f"the time was up before all runs of the study {self.name} had ended",
-                f"pretune study {self.name}   (goes on: what has run is not run again)",
+                f"{self.command()}   (goes on: what has run is not run again)",
             )
         self.warning = sweep.warning or self.warning
         found = Part(folder)

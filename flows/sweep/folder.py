@@ -177,7 +177,7 @@ class SweepFolder:
         """Note what a trial reaches on the test rows."""
         judge = self.judge
         values = draws([Path(file) for file in predictions], judge.metric, judge.samples, judge.confidence, judge.seed)
-        estimate = estimate_of(values, judge.confidence, judge.seed).as_dict()
+        estimate = estimate_of(values, judge.confidence, judge.seed, settings.bounds(self.metric_name)).as_dict()
         content = {"number": number, "files": predictions, "estimate": estimate}
         path = self.path / "tests" / f"{number}.json"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """`python -m flows.sweep.slot HOME ROOT CORES GPUS`: runs trials, one after the other, in a copy of the workspace.
 
-It reads requests as JSON lines from standard input, `{"run": …}` or `{"stop": reason, "of": …}`, and writes events as JSON lines
-to standard output. It dies with the process that started it, and its stages die with it.
+It reads requests as JSON lines from standard input, `{"run": …}` or `{"stop": reason, "of": …}`, and writes events
+as JSON lines to standard output. It dies with the process that started it, and its stages die with it.
 """
 
 from __future__ import annotations

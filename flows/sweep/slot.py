@@ -107,7 +107,8 @@ class Slot:
                     raise StageFailedError(self._stop)
                 self._run_stages(run)
                 outcome = self._outcome(run, request)
-                run.record.metrics({f"validation/{name}": value for name, value in outcome["values"].items()})
+                measured = {name: value for name, value in outcome["values"].items() if name != "headline"}
+                run.record.metrics({f"validation/{name}": value for name, value in measured.items()})
                 run.record.metrics({f"cost/{name}": value for name, value in outcome["costs"].items()})
         except PretuneError as error:
             if self._stop:

@@ -28,13 +28,15 @@ from pretune.config.params import RENAMED, Params
 ROOT = Path(__file__).parents[2]
 CODE = ("cli", "flows", "tasks", "pretune", "benchmarks", "scripts", "to_tensorflow")
 MADE = {  # by a run or a command, besides the outputs in dvc.yaml
-    ".dvc/cache", ".dvc/config.local", ".dvc/tmp", ".dvc/tmp/exps", ".pretune/checkpoints", ".pretune/journal", ".pretune/kept",
+    ".dvc/cache", ".dvc/config.local", ".dvc/tmp", ".dvc/tmp/exps", ".pretune/checkpoints", ".pretune/journal",
+    ".pretune/kept",
     ".pretune/last-error.json", ".pretune/logs/STAGE.log", ".pretune/logs/STAGE.workers.log",
     ".pretune/logs/forkserver.log", ".pretune/override", ".pretune/plots", ".pretune/prefect.db", ".pretune/stages",
     "data/raw/duplicates.jsonl", "data/raw/quarantine.jsonl", "data/raw/rows.parquet", "data/raw/source.json",
     "exported-tf/parity.json", "mlartifacts", "mlflow.db", "models/finetuned/adapter", "reports/compare.html",
     "reports/data/card.html", "reports/data/card.json", "reports/data/card.md",
-    "reports/evaluation/label_efficiency.csv", "reports/studies", "reports/sweeps", "reports/evaluation/samples.json", "site/index.html",
+    "reports/evaluation/label_efficiency.csv", "reports/studies", "reports/sweeps",
+    "reports/evaluation/samples.json", "site/index.html",
 }  # fmt: skip
 GIVEN = {  # examples of what a user has
     "data/*.txt", "data/mine.jsonl", "data/reviews", "data/reviews.csv", "data/sets", "models/mine", "tokenizer.json",

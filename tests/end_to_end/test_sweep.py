@@ -44,7 +44,7 @@ def runs_of(clone, name):
 
 
 def test_a_sweep_does_no_work_twice_and_is_recorded(swept):
-    """Stages that trials share run once; MLflow has a parent with a child for each run, with what varied and metrics."""
+    """Stages that trials share run once; MLflow has a child of the sweep for each run, with values and metrics."""
     clone, shown = swept
     assert [trial["state"] for trial in shown["trials"]] == ["complete"] * 3
     parent, trials = runs_of(clone, "first")
@@ -90,7 +90,7 @@ def test_a_killed_sweep_goes_on_to_the_same_table(swept, copy_of, finished, tmp_
         main = clone.start(*arguments)
         runs, steps = clone.state / "sweeps" / "first" / "runs", moments.randrange(40)
         before = len(list(runs.glob("*.json")))
-        clone.wait(lambda: clone.process_with("flows.sweep.slot") or main.poll() is not None, "a trial")
+        clone.wait(lambda main=main: clone.process_with("flows.sweep.slot") or main.poll() is not None, "a trial")
         for _ in range(steps):  # each look at all processes takes some time: a moment within the next trials
             clone.processes()
             if len(list(runs.glob("*.json"))) > before + 1 or main.poll() is not None:
@@ -106,7 +106,7 @@ def test_a_killed_sweep_goes_on_to_the_same_table(swept, copy_of, finished, tmp_
 
 def test_a_worse_trial_is_pruned_and_says_so(copy):
     """Training stops at a validation, nothing is left of it, and sweep and record call it pruned."""
-    rates = ",".join(["1e-3", "1.1e-3", "1.2e-3", "1.3e-3", "1.4e-3", "1e-7"])
+    rates = "1e-3,1.1e-3,1.2e-3,1.3e-3,1.4e-3,1e-7"
     longer = copy.root / "params.yaml"
     copy.set(finetune__epochs=12)
     text = longer.read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ from pretune.config import params
 from pretune.errors import DataError, InputsChangedError, UndeclaredInputError
 from pretune.lineage.graph import Workspace, stage_key, state_dir
 from pretune.runtime import progress
+from pretune.runtime import progress
 from pretune.runtime.events import Record, Validation
 from pretune.runtime.progress import PipeProgress
 from pretune.runtime.stage import PublishedStage
@@ -226,13 +227,14 @@ def test_training_is_reported_as_metrics_over_steps(begin, capsys):
 
 
 def test_what_validation_found_is_reported_beside(begin, capsys):
-    """Metrics with names of their own, so that no curve mixes the two; progress does not jump."""
+    """Metrics with names of their own, so that no curve mixes the two; a message for the flow; progress does not jump."""
     stage = begin()
     stage.reporter(20)(Validation(10, {"loss": 2.0, "accuracy": 0.75}))
     (event,) = events(stage, "metrics")
     assert event["step"] == 10
     assert event["values"] == {"validation_loss": 2.0, "validation_accuracy": 0.75}
-    assert capsys.readouterr().out == ""
+    message = progress.message(capsys.readouterr().out)
+    assert message == {"event": "validation", "step": 10, "metrics": {"loss": 2.0, "accuracy": 0.75}}
 
 
 def test_several_models_of_one_stage_are_told_apart(begin, capsys):

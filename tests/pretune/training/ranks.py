@@ -131,7 +131,7 @@ def learn(case, folder, world=None):
         optimizer=case.optimizer,
         learning_rate=3e-3, layer_decay=0.9, schedule="cosine", warmup=0.1, weight_decay=0.01, gradient_clip=0.5,
         precision="fp32", gradient_checkpointing=case.checkpointing, compile=False, max_skipped_steps=3, ema_decay=0.0,
-        evaluate_every=4, metric_for_best_model=case.metric_for_best_model, patience=0,
+        evaluate_every=4, metric_for_best_model=case.metric_for_best_model, patience=0, seed=None,
     )  # fmt: skip
     checkpoints = Checkpoints(folder / case.folder, world) if case.folder else None
     try:

@@ -71,6 +71,7 @@ SETTINGS = {
     "evaluate_every": 0,
     "metric_for_best_model": "last",
     "patience": 0,
+    "seed": None,
 }
 WRITING = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")  # audit events
 

@@ -19,7 +19,7 @@ SETTINGS = TrainingParams(
     objective="linear", settings={}, batch_size=64, gradient_accumulation_steps=1, sequence_length=8, optimizer="adamw",
     learning_rate=0.05, layer_decay=1.0, schedule="linear", warmup=0.0, weight_decay=0.0, gradient_clip=1e9,
     precision="fp32", gradient_checkpointing=False, compile=False, max_skipped_steps=0, ema_decay=0.0, evaluate_every=0,
-    metric_for_best_model="last", patience=0,
+    metric_for_best_model="last", patience=0, seed=None,
 )  # fmt: skip
 NAMES = ["height", "width", "weight"]
 

@@ -152,7 +152,7 @@ def test_a_model_learns_from_both_texts(words, name):
         learning_rate=3e-3, layer_decay=1.0, schedule="linear", warmup=0.1, weight_decay=0.01, gradient_clip=1.0,
         precision="fp32", gradient_checkpointing=False, compile=False, max_skipped_steps=3, ema_decay=0.0,
         evaluate_every=0,
-        metric_for_best_model="last", patience=0,
+        metric_for_best_model="last", patience=0, seed=None,
     )  # fmt: skip
     trained, _ = loop.train(model(name, words, "bert"), task, params, 100, seed=0, report=lambda _: None)
     predictions = objective(name, words, range(200, 260)).predict(trained)

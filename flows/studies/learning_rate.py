@@ -18,8 +18,8 @@ from pretune.studies.range_test import Bracket, Plateau
 from pretune.studies.results import Point
 
 HIGHEST = 0.5  # the last rate of a range test; the first is 1/100,000 of it
-STEPS = 150  # of a range test
-SHORT = 12  # the sweep of pretraining has one step for so many of params.yaml, and not fewer than STEPS
+STEPS = {"pretrain": 150, "finetune": 400}  # of a range test; few labelled rows make a noisy loss
+SHORT = 12  # the sweep of pretraining has one step for so many of params.yaml, and not fewer than its range test
 QUESTION = "Which learning rate, for pretraining and for finetuning?"
 
 
@@ -80,7 +80,8 @@ def _measure(study: Study, stage: str, count: int, seeds: int) -> Measured:
     except DataError:
         bracket = None
     own = getattr(study.params, stage).learning_rate
-    rates = within(bracket, count) if bracket else [own / 10, own / 3, own, own * 3 if own < 0.3 else own * 1.1]
+    around = [own * factor for factor in (0.1, 0.3, 3, 10) if own * factor < 1]
+    rates = within(bracket, count) if bracket else [float(f"{rate:.2g}") for rate in around]
     rates = sorted({*rates, own})
     part, steps = _sweep(study, stage, rates, seeds)
     by_rate = {trial.point[f"{stage}.learning_rate"]: trial for trial in part.trials}
@@ -99,10 +100,10 @@ def _range_test(study: Study, stage: str) -> tuple[list[float], list[float]]:
         f"{stage}.ema_decay": 0.0, f"{stage}.patience": 0, f"{stage}.metric_for_best_model": "last",
     }  # fmt: skip
     if stage == "pretrain":
-        point |= {"pretrain.steps": STEPS, "pretrain.evaluate_every": STEPS}
+        point |= {"pretrain.steps": STEPS[stage], "pretrain.evaluate_every": STEPS[stage]}
         part = study.sweep("range-pretrain", [point], seeds=1, metric="pretrain.loss", tested="none")
     else:
-        point |= {"finetune.epochs": _epochs(study, STEPS), "finetune.calibrate": False}
+        point |= {"finetune.epochs": _epochs(study, STEPS[stage]), "finetune.calibrate": False}
         part = study.sweep("range-finetune", [point], seeds=1, metric="loss", tested="none")
     curve = part.outcome(part.best(part.trials), 0)["curves"][stage]
     rows = [row for row in curve if "loss" in row]
@@ -113,7 +114,7 @@ def _sweep(study: Study, stage: str, rates: Sequence[float], seeds: int) -> tupl
     points = [{f"{stage}.learning_rate": rate} for rate in rates]
     if stage == "finetune":
         return study.sweep("finetune", points, seeds=seeds, tested="none"), 0
-    steps = min(study.params.pretrain.steps, max(STEPS, study.params.pretrain.steps // SHORT))
+    steps = min(study.params.pretrain.steps, max(STEPS["pretrain"], study.params.pretrain.steps // SHORT))
     short: Point = {"pretrain.steps": steps, "pretrain.evaluate_every": steps}
     part = study.sweep(
         "pretrain", [point | short for point in points], seeds=min(seeds, 2), metric="pretrain.loss", tested="none"
@@ -161,7 +162,7 @@ def _section(training: Measured, seeds: int) -> Section:
     title = {"pretrain": "Pretraining", "finetune": "Finetuning"}[training.stage]
     bracket = training.bracket
     text = (
-        f"Range test: one run of {STEPS} steps in which the rate grows (Smith 2017). The loss falls from "
+        f"Range test: one run of {STEPS[training.stage]} steps in which the rate grows (Smith 2017). The loss falls from "
         f"{bracket.low:.2g} on, fastest at {bracket.steepest:.2g}, and rises after {bracket.high:.2g}."
         if bracket
         else "Range test: the loss did not fall and rise clearly, so the sweep is around the rate of params.yaml."

@@ -8,7 +8,6 @@ from pretune.config import params
 from pretune.errors import DataError, InputsChangedError, UndeclaredInputError
 from pretune.lineage.graph import Workspace, stage_key, state_dir
 from pretune.runtime import progress
-from pretune.runtime import progress
 from pretune.runtime.events import Record, Validation
 from pretune.runtime.progress import PipeProgress
 from pretune.runtime.stage import PublishedStage
@@ -227,7 +226,7 @@ def test_training_is_reported_as_metrics_over_steps(begin, capsys):
 
 
 def test_what_validation_found_is_reported_beside(begin, capsys):
-    """Metrics with names of their own, so that no curve mixes the two; a message for the flow; progress does not jump."""
+    """Metrics with names of their own, so that no curve mixes the two; the flow hears of it; progress does not jump."""
     stage = begin()
     stage.reporter(20)(Validation(10, {"loss": 2.0, "accuracy": 0.75}))
     (event,) = events(stage, "metrics")

@@ -162,8 +162,8 @@ def _section(training: Measured, seeds: int) -> Section:
     title = {"pretrain": "Pretraining", "finetune": "Finetuning"}[training.stage]
     bracket = training.bracket
     text = (
-        f"Range test: one run of {STEPS[training.stage]} steps in which the rate grows (Smith 2017). The loss falls from "
-        f"{bracket.low:.2g} on, fastest at {bracket.steepest:.2g}, and rises after {bracket.high:.2g}."
+        f"Range test: one run of {STEPS[training.stage]} steps in which the rate grows (Smith 2017). The loss falls "
+        f"from {bracket.low:.2g} on, fastest at {bracket.steepest:.2g}, and rises after {bracket.high:.2g}."
         if bracket
         else "Range test: the loss did not fall and rise clearly, so the sweep is around the rate of params.yaml."
     )

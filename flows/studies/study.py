@@ -182,8 +182,8 @@ def write_markdown(result: Result, name: str, folder: Path) -> Path:
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     for file, svg in pictures.items():
-        write_atomically(images / f"{name}-{file}", svg)
-        text = text.replace(f"]({file})", f"](images/{name}-{file})")
+        write_atomically(images / file, svg)
+        text = text.replace(f"]({file})", f"](images/{file})")
     path = folder / f"{name}.md"
     write_atomically(path, text)
     return path

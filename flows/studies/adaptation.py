@@ -25,7 +25,7 @@ VARIANTS: dict[str, Point] = {  # settings as they are usual; the rate of each i
     "DoRA, rank 16": {"adaptation.method": "dora", "adaptation.settings": {"r": 16, "lora_alpha": 32}},
     "IA³": {"adaptation.method": "ia3"},
 }
-LOW, HIGH = (3e-4, 1e-3, 3e-3), (3e-3, 1e-2, 3e-2)  # rates: what is new and small bears higher ones
+LOW, HIGH = (1e-3, 3e-3, 1e-2), (3e-3, 1e-2, 3e-2)  # rates: what is new and small bears higher ones
 RATES = {"full": LOW, "gradual": LOW, "top layer": LOW}  # HIGH for all others
 FEW = 5  # the smaller number of labels is a fifth of the larger
 SEARCHED = 1  # seeds with which the rate is chosen

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flows.studies.study import Part, Result, Study, percent
+from flows.studies.study import Part, Result, Study, with_interval
 from pretune.evaluation.metrics.bootstrap import Difference, Estimate
 from pretune.pages.render import Table
 from pretune.pages.units import si
@@ -113,9 +113,11 @@ def _sentence(labels: str, measured: Sequence[Measured], metric: str) -> str:
     full, *others = measured
     as_good = [one for one in others if one.against_full and one.against_full.high >= 0]
     better = [one for one in others if one.against_full and one.against_full.low > 0]
-    start = f"With {labels}, training all parameters reaches {metric} {percent(full.test)}."
+    start = f"With {labels}, training all parameters reaches {metric} {with_interval(full.test)}."
     if better:
-        names = ", ".join(f"{one.name} ({percent(one.against_full, sign=True)})" for one in better if one.against_full)
+        names = ", ".join(
+            f"{one.name} ({with_interval(one.against_full, sign=True)})" for one in better if one.against_full
+        )
         return f"{start} Significantly better: {names}."
     if not as_good:
         return f"{start} Every other way is significantly worse."
@@ -124,7 +126,7 @@ def _sentence(labels: str, measured: Sequence[Measured], metric: str) -> str:
     share = cheapest.costs["trained_parameters"] / cheapest.costs["parameters"]
     return (
         f"{start} {cheapest.name} trains {share:.2%} of them and cannot be told from it "
-        f"({percent(cheapest.against_full, sign=True)})."
+        f"({with_interval(cheapest.against_full, sign=True)})."
     )
 
 

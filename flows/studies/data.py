@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flows.studies.study import Part, Result, Study, percent
+from flows.studies.study import Part, Result, Study, with_interval
 from pretune.errors import ParamsError
 from pretune.evaluation.metrics.bootstrap import Difference, Estimate
 from pretune.pages.render import Table
@@ -114,17 +114,17 @@ def _bits(part: Part, trial: TrialResult) -> list[float]:
 def _shares_sentence(measured: Sequence[Measured], metric: str) -> str:
     least, most = measured[0], measured[-1]
     if most.over_least is None or most.gain is None:
-        return f"Only one share could be measured: {metric} {percent(most.test)}."
+        return f"Only one share could be measured: {metric} {with_interval(most.test)}."
     start = (
-        f"Pretrained on {least.share:.0%} of the texts, the model reaches {metric} {percent(least.test)}; on "
-        f"{most.share:.0%}, {percent(most.test)}, at equal steps."
+        f"Pretrained on {least.share:.0%} of the texts, the model reaches {metric} {with_interval(least.test)}; on "
+        f"{most.share:.0%}, {with_interval(most.test)}, at equal steps."
     )
-    gained = percent(most.over_least, sign=True)
+    gained = with_interval(most.over_least, sign=True)
     if most.over_least.high < 0:
         return f"{start} More unlabelled text makes it worse: {gained}."
     if not most.over_least.low > 0:
         return f"{start} That more unlabelled text helps does not show: {gained}."
-    last = f"from {measured[-2].share:.0%} to {most.share:.0%} it is {percent(most.gain, sign=True)}"
+    last = f"from {measured[-2].share:.0%} to {most.share:.0%} it is {with_interval(most.gain, sign=True)}"
     if most.gain.low > 0:
         return f"{start} More unlabelled text helps: {gained}; {last}, so that still more of it may help too."
     return f"{start} More unlabelled text helps: {gained}; but {last}: there the gain does not show any more."
@@ -132,15 +132,15 @@ def _shares_sentence(measured: Sequence[Measured], metric: str) -> str:
 
 def _mixtures_sentence(measured: Sequence[Measured], metric: str) -> str:
     first, *others = measured
-    start = f"With {first.name}, {metric} is {percent(first.test)}."
+    start = f"With {first.name}, {metric} is {with_interval(first.test)}."
     better = [one for one in others if one.gain and one.gain.low > 0]
     worse = [one for one in others if one.gain and one.gain.high < 0]
     if better:
-        named = "; ".join(f"{one.name}, {percent(one.gain, sign=True)}" for one in better if one.gain)
+        named = "; ".join(f"{one.name}, {with_interval(one.gain, sign=True)}" for one in better if one.gain)
         return f"{start} Significantly better: {named}."
     if worse and len(worse) == len(others):
         return f"{start} Every other choice is significantly worse."
-    gains = "; ".join(f"{one.name}: {percent(one.gain, sign=True)}" for one in others if one.gain)
+    gains = "; ".join(f"{one.name}: {with_interval(one.gain, sign=True)}" for one in others if one.gain)
     return f"{start} That another choice is better does not show: {gains}." if gains else start
 
 

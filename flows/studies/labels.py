@@ -9,7 +9,7 @@ from typing import Any
 
 from flows.studies import label_curves
 from flows.studies.label_curves import WITH, WITHOUT, Curves, Measured, most, scaled
-from flows.studies.study import Part, Result, Study, percent
+from flows.studies.study import Part, Result, Study, with_interval
 from pretune.config import files
 from pretune.data import rows
 from pretune.errors import ParamsError
@@ -209,7 +209,7 @@ def _more_sentences(measured: Sequence[Measured], curves: Curves, metric: str) -
     curve = curves.by_name[name]
     doubled, now = (scaled(curve.predict(number), curves.scale) for number in (2 * count, count))
     sentence = (
-        f"Twice the labels ({2 * count:,}) would bring {metric} {percent(doubled)} {name}, by its curve, "
+        f"Twice the labels ({2 * count:,}) would bring {metric} {with_interval(doubled)} {name}, by its curve, "
         f"against {now.value:.4g} with {count:,}."
     )
     return [sentence]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flows.studies.study import Part, Result, Study, percent
+from flows.studies.study import Part, Result, Study, with_interval
 from pretune.errors import DataError, ParamsError
 from pretune.evaluation.metrics.bootstrap import Difference, Estimate
 from pretune.pages.render import Table
@@ -164,17 +164,17 @@ def _law(measured: Sequence[Measured]) -> tuple[ScalingLaw | None, HeldOut | Non
 def _sentence(setting: str, sizes: Sequence[Measured], metric: str) -> str:
     base = next(one for one in sizes if one.factor == 1.0)
     larger = [one for one in sizes if one.factor > 1 and one.against_base]
-    reached = f"{metric} {percent(base.test)}"
+    reached = f"{metric} {with_interval(base.test)}"
     words = f"At {setting}, the model of params.yaml ({si(base.parameters)} parameters) reaches {reached}"
     better = [one for one in larger if one.against_base and one.against_base.low > 0]
     worse = [one for one in larger if one.against_base and one.against_base.high < 0]
     if better:
         best = max(better, key=lambda one: one.against_base.value if one.against_base else 0.0)
-        return f"{words}; a larger one ({si(best.parameters)}) is better by {percent(best.against_base or {})}."
+        return f"{words}; a larger one ({si(best.parameters)}) is better by {with_interval(best.against_base or {})}."
     if worse and len(worse) == len(larger):
         return f"{words}; every larger one is worse."
     gains = ", ".join(
-        f"{si(one.parameters)}: {percent(one.against_base, sign=True)}" for one in larger if one.against_base
+        f"{si(one.parameters)}: {with_interval(one.against_base, sign=True)}" for one in larger if one.against_base
     )
     return f"{words}; that a larger one is better does not show ({gains})." if gains else f"{words}."
 
@@ -190,7 +190,7 @@ def _law_sentences(law: ScalingLaw | None, checked: HeldOut | None, measured: Se
     words = (
         f"The scaling law, fitted without the largest size, {right} its loss ({check.predicted.value:.3f} predicted, "
         f"{check.measured:.3f} measured). For twice the largest model at {si(largest.tokens)} tokens it predicts a "
-        f"loss of {percent(doubled)}, against {measured_now:.3f} now."
+        f"loss of {with_interval(doubled)}, against {measured_now:.3f} now."
     )
     return [words]
 

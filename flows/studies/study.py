@@ -7,7 +7,7 @@ import json
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -153,8 +153,6 @@ class Part:
 
     def _tested(self, trial: TrialResult) -> TrialResult:
         """The trial with its predictions for the test rows in place of those for the validation rows."""
-        from dataclasses import replace
-
         files = self.test_files(trial)
         seeds = [replace(seed, held_out=str(file)) for seed, file in zip(trial.seeds, files, strict=True)]
         return replace(trial, seeds=seeds)
@@ -194,7 +192,7 @@ def _distinct(values: Sequence[Any]) -> list[Any]:
     return list({json.dumps(value, sort_keys=True): value for value in values}.values())
 
 
-def percent(estimate: Mapping[str, float] | Estimate, *, sign: bool = False) -> str:
+def with_interval(estimate: Mapping[str, float] | Estimate, *, sign: bool = False) -> str:
     """A value with its interval, for a sentence."""
     from pretune.pages.units import interval
 

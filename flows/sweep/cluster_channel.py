@@ -118,7 +118,7 @@ class ClusterChannel:
                 self._before += len(self._sent)
                 self._sent = []
         if event["event"] == "validation":
-            key = (event["stage"], event["step"])
+            key = (event["stage"], event["number"])
             known = key in self._validated
             self._validated.add(key)
             return not known

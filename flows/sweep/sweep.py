@@ -47,13 +47,13 @@ class Sweep:
             record = self._record = self._open_record()
             sender = Sender(folder.home, folder.state).start()
             pool = self._pool = stack.enter_context(Pool(folder.home, folder.state, folder.path, *self._parts()))
-            self._display = SweepDisplay(self._total(), self._count_done())
+            self._display = SweepDisplay(self._points() * self.settings.seeds, self._count_done())
             stack.callback(self._display.close)
             stack.enter_context(process.stop_signals(self._interrupt))
             status = "FAILED"
             try:
                 self._search_all(pool)
-                done = not self._out_of_time()
+                done = self._is_complete()
                 if done:
                     self._look_at_test_rows(pool)
                 status = "FINISHED" if done else "KILLED"
@@ -90,13 +90,20 @@ class Sweep:
             record.params(self.settings.model_dump(exclude={"space"}) | self.settings.space)
         return record
 
-    def _total(self) -> int:
+    def _is_complete(self) -> bool:
+        """Whether no trial is left to run."""
+        ended = sum(trial.state != "running" for trial in self._search.results())
+        return ended >= self._points() or bool(self._search.exhausted)
+
+    def _points(self) -> int:
+        """The trials that there will be, unless the space has fewer points."""
         points = self.settings.trials
         if self.settings.sampler == "grid":
             grid = self.settings.points or self.folder.space.grid()
             whole = sum(not self.folder.infeasible(point) for point in grid)
             points = min(points or whole, whole)
-        return (points or 0) * self.settings.seeds
+        assert points, "validate() requires it of all other samplers"
+        return points
 
     def _count_done(self) -> int:
         return len(list((self.folder.path / "runs").glob("*.json")))

@@ -30,7 +30,9 @@ class ClusterChannel:
         self._cluster, self._ray = cluster, cluster.ray
         self._home, self._root, self._share, self._log = home, root, share, log
         self._changing = threading.RLock()  # a handler of a signal may write too
-        self._sent: list[str] = []  # of the request that is being worked on
+        self._request: slot.Key | None = None  # of what is being worked on
+        self._sent: list[str] = []  # the lines for it
+        self._stops: dict[slot.Key, str] = {}  # lines that came before their request
         self._before = 0  # lines that this actor got for earlier requests
         self._validated: set[tuple[str, int]] = set()
         self._lines: deque[str] = deque()
@@ -43,11 +45,14 @@ class ClusterChannel:
         message = json.loads(line)
         with self._changing:
             if "run" in message:
+                self._request = (message["run"]["number"], message["run"]["seed"], message["run"]["split"])
                 self._sent, self._stopped, self._losses = [line], "", 0
                 self._validated.clear()
-            elif self._sent:
-                self._sent.append(line)
-                self._stopped = message["stop"]
+            else:
+                self._stops[tuple(message["of"])] = line
+            if self._request and (stop := self._stops.pop(self._request, "")):
+                self._sent.append(stop)
+                self._stopped = json.loads(stop)["stop"]
             if self._actor:
                 self._actor.write.remote(self._before, self._sent)
             elif "run" in message:
@@ -116,7 +121,7 @@ class ClusterChannel:
         if event["event"] == "done":
             with self._changing:
                 self._before += len(self._sent)
-                self._sent = []
+                self._sent, self._request = [], None
         if event["event"] == "validation":
             key = (event["stage"], event["number"])
             known = key in self._validated
@@ -156,7 +161,7 @@ class ClusterChannel:
         )
         copy = self._root.with_name(f"{self._root.name}-{len(self._copies)}")
         overrides.make_copy(self._home, copy, [])
-        slot.prepare_state(self._home, copy, state_dir(self._home))
+        slot.prepare_state(copy, state_dir(self._home))
         with self._changing:
             self._copies.append(copy)
             if self._stopped:

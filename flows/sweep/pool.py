@@ -115,7 +115,7 @@ class Worker:
         self._home, self._state, self.root, self._share, self._start = home, state, root, share, start
         self._log = root.with_suffix(".log")
         self._channel: Channel | None = None
-        self._running: list[int] = []  # number and seed of the request
+        self._running: list[int | str] = []  # key of the request
 
     @property
     def started(self) -> bool:
@@ -125,7 +125,7 @@ class Worker:
     def copy(self) -> None:
         """Make the copy of the workspace."""
         overrides.make_copy(self._home, self.root, [])
-        slot.prepare_state(self._home, self.root, self._state)
+        slot.prepare_state(self.root, self._state)
 
     def start(self) -> None:
         """Start the process, which ends with the thread that calls this."""
@@ -134,7 +134,7 @@ class Worker:
     def run(self, request: Request, on_event: Callable[[dict[str, Any], Worker], None]) -> dict[str, Any]:
         """Run a trial to its end; returns its outcome. StageFailedError if the process ended before."""
         assert self._channel
-        self._running = [request.number, request.seed]
+        self._running = list(request.key)
         self._channel.write(slot.encode(request))
         while line := self._channel.readline():
             event = json.loads(line)

@@ -23,7 +23,7 @@ from flows.forkserver import ForkServer
 from flows.processes import stage_environment
 from flows.runner import PipelineRun, Trial, run_plain
 from pretune import process
-from pretune.config import files, overrides, params
+from pretune.config import overrides, params
 from pretune.errors import PretuneError, StageFailedError
 from pretune.lineage.graph import Workspace
 from pretune.runtime import stage as stage_folders
@@ -31,7 +31,7 @@ from pretune.runtime.progress import RunDisplay
 from pretune.studies import outcomes
 from pretune.studies.held_out import DATA, MODEL
 
-SHARED = "shared"  # folder of a sweep: locks by stage key
+Key = tuple[int, int, str]  # number, seed, split
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,11 @@ class Request:
     shared: str
     tags: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def key(self) -> Key:
+        """What a message that stops it names: the same trial may run again for the test rows."""
+        return self.number, self.seed, self.split
+
 
 class Slot:
     """A copy of the workspace at `root` in which trials run."""
@@ -63,8 +68,8 @@ class Slot:
         self.state = root / ".pretune"
         self._channel, self._writing = channel, threading.Lock()
         self._run: PipelineRun | None = None
-        self._stop, self._stops = "", dict[tuple[int, int], str]()
-        self._request: tuple[int, int] | None = None
+        self._stop, self._stops = "", dict[Key, str]()
+        self._request: Key | None = None
         stages = list(Workspace(root).nodes)
         self._server = ForkServer(
             root, stage_environment(self.state, ""), stages, self.state / "logs" / "forkserver.log"
@@ -80,10 +85,10 @@ class Slot:
             self._channel.write(json.dumps({"event": event, **content}) + "\n")
             self._channel.flush()
 
-    def stop(self, reason: str, number: int, seed: int) -> None:
+    def stop(self, reason: str, key: Key) -> None:
         """Stop a run that goes on or is about to begin; callable from another thread."""
-        self._stops[number, seed] = reason
-        if self._request != (number, seed):
+        self._stops[key] = reason
+        if self._request != key:
             return
         self._stop = reason
         if self._run:
@@ -92,7 +97,7 @@ class Slot:
 
     def perform(self, request: Request) -> dict[str, Any]:
         """Run a trial to its end. Returns its outcome: how it ended, its values, costs and curve."""
-        self._request = (request.number, request.seed)
+        self._request = request.key
         self._stop = self._stops.pop(self._request, "")
         overrides.override(Path(request.base), request.assignments, self.root / "params.yaml")
         trial = Trial(
@@ -231,7 +236,7 @@ def _listen(slot: Slot, requests: queue.SimpleQueue[Request | None]) -> None:
     for line in sys.stdin:
         message = json.loads(line)
         if "stop" in message:
-            slot.stop(message["stop"], *message["of"])
+            slot.stop(message["stop"], tuple(message["of"]))
         else:
             requests.put(Request(**message["run"]))
     requests.put(None)
@@ -242,15 +247,14 @@ def encode(request: Request) -> str:
     return json.dumps({"run": asdict(request)}) + "\n"
 
 
-def prepare_state(home: Path, root: Path, state: Path) -> None:
-    """Make the state folder of the copy at `root`; records and checkpoints are those of the workspace at `home`."""
+def prepare_state(root: Path, state: Path) -> None:
+    """Make the state folder of the copy at `root`; records and checkpoints are in `state`, the workspace's own."""
     own = root / ".pretune"
     own.mkdir(parents=True, exist_ok=True)
     for name in ("journal", "checkpoints"):
         (state / name).mkdir(parents=True, exist_ok=True)
         if not (own / name).is_symlink():
             (own / name).symlink_to(state / name)
-    files.write_atomically(own / "home", str(home))
 
 
 if __name__ == "__main__":

@@ -187,15 +187,20 @@ class WorkerGroup:
             return done[min(done)]
         if signals and signals[0] == signal.SIGINT:
             raise KeyboardInterrupt
-        if signals or (errors and not any(message["event"] == "crash" for message in messages)):
+        crashed = self._killed() or any(message["event"] == "crash" for message in messages)
+        if signals or (errors and not crashed):
             raise errors[0] if errors else TerminatedError("stopped by SIGTERM", "pretune run")
         self._show_crash()
         raise SystemExit(1)
 
+    def _killed(self) -> set[int]:
+        """The processes that have begun and did not say how they ended."""
+        return {rank for rank, _ in self._ends} - {rank for rank, m in self._ends if m["event"] != "begin"}
+
     def _show_crash(self) -> None:
         """Print the traceback of the first crash; if a process left none, the end of torchrun's output."""
         crashes = sorted((m["time"], m["text"]) for _, m in self._ends if m["event"] == "crash")
-        killed = {rank for rank, _ in self._ends} - {rank for rank, m in self._ends if m["event"] != "begin"}
+        killed = self._killed()
         with self._log.open("r+", encoding="utf-8", errors="replace") as file:
             report = "\n".join(file.read().splitlines()[-LOG_TAIL:]) + "\n"
             file.writelines(text for _, text in crashes)

@@ -23,7 +23,7 @@ def finetune(stage: Stage) -> None:
 def prepare(stage: StageInputs) -> Job:
     """The training job: model, data and number of steps."""
     params, adapt = stage.params.finetune, stage.params.adaptation
-    seed = training_seed(params, stage.params.seed)
+    seed = training_seed(params.seed, stage.params.seed)
     device.prepare(seed, stage.params.threads)
     pretrained = stage.dep("models/pretrained")
     data = LabelledData(stage.dep("data/prepared/labelled"), params, seed)

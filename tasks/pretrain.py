@@ -24,7 +24,7 @@ def pretrain(stage: Stage) -> None:
 def prepare(stage: StageInputs) -> Job:
     """The training job: model, data and number of steps."""
     params = stage.params.pretrain
-    seed = training_seed(params, stage.params.seed)
+    seed = training_seed(params.seed, stage.params.seed)
     device.prepare(seed, stage.params.threads)
     objective, settings = choose(OBJECTIVES, "pretrain", params, stage.params.model.type)
     inputs = objective.inputs(stage.dep("data/prepared/tokenizer"))

@@ -22,7 +22,7 @@ def scratch(stage: Stage) -> None:
 def prepare(stage: StageInputs) -> Job:
     """The training job: model, data and number of steps."""
     params, architecture = stage.params.finetune, stage.params.model
-    seed = training_seed(params, stage.params.seed)
+    seed = training_seed(params.seed, stage.params.seed)
     device.prepare(seed, stage.params.threads)
     data = LabelledData(stage.dep("data/prepared/labelled"), params, seed)
     objective = data.objective(architecture.type)

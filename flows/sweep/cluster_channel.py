@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from flows import overrides
 from flows.sweep import slot
@@ -16,17 +16,27 @@ from flows.sweep.pool import END, Share
 from pretune.errors import StageFailedError
 from pretune.lineage.graph import state_dir
 
-if TYPE_CHECKING:
-    from flows.sweep.cluster import Cluster
-
 RETRIES = 2  # times that a trial runs again because its node or process was lost
 POLL = 1.0  # seconds between looks at whether there is still a place for a slot
+
+
+class Nodes(Protocol):
+    """The cluster, as its slots need it. ray: the module; next_step: of an error."""
+
+    ray: Any
+    next_step: str
+
+    def actor(self, home: Path, root: Path, share: Share, log: Path) -> Any:
+        """Start a slot on a node; the actor that relays its lines."""
+
+    def make_room(self) -> None:
+        """Have a slot with nothing to do give up its place."""
 
 
 class ClusterChannel:
     """A slot on a node of a cluster: a pool.Channel. A lost one is started again elsewhere, with what it was doing."""
 
-    def __init__(self, cluster: Cluster, home: Path, root: Path, share: Share, log: Path) -> None:
+    def __init__(self, cluster: Nodes, home: Path, root: Path, share: Share, log: Path) -> None:
         self._cluster, self._ray = cluster, cluster.ray
         self._home, self._root, self._share, self._log = home, root, share, log
         self._changing = threading.RLock()  # a handler of a signal may write too

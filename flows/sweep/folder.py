@@ -111,16 +111,8 @@ class SweepFolder:
         name = self.settings.metrics[0]
         if name != "headline":
             return self.settings.metric[0]
-        for path in sorted((self.path / "runs").glob("*.json")):
-            outcome = files.read_json(path)
-            names = [
-                key for key, value in outcome["values"].items() if key != name and value == outcome["values"][name]
-            ]
-            if outcome["held_out"]:
-                return outcomes.headline_name(Path(outcome["held_out"]))
-            if names:
-                return str(names[0])
-        return name
+        run = next((self.path / "runs").glob("*.json"), None)
+        return outcomes.headline_name(Path(files.read_json(run)["held_out"])) if run else name
 
     def search(self) -> Search:
         """The study."""
@@ -150,6 +142,11 @@ class SweepFolder:
         path = self.outcome_file(number, seed)
         return files.read_json(path) if path.is_file() else None
 
+    def complete_outcomes(self, number: int) -> dict[int, dict[str, Any]]:
+        """The outcomes of a trial's runs that are complete, by seed."""
+        found = {seed: self.outcome(number, seed) for seed in range(self.settings.seeds)}
+        return {seed: outcome for seed, outcome in found.items() if outcome is not None}
+
     def keep_outcome(self, number: int, seed: int, outcome: Mapping[str, Any]) -> None:
         """Keep the outcome of a run."""
         path = self.outcome_file(number, seed)
@@ -158,15 +155,13 @@ class SweepFolder:
 
     def seed_results(self, number: int) -> list[SeedResult]:
         """The runs of a trial that are complete."""
-        results = []
-        for seed in range(self.settings.seeds):
-            if outcome := self.outcome(number, seed):
-                value = value_of(outcome, self.settings.metrics[0])
-                rows, metric = outcome["curves"][self.settings.stage], self.settings.metrics[0]
-                curve = outcomes.validations(rows, metric) or outcomes.validations(rows, "loss")
-                held_out = outcome["held_out"]
-                results.append(SeedResult(seed, value, outcome["costs"], curve, outcome["run"], held_out))
-        return results
+        return [self._seed_result(seed, outcome) for seed, outcome in self.complete_outcomes(number).items()]
+
+    def _seed_result(self, seed: int, outcome: Mapping[str, Any]) -> SeedResult:
+        rows, metric = outcome["curves"][self.settings.stage], self.settings.metrics[0]
+        curve = outcomes.validations(rows, metric) or outcomes.validations(rows, "loss")
+        value = value_of(outcome, metric)
+        return SeedResult(seed, value, outcome["costs"], curve, outcome["run"], outcome["held_out"])
 
     def test(self, number: int) -> dict[str, Any] | None:
         """What a trial reached on the test rows: {number, files, estimate}; None before they were looked at."""

@@ -24,12 +24,12 @@ from flows.processes import stage_environment
 from flows.runner import PipelineRun, Trial, run_plain
 from pretune import process
 from pretune.config import overrides, params
+from pretune.config.params import Params
 from pretune.errors import PretuneError, StageFailedError
-from pretune.lineage.graph import Workspace
+from pretune.lineage.graph import Workspace, stage_key
 from pretune.runtime import stage as stage_folders
 from pretune.runtime.progress import RunDisplay
 from pretune.studies import outcomes
-from pretune.studies.held_out import DATA, MODEL
 
 Key = tuple[int, int, str]  # number, seed, split
 
@@ -38,7 +38,7 @@ Key = tuple[int, int, str]  # number, seed, split
 class Request:
     """A run of a point. base: the params.yaml that the assignments change. split: rows to predict; "": none.
 
-    predictions, costs: folders where results are kept by the hash of the model. metrics: names for the record.
+    predictions, costs: folders where results are kept, by stage key and by the hash of the model.
     """
 
     number: int
@@ -92,26 +92,27 @@ class Slot:
             return
         self._stop = reason
         if self._run:
-            with suppress(AttributeError):  # it has not begun to start stages
-                self._run.stop()
+            self._run.stop()
 
     def perform(self, request: Request) -> dict[str, Any]:
         """Run a trial to its end. Returns its outcome: how it ended, its values, costs and curve."""
         self._request = request.key
         self._stop = self._stops.pop(self._request, "")
         overrides.override(Path(request.base), request.assignments, self.root / "params.yaml")
+        settings = params.load(self.root / "params.yaml")
+        every = {stage: getattr(settings, stage).evaluate_every for stage in outcomes.TRAINED}
         trial = Trial(
             self.state, request.parent, request.name, request.tags, self._server, self.cores, self.gpus,
             Path(request.shared),
         )  # fmt: skip
-        run = PipelineRun(self.root, [request.stage], EventDisplay(self, self._every()), home=self.home, trial=trial)
+        run = PipelineRun(self.root, [request.stage], EventDisplay(self, every), home=self.home, trial=trial)
         try:
             with run:
                 self._run = run
                 if self._stop:
                     raise StageFailedError(self._stop)
                 self._run_stages(run)
-                outcome = self._outcome(run, request)
+                outcome = self._outcome(run, request, settings)
                 measured = {name: value for name, value in outcome["values"].items() if name != "headline"}
                 run.record.metrics({f"validation/{name}": value for name, value in measured.items()})
                 run.record.metrics({f"cost/{name}": value for name, value in outcome["costs"].items()})
@@ -124,10 +125,6 @@ class Slot:
             self._run = None
         return outcome
 
-    def _every(self) -> dict[str, int]:
-        settings = params.load(self.root / "params.yaml")
-        return {stage: getattr(settings, stage).evaluate_every for stage in outcomes.TRAINED}
-
     def _run_stages(self, run: PipelineRun) -> None:
         try:
             run_plain(run)
@@ -136,7 +133,7 @@ class Slot:
                 run.record.tags({"pretune.trial_state": self._stop})
             raise
 
-    def _outcome(self, run: PipelineRun, request: Request) -> dict[str, Any]:
+    def _outcome(self, run: PipelineRun, request: Request, settings: Params) -> dict[str, Any]:
         workspace = Workspace(self.root)
         hashes = {path: md5 for name in run.nodes for path, md5 in workspace.outputs(name).items()}
         result: dict[str, Any] = {"ended": "complete", "run": run.record.id, "held_out": "", "values": {}}
@@ -145,12 +142,12 @@ class Slot:
         names = [stage for stage in outcomes.TRAINED if stage in run.nodes]
         curves = {stage: outcomes.read_curve(self.root / f"reports/curves/{stage}.csv") for stage in names}
         curve = curves[request.stage]
-        settings = params.load(self.root / "params.yaml")
         result["values"] |= outcomes.last_values(curve, getattr(settings, request.stage).metric_for_best_model)
         result["curves"] = curves
         result["lock"] = (self.root / "dvc.lock").read_text(encoding="utf-8")
         if request.split:
-            file = Path(request.predictions) / f"{hashes[MODEL]}-{hashes[DATA]}-{request.split}.json"
+            key = stage_key(workspace.entry("finetune"))  # of data, params and code: all that predictions follow from
+            file = Path(request.predictions) / f"{key}-{request.split}.json"
             if not file.is_file():
                 self._predict(request.split, file)
             result["held_out"] = str(file)

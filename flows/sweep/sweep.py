@@ -209,18 +209,16 @@ class Sweep:
                 )
 
     def _tell_if_complete(self, proposal: Proposal) -> None:
-        results = self.folder.seed_results(proposal.number)
-        if len(results) < self.settings.seeds:
+        found = self.folder.complete_outcomes(proposal.number).values()
+        if len(found) < self.settings.seeds:
             return
-        found = [self.folder.outcome(proposal.number, seed) or {} for seed in range(self.settings.seeds)]
         values = [sum(value_of(one, metric) for one in found) / len(found) for metric in self.settings.metrics]
-        self._search.tell(proposal, values, results)
+        self._search.tell(proposal, values, self.folder.seed_results(proposal.number))
         self._ended[proposal.number] = "complete"
-        self._record.metrics({f"trial/{self.folder.metric_name}": values[0]}, step=proposal.number)
-        self._display.line(
-            f"trial {proposal.number}  {describe(proposal.point)}  {self.folder.metric_name} "
-            + " ".join(f"{value:.4g}" for value in values)
-        )
+        name = self.folder.metric_name
+        self._record.metrics({f"trial/{name}": values[0]}, step=proposal.number)
+        shown = " ".join(f"{value:.4g}" for value in values)
+        self._display.line(f"trial {proposal.number}  {describe(proposal.point)}  {name} {shown}")
         best = self.folder.judge.best(self._search.results())
         if best:
             self._display.best(f"best {best[0].value:.4g} (trial {best[0].number})")

@@ -12,8 +12,6 @@ from pretune.errors import did_you_mean
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-    from pretune.config.params import TrainingParams
-
 Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -36,9 +34,9 @@ class NoSettings(Section):
     """The schema of `settings: {}`."""
 
 
-def training_seed(section: TrainingParams, seed: int) -> int:
+def training_seed(own: int | None, seed: int) -> int:
     """The seed of a training: its own, or `seed`, the one of the pipeline. Splits always follow the latter."""
-    return seed if section.seed is None else section.seed
+    return seed if own is None else own
 
 
 def describe(

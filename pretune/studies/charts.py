@@ -33,6 +33,7 @@ from pretune.studies.drawing import (
     LETTER,
     STATES,
     DecadeAxis,
+    draw_foot,
     draw_key,
     marker,
     sample,
@@ -67,8 +68,7 @@ def bars(values: Mapping[str, tuple[float, float | None, float | None]], x: str)
     parts = [f'<path d="M{axis(0):.1f} {TOP}V{height}" class="axis"/>']
     for number, (name, estimate) in enumerate(values.items()):
         parts.append(_bar(axis, TOP + BAR_SPACE * (number + 0.5), name, estimate))
-    below = "".join(axis.draw_below(x))  # drawn for a plot of the usual height
-    parts.append(f'<g transform="translate(0,{height - FLOOR})">{below}</g>')
+    parts.append(draw_foot(axis, x, height))
     return as_svg(parts, WIDTH, height + BOTTOM)
 
 

@@ -10,7 +10,7 @@ from html import escape
 from itertools import pairwise
 from typing import Any
 
-from pretune.evaluation.report.charts import COLOURS, LOG_MARGIN, Axis, short
+from pretune.evaluation.report.charts import BOTTOM, COLOURS, HEIGHT, LOG_MARGIN, Axis, short
 
 LOG_RATIO = 50  # values whose extremes are this far apart get a logarithmic axis
 TICK_GAP = 40  # pixels between two ticks
@@ -85,6 +85,11 @@ def point_text(point: dict[str, Any]) -> str:
 def shortened_front(name: str, length: int) -> str:
     """The end of a name, where dotted keys differ, escaped."""
     return escape(name if len(name) <= length else "…" + name[1 - length :])
+
+
+def draw_foot(axis: Axis, x: str, height: float) -> str:
+    """The axis below a plot of another height than usual; height: pixels from the top to the axis."""
+    return f'<g transform="translate(0,{height - (HEIGHT - BOTTOM)})">{"".join(axis.draw_below(x))}</g>'
 
 
 def marker(state: str, x: float, y: float, title: str = "") -> str:

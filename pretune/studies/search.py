@@ -252,11 +252,6 @@ class Search:
         self._study._storage.set_trial_state_values(proposal.trial._trial_id, state, values)
 
 
-def open_results(folder: Path, settings: SweepSettings, space: Space, higher: Sequence[bool]) -> Search:
-    """The study in `folder`, to be looked at."""
-    return Search(folder, settings, space, higher, lambda _point: [])
-
-
 def _sampler(settings: SweepSettings, key: Sequence[int]) -> optuna.samplers.BaseSampler:
     """A new sampler for each draw. key: seed of the search, number of the trial, number of the attempt."""
     seed = int(np.random.SeedSequence(key).generate_state(1)[0])

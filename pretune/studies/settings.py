@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from pretune.config.section import Count, Positive, Section, describe
+from pretune.config.section import Count, Positive, Section, describe, training_seed
 from pretune.errors import ParamsError
 
 LOWER_IS_BETTER = frozenset({
@@ -128,4 +128,4 @@ def seed_overrides(keys: list[str], base: Mapping[str, Any], number: int) -> dic
     sections = {key.split(".")[0] for key in keys}
     stages = ["finetune"] if sections <= {"finetune", "adaptation", "evaluate"} else ["pretrain", "finetune"]
     own = {stage: base[stage]["seed"] for stage in stages}
-    return {f"{stage}.seed": (base["seed"] if seed is None else seed) + number for stage, seed in own.items()}
+    return {f"{stage}.seed": training_seed(seed, base["seed"]) + number for stage, seed in own.items()}

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from pretune.evaluation.report.charts import BOTTOM, COLOURS, HEIGHT, TOP, WIDTH, Axis, as_svg, draw_dot, short
-from pretune.studies.drawing import LETTER, shortened_front
+from pretune.evaluation.report.charts import BOTTOM, COLOURS, TOP, WIDTH, Axis, as_svg, draw_dot, short
+from pretune.studies.drawing import LETTER, draw_foot, shortened_front
 
 SPACE = 26  # pixels from one row to the next
 NAME = 24  # characters
@@ -29,8 +29,7 @@ def strips(rows: Mapping[str, tuple[Sequence[float], float, float]], x: str) -> 
     parts = [f'<path d="M{left:.1f} {TOP}V{height}H{WIDTH - END}" class="axis"/>']
     for number, (name, row) in enumerate(known.items()):
         parts.append(_strip(axis, TOP + SPACE * (number + 0.5), name, row))
-    below = "".join(axis.draw_below(x))  # drawn for a plot of the usual height
-    parts.append(f'<g transform="translate(0,{height - (HEIGHT - BOTTOM)})">{below}</g>')
+    parts.append(draw_foot(axis, x, height))
     return as_svg(parts, WIDTH, height + BOTTOM)
 
 

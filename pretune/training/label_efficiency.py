@@ -43,7 +43,7 @@ def train_on_shares(stage: Stage, models: Mapping[str, Prepare]) -> None:
     A resumed stage does not train the finished models again. DataError if a share is too small to train on.
     """
     folder = stage.dep("data/prepared/labelled")
-    seed = training_seed(stage.params.finetune, stage.params.seed)
+    seed = training_seed(stage.params.finetune.seed, stage.params.seed)
     data = LabelledData(folder, stage.params.finetune, seed)
     parts = shares(folder, stage.params.label_efficiency.partial, stage.params.seed)
     partial = [share for share in parts if share < 1]

@@ -62,7 +62,7 @@ def write(seen: SweepView) -> Path:
     html = page.render_sweep(
         name=folder.name, command=command(folder), metric=seen.metric, higher=folder.higher[0], trials=seen.trials,
         estimates=seen.estimates, sentences=seen.sentences, importance=seen.importance, commands=commands,
-        test=seen.test,
+        test={seen.metric: seen.test["estimate"]} if seen.test else None,
     )  # fmt: skip
     path = folder.home / FOLDER / f"{folder.name}.html"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pretune.evaluation.report.page import Figure  # it imports torch
 
 FOLDER = Path(__file__).parent
-SHOWN_COSTS = ("seconds", "flops", "system/process_memory_usage_megabytes")
+SHOWN_COSTS = {"seconds": "seconds", "flops": COSTS["flops"], "memory_gb": "GB of memory"}
 STATES = ("complete", "pruned", "running", "failed", "left out")  # in the order of the table
 
 
@@ -76,7 +76,7 @@ def render_sweep(
         direction="higher" if higher else "lower",
         sentences=list(sentences),
         keys=dict(zip(keys, short_keys(keys), strict=True)),
-        costs=[COSTS[cost] for cost in costs],
+        costs=[SHOWN_COSTS[cost] for cost in costs],
         trials=_rows(ranked, estimates, costs),
         test=Table(
             "On the test rows", ["", "best trial"], [[key, _cell(value)] for key, value in (test or {}).items()]

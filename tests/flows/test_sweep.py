@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from flows.sweep import folder as folders
+from flows.sweep import report
 from flows.sweep.folder import SweepFolder
 from flows.sweep.pool import INTERRUPTED
 from flows.sweep.sweep import Sweep
@@ -123,3 +126,19 @@ def test_the_same_words_open_the_same_sweep_and_others_are_refused(sweep, tmp_pa
 def test_a_value_is_a_metric_or_a_cost(sweep):
     """A cost as a second metric has the value of the run."""
     assert folders.value_of(complete(0.5) | {"costs": {"seconds": 3.0}}, "seconds") == 3.0
+
+
+def test_the_page_shows_what_the_best_reaches_and_what_trials_cost(sweep):
+    """The metric on the test rows with its interval, seconds and memory; no path of a file of ours."""
+    outcome = complete(0.75) | {"costs": {"seconds": 3.0, "memory_gb": 1.25}}
+    end(sweep, **outcome)
+    estimate = {"value": 0.625, "low": 0.5, "high": 0.75}
+    tests = sweep.folder.path / "tests"
+    tests.mkdir()
+    content = {"number": 0, "files": ["/somewhere/secret.json"], "estimate": estimate}
+    (tests / "0.json").write_text(json.dumps(content), encoding="utf-8")
+    text = report.write(report.view(sweep.folder)).read_text(encoding="utf-8")
+    assert "secret.json" not in text
+    assert "0.625 <small>0.5 to 0.75</small>" in text
+    assert "GB of memory" in text
+    assert "1.25" in text

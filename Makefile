@@ -8,6 +8,7 @@ TF := .venv-tensorflow
 UV := $(BIN)/python scripts/uv.py
 # Lock files are for every machine: they name neither the wheels that lie on this one nor what it is kept from.
 LOCK = UV_FIND_LINKS= UV_CONSTRAINT= $(UV) pip compile --config-file lock.toml --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url
+export UV_OVERRIDE := requirements-overrides.txt
 # The build of torch: cpu, cu130, auto, … (uv's torch backends). The choice stays until there is another.
 TORCH ?= $(patsubst .venv/torch-%,%,$(wildcard .venv/torch-*))
 CHOSEN := $(TORCH:%=.venv/torch-%)

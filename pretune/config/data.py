@@ -15,7 +15,7 @@ Name = str | int  # of a column of the source
 Scalar = str | int | float | bool
 Column = Literal[
     "text", "pair", "label", "labels", "score", "words", "tags", "question", "context", "answers", "target", "messages",
-    "image", "x", "y", "split", "group",
+    "tools", "chosen", "rejected", "desirable", "negatives", "image", "x", "y", "split", "group",
 ]  # fmt: skip
 SEVERAL = (
     "text",

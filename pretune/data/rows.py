@@ -19,6 +19,15 @@ import pyarrow.parquet as pq
 
 Row = dict[str, Any]
 
+MESSAGE = pa.struct({
+    "role": pa.string(),  # system, developer, user, assistant or tool
+    "content": pa.string(),  # "" where a message holds calls of tools only
+    "reasoning": pa.string(),  # what the assistant thought before it answered
+    "tool_calls": pa.string(),  # JSON: [{"id", "type": "function", "function": {"name", "arguments": an object}}]
+    "tool_call_id": pa.string(),  # of a message of a tool: the call that it answers
+    "name": pa.string(),  # of a message of a tool: its function
+    "weight": pa.float64(),  # of the loss on an answer; 1 where it lacks
+})  # fmt: skip
 COLUMNS = {
     "text": pa.string(),
     "pair": pa.string(),  # the second of two texts
@@ -31,7 +40,12 @@ COLUMNS = {
     "context": pa.string(),
     "answers": pa.list_(pa.struct([("text", pa.string()), ("start", pa.int64())])),  # spans of `context`
     "target": pa.string(),  # the text to write
-    "messages": pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])),  # a conversation
+    "messages": pa.list_(MESSAGE),  # a conversation; with `chosen` what comes before it
+    "tools": pa.string(),  # JSON: the functions that the assistant may call, as a list of their schemas
+    "chosen": pa.list_(MESSAGE),  # the better answer to `messages`, and the worse
+    "rejected": pa.list_(MESSAGE),
+    "desirable": pa.bool_(),  # whether the last answer in `messages` is a good one
+    "negatives": pa.list_(pa.string()),  # texts that are not what `text` looks for, beside `pair`, which is
     "image": pa.binary(),  # a PNG file
     "x": pa.list_(pa.float64()),  # numeric columns, and the numbers to predict from them
     "y": pa.list_(pa.float64()),
@@ -39,8 +53,10 @@ COLUMNS = {
     "group": pa.string(),  # rows of one group stay in one split
     "origin": pa.string(),  # file and line
 }
-SUPERVISION = ("label", "labels", "score", "tags", "answers", "target", "messages", "y")  # targets of finetuning
-NOT_INPUT = {"label", "labels", "score", "tags", "answers", "target", "y", "split", "group", "origin"}
+SUPERVISION = ("label", "labels", "score", "tags", "answers", "target", "messages", "chosen", "y")  # of finetuning
+CONVERSATIONS = ("messages", "chosen", "rejected")
+NOT_INPUT = {"label", "labels", "score", "tags", "answers", "target", "chosen", "rejected", "desirable", "negatives",
+             "y", "split", "group", "origin"}  # fmt: skip
 CLASSES = ("label", "labels", "tags")  # columns that hold names of classes
 CHUNK = 8192  # rows
 FILLED = "columns"  # metadata key: names of the columns that occur; the others are not read
@@ -98,6 +114,11 @@ def _decoded(row: Row, classes: dict[str, list[str]]) -> Row:
     return row | decoded | ({"image": image["bytes"]} if isinstance(image, dict) else {})
 
 
+def _filled(message: Row) -> Row:
+    """The message without the keys that it lacks."""
+    return {name: value for name, value in message.items() if value is not None}
+
+
 def _mapped(value: Any, function: Callable[[Any], Any]) -> Any:
     return [function(item) for item in value] if isinstance(value, list) else function(value)
 
@@ -119,6 +140,7 @@ def iterate(path: Path, numbers: npt.NDArray[np.int64] | None = None) -> Iterato
                 table = file.read_row_group(group, columns=filled or ["origin"])
                 for values in (table if len(selected) == len(table) else table.take(selected - begin)).to_pylist():
                     row = {name: value for name, value in values.items() if value is not None}
+                    row |= {name: [_filled(turn) for turn in row[name]] for name in CONVERSATIONS if name in row}
                     yield _decoded(row, classes) if features else row
 
 

@@ -216,6 +216,22 @@ def messages(value: Any, column: str) -> list[dict[str, str]]:
     return [{"role": turn["role"], "content": turn["content"].strip()} for turn in turns]
 
 
+def flag(value: Any, column: str) -> bool:
+    """True or false, also as 1 and 0."""
+    name = canonical(value).lower() if isinstance(value, bool | int | float | str) else ""
+    if name not in {"0", "1", "false", "true"}:
+        raise BadRowError(f"{column}: neither true nor false", shown(value))
+    return name in {"1", "true"}
+
+
+def texts(value: Any, column: str) -> list[str]:
+    """A list of texts."""
+    items = parsed(value)
+    if not isinstance(items, list) or not all(isinstance(item, str) and item.strip() for item in items):
+        raise BadRowError(f"{column}: no list of texts", shown(value))
+    return items
+
+
 def split(value: Any, column: str) -> str:
     """The name of a split."""
     name = value.strip().lower() if isinstance(value, str) else ""

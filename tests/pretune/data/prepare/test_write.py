@@ -88,7 +88,9 @@ def test_conversations_and_answers_are_lists_of_datasets(prepared, tmp_path):
     opened = _opened(
         prepared(lambda n: row | {"question": "What?", "context": _text(n), "y": [0.5]}), tmp_path / "cache"
     )
-    assert {name: opened["test"][0][name] for name in ("messages", "answers", "y")} == row | {"y": [0.5]}
+    found = {name: opened["test"][0][name] for name in ("messages", "answers", "y")}
+    found["messages"] = [{name: turn[name] for name in ("role", "content")} for turn in found["messages"]]
+    assert found == row | {"y": [0.5]}
 
 
 def test_splits_that_cannot_be_trained_on_leave_nothing(prepared, tmp_path):

@@ -98,10 +98,10 @@ def _conversation(folder: Path, params: Params, row: dict[str, Any]) -> Line:
     """The conversation in its template; what is learnt is between OPEN and CLOSE."""
     from pretune.data import tokenizer
     from pretune.objectives.finetuning.instruction import encode
-    from pretune.predictor import chat
+    from pretune.predictor import conversation
 
     words, length = tokenizer.load(folder), params.finetune.sequence_length
-    words.chat_template = params.finetune.settings["template"] or words.chat_template or chat.PLAIN
+    words.chat_template = params.finetune.settings["template"] or words.chat_template or conversation.PLAIN
     ids, learnt = encode(words, row["messages"], length)
     whole, _ = encode(words, row["messages"], WHOLE)
     parts, start = [], 0

@@ -8,15 +8,8 @@ from typing import Any, ClassVar
 import torch
 from typing_extensions import override
 
+from .conversation import render
 from .text import Row, Text
-
-PLAIN = (  # for tokenizers without a chat template
-    "{{ bos_token or cls_token }}"
-    "{% for message in messages %}"
-    "{{ message['role'] }}: {{ message['content'] }}{{ eos_token or sep_token }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}"
-)
 
 
 class Reply(Text):
@@ -32,10 +25,10 @@ class Reply(Text):
 
     @override
     def answer(self, rows: Sequence[Row]) -> list[Row]:
-        return [{"text": self._reply(list(row["messages"]))} for row in rows]
+        return [{"text": self._reply(list(row["messages"]), row.get("tools"))} for row in rows]
 
-    def _reply(self, messages: list[Row]) -> str:
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    def _reply(self, messages: list[Row], tools: str | None) -> str:
+        text = render(self.tokenizer, messages, tools, add_generation_prompt=True)
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         new_tokens = self.inference_config["reply_tokens"]
         prompt = torch.tensor([ids[-max(1, self.inference_config["length"] - new_tokens) :]], device=self.model.device)

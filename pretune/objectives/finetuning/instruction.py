@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from jinja2 import TemplateError
 from pydantic import Field
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from typing_extensions import override
@@ -25,7 +24,8 @@ from pretune.objectives.predictions import Texts
 from pretune.objectives.pretraining.causal_lm import CausalLM
 from pretune.objectives.requirements import COLUMNS
 from pretune.objectives.tokens import TokenBatch, TokenObjective
-from pretune.predictor import chat
+from pretune.predictor import chat, conversation
+from pretune.predictor.conversation import ConversationError
 
 
 class Instruction(TokenObjective, FinetuningObjective):
@@ -44,7 +44,7 @@ class Instruction(TokenObjective, FinetuningObjective):
     def __init__(self, rows: Sequence[Row], context: ObjectiveContext) -> None:
         self.rows, self.context = rows, context
         tokenizer = context.inputs
-        tokenizer.chat_template = context.settings.template or tokenizer.chat_template or chat.PLAIN
+        tokenizer.chat_template = context.settings.template or tokenizer.chat_template or conversation.PLAIN
         self.texts: list[npt.NDArray[np.int64]] = []
         self.answered: list[npt.NDArray[np.bool_]] = []
         for row in rows:
@@ -121,8 +121,8 @@ def encode(tokenizer: Any, messages: list[Row], length: int) -> tuple[npt.NDArra
 
 def _render(tokenizer: Any, messages: list[Row], **options: Any) -> str:
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))
-    except TemplateError as error:
+        return conversation.render(tokenizer, messages, **options)
+    except ConversationError as error:
         raise ParamsError(
             f"finetune.settings.template: {error}", "fix the template (docs/models.md), then run again"
         ) from None

@@ -7,7 +7,7 @@ from pretune.data import tokenizer
 from pretune.errors import DataError, ParamsError
 from pretune.objectives.base import ObjectiveContext
 from pretune.objectives.finetuning.instruction import Instruction, encode
-from pretune.predictor import chat
+from pretune.predictor import conversation
 
 TALK = [
     {"role": "system", "content": "be short"},
@@ -32,10 +32,10 @@ def context(own, template=None, length=200):
 
 def test_the_loss_is_on_answers_and_their_ends_only(own):
     """Messages of user and system are input only; each answer is predicted with its end token."""
-    own.chat_template = chat.PLAIN
+    own.chat_template = conversation.PLAIN
     ids, answered = encode(own, TALK, 200)
-    assert own.decode(ids[answered]) == "white[SEP]yellow[SEP]"
-    assert own.decode(ids[~answered]).startswith("[CLS]system: be short[SEP]user: salt?[SEP]assistant: ")
+    assert own.decode(ids[answered]) == " white[SEP] yellow[SEP]"
+    assert own.decode(ids[~answered]).startswith("[CLS]system: be short[SEP]user: salt?[SEP]assistant:")
 
 
 def test_each_target_follows_its_position(own):
@@ -43,13 +43,13 @@ def test_each_target_follows_its_position(own):
     task = Instruction([{"messages": TALK}, {"messages": TALK[1:3]}], context(own))
     batch = task.batch([0, 0], [1, 0])
     assert (batch.packed.input_ids[batch.positions + 1] == batch.targets).all()
-    assert own.decode(batch.targets) == "white[SEP]white[SEP]yellow[SEP]"
+    assert own.decode(batch.targets) == " white[SEP] white[SEP] yellow[SEP]"
     assert batch.count == sum(answered.sum() for answered in task.answered)
 
 
 def test_a_cut_conversation_keeps_what_fits(own):
     """Answers beyond the length are left out; without any answer left it is an error."""
-    own.chat_template = chat.PLAIN
+    own.chat_template = conversation.PLAIN
     whole, _ = encode(own, TALK, 200)
     cut, answered = encode(own, TALK, len(whole) - 8)
     assert cut.tolist() == whole.tolist()[: len(cut)]

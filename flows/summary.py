@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from pretune.evaluation import names
 from pretune.evaluation.label_efficiency import describe_saving
-from pretune.evaluation.names import MODELS
 
 SHARES = {"accuracy", "micro_f1", "entity_f1", "exact_match"}  # headlines whose gain is shown in points, hundredths
 Row = tuple[str, ...]
@@ -24,17 +24,16 @@ class Outcome:
 
 def heads(results: dict[str, Any]) -> list[str]:
     """The names of the metrics that are shown: the first two."""
-    return [name for model in MODELS if model in results for name in list(results[model])[:2]][:2]
+    return [name for model in names.models_of(results) for name in list(results[model])[:2]][:2]
 
 
 def rows(results: dict[str, Any]) -> list[Row]:
     """(model, first metric, its interval, second metric) of each model that was evaluated."""
     table = []
-    for name, words in MODELS.items():
-        if name in results:
-            first, *others = [results[name].get(head) for head in heads(results)]
-            cells = [f"{first['value']:.3f}", f"{first['low']:.3f} - {first['high']:.3f}"]
-            table.append((words, *cells, *(f"{other['value']:.3f}" if other else "" for other in others)))
+    for name in names.models_of(results):
+        first, *others = [results[name].get(head) for head in heads(results)]
+        cells = [f"{first['value']:.3f}", f"{first['low']:.3f} - {first['high']:.3f}"]
+        table.append((names.describe(name), *cells, *(f"{other['value']:.3f}" if other else "" for other in others)))
     return table
 
 
@@ -63,8 +62,9 @@ def as_dict(run_id: str, outcomes: Iterable[Outcome], results: dict[str, Any], w
 
 def markdown(results: dict[str, Any], outcomes: Iterable[Outcome]) -> str:
     """Results and stages as Markdown, for Prefect and MLflow."""
-    names = heads(results)
-    lines = ["| " + " | ".join(["model", *names[:1], "interval", *names[1:]]) + " |", "|---" * (len(names) + 2) + "|"]
+    metrics = heads(results)
+    lines = ["| " + " | ".join(["model", *metrics[:1], "interval", *metrics[1:]]) + " |"]
+    lines += ["|---" * (len(metrics) + 2) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows(results)]
     lines += ["", *filter(None, [gain(results), labels(results)]), "", "| stage | outcome | seconds |", "|---|---|---|"]
     lines += [f"| {o.stage} | {o.how} | {o.seconds:.0f} |" for o in outcomes]

@@ -1,4 +1,8 @@
-"""evaluate: measure the finetuned model against the same one from scratch and simpler ones, with intervals."""
+"""evaluate: measure the trained model against others and simpler ones on the same rows, with intervals.
+
+The models that are compared are the deps of this stage under models/. The first of them is the one that is evaluated:
+what `promote`, `export`, `predict` and `reproduce` mean by the model of a run.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pretune.config import files
@@ -32,18 +36,18 @@ CURVES = ("pretrain", "finetune", "scratch")
 
 
 def evaluate(stage: Stage) -> None:
-    """Measure both models and the baselines on the test rows; write `reports/`."""
+    """Measure the models and the baselines on the test rows; write `reports/`."""
     params, seed = stage.params.evaluate, stage.params.seed
     device.prepare(seed, stage.params.threads)
-    folder, finetuned = stage.dep("data/prepared/labelled"), stage.dep("models/finetuned")
+    folder, models = stage.dep("data/prepared/labelled"), _models(stage)
     test = rows.read(folder / "test.parquet")
     data = LabelledData(folder, stage.params.finetune, seed)
-    predictions = {name: data.predictions(stage.dep(f"models/{name}"), "test") for name in label_efficiency.MODELS}
+    predictions = {name: data.predictions(model, "test") for name, model in models.items()}
     shares = label_efficiency.read_shares(stage.dep("reports/label_efficiency"), predictions)
-    temperature = build.inference_config(finetuned).get("temperature")
-    predictions |= _baselines(folder, test, predictions["finetuned"], calibrated=bool(temperature))
+    trained, own = next(iter(models.values())), next(iter(predictions.values()))
+    temperature = build.inference_config(trained).get("temperature")
+    predictions |= _baselines(folder, test, own, calibrated=bool(temperature))
 
-    own = predictions["finetuned"]
     bootstrap = Bootstrap(len(test), params.bootstrap_samples, params.confidence, seed)
     result = compute.evaluate_models(predictions, bootstrap) | {
         "confidence": params.confidence,
@@ -56,7 +60,7 @@ def evaluate(stage: Stage) -> None:
     by_slice = compute.evaluate_slices(own, slices.slice_masks(test, params.slices), bootstrap)
     tables = curves.tables(own) | label_efficiency.tables(result)
     worst = mistakes.worst_mistakes(own, params.mistakes)
-    model = Predictor(str(finetuned)).answers
+    model = Predictor(str(trained)).answers
     attributions = {
         mistake.row: weights
         for mistake in worst[: params.attributions]
@@ -87,11 +91,16 @@ def evaluate(stage: Stage) -> None:
     costs = {name: stage.metrics_of(path, name) for name, path in curve_paths.items()}
     stage.run.text("report.html", report(costs=costs))
     stage.run.metrics(result | headline(result))
-    stage.run.metrics(speed.latency(model, test) | {"model_megabytes": speed.megabytes(finetuned)})
+    stage.run.metrics(speed.latency(model, test) | {"model_megabytes": speed.megabytes(trained)})
+
+
+def _models(stage: Stage) -> dict[str, Path]:
+    """{name: folder} of the models that are compared, the evaluated one first."""
+    return {PurePosixPath(path).name: stage.dep(path) for path in stage.declared("models")}
 
 
 def _baselines(folder: Path, test: list[Row], own: Predictions, *, calibrated: bool) -> dict[str, Predictions]:
-    """The predictions of simpler models, trained on the same rows and calibrated where the finetuned model is."""
+    """The predictions of simpler models, trained on the same rows and calibrated where the model is."""
     validation = rows.read(folder / "validation.parquet") if calibrated else None
     return baselines.predict(rows.read(folder / "train.parquet"), test, own, validation=validation)
 

@@ -1,8 +1,12 @@
-"""What models and costs are called in reports, tables and messages."""
+"""What models and costs are called in reports, tables and messages, and which model an evaluation is about."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 MODELS = {  # in the order in which they are shown
+    "aligned": "aligned with preferences after finetuning",
     "finetuned": "finetuned from the pretrained model",
     "scratch": "the same model from scratch",
     "tfidf": "TF-IDF and a linear model",
@@ -23,3 +27,28 @@ COSTS = {  # metrics of the run of a training stage
     "parameters": "parameters",
     "system/process_memory_usage_megabytes": "MB of memory",
 }
+
+
+def evaluated(results: Mapping[str, Any]) -> str:
+    """Of reports/metrics.json: the model that is compared with all others; "" where nothing was evaluated.
+
+    It stands first, as `evaluate` lists it first in dvc.yaml (tasks/evaluate.py).
+    """
+    return next((name for name, value in results.items() if isinstance(value, Mapping)), "")
+
+
+def in_order(models: Iterable[str]) -> list[str]:
+    """Models in the order in which they are shown; those of a graph of one's own come first."""
+    places = {name: number for number, name in enumerate(MODELS)}
+    return sorted(models, key=lambda name: places.get(name, -1))
+
+
+def models_of(results: Mapping[str, Any]) -> list[str]:
+    """Of reports/metrics.json: all models, in the order in which they are shown."""
+    known = {evaluated(results), *results.get("gain", {}), *MODELS}
+    return in_order([name for name in results if name in known])
+
+
+def describe(model: str) -> str:
+    """What a model is called."""
+    return MODELS.get(model, model)

@@ -18,10 +18,18 @@ DIGITS = 6
 
 @dataclass(frozen=True)
 class StoredPredictions:
-    """rows: a key for each input (data/rows.py, input_key); models: the predictions of each model."""
+    """rows: a key for each input (data/rows.py, input_key); models: the predictions of each model.
+
+    The first model is the one that was evaluated, the others are what it was compared with.
+    """
 
     rows: list[str]
     models: dict[str, Predictions]
+
+    @property
+    def evaluated(self) -> Predictions:
+        """The predictions of the first model."""
+        return next(iter(self.models.values()))
 
 
 def dumps(stored: StoredPredictions) -> str:

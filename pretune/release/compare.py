@@ -32,10 +32,9 @@ def compare(
     bootstrap_samples: int,
     confidence: float,
     seed: int,
-    model: str = "finetuned",
 ) -> Comparison:
-    """Compare the predictions of one `model` in each evaluation, on the rows that they have in common."""
-    predictions = {name: stored.models[model] for name, stored in evaluations.items()}
+    """Compare the evaluated model of each evaluation, on the rows that they have in common."""
+    predictions = {name: stored.evaluated for name, stored in evaluations.items()}
     if len({type(predicted) for predicted in predictions.values()}) > 1:
         return _not_comparable("their predictions have different forms")
     if len({tuple(getattr(predicted, "names", ())) for predicted in predictions.values()}) > 1:

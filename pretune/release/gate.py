@@ -32,6 +32,7 @@ class Check:
 
 
 def examine(
+    model: str,
     predictions: Predictions,
     run_metrics: Mapping[str, float],
     params: GateParams,
@@ -41,11 +42,11 @@ def examine(
 ) -> list[Check]:
     """All checks.
 
-    predictions: of the finetuned model; run_metrics: of the evaluation's run; champion: the comparison with it, None if
-    there is no other model; gaps: in the lineage.
+    model: the name of the evaluated model; predictions: its predictions; run_metrics: of the evaluation's run;
+    champion: the comparison with it, None if there is no other model; gaps: in the lineage.
     """
     metrics = compute.metrics(predictions)
-    checks = [_threshold(metrics, run_metrics, name, bound) for name, bound in params.thresholds.items()]
+    checks = [_threshold(model, metrics, run_metrics, name, bound) for name, bound in params.thresholds.items()]
     checks += _baselines(run_metrics) if params.baselines else []
     checks.append(_champion(champion, next(iter(metrics)), params.margin))
     checks.append(_limit("latency", run_metrics.get(LATENCY), params.latency, "s"))
@@ -60,10 +61,12 @@ def _limit(name: str, value: float | None, limit: float, unit: str) -> Check:
     return Check(name, value is not None and value <= limit, f"{measured}, at most {limit:g} {unit}")
 
 
-def _threshold(metrics: Mapping[str, Metric], run_metrics: Mapping[str, float], name: str, bound: float) -> Check:
-    if name not in metrics or f"finetuned.{name}" not in run_metrics:
+def _threshold(
+    model: str, metrics: Mapping[str, Metric], run_metrics: Mapping[str, float], name: str, bound: float
+) -> Check:
+    if name not in metrics or f"{model}.{name}" not in run_metrics:
         return Check(name, passed=False, reason=f"no such metric{did_you_mean(name, metrics)}")
-    low, high = (run_metrics[f"finetuned.{name}.{end}"] for end in ("low", "high"))
+    low, high = (run_metrics[f"{model}.{name}.{end}"] for end in ("low", "high"))
     passed = low >= bound if metrics[name].higher else high <= bound
     words = "at least" if metrics[name].higher else "at most"
     return Check(name, passed, f"interval {low:.4g} to {high:.4g}, {words} {bound:g}")

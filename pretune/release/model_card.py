@@ -22,7 +22,7 @@ def write(
 ) -> str:
     """The card in Markdown. The registry limits its length, so the least important parts come last.
 
-    predictions: of the finetuned model; version: its number in the registry; slices: the text of slices.csv.
+    predictions: of the evaluated model; version: its number in the registry; slices: the text of slices.csv.
     """
     params, run_metrics = evaluation.params, evaluation.run.metrics
     objective = params.get("finetune.objective", "classification")
@@ -31,8 +31,9 @@ def write(
         f"# {objective} model, run {evaluation.run.run_id[:8]}",
         _use(objective, _source(params)),
         "## Data\n\n" + _data(evaluation),
-        "## Evaluation\n\n" + _metrics(run_metrics, params.get("evaluate.confidence", "unknown")),
-        "## Limits\n\n" + _limits(slices, run_metrics, headline, metric.sign),
+        "## Evaluation\n\n" + _metrics(run_metrics, evaluation.evaluated, params.get("evaluate.confidence", "unknown")),
+        "## Limits\n\n"
+        + _limits(slices, run_metrics.get(f"{evaluation.evaluated}.calibration_error"), headline, metric.sign),
         "## The gate\n\n" + "\n".join(f"- {check}" for check in checks),
         "## How to reproduce it\n\n" + _commands(evaluation, version),
         f"## Slices\n\n{headline} on rows that have something in common:\n\n{_slices(slices) or 'none'}",
@@ -69,9 +70,9 @@ def _settings(params: dict[str, str]) -> list[tuple[str, str]]:
     return sorted((key, value) for key, value in params.items() if key.startswith(TRAINING))
 
 
-def _metrics(run_metrics: dict[str, float], confidence: str) -> str:
-    """Metrics and gains of the finetuned model. run_metrics: `finetuned.NAME`, `gain.NAME` and their bounds."""
-    rows = _estimates(run_metrics, "finetuned.", "")
+def _metrics(run_metrics: dict[str, float], model: str, confidence: str) -> str:
+    """Metrics and gains of the evaluated model. run_metrics: `MODEL.NAME`, `gain.NAME` and their bounds."""
+    rows = _estimates(run_metrics, f"{model}.", "")
     gains = _estimates(run_metrics, "gain.", "+")
     test_rows = (
         f"On {run_metrics['test_rows']:.0f} test rows; `low` and `high` bound the interval of confidence {confidence}."
@@ -94,14 +95,13 @@ def _slices(table: str) -> str:
     return _table(rows[0], rows[1:]) if rows else ""
 
 
-def _limits(table: str, run_metrics: dict[str, float], headline: str, sign: int) -> str:
+def _limits(table: str, error: float | None, headline: str, sign: int) -> str:
     """The slices with the worst headline, and the calibration error. sign: -1 if a low headline is better."""
     rows = sorted(csv.DictReader(table.splitlines()), key=lambda row: sign * float(row["value"]))
     lines = [
         f"- rows with {row['slice']}: {headline} {row['value']} ({row['low']} to {row['high']})"
         for row in rows[:WEAKEST]
     ]
-    error = run_metrics.get("finetuned.calibration_error")
     lines += [f"- its confidence is off by {error:.3f} on average (calibration error)"] if error is not None else []
     return "\n".join([*lines, "- inputs unlike the test rows were not evaluated"])
 

@@ -69,10 +69,12 @@ def promote(runs: Runs, params: Params, name: str | None, missing: Callable[[Eva
         champion = registry.alias(CHAMPION)
         rival = champion if champion and champion.version != version.version else None
         stored = runs.predictions(evaluation)
-        predictions = stored.models["finetuned"]
+        predictions = stored.evaluated
         comparison = _compare_with(rival, runs, params, evaluation.name, stored) if rival else None
         gaps = lineage_gaps(runs, evaluation) + missing(evaluation)
-        checks = gate.examine(predictions, evaluation.run.metrics, params.gate, champion=comparison, gaps=gaps)
+        checks = gate.examine(
+            evaluation.evaluated, predictions, evaluation.run.metrics, params.gate, champion=comparison, gaps=gaps
+        )
         verdict = Verdict(registry.name, version.version, checks, champion.version if champion else None)
         _store(runs, evaluation, predictions, version, verdict)
         if verdict.passed and (rival or not champion):

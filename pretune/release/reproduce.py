@@ -22,6 +22,7 @@ from ruamel.yaml import YAML
 
 from pretune.config.files import flatten
 from pretune.errors import NotFoundInRecordsError, StageFailedError, WorkspaceError
+from pretune.evaluation import names
 from pretune.lineage import dvc_config
 from pretune.lineage.graph import Workspace
 from pretune.release.runs import Runs
@@ -215,9 +216,10 @@ def is_within_tolerance(tree: Path, record: Record) -> tuple[bool, str]:
         return abs(now - then) <= LOSS_TOLERANCE * abs(then), f"{record.name}: loss {then:.6g} then, {now:.6g} now"
     result = tree / "reports" / "metrics.json"
     if record.name == "evaluate" and result.is_file():
-        metrics: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))["finetuned"]
-        headline = next(iter(metrics))
-        value = metrics[headline]["value"]
-        low, high = (record.metrics[f"finetuned.{headline}.{end}"] for end in ("low", "high"))
+        results: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+        model = names.evaluated(results)
+        headline = next(iter(results[model]))
+        value = results[model][headline]["value"]
+        low, high = (record.metrics[f"{model}.{headline}.{end}"] for end in ("low", "high"))
         return low <= value <= high, f"evaluate: {headline} {value:.4g} now, {low:.4g} to {high:.4g} then"
     return False, f"{record.name}: other bytes"

@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -44,9 +44,19 @@ class Evaluation:
         return {path: md5 for path, md5 in inputs.items() if not path.startswith(("models/", "reports/"))}
 
     @property
+    def evaluated(self) -> str:
+        """The name of the evaluated model: the one of the inputs that has metrics, and that no gain is over."""
+        names = [PurePosixPath(path).name for path in self.run.inputs if path.startswith("models/")]
+        measured = {key.partition(".")[0] for key in self.run.metrics}
+        return next(
+            (name for name in names if name in measured and f"gain.{name}" not in self.run.metrics), "finetuned"
+        )
+
+    @property
     def model(self) -> tuple[str, Record] | None:
-        """The id of the finetuned model in MLflow, and the run that trained it."""
-        run = self.stages.get("finetune")
+        """The id of the evaluated model in MLflow, and the run that trained it."""
+        path = f"models/{self.evaluated}"
+        run = next((record for record in self.stages.values() if path in record.outputs), None)
         return (run.models[-1], run) if run and run.models else None
 
 

@@ -91,6 +91,10 @@ class Stage:
             raise DataError(f"{path} is missing", f"pretune run {self.name}   (makes what it needs)")
         return target
 
+    def declared(self, folder: str) -> list[str]:
+        """The declared inputs within a folder, in the order of dvc.yaml."""
+        return [path for path in self._node.deps if path.startswith(f"{folder}/")]
+
     def resolve_input(self, place: str) -> Path:
         """The place of a path that params.yaml names; dvc.yaml has to declare it or a folder that contains it."""
         path = PurePosixPath(place)

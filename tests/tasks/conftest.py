@@ -17,6 +17,9 @@ class Bench:
     def dep(self, path):
         return self.folder / path
 
+    def declared(self, folder):
+        return [path for path in ("models/finetuned", "models/scratch") if path.startswith(folder)]
+
     def resolve_input(self, place):
         return self.folder / place
 

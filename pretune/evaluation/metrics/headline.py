@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pretune.evaluation import names
+
 
 def headline(results: Mapping[str, Any]) -> dict[str, float]:
     """Of reports/metrics.json: the headline of both models and the paired gain; empty where nothing was evaluated."""
-    if "finetuned" not in results:
+    model = names.evaluated(results)
+    if not model:
         return {}
-    name = next(iter(results["finetuned"]))
+    metric = next(iter(results[model]))
     values = {
-        "finetuned": results["finetuned"][name],
-        "scratch": results.get("scratch", {}).get(name),
+        "finetuned": results[model][metric],
+        "scratch": results.get("scratch", {}).get(metric),
         "gain": results.get("gain", {}).get("scratch"),
     }
     return {f"headline/{key}": value["value"] for key, value in values.items() if value}

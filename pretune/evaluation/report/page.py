@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pretune.data.rows import Row
-from pretune.evaluation import label_efficiency
-from pretune.evaluation.names import COSTS, MODELS
+from pretune.evaluation import label_efficiency, names
+from pretune.evaluation.names import COSTS
 from pretune.evaluation.report import charts
 from pretune.evaluation.report.attribution import Cells, Piece
 from pretune.evaluation.report.curves import Point
@@ -44,7 +44,7 @@ def render_report(
 
     costs: {stage: metrics of its run}; empty for a page that has to be the same each time.
     """
-    headline = next(iter(result["finetuned"]))
+    headline = next(iter(result[names.evaluated(result)]))
     words = {name: COSTS[name] for name in VARYING_COSTS if any(name in metrics for metrics in costs.values())}
     return render(
         TEMPLATE,
@@ -67,7 +67,7 @@ def render_report(
 
 
 def _lead(result: Mapping[str, Any], headline: str) -> str:
-    own, gain = result["finetuned"][headline], result["gain"]["scratch"]
+    own, gain = result[names.evaluated(result)][headline], result["gain"]["scratch"]
     effect = "helped significantly" if gain["low"] > 0 else "helped, but not significantly"
     if gain["value"] <= 0:
         effect = "did not help"
@@ -79,14 +79,14 @@ def _lead(result: Mapping[str, Any], headline: str) -> str:
 
 
 def _models(result: Mapping[str, Any]) -> Table:
-    models = [name for name in MODELS if name in result]
-    body = [[metric, *(result[name].get(metric, {}) for name in models)] for metric in result["finetuned"]]
-    return Table("Models", ["", *(MODELS[name] for name in models)], body)
+    models = names.models_of(result)
+    body = [[metric, *(result[name].get(metric, {}) for name in models)] for metric in result[names.evaluated(result)]]
+    return Table("Models", ["", *map(names.describe, models)], body)
 
 
 def _gains(result: Mapping[str, Any], headline: str) -> Table:
-    gains = {name: result["gain"][name] for name in MODELS if name in result["gain"]}
-    body = [[MODELS[name], gain, f"{gain['p']:.2g}"] for name, gain in gains.items()]
+    gains = {name: result["gain"][name] for name in names.in_order(result["gain"])}
+    body = [[names.describe(name), gain, f"{gain['p']:.2g}"] for name, gain in gains.items()]
     return Table("Is it better?", ["than", f"in {headline}", "p"], body)
 
 
@@ -101,7 +101,7 @@ def _label_efficiency(by_share: Mapping[str, Any], headline: str) -> dict[str, A
     if not by_share:
         return {}
     lines = {
-        MODELS[name]: [(entry["rows"], entry[name]) for entry in by_share.values() if entry.get(name)]
+        names.describe(name): [(entry["rows"], entry[name]) for entry in by_share.values() if entry.get(name)]
         for name in label_efficiency.MODELS
     }
     estimates = (*label_efficiency.MODELS, *label_efficiency.GAINS)
@@ -153,10 +153,10 @@ def _costs(training: Curves, costs: Mapping[str, Mapping[str, float]], words: Ma
 
 def _plots(tables: Mapping[str, Sequence[Point]]) -> Iterator[Figure]:
     if pairs := Counter((str(row["label"]), str(row["predicted"])) for row in tables.get("confusion", ())):
-        names = sorted({name for pair in pairs for name in pair})
-        if len(names) <= MATRIX_SIZE:
-            counts = [[pairs[true, predicted] for predicted in names] for true in names]
-            matrix = charts.confusion_matrix(names, counts)
+        classes = sorted({name for pair in pairs for name in pair})
+        if len(classes) <= MATRIX_SIZE:
+            counts = [[pairs[true, predicted] for predicted in classes] for true in classes]
+            matrix = charts.confusion_matrix(classes, counts)
             yield _figure("Confusion: rows are true, columns predicted", matrix, any_width=True)
     if roc := tables.get("roc"):
         series = _by_label(roc, "false_positives", "true_positives")

@@ -35,7 +35,7 @@ def examined(params, good, poor):
         run_metrics = {name.removesuffix(".value"): value for name, value in result.items()}
         run_metrics |= {"latency_p99": 0.1, "model_megabytes": 3.0} | (metrics or {})
         gate_params = params.gate.model_copy(update=settings)
-        checks = gate.examine(good, run_metrics, gate_params, champion=champion, gaps=list(gaps))
+        checks = gate.examine("finetuned", good, run_metrics, gate_params, champion=champion, gaps=list(gaps))
         return {check.what: check for check in checks}
 
     return examine

@@ -28,7 +28,7 @@ SEVERAL = (
     "y",
     "group",
 )  # may be made of several columns
-FIELDS = {"messages": ("system", "user", "assistant"), "answers": ("text", "answer_start")}
+FIELDS = {"messages": ("system", "history", "user", "assistant"), "answers": ("text", "answer_start")}
 
 
 class CleanParams(Section):

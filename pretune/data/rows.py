@@ -159,8 +159,8 @@ def texts(row: Row) -> list[str]:
     parts = [row[name] for name in ("text", "pair", "context", "target") if name in row]
     if "words" in row:
         parts.append(" ".join(row["words"]))
-    if "messages" in row:
-        parts.append("\n".join(turn["content"] for turn in row["messages"]))
+    if turns := row.get("messages", []) + row.get("chosen", []):
+        parts.append("\n".join(turn["content"] for turn in turns if turn["content"]))
     return parts
 
 

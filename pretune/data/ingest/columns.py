@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pretune.data.ingest import values
+from pretune.data.ingest import conversations, layouts, values
+from pretune.data.ingest.layouts import Names
 from pretune.data.ingest.sources.record import Record
 from pretune.data.ingest.values import BadRowError, canonical, is_empty, shown
 from pretune.data.rows import COLUMNS, Row
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
     from pretune.config.data import IngestParams
 
 CONTENT = ("text", "words", "question", "messages", "image", "x")  # a row has to hold one of these
+INPUTS = {*CONTENT, "pair", "context", "target", "chosen", "rejected"}  # who maps one of them has chosen a layout
 CORPUS = "corpus"
 ABSENT = object()  # the value of a column that a record does not have
-PARTS = {"role", "content", "text", "answer_start", "start"}  # of the objects in `messages` and `answers`
-Names = str | list[str] | dict[str, list[str]]  # of columns of the source
+PARTS = {"text", "answer_start", "start"}  # of the objects in `answers`
 
 
 class ColumnMapping:
@@ -56,8 +57,9 @@ class ColumnMapping:
         sources = self.sources(record.values, split)
         for ours, theirs in sources.items():
             value = self._value(record.values, ours, theirs)
-            if value is not None:
-                row[ours] = self._read(ours, value)
+            if value is not None and (read := self._read(ours, value)) is not None:
+                row[ours] = read
+        row = conversations.fit(row)
         if not any(name in row for name in CONTENT):
             expected = next((name for name in sources if name in CONTENT), "")
             columns = f"the columns are {', '.join(map(str, record.values)) or 'none'}"
@@ -72,15 +74,21 @@ class ColumnMapping:
         )
 
     def sources(self, record: dict[str, Any], split: str | None) -> dict[str, Names]:
-        """{our column: those of the source} for a record.
+        """{our column: those of the source} for a record: those mapped, those of a known layout, those with our names.
 
         A file of the split `corpus` need not have the columns that are mapped: documents are called `text`.
         """
         mapped = self._mapped
         if split == CORPUS:
             mapped = {o: t for o, t in mapped.items() if any(find(record, name) is not ABSENT for name in _flat(t))}
+        if not INPUTS & (mapped.keys() | self._off):
+            taken = {*self._off, *(name for theirs in mapped.values() for name in _flat(theirs))}
+            layout = {o: t for o, t in layouts.columns_of(record).items() if not taken & {o, *_flat(t)}}
+            mapped = layout | mapped
+        else:
+            layout = {}
         used = {name for theirs in mapped.values() for name in _flat(theirs)}
-        taken = {"origin", *mapped, *used, *self._off}
+        taken = {"origin", *mapped, *used, *self._off, *(layouts.REPLACED if layout else ())}
         return mapped | {name: name for name in record if name in COLUMNS and name not in taken}
 
     def _value(self, record: dict[str, Any], ours: str, theirs: Names) -> Any:
@@ -101,16 +109,20 @@ class ColumnMapping:
             return parts if ours == "labels" else list(parts.values())
         return _joined(parts, ours)
 
-    def _turns(self, record: dict[str, Any], roles: dict[str, list[str]]) -> list[dict[str, str]] | None:
-        """A conversation from {role: columns}; a system message may be missing."""
-        turns = []
+    def _turns(self, record: dict[str, Any], roles: dict[str, list[str]]) -> list[Row] | None:
+        """A conversation from {role: columns}; a system message and a history may be missing."""
+        turns: list[Row] = []
         for role, names in roles.items():
             parts = {name: value for name in names if (value := self._present(record, name)) is not None}
-            if content := _joined(parts, "messages"):
+            value = next(iter(parts.values()), None)
+            if role == "history":
+                turns += [] if value is None else conversations.history(value, "messages")
+            elif len(parts) == 1 and conversations.is_conversation(value):
+                turns += conversations.messages(value, "messages")
+            elif content := _joined(parts, "messages"):
                 turns.append({"role": role, "content": content})
-        lacking = [role for role in roles if role != "system" and role not in {turn["role"] for turn in turns}]
-        if turns and lacking:
-            raise BadRowError(f"messages: nothing for {lacking[0]}", f"{', '.join(roles[lacking[0]])}: empty")
+            elif role != "system":
+                raise BadRowError(f"messages: nothing for {role}", f"{', '.join(names)}: empty")
         return turns or None
 
     def _answers(self, record: dict[str, Any], fields: dict[str, list[str]]) -> dict[str, Any] | None:
@@ -175,13 +187,20 @@ def _unused(record: dict[str, Any], used: Collection[str], prefix: str = "") -> 
         if path == "origin" or (not isinstance(value, np.ndarray | bytes) and is_empty(value)):
             continue
         if path in used:
-            items = value if isinstance(value, list) else []
-            more = {key for item in items if isinstance(item, dict) for key in item if not is_empty(item[key])}
-            yield from sorted(f"{path}.{key}" for key in more - PARTS)
+            yield from sorted(f"{path}.{key}" for key in _unread(value))
         elif any(other.startswith(f"{path}.") for other in used):
             yield from _unused(value, used, f"{path}.") if isinstance(value, dict) else ()
         else:
             yield path
+
+
+def _unread(value: Any) -> set[str]:
+    """The keys of the objects in `messages` and `answers` that hold a value and are not read."""
+    opened = values.parsed(value) if isinstance(value, str) and value.lstrip()[:2] in {"[{", '{"'} else value
+    if conversations.is_message(opened) or conversations.is_conversation(opened):
+        return set(conversations.unread(opened))
+    items = value if isinstance(value, list) else []
+    return {key for item in items if isinstance(item, dict) for key in item if not is_empty(item[key])} - PARTS
 
 
 def _names(theirs: Any) -> Names:
@@ -255,14 +274,16 @@ def _image(value: Any, column: str) -> bytes:
 
 
 READERS: dict[str, Callable[[Any, str], Any]] = {
-    **dict.fromkeys(("text", "pair", "question", "context", "target"), values.text),
+    **dict.fromkeys(("text", "pair", "question", "context"), values.text),
+    "target": values.target,
     **dict.fromkeys(("labels", "tags"), values.labels),
     "words": values.words,
     "score": values.number,
     **dict.fromkeys(("x", "y"), values.numbers),
     "answers": values.answers,
-    **dict.fromkeys(("messages", "chosen", "rejected"), values.messages),
-    "tools": values.text,
+    "messages": conversations.messages,
+    **dict.fromkeys(("chosen", "rejected"), conversations.answer),
+    "tools": conversations.tools,
     "desirable": values.flag,
     "negatives": values.texts,
     "image": _image,

@@ -1,4 +1,4 @@
-"""The values of one column: texts, lists, labels, numbers, answers, conversations, in each spelling that files have.
+"""The values of one column: texts, lists, labels, numbers, answers, in each spelling that files have.
 
 A list in a table is JSON, what Python prints (`['a', 'b']`) or what NumPy prints (`['a' 'b']`, `[1. 2.]`).
 """
@@ -21,7 +21,6 @@ SHOWN = 60  # characters of a value in a message
 WHOLE = re.compile(r"-?(0|[1-9][0-9]*)\.0*")  # a whole number, written as a float
 ITEM = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s,'"\[\](){}]+)(\s*,\s*|\s+|$)""", re.DOTALL)
 BRACKETS = {"[": "]", "{": "}", "(": ")"}
-ROLES = ("system", "user", "assistant")
 
 
 class BadRowError(ValueError):
@@ -134,6 +133,12 @@ def text(value: Any, column: str) -> str:
     return value if column == "context" else value.strip()
 
 
+def target(value: Any, column: str) -> str:
+    """A text to write, or a number as it is written."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return canonical(value) if is_number else text(value, column)
+
+
 def words(value: Any, column: str) -> list[str]:
     """A list of texts, or a text whose words are separated by white space."""
     items = parsed(value) if _is_bracketed(value) else value.split() if isinstance(value, str) else value
@@ -198,22 +203,6 @@ def answers(value: Any, column: str) -> list[dict[str, Any]]:
     if not all(isinstance(span["text"], str) and span["start"] >= 0 for span in spans):
         raise BadRowError(f"{column}: no list of {{text, answer_start}}", shown(value))
     return spans
-
-
-def messages(value: Any, column: str) -> list[dict[str, str]]:
-    """A conversation: a list of {role, content}."""
-    turns = parsed(value)
-    if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
-        raise BadRowError(f"{column}: no list of {{role, content}}", shown(value))
-    for turn in turns:
-        if turn.get("tool_calls") or turn.get("function_call"):
-            raise BadRowError(f"{column}: calls of tools, which are not read", shown(turn))
-        if not isinstance(turn.get("role"), str) or not isinstance(turn.get("content"), str):
-            raise BadRowError(f"{column}: no list of {{role, content}}", shown(turn))
-    unknown = sorted({turn["role"] for turn in turns} - set(ROLES))
-    if unknown:
-        raise BadRowError(f"{column}: other roles than system, user and assistant", ", ".join(unknown))
-    return [{"role": turn["role"], "content": turn["content"].strip()} for turn in turns]
 
 
 def flag(value: Any, column: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ ROW_COUNTS = {
     "conflicting": "of these with another label", "rows": "rows kept", "labelled": "of these with a target",
 }  # fmt: skip
 SUSPECT = ["origin", "label", "likelier", "chance"]
+TURNS = (1, 2, 4, 8, 16)  # answers in a conversation
 BOUNDS = (16, 32, 64, 128, 256, 512, 1024, 4096, 16384)  # characters
 
 
@@ -38,22 +39,39 @@ def write(folder: Path, facts: dict[str, Any]) -> str:
 
 
 def facts_of(split: Iterable[Row]) -> dict[str, Any]:
-    """Lengths and scripts of the first SCANNED rows, languages of the texts of the first IDENTIFIED."""
+    """Lengths, scripts and conversations of the first SCANNED rows, languages of the texts of the first IDENTIFIED."""
+    turns: Counter[str] = Counter()
+    conversations: Counter[str] = Counter()
     lengths: Counter[str] = Counter()
     scripts: Counter[str] = Counter()
     identified: Counter[str] = Counter()
     for number, row in zip(range(SCANNED), split, strict=False):
         joined = "\n".join(texts(row))
+        if messages := row.get("messages", []) + row.get("chosen", []):
+            turns[_bin(sum(turn["role"] == "assistant" for turn in messages), TURNS)] += 1
+            conversations.update(_describe(row, messages))
         if number < IDENTIFIED:
             identified.update(languages.language(text) for text in texts(row) if text)
         if joined:
-            lengths[_bin(len(joined))] += 1
+            lengths[_bin(len(joined), BOUNDS)] += 1
             scripts.update(languages.script(character) for character in joined[:EXCERPT] if character.isalpha())
     return {
-        "lengths": {name: lengths[name] for name in _bins() if lengths[name]},
+        "lengths": {name: lengths[name] for name in _bins(BOUNDS) if lengths[name]},
         "scripts": _shares(scripts),
         "languages": _shares(identified),
+        "turns": {name: turns[name] for name in _bins(TURNS) if turns[name]},
+        "conversations": dict(sorted(conversations.items())),
     }
+
+
+def _describe(row: Row, messages: list[Row]) -> Iterator[str]:
+    """What a conversation has, each thing once, and its messages by role."""
+    keys = set[str]().union(*messages)
+    has = {"tools": "tools" in row, "calls of tools": "tool_calls" in keys, "reasoning": "reasoning" in keys,
+           "weights": "weight" in keys}  # fmt: skip
+    yield "conversations"
+    yield from (f"conversations with {name}" for name, holds in has.items() if holds)
+    yield from (f"messages of {turn['role']}" for turn in messages)
 
 
 def _shares(counts: Counter[str]) -> dict[str, float]:
@@ -91,7 +109,7 @@ def _tables(facts: dict[str, Any]) -> list[Table]:
     raw, splits = facts["raw"], facts["splits"]
     columns = {
         key: {name: split[key] for name, split in splits.items()}
-        for key in ("labels", "lengths", "scripts", "languages")
+        for key in ("labels", "lengths", "scripts", "languages", "turns", "conversations")
     }
     heads = list(dict.fromkeys(name for row in facts["samples"] for name in row))
     tables = [
@@ -104,7 +122,9 @@ def _tables(facts: dict[str, Any]) -> list[Table]:
         Table("Personal data replaced", ["kind", "replacements"], _pairs(raw["scrubbed"])),
         Table("Splits", ["split", "rows"], [[name, str(split["rows"])] for name, split in splits.items()]),
         Table("Labels", ["label", *splits], _crossed(columns["labels"])),
-        Table("Lengths", ["characters, up to", *splits], _crossed(columns["lengths"], _bins())),
+        Table("Lengths", ["characters, up to", *splits], _crossed(columns["lengths"], _bins(BOUNDS))),
+        Table("Conversations", ["", *splits], _crossed(columns["conversations"])),
+        Table("Turns", ["answers in a conversation, up to", *splits], _crossed(columns["turns"], _bins(TURNS))),
         Table("Scripts", ["share of letters", *splits], _crossed(columns["scripts"])),
         Table("Languages", ["share of texts", *splits], _crossed(columns["languages"])),
         Table("Leaks removed", ["kind", "rows"], _pairs(facts["leaks"])),
@@ -137,12 +157,12 @@ def _crossed(columns: dict[str, dict[str, Any]], order: list[str] | None = None)
     return [[name, *(str(column.get(name, 0)) for column in columns.values())] for name in present]
 
 
-def _bins() -> list[str]:
-    return [*map(str, BOUNDS), "more"]
+def _bins(bounds: tuple[int, ...]) -> list[str]:
+    return [*map(str, bounds), "more"]
 
 
-def _bin(length: int) -> str:
-    return next((str(bound) for bound in BOUNDS if length <= bound), "more")
+def _bin(value: int, bounds: tuple[int, ...]) -> str:
+    return next((str(bound) for bound in bounds if value <= bound), "more")
 
 
 def _excerpt(value: Any) -> str:

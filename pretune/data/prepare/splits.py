@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from pretune.data.rows import Row, is_supervised
+from pretune.data.rows import Row, is_supervised, last_answer
 from pretune.data.similarity.duplicates import content_key
 
 if TYPE_CHECKING:
@@ -29,11 +29,17 @@ Hashes = npt.NDArray[np.uint64]
 
 
 def group_of(row: Row, key: bytes) -> bytes:
-    """What keeps rows in one split: their group, the context of a question, or their content (`key`)."""
+    """What keeps rows in one split: their group, the context of a question, the prompt of a preference, their content.
+
+    key: of the content.
+    """
     if "group" in row:
         return b"group:" + str(row["group"]).encode()
     if "context" in row:
         return b"context:" + hashlib.sha256(str(row["context"]).encode()).digest()
+    if "chosen" in row or "desirable" in row:
+        prompt = row["messages"] if "chosen" in row else row["messages"][: last_answer(row["messages"])]
+        return b"prompt:" + hashlib.sha256(repr(prompt).encode("utf-8", "surrogatepass")).digest()
     return key
 
 
@@ -101,10 +107,14 @@ def _stratified_order(rank: Hashes, stratum: Codes) -> Codes:
 
 
 def _draw(group: Hashes, declared: Codes, params: PrepareParams) -> Codes:
-    """Splits that the source does not have are drawn from rows without a split and from those in `train`."""
+    """Splits that the source does not have are drawn from rows without a split and from those in `train`.
+
+    None are drawn for validation where `validation_rows` is 0.
+    """
     position = group.astype(np.float64) / 2.0**64
     test = 0.0 if (declared == TEST).any() else params.test_share
-    validation = 0.0 if (declared == VALIDATION).any() else params.validation_share
+    no_validation = params.validation_rows == 0 or (declared == VALIDATION).any()
+    validation = 0.0 if no_validation else params.validation_share
     drawn = np.where(position < test, TEST, np.where(position < test + validation, VALIDATION, TRAIN))
     return np.where((declared == -1) | (declared == TRAIN), drawn, declared)
 

@@ -30,7 +30,7 @@ KEY = 16  # bytes of a content hash
 PART = 2**18  # fingerprints that are sorted at once
 PAIRS = 2**14  # pairs of sketches that are compared at once
 BANDS = [f"band{number}" for number in range(minhash.BANDS)]
-LABELS = ("label", "labels", "score", "tags", "answers", "y")
+LABELS = ("label", "labels", "score", "tags", "answers", "desirable", "y")
 NOT_CONTENT = {*LABELS, "split", "group", "origin"}
 
 
@@ -41,7 +41,12 @@ def content_key(row: Row) -> bytes:
 
 
 def compared(row: Row) -> list[str]:
-    """The texts by which near duplicates are found: each has to be near. None for questions about a context."""
+    """The texts by which near duplicates are found: each has to be near. None for questions and conversations.
+
+    Questions about one context, and conversations with one system message and the same tools, are always near.
+    """
+    if "messages" in row:
+        return []
     return [row[name] for name in ("text", "pair", "target") if row.get(name)]
 
 

@@ -7,6 +7,9 @@ import pytest
 from pretune.config.data import IngestParams, PrepareParams
 from pretune.config.files import read_yaml
 from pretune.data import rows
+from pretune.data.ingest.columns import ColumnMapping
+from pretune.data.ingest.sources.record import Record
+from pretune.data.ingest.values import BadRowError
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +40,21 @@ def snapshot(tmp_path_factory):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def read(ingest_params):
+    """A function that returns the rows of values, without origins, or the reason why one is bad."""
+
+    def rows(*values, split=None, **changes):
+        mapping = ColumnMapping(ingest_params(**changes))
+        found = []
+        for value in values:
+            try:
+                found.append(mapping.row(Record("f:1", value), split))
+                del found[-1]["origin"]
+            except BadRowError as error:
+                found.append(str(error))
+        return found if len(found) > 1 else found[0]
+
+    return rows

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pretune.data import languages
 from pretune.data.ingest.cleaning import quality, scrub
 from pretune.data.ingest.values import BadRowError
-from pretune.data.rows import Row, texts
+from pretune.data.rows import CONVERSATIONS, Row, texts
 from pretune.errors import ParamsError, did_you_mean
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 EXCERPT = 40  # characters of a text in a message
 COLUMNS = ("text", "pair", "question", "target")  # not `context`: answers count its characters
-CHECKED = (*COLUMNS, "context", "words", "label", "labels", "tags", "group")
+TURN = ("content", "reasoning")  # texts of a message
+CHECKED = (*COLUMNS, "context", "words", "label", "labels", "tags", "group", "tools")
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")  # all but tabs, line ends and page ends
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 BLANKS = re.compile(r"[^\S\n]+")
@@ -37,16 +39,32 @@ class Cleaner:
             if column in row:
                 value = row[column]
                 _check_characters(value if isinstance(value, str) else "\n".join(value), column)
-        for turn in row.get("messages", []):
-            _check_characters(turn["content"], "messages")
+        conversations = {column: row[column] for column in CONVERSATIONS if column in row}
+        for column, turns in conversations.items():
+            for text in (turn[part] for turn in turns for part in (*TURN, "tool_calls") if part in turn):
+                _check_characters(text, column)
         row = row | {column: self._clean_text(row[column]) for column in COLUMNS if column in row}
-        if "messages" in row:
-            row["messages"] = [turn | {"content": self._clean_text(turn["content"])} for turn in row["messages"]]
+        row |= {column: [self._clean_turn(turn) for turn in turns] for column, turns in conversations.items()}
         if "text" in row:
             self._check_text(row["text"])
         if self._params.languages:
             self._check_languages(row)
         return row
+
+    def _clean_turn(self, turn: Row) -> Row:
+        """A message; in the calls of tools, personal data alone is replaced."""
+        clean = {part: self._clean_text(turn[part]) for part in TURN if part in turn}
+        if "tool_calls" in turn and self._params.scrub:
+            clean["tool_calls"] = json.dumps(self._scrub_values(json.loads(turn["tool_calls"])), ensure_ascii=False)
+        return turn | clean
+
+    def _scrub_values(self, value: Any) -> Any:
+        """The same JSON with its texts scrubbed: a number within quotes only."""
+        if isinstance(value, dict):
+            return {key: self._scrub_values(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [self._scrub_values(inner) for inner in value]
+        return self._scrub(value) if isinstance(value, str) else value
 
     def _clean_text(self, text: str) -> str:
         params = self._params
@@ -54,7 +72,10 @@ class Cleaner:
             text = unicodedata.normalize("NFC" if params.unicode == "nfc" else "NFKC", text)
         if params.whitespace:
             text = BLANK_LINES.sub("\n\n", BLANKS.sub(" ", text)).strip()
-        for kind in params.scrub:
+        return self._scrub(text)
+
+    def _scrub(self, text: str) -> str:
+        for kind in self._params.scrub:
             text, count = scrub.replace(text, kind)
             self.scrubbed[kind] += count
         return text

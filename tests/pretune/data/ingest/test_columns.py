@@ -12,31 +12,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pretune.config.section import describe
-from pretune.data.ingest.columns import ABSENT, ColumnMapping, find
-from pretune.data.ingest.sources.record import Record
-from pretune.data.ingest.values import BadRowError, canonical, parsed
+from pretune.data.ingest.columns import ABSENT, find
+from pretune.data.ingest.values import canonical, parsed
 from pretune.errors import ParamsError
 
 SCALAR = st.text() | st.integers() | st.floats(-1e15, 1e15) | st.booleans()
 NAME = st.text(st.sampled_from("ab."), min_size=1, max_size=4)
-
-
-@pytest.fixture(scope="session")
-def read(ingest_params):
-    """A function that returns the rows of values, without origins, or the reason why one is bad."""
-
-    def rows(*values, split=None, **changes):
-        mapping = ColumnMapping(ingest_params(**changes))
-        found = []
-        for value in values:
-            try:
-                found.append(mapping.row(Record("f:1", value), split))
-                del found[-1]["origin"]
-            except BadRowError as error:
-                found.append(str(error))
-        return found if len(found) > 1 else found[0]
-
-    return rows
 
 
 @pytest.mark.parametrize(
@@ -202,21 +183,6 @@ def test_a_conversation_is_made_of_columns(read, values, expected):
 
 
 @pytest.mark.parametrize(
-    ("turn", "reason"),
-    [
-        ({"role": "tool", "content": "5"}, "messages: other roles than system, user and assistant: tool"),
-        ({"role": "assistant", "content": None, "tool_calls": [{}]}, "messages: calls of tools, which are not read"),
-        ({"role": "assistant", "content": "x", "tool_calls": [{}]}, "messages: calls of tools, which are not read"),
-        ({"role": "user", "content": [{"type": "text"}]}, "messages: no list of {role, content}"),
-        ({"from": "human", "value": "x"}, "messages: no list of {role, content}"),
-    ],
-)
-def test_a_turn_that_cannot_be_read_makes_a_bad_row(read, turn, reason):
-    """No turn is left out of a conversation."""
-    assert read({"messages": [{"role": "user", "content": "a"}, turn]}).startswith(reason)
-
-
-@pytest.mark.parametrize(
     ("values", "answers"),
     [
         ({"answers": []}, []),  # SQuAD 2.0: the context has no answer
@@ -249,7 +215,7 @@ def test_answers_are_lists_or_two_columns(read, values, answers):
         ({"label": ["a", "b"]}, "ingest.columns: label: the name of a column, or null for none, got ['a', 'b']"),
         (
             {"messages": {"users": "a"}},
-            "ingest.columns: messages: users is none of system, user, assistant (did you mean user?)",
+            "ingest.columns: messages: users is none of system, history, user, assistant (did you mean user?)",
         ),
         ({"answers": {"text": ["a", "b"]}}, "ingest.columns: answers: {name: column}, got {'text': ['a', 'b']}"),
         (["text"], "ingest.columns: write {our column: theirs}, got ['text']"),

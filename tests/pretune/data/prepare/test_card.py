@@ -13,7 +13,7 @@ from pretune.data.prepare import card, labels
 def facts(**changes):
     """What `prepare` knows of a small set."""
     split = {"rows": 2, "labels": {"a": 1, "b|c": 1}, "lengths": {"16": 2}, "scripts": {"latin": 1.0}}
-    split |= {"languages": {"en": 0.9, "und": 0.1}}
+    split |= {"languages": {"en": 0.9, "und": 0.1}, "turns": {}, "conversations": {}}
     raw = {"read": 5, "quarantined": 1, "reasons": {"no text": 1}, "exact": 1, "near": 1, "conflicting": 0, "rows": 2}
     raw |= {"labelled": 2, "files": {}, "left_out": {"title": 1}, "warnings": ["1 of 5 rows is bad"], "scrubbed": {}}
     return {
@@ -79,7 +79,24 @@ def test_lengths_scripts_and_languages_are_those_of_the_texts():
         "lengths": {"16": 1, "64": 1},
         "scripts": {"chinese": 0.909, "latin": 0.091},
         "languages": {"und": 1.0},
+        "turns": {},
+        "conversations": {},
     }
+
+
+def test_conversations_are_described_by_turns_roles_tools_and_reasoning():
+    """The chosen answer of a preference is part of its conversation."""
+    asked, answered = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+    facts = card.facts_of([
+        {"messages": [{"role": "system", "content": "s"}, *[asked, answered | {"reasoning": "r"}] * 3], "tools": "[]"},
+        {"messages": [asked], "chosen": [answered], "rejected": [answered]},
+        {"text": "t"},
+    ])  # fmt: skip
+    assert facts["turns"] == {"1": 1, "4": 1}
+    assert facts["conversations"] == {
+        "conversations": 2, "conversations with reasoning": 1, "conversations with tools": 1,
+        "messages of assistant": 4, "messages of system": 1, "messages of user": 4,
+    }  # fmt: skip
 
 
 def test_languages_are_those_of_the_first_rows_alone(monkeypatch):

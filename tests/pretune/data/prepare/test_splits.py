@@ -78,6 +78,25 @@ def test_questions_about_one_context_are_in_one_split(prepare_params):
     assert len({(row["context"], split) for row, split in zip(rows, splits.tolist(), strict=True)}) == 7
 
 
+def test_preferences_about_one_prompt_are_in_one_split(prepare_params):
+    """Pairs of answers to a prompt, and single answers that are good or bad."""
+    turns = [[{"role": "user", "content": f"{n % 7}?"}, {"role": "assistant", "content": f"{n}"}] for n in range(70)]
+    for rows in (
+        [{"messages": pair[:1], "chosen": pair[1:], "rejected": []} for pair in turns],
+        [{"messages": pair, "desirable": True} for pair in turns],
+    ):
+        splits = SplitAssigner(rows, prepare_params(**SHARES), 0).split.tolist()
+        assert len({(row["messages"][0]["content"], split) for row, split in zip(rows, splits, strict=True)}) == 7
+
+
+def test_no_row_is_taken_away_for_a_validation_without_rows(prepare_params):
+    """With `validation_rows: 0`, the share of validation rows stays in training, and test rows are the same."""
+    rows = labelled([str(number) for number in range(300)])
+    some, none = (assign(rows, prepare_params, validation_rows=count) for count in (5, 0))
+    assert none == {text: TRAIN if split == VALIDATION else split for text, split in some.items()}
+    assert VALIDATION in some.values()
+
+
 def test_splits_of_the_source_are_kept_and_missing_ones_are_drawn_from_training(prepare_params):
     """In a source with train and test, validation rows are drawn from the training rows."""
     rows = [{"text": str(n), "label": "a", "split": "test" if n % 5 == 0 else "train"} for n in range(2000)]

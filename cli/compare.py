@@ -47,6 +47,7 @@ def compare(
         Table("settings that differ", head, differing(used_settings), len(head)),
         Table("data that differ", head, differing(used_data), len(head)),
         metrics(comparison, list(evaluations)),
+        Table("better than the models that each was compared with, by", head, gains(evaluations)),
         Table("cost", head, costs(evaluations)),
     ]
     page = root / PAGE
@@ -94,6 +95,28 @@ def metrics(comparison: Comparison, names: list[str]) -> Table:
             row.append(f"{_interval(gain, sign=True)}, p {gain.p:.2g}" if gain else "-")
         rows.append(row)
     return Table(f"metrics on {comparison.rows} rows that all have tested", head, rows)
+
+
+def gains(evaluations: dict[str, Evaluation]) -> list[list[str]]:
+    """By how much each evaluated model is better than the others of its evaluation, in its headline, on its rows."""
+    from pretune.evaluation import names
+    from pretune.pages.units import interval
+
+    measured = [evaluation.run.metrics for evaluation in evaluations.values()]
+    keys = {key for metrics in measured for key in metrics if key.startswith("gain.") and key.count(".") == 1}
+    models = names.in_order(sorted(key.removeprefix("gain.") for key in keys))
+    return [
+        [
+            names.describe(model),
+            *(
+                interval(*(metrics[f"gain.{model}{end}"] for end in ("", ".low", ".high")), sign=True)
+                if f"gain.{model}" in metrics
+                else "-"
+                for metrics in measured
+            ),
+        ]
+        for model in models
+    ]
 
 
 def costs(evaluations: dict[str, Evaluation]) -> list[list[str]]:

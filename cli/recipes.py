@@ -118,7 +118,7 @@ def inputs(root: Path, values: Mapping[str, Any]) -> dict[str, list[str]]:
         by_stage["prepare"] = [values["prepare"]["tokenizer"]]
     checkpoint = values["model"]["init"]
     if checkpoint is not None and not HUB.fullmatch(checkpoint):
-        by_stage |= {"pretrain": [checkpoint], "scratch": [checkpoint], "label_efficiency": [checkpoint]}
+        by_stage |= {stage: [checkpoint] for stage in ("pretrain", "scratch", "label_efficiency", "evaluate")}
     return by_stage
 
 

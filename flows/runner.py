@@ -209,7 +209,7 @@ class PipelineRun:
         return self.plan[name].action == "skip" and all(outcome.how == "skipped" for outcome in upstream)
 
     def _is_idle(self, name: str) -> bool:
-        """Whether a training stage has nothing to train: `label_efficiency` without shares."""
+        """Whether a training stage has nothing to train: `label_efficiency` without shares, `scratch` switched off."""
         return name in compatibility.STAGES and not launcher.trains(self.nodes[name], self._params)
 
     def _run_idle(self, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The results of a pipeline run in words: the table of models, the gain from pretraining, the stages."""
+"""The results of a pipeline run in words: the table of models, what pretraining and training brought, the stages."""
 
 from __future__ import annotations
 
@@ -37,15 +37,18 @@ def rows(results: dict[str, Any]) -> list[Row]:
     return table
 
 
-def gain(results: dict[str, Any]) -> str:
-    """The gain from pretraining: in points of a share, else in the unit of the metric; above 0 is better."""
-    if "gain" not in results:
-        return ""
-    metric = heads(results)[0]
+def gains(results: dict[str, Any]) -> list[str]:
+    """What pretraining and training brought, and over which model: in points of a share, else in the metric's unit."""
+    return [_gain(heads(results)[0], results["gain"][name], name, what) for name, what in names.brought(results)]
+
+
+def _gain(metric: str, gain: dict[str, float], rival: str, what: str) -> str:
+    """In a line; above 0 is better."""
     points = metric in SHARES
-    low, value, high = ((100 if points else 1) * results["gain"]["scratch"][key] for key in ("low", "value", "high"))
+    low, value, high = ((100 if points else 1) * gain[key] for key in ("low", "value", "high"))
     unit, digits = (f"points of {metric}", 1) if points else (metric, 3)
-    return f"pretraining brought {value:+.{digits}f} {unit} ({low:+.{digits}f} to {high:+.{digits}f}, same rows)"
+    by = f"{value:+.{digits}f} {unit} ({low:+.{digits}f} to {high:+.{digits}f}, same rows)"
+    return f"{what} brought {by} over {names.describe(rival)}"
 
 
 def labels(results: dict[str, Any]) -> str:
@@ -66,6 +69,12 @@ def markdown(results: dict[str, Any], outcomes: Iterable[Outcome]) -> str:
     lines = ["| " + " | ".join(["model", *metrics[:1], "interval", *metrics[1:]]) + " |"]
     lines += ["|---" * (len(metrics) + 2) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows(results)]
-    lines += ["", *filter(None, [gain(results), labels(results)]), "", "| stage | outcome | seconds |", "|---|---|---|"]
+    lines += [
+        "",
+        *filter(None, [*gains(results), labels(results)]),
+        "",
+        "| stage | outcome | seconds |",
+        "|---|---|---|",
+    ]
     lines += [f"| {o.stage} | {o.how} | {o.seconds:.0f} |" for o in outcomes]
     return "\n".join(lines)

@@ -45,6 +45,7 @@ def evaluate(stage: Stage) -> None:
     predictions = {name: data.predictions(model, "test") for name, model in models.items()}
     shares = label_efficiency.read_shares(stage.dep("reports/label_efficiency"), predictions)
     trained, own = next(iter(models.values())), next(iter(predictions.values()))
+    predictions |= _checkpoint(stage, data, trained)
     temperature = build.inference_config(trained).get("temperature")
     predictions |= _baselines(folder, test, own, calibrated=bool(temperature))
 
@@ -95,8 +96,17 @@ def evaluate(stage: Stage) -> None:
 
 
 def _models(stage: Stage) -> dict[str, Path]:
-    """{name: folder} of the models that are compared, the evaluated one first."""
-    return {PurePosixPath(path).name: stage.dep(path) for path in stage.declared("models")}
+    """{name: folder} of the models that are compared, the evaluated one first; a stage may have left out its own."""
+    paths = [path for path in stage.declared("models") if path != stage.params.model.init]
+    folders = {PurePosixPath(path).name: stage.dep(path) for path in paths}
+    return {name: folder for name, folder in folders.items() if (folder / build.INFERENCE_CONFIG).is_file()}
+
+
+def _checkpoint(stage: Stage, data: LabelledData, trained: Path) -> dict[str, Predictions]:
+    """The answers of `model.init` as it came, to the questions that `trained` was asked; {} if it cannot answer."""
+    objective = data.objective(build.model_type(trained))
+    source = build.source(stage.params.model, stage.dep) if objective.answers_untrained else None
+    return {} if source is None else {"base": data.predictions(source, "test", like=trained)}
 
 
 def _baselines(folder: Path, test: list[Row], own: Predictions, *, calibrated: bool) -> dict[str, Predictions]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def label_efficiency(stage: Stage) -> None:
-    """Train both models on each share; write their predictions for the test rows to `reports/label_efficiency`."""
+    """Train the models on each share; write their predictions for the test rows to `reports/label_efficiency`."""
     if not stage.params.label_efficiency.partial:  # the default; torch is not even imported
         folder = stage.out("reports/label_efficiency")
         folder.mkdir(parents=True)
@@ -20,7 +20,10 @@ def label_efficiency(stage: Stage) -> None:
     from pretune.training.label_efficiency import train_on_shares
     from tasks import finetune, scratch
 
-    train_on_shares(stage, {"finetuned": finetune.prepare, "scratch": scratch.prepare})
+    models = {"finetuned": finetune.prepare, "scratch": scratch.prepare}
+    if not stage.params.scratch.trains(stage.params.model):
+        models.pop("scratch")
+    train_on_shares(stage, models)
 
 
 def prepare(stage: StageInputs) -> Job:
@@ -29,4 +32,5 @@ def prepare(stage: StageInputs) -> Job:
     from tasks import finetune
 
     job = without_validation(finetune.prepare(stage))
-    return replace(job, steps=2 * len(stage.params.label_efficiency.partial) * job.steps)
+    models = 1 + stage.params.scratch.trains(stage.params.model)
+    return replace(job, steps=models * len(stage.params.label_efficiency.partial) * job.steps)

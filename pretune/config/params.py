@@ -128,6 +128,16 @@ class LaunchParams(Section):
     strategy: Literal["ddp", "fsdp"]
 
 
+class ScratchParams(Section):
+    """Whether the model is also trained from random weights, as the baseline for pretraining."""
+
+    train: Literal["auto"] | bool
+
+    def trains(self, model: ModelParams) -> bool:
+        """With `auto`, unless the model starts from a checkpoint: that is then compared as it came."""
+        return model.init is None if self.train == "auto" else bool(self.train)
+
+
 class LabelEfficiencyParams(Section):
     """The shares of the labelled rows on which the pretrained and the new model are trained once more."""
 
@@ -173,6 +183,7 @@ class Params(Section):
     finetune: FinetuneParams
     adaptation: AdaptationParams
     launch: LaunchParams
+    scratch: ScratchParams
     label_efficiency: LabelEfficiencyParams
     evaluate: EvaluateParams
     gate: GateParams

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pretune.evaluation.metrics.bootstrap import Bootstrap
+    from pretune.evaluation.metrics.bootstrap import Bootstrap, Metric
     from pretune.evaluation.report.curves import Point
     from pretune.objectives.predictions import Predictions
 
@@ -42,26 +42,33 @@ def read_shares(folder: Path, predictions: Mapping[str, Predictions]) -> list[Sh
 def evaluate_shares(shares: Sequence[Share], bootstrap: Bootstrap) -> dict[str, Any]:
     """By share: the headline of both models, and two paired gains of the pretrained model.
 
-    `gain` is over the model from scratch on the same share, `over_all` over the one on all labels.
+    `gain` is over the model from scratch on the same share, `over_all` over the one on all labels; neither without one.
     """
     from pretune.evaluation.metrics import compute
 
-    scratch_on_all = compute.metrics(shares[-1].predictions["scratch"])
+    whole = _metrics(shares[-1])
     result: dict[str, Any] = {}
     for share in shares:
-        finetuned, scratch = (compute.metrics(share.predictions[name]) for name in MODELS)
-        headlines = {
-            name: next(iter(metrics.values())).measure
-            for name, metrics in zip(MODELS, (finetuned, scratch), strict=True)
-        }
+        models = _metrics(share)
+        headlines = {name: next(iter(metrics.values())).measure for name, metrics in models.items()}
+        rivals = {"gain": models, "over_all": whole} if "scratch" in models else {}
         result[f"{share.share:g}"] = {
             "rows": share.rows,
             "labels": share.labels,
             **{name: estimate.as_dict() for name, estimate in bootstrap.estimates(headlines).items()},
-            "gain": compute.gain(finetuned, scratch, bootstrap).as_dict(),
-            "over_all": compute.gain(finetuned, scratch_on_all, bootstrap).as_dict(),
+            **{
+                name: compute.gain(models["finetuned"], rival["scratch"], bootstrap).as_dict()
+                for name, rival in rivals.items()
+            },
         }
     return result
+
+
+def _metrics(share: Share) -> dict[str, dict[str, Metric]]:
+    """The metrics of those of MODELS that were trained."""
+    from pretune.evaluation.metrics import compute
+
+    return {name: compute.metrics(share.predictions[name]) for name in MODELS if name in share.predictions}
 
 
 def tables(result: Mapping[str, Any]) -> dict[str, list[Point]]:
@@ -81,8 +88,13 @@ def tables(result: Mapping[str, Any]) -> dict[str, list[Point]]:
 
 
 def describe_saving(by_share: Mapping[str, Any]) -> str:
-    """In a sentence: the smallest share on which the pretrained model is as good as the other one on all labels."""
+    """In a sentence: the smallest share on which the pretrained model is as good as the other one on all labels.
+
+    "" where no model was trained from scratch.
+    """
     *parts, (_, whole) = by_share.items()
+    if "over_all" not in whole:
+        return ""
     rival = f"the model from scratch on all {whole['rows']}"
     for end, words in (("low", "significantly better than"), ("value", "about as good as")):
         for share, entry in parts:

@@ -8,6 +8,7 @@ from typing import Any
 MODELS = {  # in the order in which they are shown
     "aligned": "aligned with preferences after finetuning",
     "finetuned": "finetuned from the pretrained model",
+    "base": "the checkpoint as it came",
     "scratch": "the same model from scratch",
     "tfidf": "TF-IDF and a linear model",
     "pixels": "pixels and a linear model",
@@ -18,6 +19,7 @@ MODELS = {  # in the order in which they are shown
     "mean": "mean of the training rows",
     "majority": "majority baseline",
 }
+BROUGHT = {"scratch": "pretraining", "base": "training"}  # what the gain over a model is owed to
 COSTS = {  # metrics of the run of a training stage
     "seconds": "seconds",
     "device_hours": "device hours",
@@ -47,6 +49,11 @@ def models_of(results: Mapping[str, Any]) -> list[str]:
     """Of reports/metrics.json: all models, in the order in which they are shown."""
     known = {evaluated(results), *results.get("gain", {}), *MODELS}
     return in_order([name for name in results if name in known])
+
+
+def brought(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Of reports/metrics.json: (model, what the gain over it is owed to) for those that were compared with."""
+    return [(name, what) for name, what in BROUGHT.items() if name in results.get("gain", {})]
 
 
 def describe(model: str) -> str:

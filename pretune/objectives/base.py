@@ -129,11 +129,13 @@ class FinetuningObjective(BaseObjective):
 
     smooths: whether `label_smoothing` applies, which needs classes as targets.
     calibrates: whether the model predicts probabilities, which a temperature can calibrate.
+    answers_untrained: whether a checkpoint can answer as it came, without a new head.
     """
 
     columns: ClassVar[tuple[str, ...]]
     smooths: ClassVar[bool] = False
     calibrates: ClassVar[bool] = False
+    answers_untrained: ClassVar[bool] = False
 
     @abstractmethod
     def __init__(self, rows: Sequence[Row], context: ObjectiveContext) -> None:

@@ -41,8 +41,12 @@ def is_distributed(node: Node, params: Params) -> bool:
 
 
 def trains(node: Node, params: Params) -> bool:
-    """Whether a stage trains: it reads `launch`; and `label_efficiency` only if it has shares to train on."""
-    return "launch" in node.params and (node.name != "label_efficiency" or bool(params.label_efficiency.partial))
+    """Whether a stage trains: it reads `launch`, and params.yaml does not leave it without work."""
+    idle = {
+        "scratch": not params.scratch.trains(params.model),
+        "label_efficiency": not params.label_efficiency.partial,
+    }
+    return "launch" in node.params and not idle.get(node.name, False)
 
 
 def node_rank(params: Params) -> int:

@@ -34,7 +34,7 @@ VIEW = {  # runs and columns behind the link of `pretune ui`, with the names of 
     "lifecycleFilter": "Active",
     "modelVersionFilter": "All Runs",
     "datasetsFilter": [],
-    "selectedColumns": [f"metrics.`headline/{name}`" for name in ("finetuned", "scratch", "gain")],
+    "selectedColumns": [f"metrics.`headline/{name}`" for name in ("finetuned", "scratch", "base", "gain")],
     "runsExpanded": {},
     "runsPinned": [],
     "runsHidden": [],

@@ -53,14 +53,14 @@ def test_every_model_that_was_evaluated_has_a_row():
 def test_the_gain_is_shown_in_points_with_its_sign(value, low, high, expected):
     """Better or worse, with the paired interval."""
     gain = {"scratch": {"value": value, "low": low, "high": high}}
-    assert expected in summary.gain(RESULTS | {"gain": gain})
+    assert expected in summary.gains(RESULTS | {"gain": gain})[0]
 
 
 def test_a_metric_that_is_no_share_has_no_points():
     """Errors and bits have their own unit, and more than one decimal."""
     numbers = {"rmse": estimate(1.5), "mae": estimate(1.0)}
     results = {"finetuned": numbers, "scratch": numbers, "gain": {"scratch": {"value": 0.25, "low": 0.1, "high": 0.4}}}
-    assert "+0.250 rmse (+0.100 to +0.400" in summary.gain(results)
+    assert "+0.250 rmse (+0.100 to +0.400" in summary.gains(results)[0]
     assert summary.heads(results) == ["rmse", "mae"]
 
 
@@ -92,7 +92,7 @@ def test_a_sentence_says_how_many_labels_pretraining_saves(small, large, expecte
 
 def test_no_evaluation_has_no_gain():
     """A run of early stages shows no models."""
-    assert summary.gain({}) == ""
+    assert summary.gains({}) == []
     assert "accuracy" not in shown({})
 
 

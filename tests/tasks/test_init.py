@@ -40,11 +40,11 @@ SMALL = [
 def started(tmp_path, params_file, make_bench):
     """A function from a checkpoint to a bench whose data are prepared for it."""
 
-    def start(checkpoint):
+    def start(checkpoint, *more):
         rows = [f"{kind},{n} is about {kind}" for n in range(30) for kind in ("sea", "kitchen")]
         (tmp_path / "rows.csv").write_text("\n".join(["label,text", *rows]) + "\n", encoding="utf-8")
         document, _ = overrides.overridden(
-            params_file, [*SMALL, f"model.init={checkpoint}", f"prepare.tokenizer={checkpoint}"]
+            params_file, [*SMALL, f"model.init={checkpoint}", f"prepare.tokenizer={checkpoint}", *more]
         )
         bench = make_bench(tmp_path, params.validate(document))
         do(bench, ingest, prepare, pretrain)
@@ -109,15 +109,26 @@ def test_no_steps_are_estimated_to_take_no_time_and_no_more_memory(started, chec
 
 
 @pytest.mark.slow
-def test_a_report_without_pretraining_is_whole(started, checkpoint):
-    """What came of the checkpoint is set against random weights; no line of pretraining among the curves."""
-    bench = started(checkpoint)
+@pytest.mark.parametrize("train", [True, "auto"])
+def test_a_report_without_pretraining_is_whole(started, checkpoint, train):
+    """No line of pretraining among the curves. With a checkpoint nothing is trained from scratch unless params say so.
+
+    A head that the checkpoint lacks is asked nothing: then there is nothing that pretraining is measured against.
+    """
+    bench = started(checkpoint, f"scratch.train={train}", "label_efficiency.shares=[0.5]")
     do(bench, finetune, scratch, label_efficiency, evaluate)
     result = json.loads((bench.folder / "reports/metrics.json").read_text(encoding="utf-8"))
-    assert {"finetuned", "scratch"} <= result.keys()
+    trained = {"finetuned", "scratch"} if train is True else {"finetuned"}
+    assert trained == result.keys() & {"finetuned", "scratch", "base"}
+    assert {path for path, _ in bench.models} == {"models/pretrained"} | {f"models/{name}" for name in trained}
+    assert {name.split()[0] for name, _, _ in bench.reported if name} == trained
+    assert {"gain", "over_all", "scratch"} & result["label_efficiency"]["0.5"].keys() == (
+        {"gain", "over_all", "scratch"} if train is True else set()
+    )
     page = (bench.folder / "reports/report.html").read_text(encoding="utf-8")
     assert "<td>finetune</td>" in page
     assert "<td>pretrain</td>" not in page
+    assert ("<td>scratch</td>" in page) == ("Pretraining" in page) == (train is True)
 
 
 @pytest.mark.slow

@@ -67,15 +67,18 @@ def render_report(
 
 
 def _lead(result: Mapping[str, Any], headline: str) -> str:
-    own, gain = result[names.evaluated(result)][headline], result["gain"]["scratch"]
+    own = result[names.evaluated(result)][headline]
+    value = f"{headline} {interval(own['value'], own['low'], own['high'])}, {result['confidence']:.0%} interval."
+    return " ".join([value, *(_effect(what, result["gain"][name], name) for name, what in names.brought(result))])
+
+
+def _effect(what: str, gain: Mapping[str, float], rival: str) -> str:
+    """Whether `what`, as pretraining, helped over the model `rival`."""
     effect = "helped significantly" if gain["low"] > 0 else "helped, but not significantly"
     if gain["value"] <= 0:
         effect = "did not help"
-    return (
-        f"{headline} {interval(own['value'], own['low'], own['high'])}, {result['confidence']:.0%} interval. "
-        f"Pretraining {effect}: {interval(gain['value'], gain['low'], gain['high'], sign=True)} "
-        "over the same model from scratch, on the same rows."
-    )
+    by = interval(gain["value"], gain["low"], gain["high"], sign=True)
+    return f"{what.capitalize()} {effect}: {by} over {names.describe(rival)}, on the same rows."
 
 
 def _models(result: Mapping[str, Any]) -> Table:

@@ -34,6 +34,7 @@ class Instruction(TokenObjective, FinetuningObjective):
     auto = AutoModelForCausalLM
     columns = COLUMNS["instruction"]
     answers = "reply"
+    answers_untrained = True
 
     class Settings(Section):
         """template: in Jinja, null for the tokenizer's own. reply_tokens: maximum length of a generated answer."""

@@ -50,11 +50,16 @@ class LabelledData:
             )
         return rows
 
-    def predictions(self, model: Path, split: str) -> Predictions:
-        """The predictions of the model in the folder `model` for the rows of train, validation or test."""
-        objective = self.objective(build.model_type(model))
-        context = self.context(objective, objective.inputs(model))
-        config = build.inference_config(model)
+    def predictions(self, model: Path | str, split: str, *, like: Path | None = None) -> Predictions:
+        """The predictions of `model` for the rows of train, validation or test.
+
+        model: the folder of a trained model; or any checkpoint, which is asked as the trained model in the folder
+        `like` is: with its tokenizer, chat template and settings.
+        """
+        trained = like or Path(model)
+        objective = self.objective(build.model_type(trained))
+        context = self.context(objective, objective.inputs(trained))
+        config = build.inference_config(trained)
         fitted = {name: config[name] for name in ("temperature", "null_threshold") if name in config}
         context = replace(context, **fitted)
         loaded, _ = build.load(objective, model)

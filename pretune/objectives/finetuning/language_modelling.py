@@ -31,6 +31,7 @@ class LanguageModelling(TokenObjective, FinetuningObjective):
     auto = AutoModelForCausalLM
     columns = COLUMNS["language_modelling"]
     answers = "continued"
+    answers_untrained = True
 
     def __init__(self, rows: Sequence[Row], context: ObjectiveContext) -> None:
         self.rows, self.context = rows, context

@@ -28,6 +28,7 @@ class Seq2Seq(FinetuningObjective):
     auto = AutoModelForSeq2SeqLM
     columns = COLUMNS["seq2seq"]
     answers = "written"
+    answers_untrained = True
 
     class Settings(Section):
         """target_length: maximum tokens of a target. beams: of the search in generation; 1 is greedy."""

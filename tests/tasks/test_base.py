@@ -1,0 +1,74 @@
+"""The checkpoint as it came, asked on the same rows as the model that was finetuned from it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pretune.config import overrides, params
+from pretune.models import build
+from pretune.objectives import predictions_io
+from pretune.objectives.pretraining.causal_lm import CausalLM
+from tasks.evaluate import evaluate
+from tasks.finetune import finetune
+from tasks.ingest import ingest
+from tasks.label_efficiency import label_efficiency
+from tasks.prepare import prepare
+from tasks.pretrain import pretrain
+from tasks.scratch import scratch
+
+SMALL = [
+    "threads=1", "ingest.source=rows.jsonl", "ingest.clean.duplicates=exact", "prepare.train_rows=16",
+    "prepare.validation_rows=0", "prepare.test_rows=8", "prepare.test_share=0.3", "prepare.similarity=1.0",
+    "prepare.decontaminate=0", "prepare.tokenizer=checkpoint", "model.type=llama", "model.init=checkpoint",
+    "model.config={}", "pretrain.objective=causal_lm", "pretrain.settings={}", "pretrain.steps=0",
+    "pretrain.validation_rows=0", "pretrain.evaluate_every=0", "pretrain.sequence_length=32",
+    "finetune.objective=instruction", "finetune.settings={template: null, reply_tokens: 4}", "finetune.epochs=1",
+    "finetune.batch_size=8", "finetune.sequence_length=48", "finetune.evaluate_every=0",
+    "evaluate.bootstrap_samples=100",
+]  # fmt: skip
+STAGES = (ingest, prepare, pretrain, finetune, scratch, label_efficiency, evaluate)
+
+
+@pytest.fixture
+def finetuned(tmp_path, params_file, make_bench, words, tiny):
+    """A function that runs all stages on conversations and one text of the corpus, from a small Llama."""
+
+    def run(*given):
+        turns = [(f"what is {number}", f"{number} is a number") for number in range(40)]
+        rows = [
+            {"messages": [{"role": "user", "content": ask}, {"role": "assistant", "content": reply}]}
+            for ask, reply in turns
+        ]
+        rows.append({"text": "salt and waves and the harbour at low tide", "split": "corpus"})
+        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+        build.save(build.new(CausalLM, tiny("llama")), words, tmp_path / "checkpoint", {})
+        document, _ = overrides.overridden(params_file, [*SMALL, *given])
+        bench = make_bench(tmp_path, params.validate(document))
+        for stage in STAGES:
+            bench.name = stage.__name__
+            stage(bench)
+        return bench
+
+    return run
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_asked_as_it_came(finetuned):
+    """By its own weights, in the template that training gave it: a model that has hardly learnt answers the same.
+
+    The report says what training brought over it, and nothing of random weights, which were not trained.
+    """
+    bench = finetuned("finetune.learning_rate=1e-12")
+    result = json.loads((bench.folder / "reports/metrics.json").read_text(encoding="utf-8"))
+    assert list(result["gain"]) == ["base", "nearest"]
+    assert result["gain"]["base"] | {"p": 1} == {"value": 0, "low": 0, "high": 0, "p": 1}
+    stored = predictions_io.loads((bench.folder / "reports/evaluation/predictions.json").read_text(encoding="utf-8"))
+    assert any(stored.models["base"].predicted)
+    assert stored.models["base"].predicted == stored.models["finetuned"].predicted
+    assert bench.recorded["headline/base"] == bench.recorded["headline/finetuned"]
+    report = (bench.folder / "reports/report.html").read_text(encoding="utf-8")
+    assert "Training did not help: +0" in report
+    assert "over the checkpoint as it came" in report
+    assert "Pretraining" not in report

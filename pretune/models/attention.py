@@ -51,9 +51,8 @@ def packed_attention(
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # (tokens, heads, size)
     if torch.is_autocast_enabled(q.device.type):  # norms and rotations of queries and keys give fp32
         q, k, v = (tensor.to(torch.get_autocast_dtype(q.device.type)) for tensor in (q, k, v))
-    if q.shape[1] != k.shape[1]:
-        k, v = (tensor.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for tensor in (k, v))
     if q.is_cuda and dropout == 0.0 and q.dtype != torch.float32:
+        k, v = (_repeated(tensor, q.shape[1], dim=1) for tensor in (k, v))
         return _flash(q, k, v, packed, scale=scale, window=sliding_window, causal=causal)[None], None
     padded = [
         _Pad.apply(packed, tensor)  # type: ignore[no-untyped-call]
@@ -91,10 +90,18 @@ def _attend(
     window: int | None,
     causal: bool,
 ) -> Tensor:
-    """Attention within the rows of a bucket: (rows, width, heads, size), as is the result."""
-    q, k, v = (tensor.transpose(1, 2) for tensor in (query, key, value))
-    hidden = _hidden(bucket, window, q.device, causal=causal)
-    if bucket.width > MATERIALIZED or q.is_cuda:
+    """Attention within the rows of a bucket: (rows, width, heads, size), as is the result.
+
+    key and value may have fewer heads: each serves as many neighbouring heads of the query.
+    """
+    hidden = _hidden(bucket, window, query.device, causal=causal)
+    wide = bucket.width > MATERIALIZED or query.is_cuda
+    if not wide and dropout == 0.0:
+        output: Tensor = _Attention.apply(query * scale, key, value, hidden)  # type: ignore[no-untyped-call]
+        return output
+    q = query.transpose(1, 2)
+    k, v = (_repeated(tensor, query.shape[2], dim=2).transpose(1, 2) for tensor in (key, value))
+    if wide:
         seen = None if hidden is None else ~hidden
         return functional.scaled_dot_product_attention(q, k, v, seen, dropout, scale=scale).transpose(1, 2)
     scores = torch.matmul(q * scale, k.transpose(-1, -2))
@@ -104,13 +111,24 @@ def _attend(
     return torch.matmul(weights.to(v.dtype), v).transpose(1, 2)
 
 
+def _repeated(tensor: Tensor, heads: int, dim: int) -> Tensor:
+    """Keys or values, repeated along `dim` so that each of `heads` has its own."""
+    shared = heads // tensor.shape[dim]
+    return tensor if shared == 1 else tensor.repeat_interleave(shared, dim=dim)
+
+
 def _hidden(bucket: Bucket, window: int | None, device: torch.device, *, causal: bool) -> Tensor | None:
-    """Where a token may not attend to: padding, later tokens if causal, tokens `window` or more away."""
+    """Where a token may not attend to: padding, later tokens if causal, tokens `window` or more away.
+
+    (width, width) or (rows, 1, 1 or width, width) bool. If causal, padding is hidden as it is, for it comes last.
+    """
     if window is not None and window >= bucket.width:
         window = None
-    if window is None and not causal:
+    if causal:
+        return _outside(bucket.width, window, device, causal=True)
+    if window is None:
         return bucket.padding
-    outside = _outside(bucket.width, window, device, causal=causal)
+    outside = _outside(bucket.width, window, device, causal=False)
     if bucket.padding is None:
         return outside
     itself = torch.eye(bucket.width, dtype=torch.bool, device=device)
@@ -145,6 +163,65 @@ def _flash(
     )
     assert isinstance(output, Tensor)
     return output
+
+
+class _Attention(torch.autograd.Function):
+    """softmax(Q Kᵀ + mask) V of a bucket, of which only the softmax is kept for the gradient.
+
+    Queries that share a key are rows of one matrix: (rows * key heads, group * width, size). The mask is where a
+    product starts from, which costs less than filling the scores.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None) -> Tensor:
+        q, k, v = _by_head(query, key.shape[2]), _by_head(key, key.shape[2]), _by_head(value, key.shape[2])
+        transposed = k.transpose(1, 2)
+        if hidden is None:
+            scores = torch.bmm(q, transposed)
+        else:
+            scores = torch.baddbmm(_mask(hidden, query, key.shape[2]), q, transposed)
+        weights = torch._softmax(scores, -1, half_to_float=False)  # autocast would make it fp32
+        ctx.save_for_backward(q, k, v, weights)
+        ctx.heads = query.shape[2], key.shape[2]
+        return _by_token(torch.bmm(weights, v), query.shape[:3])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q, k, v, weights = ctx.saved_tensors
+        heads, key_heads = ctx.heads
+        rows, width = gradient.shape[:2]
+        g = _by_head(gradient, key_heads)
+        grad_weights = torch.bmm(g, v.transpose(1, 2))
+        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+        return (
+            _by_token(torch.bmm(grad_scores, k), (rows, width, heads)),
+            _by_token(torch.bmm(grad_scores.transpose(1, 2), q), (rows, width, key_heads)),
+            _by_token(torch.bmm(weights.transpose(1, 2), g), (rows, width, key_heads)),
+            None,
+        )
+
+
+def _by_head(tensor: Tensor, key_heads: int) -> Tensor:
+    """(rows, width, heads, size) to (rows * key heads, heads / key heads * width, size)."""
+    rows, width, heads, size = tensor.shape
+    parts = tensor.reshape(rows, width, key_heads, heads // key_heads, size).permute(0, 2, 3, 1, 4)
+    return parts.reshape(rows * key_heads, -1, size)
+
+
+def _by_token(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The inverse of _by_head, to (*shape, size): rows, width, heads."""
+    (rows, width, heads), size = shape, tensor.shape[-1]
+    return tensor.view(rows, -1, width, size).transpose(1, 2).reshape(rows, width, heads, size)
+
+
+def _mask(hidden: Tensor, query: Tensor, key_heads: int) -> Tensor:
+    """0, and minus infinity where `hidden`: (rows * key heads, heads / key heads * width, width)."""
+    rows, width, heads, _ = query.shape
+    mask = query.new_zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
+    group = heads // key_heads
+    if hidden.ndim == 2:
+        return mask.repeat(group, 1).expand(rows * key_heads, -1, -1)
+    return mask.expand(rows, heads, width, width).reshape(rows * key_heads, group * width, width)
 
 
 class _Pad(torch.autograd.Function):

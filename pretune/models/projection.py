@@ -17,6 +17,7 @@ def projected_cross_entropy(states: Tensor, weight: Tensor, bias: Tensor | None,
 
     states: (rows, hidden), weight: (vocabulary, hidden), bias: (vocabulary,), targets: (rows,) int64.
     The gradient is computed along with the loss, chunk by chunk, so that the logits of all rows never exist at once.
+    A frozen weight gets none.
     Matrix products have autocast's type.
     """
     device = states.device.type
@@ -42,7 +43,10 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
             b = None if bias is None else bias.to(compute)
             loss = states.new_zeros((), dtype=torch.float32)
             grad_states = torch.empty_like(x)
-            grad_weight, grad_bias = torch.zeros_like(weight), None if bias is None else torch.zeros_like(bias)
+            grad_weight, grad_bias = (
+                torch.zeros_like(tensor) if tensor is not None and needed else None
+                for tensor, needed in zip((weight, bias), ctx.needs_input_grad[1:3], strict=True)
+            )
             chunk = CHUNK_ON_GPU if x.is_cuda else CHUNK
             for start in range(0, len(x), chunk):
                 rows = slice(start, start + chunk)
@@ -54,7 +58,8 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
                 p.exp_().scatter_add_(1, labels, p.new_full(labels.shape, -1.0))
                 grad_logits = p.to(compute)
                 grad_states[rows] = grad_logits @ w
-                grad_weight += grad_logits.T @ x[rows]
+                if grad_weight is not None:
+                    grad_weight += grad_logits.T @ x[rows]
                 if grad_bias is not None:
                     grad_bias += p.sum(0)
         ctx.save_for_backward(grad_states, grad_weight, grad_bias)
@@ -64,5 +69,6 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         grad_states, grad_weight, grad_bias = ctx.saved_tensors
+        grad_weight = None if grad_weight is None else grad_weight.mul_(grad_loss)
         grad_bias = None if grad_bias is None else grad_bias * grad_loss
-        return grad_states.to(ctx.dtype) * grad_loss, grad_weight.mul_(grad_loss), grad_bias, None, None, None
+        return grad_states.to(ctx.dtype) * grad_loss, grad_weight, grad_bias, None, None, None

@@ -16,6 +16,7 @@ from torch import Tensor
 from pretune.data.loading.batch import Movable
 
 NARROWEST, ROUNDED = 16, 8  # tokens, sequences: see _buckets
+ROW_PADDING = 512  # tokens: rows are rounded up by less than this
 
 
 @dataclass(frozen=True)
@@ -101,22 +102,30 @@ def unpadded(values: Tensor, packed: Packed) -> Tensor:
     return values[rows, packed.position_ids]
 
 
+def width_of(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The width of the bucket of a sequence: a power of two, above 128 also one and a half times one."""
+    powers = np.maximum(NARROWEST, 2 ** np.ceil(np.log2(lengths)).astype(np.int64))
+    between = powers * 3 // 4
+    return np.where((powers > 128) & (lengths <= between), between, powers)
+
+
 def _buckets(bounds: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> tuple[tuple[Bucket, ...], Tensor | None]:
-    """Group sequences into buckets whose widths are powers of two; places are None where all lengths are equal.
+    """Group sequences into buckets of similar length; places are None where all lengths are equal.
 
     Widths and rows are rounded up so that few shapes occur: oneDNN compiles a kernel for each new shape, which costs
-    more than the padding.
+    more than the padding. Where rows are wide it does not, so there are more widths and fewer rows of padding.
     """
     longest = int(lengths.max())
     if (lengths == longest).all():
         return (Bucket(len(lengths), longest, torch.arange(int(bounds[-1])), None),), None
-    widths = np.maximum(NARROWEST, 2 ** np.ceil(np.log2(lengths)).astype(np.int64))
+    widths = width_of(lengths)
     places = np.empty(int(bounds[-1]), dtype=np.int64)
     buckets: list[Bucket] = []
     offset = 0
     for width in map(int, np.unique(widths)):
         chosen = np.flatnonzero(widths == width)
-        rows, columns = -(-len(chosen) // ROUNDED) * ROUNDED, np.arange(width)
+        multiple = max(1, min(ROUNDED, ROW_PADDING // width))
+        rows, columns = -(-len(chosen) // multiple) * multiple, np.arange(width)
         real = np.zeros((rows, width), dtype=bool)
         real[: len(chosen)] = columns < lengths[chosen][:, None]
         index = np.zeros((rows, width), dtype=np.int64)

@@ -107,3 +107,13 @@ def test_the_logits_of_all_rows_never_exist_at_once(monkeypatch):
     inputs, targets = problem(2 * CHUNK + 1)
     projected_cross_entropy(*inputs, targets)
     assert seen == [CHUNK, CHUNK, 1]
+
+
+def test_a_frozen_weight_gets_no_gradient_and_changes_none():
+    """As below adapters: the states have the gradient that they have with a trained weight."""
+    inputs, targets = problem(CHUNK + 9)
+    (expected,) = torch.autograd.grad(projected_cross_entropy(*inputs, targets), inputs[:1])
+    frozen = [inputs[0], inputs[1].detach(), inputs[2].detach()]
+    loss = projected_cross_entropy(*frozen, targets)
+    assert loss.grad_fn.saved_tensors[1:] == (None, None)
+    assert torch.equal(torch.autograd.grad(loss, frozen[:1])[0], expected)

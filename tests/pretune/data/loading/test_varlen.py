@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretune.data.loading.varlen import NARROWEST, ROUNDED, pack
+from pretune.data.loading.varlen import NARROWEST, ROUNDED, ROW_PADDING, pack, width_of
 
 LENGTHS = st.lists(st.integers(1, 200), min_size=1, max_size=40) | st.builds(
     lambda length, count: [length] * count, st.integers(1, 200), st.integers(1, 12)
@@ -82,16 +82,17 @@ def test_every_row_has_a_token_to_attend_to(lengths):
 
 @given(LENGTHS)
 def test_few_shapes_occur_and_little_is_padding(lengths):
-    """Widths are powers of two, at most twice the length; the number of rows is rounded up."""
+    """Widths are at most twice the length, 1.5 times a long one; rows of padding have less than 512 tokens."""
     batch = packed(lengths)
     if len(set(lengths)) == 1:
         assert [(bucket.rows, bucket.width) for bucket in batch.buckets] == [(len(lengths), lengths[0])]
         return
     for bucket in batch.buckets:
-        inside = [n for n in lengths if max(NARROWEST, 2 ** (n - 1).bit_length()) == bucket.width]
+        inside = [n for n in lengths if width_of(np.array([n]))[0] == bucket.width]
         assert inside
+        assert all(bucket.width <= max(NARROWEST, 2 * n if n <= 128 else 1.5 * n) for n in inside)
         assert len(inside) <= bucket.rows < len(inside) + ROUNDED
-        assert bucket.rows % ROUNDED == 0
+        assert (bucket.rows - len(inside)) * bucket.width < ROW_PADDING
 
 
 @pytest.mark.parametrize("lengths", [[4, 4], [4, 9, 30]])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from pretune.adaptation import lora
 from pretune.models import heads
 from pretune.runtime.events import Validation
 from pretune.training import device, optimizer, parallel
@@ -55,6 +56,8 @@ class Learner:
         self._params, self._world = params, world
         self._attention = model.config._attn_implementation
         heads.prepare(model)
+        if strategy != "fsdp":  # which shards parameters of one number format
+            lora.fuse(model, bf16=device.computes_in_bf16(world.device, params.precision))
         if params.gradient_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
         self.model = model.train()
@@ -194,6 +197,7 @@ class Learner:
         weights = self._best or self._average
         if weights:
             self._set_weights(weights)
+        lora.unfuse(self.model)
         model = parallel.gather_full_model(self.model, self._world)
         if self._params.gradient_checkpointing:
             model.activation_checkpointing_disable()

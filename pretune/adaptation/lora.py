@@ -1,0 +1,101 @@
+"""LoRA (Hu et al. 2022) as one function: W x + s B A x, with two sums and nothing kept but x and A x.
+
+Peft's own forward makes a tensor for each term and each change of number format; on small models that costs more than
+the products. While a model trains, its frozen matrices lie in bf16 if that is what they are multiplied in and if bf16
+holds them exactly, as it does those of a checkpoint in bf16: half the memory, and no cast at every step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+ADAPTER = "default"  # peft's name for the first one
+
+
+def fuse(model: PreTrainedModel, *, bf16: bool) -> None:
+    """Have the LoRA layers of `model` compute by `_Lora`, in place; others stay as they are.
+
+    bf16: whether the model is trained under autocast to bf16. Undone by `unfuse`.
+    """
+    for module in _plain(model):
+        module.forward = _Forward(module)
+        base = module.base_layer.weight
+        if bf16 and not base.requires_grad and base.dtype == torch.float32:
+            small = base.data.bfloat16()
+            if torch.equal(small.float(), base.data):
+                base.data = small
+
+
+def unfuse(model: PreTrainedModel) -> None:
+    """Give LoRA layers peft's own forward again, and their frozen matrices the number format that they had."""
+    for module in model.modules():
+        if isinstance(vars(module).get("forward"), _Forward):
+            dtype = module.forward.dtype
+            del module.forward
+            module.base_layer.weight.data = module.base_layer.weight.data.to(dtype)
+
+
+class _Forward:
+    """The forward pass of a LoRA layer."""
+
+    def __init__(self, module: Any) -> None:
+        self._module, self.dtype = module, module.base_layer.weight.dtype
+
+    def __call__(self, x: Tensor) -> Tensor:
+        module, base = self._module, self._module.base_layer
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        a, b = module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight
+        with torch.autocast(device, enabled=False):
+            parts = (tensor if tensor is None else tensor.to(dtype) for tensor in (x, base.weight, base.bias, a, b))
+            output: Tensor = _Lora.apply(*parts, module.scaling[ADAPTER])  # type: ignore[no-untyped-call]
+        return output
+
+
+class _Lora(torch.autograd.Function):
+    """x: (..., in), weight: (out, in), bias: (out,) or None, a: (rank, in), b: (out, rank); returns (..., out)."""
+
+    @staticmethod
+    def forward(  # noqa: PLR0917 - autograd passes positional arguments only
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
+    ) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        low = rows @ a.T
+        output = functional.linear(rows, weight, bias).addmm_(low, b.T, alpha=scale)
+        ctx.save_for_backward(rows, low, weight, a, b)
+        ctx.scale, ctx.shape = scale, x.shape
+        return output.view(*x.shape[:-1], len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        rows, low, weight, a, b = ctx.saved_tensors
+        g = gradient.reshape(-1, len(weight))
+        grad_low = (g @ b).mul_(ctx.scale)
+        grad_x = (g @ weight).addmm_(grad_low, a).view(ctx.shape) if ctx.needs_input_grad[0] else None
+        grad_weight = g.T @ rows if ctx.needs_input_grad[1] else None
+        grad_bias = g.sum(0) if ctx.needs_input_grad[2] else None
+        return grad_x, grad_weight, grad_bias, grad_low.T @ rows, (g.T @ low).mul_(ctx.scale), None
+
+
+def _plain(model: PreTrainedModel) -> list[Any]:
+    """Layers with one adapter of plain LoRA, without dropout, on a matrix of an nn.Linear."""
+    if not hasattr(model, "peft_config"):
+        return []
+    from peft.tuners import lora
+
+    return [
+        module
+        for module in model.modules()
+        if type(module) is lora.Linear
+        and type(module.base_layer) is nn.Linear
+        and module.active_adapters == [ADAPTER]
+        and not module.merged
+        and not module.lora_variant
+        and not module.lora_bias[ADAPTER]
+        and isinstance(module.lora_dropout[ADAPTER], nn.Identity)
+    ]

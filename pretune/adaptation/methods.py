@@ -122,6 +122,8 @@ def problems(method: str, settings: Mapping[str, Any]) -> list[str]:
 
 def head(model: PreTrainedModel) -> set[str]:
     """The names of the parameters outside the body."""
+    if model.base_model is model:  # a body by itself
+        return set()
     prefix = model.base_model_prefix + "."
     return {name for name, _ in model.named_parameters() if not name.startswith(prefix)}
 

@@ -17,7 +17,17 @@ from pretune.data.rows import Row
 from pretune.evaluation.metrics import confidence
 from pretune.evaluation.metrics.confidence import Probabilistic
 from pretune.evaluation.slices import full_text
-from pretune.objectives.predictions import Answers, Classes, Likelihoods, ManyLabels, Numbers, Predictions, Tags, Texts
+from pretune.objectives.predictions import (
+    Answers,
+    Classes,
+    Likelihoods,
+    ManyLabels,
+    Numbers,
+    Predictions,
+    Rankings,
+    Tags,
+    Texts,
+)
 
 INVERSE_STRENGTH = 10.0  # of the penalty of logistic regression, for few rows and many sparse columns
 SENTENCE = re.compile(r"[^.!?\u3002\uff01\uff1f\n]+[.!?\u3002\uff01\uff1f]?")
@@ -197,11 +207,23 @@ def _likelihoods(train: list[Row], test: list[Row], model: Likelihoods) -> dict[
     return {"unigram": Likelihoods(np.array(per_byte) * model.bytes, model.tokens, model.bytes)}
 
 
+def _rankings(train: list[Row], test: list[Row], model: Rankings) -> dict[str, Predictions]:
+    """The texts with the most words in common, by TF-IDF."""
+    from pretune.objectives.finetuning.embedding import rank
+
+    queries = [row["text"] for row in test]
+    pool = sorted({row["pair"] for row in test} | {text for row in test for text in row.get("negatives", ())})
+    vectorizer = _vectorizer([text for row in train for text in (row["text"], row["pair"])])
+    similarities = (vectorizer.transform(queries) @ vectorizer.transform(pool).T).toarray()
+    belong = {query: set(targets) for query, targets in zip(queries, model.targets, strict=True)}
+    return {"tfidf": rank(queries, belong, pool, similarities)}
+
+
 def _target_bytes(row: Row) -> bytes:
     return str(row.get("target") or full_text(row)).encode("utf-8", "replace")
 
 
 FORMS: dict[type, Any] = {
     Classes: _classes, ManyLabels: _many_labels, Numbers: _numbers, Tags: _tags, Answers: _answers, Texts: _texts,
-    Likelihoods: _likelihoods,
+    Likelihoods: _likelihoods, Rankings: _rankings,
 }  # fmt: skip

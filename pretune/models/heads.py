@@ -110,6 +110,17 @@ def tag(model: PreTrainedModel, packed: Packed) -> Tensor:
     return _float32(logits)
 
 
+def embed(model: PreTrainedModel, packed: Packed, pooling: str) -> Tensor:
+    """A vector for each sequence: the mean of its states, its first or its last one; (sequences, hidden) float32."""
+    if is_packed(model):
+        hidden = states(model, packed)
+    else:
+        hidden = unpadded(model(**_rows(model, packed)).last_hidden_state, packed)
+    if pooling == "mean":
+        return _float32(_mean(hidden, packed))
+    return _float32(hidden[packed.starts if pooling == "first" else packed.bounds[1:].long() - 1])
+
+
 def spans(model: PreTrainedModel, packed: Packed) -> Tensor:
     """Logits of each token of a sequence to be the first and the last of an answer: (sequences, longest, 2) float32.
 

@@ -52,12 +52,14 @@ class BaseObjective(ABC):
 
     auto: the Auto class of transformers that builds models for this objective.
     Settings: the keys of `settings` in params.yaml. metrics: the keys that `score` returns.
+    whole_batch: whether the loss of a row depends on the others of its batch, so that none may be divided.
     answers: the predictor of the trained model, a key of ANSWERS in predictor/model.py.
     """
 
     auto: ClassVar[Any]
     Settings: ClassVar[type[Section]] = NoSettings
     metrics: ClassVar[tuple[str, ...]] = ("loss",)
+    whole_batch: ClassVar[bool] = False
     answers: ClassVar[str]
 
     @classmethod

@@ -70,4 +70,16 @@ class Likelihoods:
     bytes: npt.NDArray[np.int64]
 
 
-Predictions = Classes | ManyLabels | Numbers | Tags | Answers | Texts | Likelihoods
+@dataclass(frozen=True)
+class Rankings:
+    """Texts found for each row. targets: those that belong to it; predicted: the one found first.
+
+    ranks: the places of the targets among all, from 1, ascending.
+    """
+
+    targets: list[list[str]]
+    predicted: list[str]
+    ranks: list[list[int]]
+
+
+Predictions = Classes | ManyLabels | Numbers | Tags | Answers | Texts | Likelihoods | Rankings

@@ -53,6 +53,11 @@ def problems(table: Mapping[str, type[BaseObjective]], section: str, params: Tra
             f"{section}.metric_for_best_model: {params.metric_for_best_model} is no metric of {name}; "
             f"allowed: {allowed}"
         )
+    if objective.whole_batch and params.gradient_accumulation_steps > 1:
+        errors.append(
+            f"{section}.gradient_accumulation_steps: {name} compares the rows of a batch with each other; write 1, "
+            "and gradient_checkpointing: true if memory is short"
+        )
     if getattr(params, "label_smoothing", 0.0) and not getattr(objective, "smooths", False):
         errors.append(f"{section}.label_smoothing: {name} has no labels to smooth; write 0.0")
     if getattr(params, "calibrate", False) and not getattr(objective, "calibrates", False):

@@ -11,6 +11,7 @@ from pretune.errors import DataError, did_you_mean
 COLUMNS = {
     "binary": ("text", "label"),
     "classification": ("text", "label"),
+    "embedding": ("text", "pair"),
     "image_classification": ("image", "label"),
     "instruction": ("messages",),
     "language_modelling": ("text",),

@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import answers, chat, generation, images, linear, text, words
+from . import answers, chat, embedding, generation, images, linear, text, words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +28,7 @@ ANSWERS: dict[str, Any] = {
     "answered": answers.Answered,
     "written": generation.Written,
     "image_class": images.ImageClass,
+    "vector": embedding.Vector,
     "embedded": images.Embedded,
     "mapped": linear.Mapped,
 }

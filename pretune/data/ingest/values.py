@@ -214,8 +214,8 @@ def flag(value: Any, column: str) -> bool:
 
 
 def texts(value: Any, column: str) -> list[str]:
-    """A list of texts."""
-    items = parsed(value)
+    """A list of texts, or one text."""
+    items = [value] if isinstance(value, str) and not _is_bracketed(value) else parsed(value)
     if not isinstance(items, list) or not all(isinstance(item, str) and item.strip() for item in items):
         raise BadRowError(f"{column}: no list of texts", shown(value))
     return items

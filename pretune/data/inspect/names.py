@@ -30,6 +30,7 @@ TARGETS = (
     ("document", "summary"), ("article", "summary"), ("dialogue", "summary"), ("text", "summary"), ("body", "title"),
     ("input", "target"), ("input_text", "target_text"), ("original", "corrected"), ("text", "headline"),
 )  # fmt: skip
+FOUND = (("anchor", "positive"), ("query", "positive"), ("question", "positive"))  # what lies near to each other
 INSTRUCTIONS = (("instruction", "prompt"), ("input",), ("output", "response", "completion", "answer", "reply"))
 LANGUAGES = {
     "ar", "bg", "bn", "cs", "da", "de", "el", "en", "es", "et", "fa", "fi", "fr", "he", "hi", "hr", "hu",

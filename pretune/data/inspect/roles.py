@@ -136,6 +136,19 @@ def _sequence_to_sequence(table: Table, objective: str | None) -> Roles | None:
     return None
 
 
+def _found_texts(table: Table, objective: str | None) -> Roles | None:
+    """A text and one that it should find, by their names; or any two if the objective is asked for."""
+    texts = [column for column in table.kind("text") if column.distinct > 1]
+    for anchor, positive in names.FOUND if objective is None else (*names.FOUND, *names.PAIRS):
+        pair = by_key(texts, (anchor,))[:1] + by_key(texts, (positive,))[:1]
+        if len(pair) == 2:
+            theirs: dict[str, Any] = {"text": pair[0].name, "pair": pair[1].name}
+            if negatives := by_key(table.all, ("negatives", "negative")):
+                theirs["negatives"] = negatives[0].name
+            return Roles("embedding", theirs, dict.fromkeys(theirs, "by their names"))
+    return None
+
+
 def _labelled_texts(table: Table, objective: str | None) -> Roles | None:
     """A text or two of them, with a class, several classes or a number."""
     text, pair = tables.text_and_pair(table)
@@ -253,6 +266,7 @@ FINDERS: list[tuple[Callable[[Table, str | None], Roles | None], set[str]]] = [
     (_questions, {"question_answering"}),
     (_tags, {"token_classification"}),
     (_images, {"image_classification"}),
+    (_found_texts, {"embedding"}),
     (_sequence_to_sequence, {"seq2seq"}),
     (_labelled_texts, {"binary", "classification", "multi_label", "regression"}),
     (_numbers, {"linear_regression"}),

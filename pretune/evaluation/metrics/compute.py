@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pretune.evaluation.metrics import classification, regression, text
+from pretune.evaluation.metrics import classification, ranking, regression, text
 from pretune.evaluation.metrics.bootstrap import Bootstrap, Difference, Metric, on_rows
 from pretune.evaluation.slices import Mask
-from pretune.objectives.predictions import Answers, Classes, Likelihoods, ManyLabels, Numbers, Predictions, Tags, Texts
+from pretune.objectives.predictions import (
+    Answers,
+    Classes,
+    Likelihoods,
+    ManyLabels,
+    Numbers,
+    Predictions,
+    Rankings,
+    Tags,
+    Texts,
+)
 
 FORMS: dict[type, Callable[[Any], dict[str, Metric]]] = {
     Classes: classification.classes,
@@ -18,6 +28,7 @@ FORMS: dict[type, Callable[[Any], dict[str, Metric]]] = {
     Answers: text.answers,
     Texts: text.texts,
     Likelihoods: regression.likelihoods,
+    Rankings: ranking.rankings,
 }
 
 

@@ -10,7 +10,17 @@ import numpy as np
 
 from pretune.evaluation.metrics.classification import THRESHOLD
 from pretune.objectives.finetuning import squad
-from pretune.objectives.predictions import Answers, Classes, Likelihoods, ManyLabels, Numbers, Predictions, Tags, Texts
+from pretune.objectives.predictions import (
+    Answers,
+    Classes,
+    Likelihoods,
+    ManyLabels,
+    Numbers,
+    Predictions,
+    Rankings,
+    Tags,
+    Texts,
+)
 
 NO_ANSWER = "(no answer)"
 
@@ -83,6 +93,13 @@ def _texts(predictions: Texts) -> Ranked:
             yield 100 - score, Mistake(row, true, predicted, f"chrF {score:.1f}")
 
 
+def _rankings(predictions: Rankings) -> Ranked:
+    rows = zip(predictions.targets, predictions.predicted, predictions.ranks, strict=True)
+    for row, (true, predicted, ranks) in enumerate(rows):
+        if ranks[0] > 1:
+            yield float(ranks[0]), Mistake(row, " / ".join(true), predicted, f"place {ranks[0]}")
+
+
 def _likelihoods(predictions: Likelihoods) -> Ranked:
     for row, nats in enumerate(predictions.nats / predictions.tokens):
         yield float(nats), Mistake(row, "", "", f"{nats:.3f} nats a token")
@@ -90,5 +107,5 @@ def _likelihoods(predictions: Likelihoods) -> Ranked:
 
 FORMS: dict[type, Callable[[Any], Ranked]] = {
     Classes: _classes, ManyLabels: _many_labels, Numbers: _numbers, Tags: _tags, Answers: _answers, Texts: _texts,
-    Likelihoods: _likelihoods,
+    Likelihoods: _likelihoods, Rankings: _rankings,
 }  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pretune.objectives.base import FinetuningObjective
 from pretune.objectives.finetuning.binary import Binary
 from pretune.objectives.finetuning.classification import Classification
+from pretune.objectives.finetuning.embedding import Embedding
 from pretune.objectives.finetuning.image_classification import ImageClassification
 from pretune.objectives.finetuning.instruction import Instruction
 from pretune.objectives.finetuning.language_modelling import LanguageModelling
@@ -18,6 +19,7 @@ from pretune.objectives.finetuning.token_classification import TokenClassificati
 OBJECTIVES: dict[str, type[FinetuningObjective]] = {
     "binary": Binary,
     "classification": Classification,
+    "embedding": Embedding,
     "image_classification": ImageClassification,
     "instruction": Instruction,
     "language_modelling": LanguageModelling,

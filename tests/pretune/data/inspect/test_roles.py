@@ -97,6 +97,11 @@ TABLES = {
         "seq2seq",
         {"text": "document", "target": "summary"},
     ),
+    "a text and what it should find": (
+        table(query=LONG, positive=LONG, negative=LONG),
+        "embedding",
+        {"text": "query", "pair": "positive", "negatives": "negative"},
+    ),
     "conversations": (
         table(messages=lambda n: [{"role": "user", "content": f"{n}"}, {"role": "assistant", "content": "x"}]),
         "instruction",

@@ -38,6 +38,7 @@ def pool(states: Tensor, real: Any, pooling: str) -> Tensor:
     """
     if pooling == "mean":
         weights = real[..., None].to(states.dtype)
-        return (states * weights).sum(dim=1) / weights.sum(dim=1)
+        mean: Tensor = (states * weights).sum(dim=1) / weights.sum(dim=1)
+        return mean
     places = real.sum(dim=1) - 1 if pooling == "last" else torch.zeros_like(real[:, 0])
     return states[torch.arange(len(states), device=states.device), places]

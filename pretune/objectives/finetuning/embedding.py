@@ -152,7 +152,8 @@ class Embedding(FinetuningObjective):
         unit = functional.normalize(vectors, dim=-1)
         texts, candidates = unit[: batch.count], unit[batch.count :]
         similarities = texts @ candidates.T / self.context.settings.temperature
-        return similarities.masked_fill(batch.hidden, float("-inf"))
+        masked: Tensor = similarities.masked_fill(batch.hidden, float("-inf"))
+        return masked
 
     def _negatives(self, sample: int) -> list[str]:
         """The negatives of a row: its own, and the mined ones."""

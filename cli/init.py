@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cli.proposal.propose import Proposal
 
 DOUBTS = 5  # that are shown
-ROLES = ("system", "user", "assistant")  # of `messages`
+ROLES = ("system", "history", "user", "assistant")  # of `messages`
 Files = Annotated[list[str], typer.Argument(metavar="FILE…", help="Files, folders, globs, hub:NAME, or a recipe.")]
 
 

@@ -14,7 +14,7 @@ from pretune.config.source_spec import SPLIT_ALIASES
 from pretune.data.ingest.columns import ColumnMapping
 from pretune.data.ingest.tally import file_of
 from pretune.data.ingest.values import BadRowError
-from pretune.data.inspect import columns, proposal, roles, sample
+from pretune.data.inspect import columns, conversations, proposal, roles, sample
 from pretune.data.inspect.columns import Column
 from pretune.data.inspect.places import Source
 from pretune.data.inspect.sample import Reading, Sample
@@ -28,7 +28,6 @@ CLEAN = {
     "languages": [], "scrub": [], "duplicates": "exact", "similarity": 0.8, "max_bad_rows": 0.01,
 }  # fmt: skip
 SHOWN = 8  # labels or columns in a line
-PREFERENCE = {"chosen", "rejected"}
 
 
 @dataclass(frozen=True)
@@ -126,17 +125,12 @@ class Inspection:
                 [f"--column: the data has no column {name}{did_you_mean(name, names)}" for name in unknown],
                 f"the columns are: {', '.join(names)}",
             )
-        rows = sum(not r.problem for s in self.samples if s.source.split != "corpus" for _, r in s.records)
-        if (
-            not self.request.columns
-            and self.request.objective is None
-            and {name.partition(".")[0] for name in names} >= PREFERENCE
-        ):
-            raise DataError(
-                "the columns chosen and rejected hold preferences: no objective learns from them yet",
-                "to learn from the chosen answers: --column user=prompt --column assistant=chosen",
-            )
-        found = roles.find(self.table, rows, self.request.columns, self.request.objective)
+        records = [r.values for s in self.samples if s.source.split != "corpus" for _, r in s.records if not r.problem]
+        found = conversations.find(records, self.request.columns, self.request.objective, NEEDED)
+        if found is not None:
+            roles.split_and_group(self.table, found)
+        else:
+            found = roles.find(self.table, len(records), self.request.columns, self.request.objective)
         if found is None:
             raise _no_objective(self.table, self.request.objective)
         self.doubts += found.doubts
@@ -256,11 +250,6 @@ def _no_objective(table: Sequence[Column], objective: str | None) -> PretuneErro
         return DataError(
             f"--objective {objective} needs {needs}; the columns are: {shown}",
             "name them: " + " ".join(f"--column {name}=NAME" for name in NEEDED[objective]),
-        )
-    if turns := next((column.name for column in table if column.kind == "sharegpt"), None):
-        return DataError(
-            f"{turns} holds conversations as {{from, value}} (ShareGPT), which are not read yet",
-            "write each turn as {role, content}, with the roles system, user and assistant",
         )
     return DataError(
         f"nothing among the columns is a text, an image, a conversation, or numbers to predict: {shown}",

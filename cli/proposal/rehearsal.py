@@ -110,9 +110,8 @@ def _lengths(stage: Any) -> tuple[list[int], list[int], list[int]]:
     if labelled and "words" in labelled[0]:
         inputs = count([" ".join(row["words"]) for row in labelled])
     elif labelled and "messages" in labelled[0]:
-        inputs = count(
-            ["\n".join(f"{turn['role']}: {turn['content']}" for turn in row["messages"]) for row in labelled]
-        )
+        whole = [row["messages"] + row.get("chosen", []) for row in labelled]
+        inputs = count(["\n".join(f"{turn['role']}: {turn['content']}" for turn in turns) for turns in whole])
     elif labelled and "context" in labelled[0]:
         inputs = [
             a + b
@@ -123,7 +122,9 @@ def _lengths(stage: Any) -> tuple[list[int], list[int], list[int]]:
     else:
         inputs = count([row["text"] + "\n" + row.get("pair", "") for row in labelled if "text" in row])
     targets = count([row["target"] for row in labelled if "target" in row])
-    targets = targets or count([row["messages"][-1]["content"] for row in labelled if row.get("messages")])
+    targets = targets or count(
+        [(row["messages"] + row.get("chosen", []))[-1]["content"] for row in labelled if "messages" in row]
+    )
     return inputs, targets, count([text for row in labelled for text in rows.texts(row)])
 
 

@@ -53,7 +53,10 @@ def columns(inspection: Inspection, objective: str) -> Iterator[Line]:
                 else listed(theirs)
             )
             yield ours, text, inspection.roles.why.get(ours, "")
+    for layout, count in inspection.roles.recognised[:SHOWN]:
+        yield "conversations", layout, count
     used = {str(name) for theirs in inspection.roles.columns.values() for name in names_of(theirs)}
+    used |= set(inspection.roles.used)
     others = [
         column.name for column in inspection.table if column.name not in used and column.name not in NEEDED[objective]
     ]

@@ -180,8 +180,6 @@ def test_all_that_cannot_be_used_is_listed_at_once(workspace):
     for name, text, message in [
         ("empty.csv", "", "is empty"),
         ("head.csv", "text,label\n", "no rows"),
-        ("pairs.jsonl", '{"prompt": "a", "chosen": "b", "rejected": "c"}\n', "preferences"),
-        ("share.jsonl", '{"conversations": [{"from": "human", "value": "a"}]}\n', "ShareGPT"),
         ("one.csv", "text,label\na long text,b\n", "too few"),
         ("pointer.csv", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "Git LFS"),
     ]:

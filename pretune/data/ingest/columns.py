@@ -117,8 +117,8 @@ class ColumnMapping:
             value = next(iter(parts.values()), None)
             if role == "history":
                 turns += [] if value is None else conversations.history(value, "messages")
-            elif len(parts) == 1 and conversations.is_conversation(value):
-                turns += conversations.messages(value, "messages")
+            elif len(parts) == 1 and (conversations.is_conversation(value) or conversations.is_message(value)):
+                turns += conversations.answer(value, "messages")
             elif content := _joined(parts, "messages"):
                 turns.append({"role": role, "content": content})
             elif role != "system":

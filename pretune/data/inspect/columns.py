@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from pretune.data.ingest import conversations
 from pretune.data.ingest.values import canonical, is_empty, parsed
 
 NO_VALUE = {"na", "n/a", "nan", "null", "none", "?", "-", "nil"}
-TURN = ({"role", "content"}, {"from", "value"})
 KEPT = 5000  # records of which columns are profiled
 DEPTH = 3  # of nested objects
-KINDS = ("text", "number", "words", "turns", "sharegpt", "answers", "image", "numbers", "other")
+KINDS = ("text", "number", "words", "turns", "answers", "image", "numbers", "other")
 
 
 @dataclass
 class Column:
     """A column of the source.
 
-    kind: text, number, words (a list), turns (a conversation), sharegpt, answers, image, numbers (a list) or other.
+    kind: text, number, words (a list), turns (a conversation), answers, image, numbers (a list) or other.
     counts: of the values in one spelling, where they are texts or numbers. characters: mean length of texts.
     fractions: whether some number is no whole one. missing: words that stand for no value among numbers.
     """
@@ -153,10 +153,8 @@ def _kind(value: Any) -> str:
 def _kind_of_list(value: list[Any]) -> str:
     dicts = [item for item in value if isinstance(item, dict)]
     if dicts and len(dicts) == len(value):
-        if TURN[0] <= dicts[0].keys():
+        if conversations.is_message(dicts[0]):
             return "turns"
-        if TURN[1] <= dicts[0].keys():
-            return "sharegpt"
         return "answers" if "text" in dicts[0] else "other"
     if value and all(isinstance(item, float) for item in value):
         return "numbers"

@@ -26,7 +26,8 @@ def find(columns: Sequence[Column], rows: int, named: dict[str, Any], objective:
         if roles is not None:
             roles.columns = dict(named) | roles.columns
             roles.why, roles.doubts = table.why | roles.why, table.doubts + roles.doubts
-            _split_and_group(table, roles)
+            split_and_group(columns, roles)
+            _switch_off(table, roles)
             return roles
     return None
 
@@ -36,7 +37,7 @@ def _messages(table: Table, _objective: str | None) -> Roles | None:
     if "messages" in table.named:
         return Roles("instruction", {}, {"messages": "named with --column"})
     if turns := table.kind("turns"):
-        return Roles("instruction", {"messages": turns[0].name}, {"messages": "lists of {role, content}"})
+        return Roles("instruction", {"messages": turns[0].name}, {"messages": "lists of messages"})
     user, extra, assistant = (by_key(table.kind("text", "number"), keys) for keys in names.INSTRUCTIONS)
     if not (user and assistant) or (assistant[0].kind != "text" and user[0].key != "instruction"):
         return None
@@ -242,23 +243,32 @@ def _texts(table: Table, _objective: str | None) -> Roles | None:
     return None if text is None else Roles("language_modelling", {"text": text})
 
 
-def _split_and_group(table: Table, roles: Roles) -> None:
-    """Use a column of splits, and hint at one of groups; switch off columns that only have one of our names."""
-    used = {str(name) for theirs in roles.columns.values() for name in tables.flat(theirs)}
+def split_and_group(columns: Sequence[Column], roles: Roles) -> None:
+    """Use a column of splits, and hint at one of groups."""
+    used = _used(roles)
     if "split" not in roles.columns:
-        for column in table.all:
+        for column in columns:
             if tables.is_split(column) and column.name not in used:
                 roles.columns["split"], roles.why["split"] = column.name, f"holds {', '.join(sorted(column.counts))}"
                 used.add(column.name)
                 break
-    groups = [c for c in by_key(table.all, names.GROUPS) if c.name not in used and 1 < c.distinct < c.filled]
+    groups = [c for c in by_key(columns, names.GROUPS) if c.name not in used and 1 < c.distinct < c.filled]
     for column in groups[:1]:
         roles.hints.append(
             f"rows of one {column.name} stay in one split with --column group={column.name} ({column.distinct} of them)"
         )
+
+
+def _switch_off(table: Table, roles: Roles) -> None:
+    """Switch off columns that only have one of our names."""
+    used = _used(roles)
     for column in table.all:
         if column.name in COLUMNS and column.name not in used and column.name not in {"origin", *roles.columns}:
             roles.columns[column.name] = None
+
+
+def _used(roles: Roles) -> set[str]:
+    return {str(name) for theirs in roles.columns.values() for name in tables.flat(theirs)} | set(roles.used)
 
 
 FINDERS: list[tuple[Callable[[Table, str | None], Roles | None], set[str]]] = [

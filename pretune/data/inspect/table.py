@@ -17,13 +17,18 @@ LONG = 25  # characters, on average, from which a column is more likely a text t
 
 @dataclass
 class Roles:
-    """columns: {ours: theirs}, as in ingest.columns. why: {ours: reason}. doubts: (what, option that settles it)."""
+    """columns: {ours: theirs}, as in ingest.columns. why: {ours: reason}. doubts: (what, option that settles it).
+
+    recognised: (layout, how many rows) of conversations, for which `columns` needs nothing; used: columns of theirs.
+    """
 
     objective: str
     columns: dict[str, Any]
     why: dict[str, str] = field(default_factory=dict)
     doubts: list[tuple[str, str]] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
+    recognised: list[tuple[str, str]] = field(default_factory=list)
+    used: list[str] = field(default_factory=list)
 
 
 class Table:

@@ -32,4 +32,5 @@ def prepare(stage: StageInputs) -> Job:
     adaptation = methods.choose(adapt.method, adapt.settings)
     model, new_weights = build.load(objective, pretrained, context.labels)
     adaptation.apply(model, new_weights)
-    return finetuning_job(data, objective, context, params, model, adaptation=adaptation)
+    dtype = build.stored_dtype(pretrained)
+    return finetuning_job(data, objective, context, params, model, adaptation=adaptation, dtype=dtype)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from pretune.config.section import training_seed
 from pretune.models import build
 from pretune.objectives.base import ObjectiveContext
 from pretune.objectives.pretraining.table import OBJECTIVES
 from pretune.objectives.registry import choose
 from pretune.training import device
-from pretune.training.job import Job, run_training
+from pretune.training.job import Job, process_group, run_training, write_learning_curve
+from pretune.training.state import State
 
 if TYPE_CHECKING:
     from pretune.runtime.stage import Stage, StageInputs
@@ -18,7 +21,31 @@ if TYPE_CHECKING:
 
 def pretrain(stage: Stage) -> None:
     """Train a model from random weights or from those of `model.init`; write `models/pretrained`."""
-    run_training(stage, prepare(stage), out="models/pretrained")
+    if not _take_over(stage):
+        run_training(stage, prepare(stage), out="models/pretrained")
+
+
+def _take_over(stage: Stage) -> bool:
+    """Without steps, write the checkpoint as it is, which is faster than loading it; False if it has to be loaded."""
+    params, architecture = stage.params.pretrain, stage.params.model
+    source = build.source(architecture, stage.dep)
+    if params.steps or source is None:
+        return False
+    objective, settings = choose(OBJECTIVES, "pretrain", params, architecture.type)
+    inputs = objective.inputs(stage.dep("data/prepared/tokenizer"))
+    context = ObjectiveContext(inputs, params.sequence_length, training_seed(params.seed, stage.params.seed), settings)
+    config = build.config_for(architecture, objective.shape(inputs), source)
+    if not build.is_whole(objective, source, config):
+        return False
+    with process_group(stage.key) as world:
+        if world.rank:
+            return True
+    out = stage.out("models/pretrained")
+    parameters = build.take_over(source, config, inputs, out, objective.inference_config(context))
+    write_learning_curve(stage.out("reports/curves/pretrain.csv"), State(), 0)
+    stage.run.metrics({"epochs": 0.0, "parameters": parameters, "flops": 0, "trained_parameters": 0})
+    stage.model("models/pretrained", [objective.example(context)])
+    return True
 
 
 def prepare(stage: StageInputs) -> Job:
@@ -31,6 +58,7 @@ def prepare(stage: StageInputs) -> Job:
     context = ObjectiveContext(inputs, params.sequence_length, seed, settings)
     samples = objective.samples(stage.dep("data/prepared/corpus"), context)
     training, validation = samples.divide(params.validation_rows, stage.params.seed)
+    source = build.source(stage.params.model, stage.dep)
     return Job(
         model=build.first(objective, stage.params.model, inputs, stage.dep),
         inputs=inputs,
@@ -41,4 +69,5 @@ def prepare(stage: StageInputs) -> Job:
         inference_config=objective.inference_config(context),
         example=objective.example(context),
         seed=seed,
+        dtype=build.stored_dtype(source) if source else torch.float32,
     )

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from pretune.errors import DataError, ParamsError, did_you_mean
+from pretune.models import fit, weights
 from pretune.predictor.linear import LinearConfig, LinearModel
 
 if TYPE_CHECKING:
@@ -40,6 +43,8 @@ OFFSET = {"camembert", "roberta", "xlm-roberta"}  # positions start after the pa
 DERIVED = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id",
            "decoder_start_token_id", "forced_eos_token_id", "id2label", "label2id", "num_labels", "problem_type",
            "architectures", "transformers_version", "auto_map")  # fmt: skip
+HELP = "edit `model` in params.yaml (docs/models.md), then run again"
+CONFIG_HELP = "with a checkpoint, `config: {}` is usual (docs/models.md); edit `model` in params.yaml, then run again"
 LOADING = {"use_safetensors": True, "trust_remote_code": False, "dtype": torch.float32}
 
 
@@ -86,7 +91,7 @@ def problems(model: ModelParams) -> list[str]:
         width, heads = getattr(config, "hidden_size", 0), getattr(config, "num_attention_heads", 1)
         factor = 2 if hasattr(config, "rope_parameters") else 1  # rotary embeddings rotate pairs
         own_head_size = "head_dim" in model.config or hasattr(config, "d_kv")  # does not follow from hidden_size
-        if not own_head_size and width % (factor * heads):
+        if model.init is None and not own_head_size and width % (factor * heads):
             word = "an even multiple" if factor == 2 else "a multiple"
             errors.append(f"model.config: hidden_size {width} must be {word} of num_attention_heads {heads}")
     return errors
@@ -106,8 +111,8 @@ def source(model: ModelParams, dep: Callable[[str], Path]) -> Path | str | None:
 def config_for(model: ModelParams, shape: Mapping[str, Any], source: Path | str | None = None) -> PreTrainedConfig:
     """The configuration of the model: `model.config`, and for other keys `shape`, which follows from its inputs.
 
-    With a checkpoint as `source`, those of its configuration instead of `shape`. Raises ParamsError if type or
-    vocabulary do not match the checkpoint.
+    With a checkpoint as `source`, those of its configuration instead of `shape`. Raises ParamsError if type,
+    vocabulary or a key of `model.config` do not match the checkpoint.
     """
     errors = problems(model)
     pretrained = None if source is None else configuration(source)
@@ -118,8 +123,10 @@ def config_for(model: ModelParams, shape: Mapping[str, Any], source: Path | str 
             f"model.init: it has {pretrained.vocab_size} tokens, the tokenizer {shape['vocab_size']}: "
             "prepare.tokenizer has to be the one that the checkpoint was trained with"
         )
+    if pretrained is not None and not errors:
+        errors = fit.problems(pretrained, model.config)
     if errors:
-        raise ParamsError(errors, "edit `model` in params.yaml (docs/models.md), then run again")
+        raise ParamsError(errors, CONFIG_HELP if pretrained else HELP)
     settings = copy.deepcopy(model.config)
     if pretrained is not None:
         return type(pretrained).from_dict(pretrained.to_dict() | settings)
@@ -166,24 +173,70 @@ def load(
 ) -> tuple[PreTrainedModel, frozenset[str]]:
     """The model from the folder `source` or from the hub, and the names of its new weights, which are random.
 
-    With `labels` the model gets a head for them; without, it is as it was saved.
+    With `labels` the model gets a head for them; without, it is as it was saved. Raises DataError if other weights
+    are missing or do not fit.
     """
     config = config or configuration(source)
     if labels is not None:
         config = type(config).from_dict(config.to_dict() | objective.head(list(labels)))
-    options = LOADING | {"output_loading_info": True, "ignore_mismatched_sizes": labels is not None}
+    options = LOADING | {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         model, info = objective.auto.from_pretrained(**_location(source), config=config, **options)
     except OSError as error:
         raise _missing(source, error) from None
+    fit.check_loaded(model, info, source, new_head=labels is not None)
     new_weights = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
     return _model(model), frozenset(new_weights)
 
 
-def save(model: PreTrainedModel, inputs: Any, folder: Path, inference_config: Mapping[str, Any]) -> None:
-    """Write model, input pipeline and `inference_config` to `folder`, in transformers' format with safetensors."""
+def stored_dtype(source: Path | str) -> torch.dtype:
+    """The type in which a model is saved that was trained from the checkpoint: bf16 if it is, else fp32."""
+    return weights.dtype(weights.header(weights.files(_location(source))))
+
+
+def save(
+    model: PreTrainedModel,
+    inputs: Any,
+    folder: Path,
+    inference_config: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write model, input pipeline and `inference_config` to `folder`, in transformers' format with safetensors.
+
+    dtype: of the weights that are written; the model is converted in place.
+    """
     folder.mkdir(parents=True)
-    model.save_pretrained(folder)
+    model.to(dtype).save_pretrained(folder)
+    _save_inputs(inputs, folder, inference_config)
+
+
+def is_whole(objective: Any, source: Path | str, config: PreTrainedConfig) -> bool:
+    """Whether the checkpoint has every weight of the model of `objective`: none would be new."""
+    return fit.is_whole(objective.auto, config, weights.header(weights.files(_location(source))))
+
+
+def take_over(
+    source: Path | str, config: PreTrainedConfig, inputs: Any, folder: Path, inference_config: Mapping[str, Any]
+) -> int:
+    """Write the checkpoint `source` to `folder` as `save` would, without loading it; returns its parameters."""
+    files = weights.files(_location(source))
+    generation = weights.find(_location(source), GENERATION_CONFIG_NAME)
+    folder.mkdir(parents=True)
+    for path in [*files, *([generation] if generation else [])]:
+        weights.copy(path, folder / path.name)
+    config.save_pretrained(folder)
+    _save_inputs(inputs, folder, inference_config)
+    return sum(prod(shape) for _, shape in weights.header(files).values())
+
+
+def round_to(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Round the weights to values of `dtype`; the model still computes in its own."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(dtype))
+
+
+def _save_inputs(inputs: Any, folder: Path, inference_config: Mapping[str, Any]) -> None:
     inputs.save_pretrained(folder)
     text = json.dumps(dict(inference_config), indent=1, ensure_ascii=False, sort_keys=True)
     (folder / INFERENCE_CONFIG).write_text(text + "\n", encoding="utf-8")

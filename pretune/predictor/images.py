@@ -33,7 +33,7 @@ class Images:
     @classmethod
     def load(cls, folder: str, inference_config: Row) -> Self:
         """Load the model that `save` wrote to `folder`."""
-        model = getattr(transformers, cls.auto).from_pretrained(folder, **OFFLINE)
+        model = getattr(transformers, cls.auto).from_pretrained(folder, dtype=torch.float32, **OFFLINE)
         return cls(model.eval(), Pipeline.load(folder), inference_config)
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:

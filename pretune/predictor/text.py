@@ -35,7 +35,8 @@ class Text:
     @classmethod
     def load(cls, folder: str, inference_config: Row) -> Self:
         """Load the model that `save` wrote to `folder`."""
-        model = getattr(transformers, cls.auto).from_pretrained(folder, use_safetensors=True, **OFFLINE)
+        loading = OFFLINE | {"use_safetensors": True, "dtype": torch.float32}  # as stages compute, however it is saved
+        model = getattr(transformers, cls.auto).from_pretrained(folder, **loading)
         return cls(model.eval(), inputs.tokenizer(folder), inference_config)
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:

@@ -128,6 +128,7 @@ class Outbox:
         import pandas as pd
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model
+        from mlflow.utils.file_utils import get_local_path_or_none
 
         if event.get("later"):
             self.client.log_text(run_id, json.dumps(event), LATER)
@@ -140,9 +141,11 @@ class Outbox:
             self.experiment, event["name"], run_id, {"dvc.md5": event["md5"]}, model_type="pretune"
         )
         config = json.loads((path / "pretune.json").read_text(encoding="utf-8"))
-        with tempfile.TemporaryDirectory() as folder:
+        local = get_local_path_or_none(logged.artifact_location)
+        with tempfile.TemporaryDirectory() as folder:  # of the server's, if that is where artifacts are
+            target = Path(local or folder) / ("" if local else "model")
             mlflow.pyfunc.save_model(
-                Path(folder) / "model",
+                target,
                 loader_module="predictor.model",
                 data_path=str(path),
                 code_paths=[str(PACKAGE / "predictor")],
@@ -153,7 +156,8 @@ class Outbox:
                     [{key: journal.decode(value) for key, value in row.items()} for row in event["examples"]]
                 ),
             )
-            self.client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
+            if not local:
+                self.client.log_model_artifacts(logged.model_id, str(target))
         self.client.finalize_logged_model(logged.model_id, "READY")
         self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
 

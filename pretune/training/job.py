@@ -42,7 +42,8 @@ class Job:
     inputs: the model's input pipeline, a tokenizer for text. inference_config: the content of pretune.json
     (objectives/base.py). example: an input row for the trained model. unfreeze_schedule: the first step in which a
     parameter is trained, if not step 0. calibration: the rows on which the temperature is fitted.
-    held_out: the validation rows, for FinetuningObjective.fitted.
+    held_out: the validation rows, for FinetuningObjective.fitted. dtype: of the weights that are saved, which are
+    trained in fp32: that of the checkpoint.
     """
 
     model: PreTrainedModel
@@ -57,6 +58,7 @@ class Job:
     unfreeze_schedule: dict[str, int] = field(default_factory=dict)
     calibration: FinetuningObjective | None = None
     held_out: Callable[[], Sequence[Row]] | None = None
+    dtype: torch.dtype = torch.float32
 
     def cost(self, stage: str, device: torch.device, *, processes: int = 1, strategy: str = "ddp") -> Cost:
         """The cost of a step; DoesNotFitError if it needs more memory than there is, with settings that would fit."""
@@ -86,6 +88,7 @@ def finetuning_job(
     model: PreTrainedModel,
     *,
     adaptation: Adaptation | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Job:
     """A job on the labelled rows, for `finetune` and `scratch`; `adaptation` is already applied to `model`."""
     training = objective(data.rows(objective, "train"), context)
@@ -104,6 +107,7 @@ def finetuning_job(
         unfreeze_schedule=schedule,
         calibration=objective(data.rows(objective, "validation"), context) if params.calibrate else None,
         held_out=partial(data.rows, objective, "validation"),
+        dtype=dtype,
     )
 
 
@@ -156,8 +160,9 @@ def run_training(stage: Stage, job: Job, *, out: str) -> None:
     hours = (time.monotonic() - began) / 3600
     write_learning_curve(stage.out(f"reports/curves/{stage.name}.csv"), state, cost.flops)
     adapter, merged = adapters.weights(model), adapters.merge(model)
+    build.round_to(merged, job.dtype)  # first: what is fitted to validation rows is fitted to what is saved
     config = job.inference_config_of(merged)
-    build.save(merged, job.inputs, stage.out(out), config)
+    build.save(merged, job.inputs, stage.out(out), config, job.dtype)
     adapters.save(adapter, stage.out(out) / "adapter")
     stage.run.metrics(
         {

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pretune.config import overrides, params
+from pretune.data import tokenizer
 from pretune.models import build
 from pretune.objectives.pretraining.masked_lm import MaskedLM
+from pretune.predictor.model import Predictor
 from pretune.training import parallel
 from pretune.training.estimate import dry_run
 from tasks import finetune as finetuning
@@ -60,6 +63,11 @@ def checkpoint(tmp_path, words, tiny):
     return "checkpoint"
 
 
+def words_of(folder):
+    """The tokenizer of a model."""
+    return tokenizer.load(folder)
+
+
 def do(bench, *functions):
     """Run stage functions one after another."""
     for function in functions:
@@ -96,6 +104,45 @@ def test_no_steps_leave_the_weights_as_they_are(started, checkpoint):
     curve = (bench.folder / "reports/curves/pretrain.csv").read_text(encoding="utf-8")
     assert curve == "step,loss,learning_rate,flops\n"
     assert bench.recorded["flops"] == bench.recorded["epochs"] == 0
+
+
+def test_no_steps_copy_the_files_without_loading_them(started, checkpoint, tmp_path, monkeypatch):
+    """Weights and type stay as they are, byte for byte; a later change of the checkpoint does not reach the output."""
+    weights = tmp_path / checkpoint / "model.safetensors"
+    build.save(build.load(MaskedLM, weights.parent)[0], words_of(weights.parent), tmp_path / "half", {}, torch.bfloat16)
+    monkeypatch.setattr(build, "load", None)
+    bench = started("half")
+    before = (tmp_path / "half/model.safetensors").read_bytes()
+    assert len(before) < 0.6 * weights.stat().st_size
+    assert (tmp_path / "models/pretrained/model.safetensors").read_bytes() == before
+    (tmp_path / "half/model.safetensors").write_bytes(b"changed")
+    assert (tmp_path / "models/pretrained/model.safetensors").read_bytes() == before
+    assert bench.recorded["parameters"] == sum(value.numel() for value in load_file(weights).values())
+
+
+def test_a_model_is_saved_in_the_type_of_its_checkpoint(started, checkpoint, tmp_path):
+    """Trained in fp32, saved in bf16 if the checkpoint was; what is stored is what predicts."""
+    model = build.load(MaskedLM, tmp_path / checkpoint)[0]
+    build.save(model, words_of(tmp_path / checkpoint), tmp_path / "half", {}, torch.bfloat16)
+    bench = started("half")
+    do(bench, finetune)
+    saved = load_file(tmp_path / "models/finetuned/model.safetensors")
+    assert {value.dtype for value in saved.values()} == {torch.bfloat16}
+    predictor = Predictor(str(tmp_path / "models/finetuned")).answers
+    assert {parameter.dtype for parameter in predictor.model.parameters()} == {torch.float32}
+
+
+def test_a_head_that_the_checkpoint_lacks_is_saved(started, tmp_path, words, tiny):
+    """A bare encoder without the head of pretraining: the head is new, and the same whenever the model is loaded."""
+    model = build.new(MaskedLM, tiny("bert"))
+    build.save(model, words, tmp_path / "bare", {})
+    save_file(
+        {name: value for name, value in load_file(tmp_path / "bare/model.safetensors").items() if "cls." not in name},
+        tmp_path / "bare/model.safetensors", metadata={"format": "pt"},
+    )  # fmt: skip
+    bench = started("bare")
+    first, second = (build.load(MaskedLM, bench.folder / "models/pretrained")[0].state_dict() for _ in range(2))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_no_steps_are_estimated_to_take_no_time_and_no_more_memory(started, checkpoint, monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pretune.config.params import ModelParams
 from pretune.data import tokenizer
@@ -105,6 +106,41 @@ def test_a_model_starts_from_a_saved_one(tiny, words, tmp_path):
     words.add_tokens(["<more>"])
     with pytest.raises(ParamsError, match=r"prepare.tokenizer has to be the one"):
         build.first(MaskedLM, chosen(str(tmp_path / "model")), words, Path)
+
+
+def test_a_left_over_configuration_is_named(tiny, words, tmp_path):
+    """Every key that would change weights, with both values; one that changes none, or has the same value, may stay."""
+    build.save(build.new(MaskedLM, tiny("bert")), words, tmp_path / "model", {})
+    width = tiny("bert").hidden_size
+    kept = {"hidden_dropout_prob": 0.25, "hidden_size": width}
+    with pytest.raises(ParamsError) as caught:
+        build.first(
+            MaskedLM, chosen(str(tmp_path / "model"), intermediate_size=24, num_hidden_layers=7, **kept), words, Path
+        )
+    first, second = caught.value.problems
+    assert first.startswith("model.config.intermediate_size: 24, but the checkpoint in model.init has ")
+    assert second.startswith("model.config.num_hidden_layers: 7, but the checkpoint in model.init has ")
+    assert (
+        build.first(MaskedLM, chosen(str(tmp_path / "model"), **kept), words, Path).config.hidden_dropout_prob == 0.25
+    )
+
+
+@pytest.mark.parametrize(("objective", "labels"), [(MaskedLM, None), (Classification, ["a", "b", "c"])])
+def test_weights_of_another_model_are_refused(tiny, words, tmp_path, objective, labels):
+    """Of other shapes, or missing within the layers: random values would take their place. A new head may be."""
+    folder = tmp_path / "model"
+    build.save(build.new(Classification, tiny("bert"), ["a", "b"]), words, folder, {})
+    build.load(Classification, folder, ["a", "b", "c"])
+    file = folder / "model.safetensors"
+    saved = load_file(file)
+    name = next(name for name in saved if "layer.0" in name and saved[name].ndim == 2)
+    save_file(saved | {name: saved[name][:-1].clone()}, file, metadata={"format": "pt"})
+    with pytest.raises(DataError, match=rf"{name} has the shape"):
+        build.load(objective, folder, labels)
+    del saved[name]
+    save_file(saved, file, metadata={"format": "pt"})
+    with pytest.raises(DataError, match=rf"{name} is missing"):
+        build.load(objective, folder, labels)
 
 
 def test_a_name_without_a_revision_is_refused(words):

@@ -104,8 +104,9 @@ bench-train: $(DEV) ## speed of training beside the transformers Trainer
 bench-plan: $(DEV) ## what `pretune plan` says beside what then happens
 	@$(BIN)/python benchmarks/plan.py
 
-bench-predict: $(DEV) ## speed of prediction beside transformers.pipeline
+bench-predict: $(DEV) ## speed of prediction beside transformers.pipeline, of answers beside generate
 	@$(BIN)/python benchmarks/predict.py
+	@$(BIN)/python benchmarks/generation.py
 
 bench-history: $(DEV) ## what reading the records costs when they are many (pretune trace, compare, promote, plan, run)
 	@$(BIN)/python benchmarks/history.py

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +10,25 @@ import numpy as np
 
 from pretune.data.rows import Row
 
-ROWS = 200  # timed one by one
-WARMUP = 5  # rows before them, not timed: loading and compiling do not count
+ROWS, WARMUP = 200, 5  # timed one by one, and rows before them that are not: loading and compiling do not count
+GENERATED, WARMUP_GENERATED = 10, 1  # the same where text is generated: a row takes seconds, which vary little
 
 
-def latency(model: Callable[[list[Row]], Any], rows: list[Row]) -> dict[str, float]:
-    """The median and the 99th percentile of the seconds that a single row takes."""
-    seconds = []
-    for number in range(WARMUP + ROWS):
+def latency(model: Any, rows: list[Row]) -> dict[str, float]:
+    """The median and the 99th percentile of the seconds that a single row takes; per token too if it is generated."""
+    column = getattr(model, "generated", None)
+    timed, warmup = (GENERATED, WARMUP_GENERATED) if column else (ROWS, WARMUP)
+    seconds, tokens = [], []
+    for number in range(warmup + timed):
         start = time.perf_counter()
-        model([rows[number % len(rows)]])
+        (answer,) = model([rows[number % len(rows)]])
         seconds.append(time.perf_counter() - start)
-    p50, p99 = np.quantile(seconds[WARMUP:], [0.5, 0.99])
-    return {"latency_p50": float(p50), "latency_p99": float(p99)}
+        if column:
+            ids = model.tokenizer(answer[column], add_special_tokens=False)["input_ids"]
+            tokens.append(len(ids) + 1)  # the one that ends it
+    p50, p99 = np.quantile(seconds[warmup:], [0.5, 0.99])
+    per_token = {"latency_per_token": sum(seconds[warmup:]) / sum(tokens[warmup:])} if column else {}
+    return {"latency_p50": float(p50), "latency_p99": float(p99)} | per_token
 
 
 def megabytes(folder: Path) -> float:

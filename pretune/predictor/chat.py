@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import torch
 from typing_extensions import override
 
+from . import decoding
 from .conversation import render
 from .text import Row, Text
+
+logger = logging.getLogger(__name__)
 
 
 class Reply(Text):
@@ -18,27 +21,47 @@ class Reply(Text):
     auto = "AutoModelForCausalLM"
     reads: ClassVar[dict[str, str]] = {"messages": "list(message)"}
     gives: ClassVar[dict[str, str]] = {"text": "string"}
+    generated = "text"
 
     @override
-    def size(self, row: Row) -> int:
-        return sum(len(message["content"]) for message in row["messages"])
+    def __call__(self, rows: Sequence[Row]) -> list[Row]:
+        prompts = [self.prompt(row) for row in rows]
+        new, room = self.inference_config["reply_tokens"], self.room
+        if cut := sum(len(prompt) > room for prompt in prompts):
+            logger.warning(
+                "warning: %d of %d conversations are longer than %d tokens: only their ends are read",
+                cut,
+                len(rows),
+                room,
+            )
+        replies = decoding.generate(self.model, [prompt[-room:] for prompt in prompts], [new] * len(rows), self.stop)
+        return [{"text": self.text(reply)} for reply in replies]
 
-    @override
-    def answer(self, rows: Sequence[Row]) -> list[Row]:
-        return [{"text": self._reply(list(row["messages"]), row.get("tools"))} for row in rows]
+    @property
+    def room(self) -> int:
+        """Tokens of a conversation that are read: what an answer leaves of the length in training."""
+        return max(1, int(self.inference_config["length"] - self.inference_config["reply_tokens"]))
 
-    def _reply(self, messages: list[Row], tools: str | None) -> str:
-        text = render(self.tokenizer, messages, tools, add_generation_prompt=True)
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        new_tokens = self.inference_config["reply_tokens"]
-        prompt = torch.tensor([ids[-max(1, self.inference_config["length"] - new_tokens) :]], device=self.model.device)
-        output = self.model.generate(
-            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=new_tokens, do_sample=False,
-            eos_token_id=end_of_turn(self.tokenizer), pad_token_id=self.tokenizer.pad_token_id,
-        )  # fmt: skip
-        return str(self.tokenizer.decode(output[0, prompt.shape[1] :], skip_special_tokens=True)).strip()
+    @property
+    def stop(self) -> list[int]:
+        """The tokens that end an answer: the end of a turn, and those that the checkpoint names."""
+        named = self.model.generation_config.eos_token_id if self.model.can_generate() else None
+        return sorted({end_of_turn(self.tokenizer), *_ids(named)})
+
+    def prompt(self, row: Row) -> list[int]:
+        """The token ids of a conversation, up to where the answer begins."""
+        text = render(self.tokenizer, list(row["messages"]), row.get("tools"), add_generation_prompt=True)
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The answer that these tokens write."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
 
 def end_of_turn(tokenizer: Any) -> int:
     """The id of the token that ends a message."""
     return int(tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id)
+
+
+def _ids(named: int | list[int] | None) -> list[int]:
+    return [named] if isinstance(named, int) else list(named or ())

@@ -16,6 +16,7 @@ class Written(Text):
     auto = "AutoModelForSeq2SeqLM"
     reads: ClassVar[dict[str, str]] = {"text": "string"}
     gives: ClassVar[dict[str, str]] = {"target": "string"}
+    generated = "target"
 
     @override
     def answer(self, rows: Sequence[Row]) -> list[Row]:

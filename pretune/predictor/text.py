@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor
 from typing_extensions import override
 
-from . import inputs
+from . import decoding, inputs
 from .inputs import OFFLINE
 
 ROWS = 32  # per forward pass
@@ -28,6 +28,7 @@ class Text:
     auto: ClassVar[str]
     reads: ClassVar[dict[str, str]] = {"text": "string", "pair": "string?"}
     gives: ClassVar[dict[str, str]]
+    generated: ClassVar[str | None] = None  # the column of `gives` whose text is generated token by token
 
     def __init__(self, model: Any, tokenizer: Any, inference_config: Row) -> None:
         self.model, self.tokenizer, self.inference_config = model, tokenizer, inference_config
@@ -204,29 +205,30 @@ class Continued(Text):
     auto = "AutoModelForCausalLM"
     reads: ClassVar[dict[str, str]] = {"text": "string"}
     gives: ClassVar[dict[str, str]] = {"text": "string"}
+    generated = "text"
 
     @override
-    def answer(self, rows: Sequence[Row]) -> list[Row]:
-        texts = [str(row["text"]) for row in rows]
-        return [{"text": self._decode(prompt + new)} for prompt, new in map(self._continue, texts)]
+    def __call__(self, rows: Sequence[Row]) -> list[Row]:
+        return [
+            {"text": self._decode(prompt + new)} for prompt, new in self._continue([str(row["text"]) for row in rows])
+        ]
 
-    def continuation(self, text: str) -> str:
-        """The continuation of a text, without the text."""
-        return self._decode(self._continue(text)[1])
+    def continuations(self, texts: Sequence[str]) -> list[str]:
+        """What follows each text, without the text."""
+        return [self._decode(new) for _, new in self._continue(texts)]
 
-    def _continue(self, text: str) -> tuple[list[int], list[int]]:
-        """The token ids of a text, cut at the maximum length, and those generated after it."""
-        ids = self.tokenizer(text)["input_ids"]
-        if len(ids) > 1 and ids[-1] == self.tokenizer.sep_token_id:
-            ids = ids[:-1]  # it would end the text
-        prompt = torch.tensor([ids[-(self.inference_config["length"] - 1) :]], device=self.model.device)
-        output = self.model.generate(
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            max_new_tokens=min(CONTINUATION, self.inference_config["length"] - prompt.shape[1]),
-            do_sample=False,
-        )
-        return prompt[0].tolist(), output[0, prompt.shape[1] :].tolist()
+    def _continue(self, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+        """The token ids of each text, cut at the maximum length, and those generated after it."""
+        length = self.inference_config["length"]
+        prompts = [self._prompt(text)[-(length - 1) :] for text in texts]
+        limits = [min(CONTINUATION, length - len(prompt)) for prompt in prompts]
+        eos = self.model.generation_config.eos_token_id
+        stop = [eos] if isinstance(eos, int) else eos or []
+        return list(zip(prompts, decoding.generate(self.model, prompts, limits, stop), strict=True))
+
+    def _prompt(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text)["input_ids"]
+        return ids[:-1] if len(ids) > 1 and ids[-1] == self.tokenizer.sep_token_id else ids  # it would end the text
 
     def _decode(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))

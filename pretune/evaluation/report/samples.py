@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,17 +34,20 @@ def collect(predictions: Predictions, model: Any, rows: Sequence[Row]) -> list[S
         true, predicted = predictions.targets, predictions.predicted
         return [Sample(place, input_text(rows[place]), true[place], predicted[place]) for place in places]
     if isinstance(predictions, Likelihoods):
-        return list(_continuations(model, rows, places))
+        return _continuations(model, rows, places)
     return []
 
 
-def _continuations(model: Any, rows: Sequence[Row], places: Sequence[int]) -> Iterator[Sample]:
+def _continuations(model: Any, rows: Sequence[Row], places: Sequence[int]) -> list[Sample]:
     """The first half of each text, shortened so that the model can continue it, and the text that follows."""
     room = max(1, model.inference_config["length"] - CONTINUATION)
+    halves = []
     for place in places:
         text = rows[place]["text"]
         spans = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         half = min(len(spans) // 2, room)
         if half:
             middle, end = (spans[min(number, len(spans)) - 1][1] for number in (half, half + CONTINUATION))
-            yield Sample(place, text[:middle], text[middle:end], model.continuation(text[:middle]))
+            halves.append((place, text[:middle], text[middle:end]))
+    predicted = model.continuations([begun for _, begun, _ in halves])
+    return [Sample(*half, text) for half, text in zip(halves, predicted, strict=True)]

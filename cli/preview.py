@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pretune.config.params import Params
+from pretune.errors import DataError
 
 ROWS = 3
 SHOWN = 600  # characters of a row
@@ -95,26 +96,34 @@ def _count(count: int, length: int, setting: str = "finetune.sequence_length", *
 
 
 def _conversation(folder: Path, params: Params, row: dict[str, Any]) -> Line:
-    """The conversation in its template; what is learnt is between OPEN and CLOSE."""
+    """The conversation in its template, as one sample or as several; what is learnt is between OPEN and CLOSE."""
     from pretune.data import tokenizer
-    from pretune.objectives.finetuning.instruction import encode
+    from pretune.objectives.conversations import Conversations, Encoder
     from pretune.predictor import conversation
 
     words, length = tokenizer.load(folder), params.finetune.sequence_length
-    words.chat_template = params.finetune.settings["template"] or words.chat_template or conversation.PLAIN
-    ids, learnt = encode(words, row["messages"], length)
-    whole, _ = encode(words, row["messages"], WHOLE)
-    parts, start = [], 0
-    for end in range(1, len(ids) + 1):
-        if end == len(ids) or learnt[end] != learnt[start]:
-            text = words.decode(ids[start:end])
-            parts.append(f"{OPEN}{text}{CLOSE}" if learnt[start] else text)
-            start = end
-    return {
-        "conversation": "".join(parts),
-        "learnt": f"what is in {OPEN} {CLOSE}",
-        "tokens": _count(len(whole), length),
-    }
+    settings = params.finetune.settings
+    words.chat_template = settings["template"] or words.chat_template or conversation.PLAIN
+    encoder = Encoder(words, loss=settings["loss"], reasoning=settings["reasoning"])
+    whole = encoder.conversation(row["messages"], row.get("tools"))
+    try:
+        samples = Conversations.of([row], encoder, length, settings["too_long"]).samples
+    except DataError:  # nothing is left
+        samples = []
+    line: Line = {}
+    for number, sample in enumerate(samples, start=1):
+        name = f"sample {number} of {len(samples)}" if len(samples) > 1 else "conversation"
+        parts, start = [], 0
+        for end in range(1, len(sample.ids) + 1):
+            if end == len(sample.ids) or bool(sample.weights[end]) != bool(sample.weights[start]):
+                text = words.decode(sample.ids[start:end])
+                parts.append(f"{OPEN}{text}{CLOSE}" if sample.weights[start] else text)
+                start = end
+        line[name] = "".join(parts)
+    longest = max((len(sample.ids) for sample in whole), default=0)
+    fate = {"cut": "cut at", "drop": "dropped at", "split": "split at"}[settings["too_long"]]
+    tokens = str(longest) if longest <= length else f"{longest}, {fate} finetune.sequence_length {length}"
+    return line | {"learnt": f"what is in {OPEN} {CLOSE}" if samples else "nothing", "tokens": tokens}
 
 
 def _image(folder: Path, _params: Params, row: dict[str, Any]) -> Line:

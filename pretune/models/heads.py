@@ -56,11 +56,18 @@ def states(model: PreTrainedModel, packed: Packed) -> Tensor:
     return hidden
 
 
-def token_loss(model: PreTrainedModel, packed: Packed, positions: Tensor, targets: Tensor) -> Tensor:
-    """Sum of the cross entropies (nats) of the vocabulary's logits at `positions` (rows,) against `targets` (rows,)."""
+def token_loss(
+    model: PreTrainedModel, packed: Packed, positions: Tensor, targets: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """Sum of the cross entropies (nats) of the vocabulary's logits at `positions` (rows,) against `targets` (rows,).
+
+    weights: (rows,) float32, factors of the cross entropies.
+    """
     if not is_packed(model):
         logits = _own_logits(model, packed, per_token=True)[positions]
-        return nn.functional.cross_entropy(logits, targets, reduction="sum")
+        if weights is None:
+            return nn.functional.cross_entropy(logits, targets, reduction="sum")
+        return nn.functional.cross_entropy(logits, targets, reduction="none") @ weights
     hidden = states(model, packed)[positions]
     family, projection = model.config.model_type, model.get_output_embeddings()
     if family == "modernbert":
@@ -71,7 +78,7 @@ def token_loss(model: PreTrainedModel, packed: Packed, positions: Tensor, target
         hidden = model.lm_head.layer_norm(nn.functional.gelu(model.lm_head.dense(hidden)))
     elif family == "distilbert":
         hidden = model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
-    return projected_cross_entropy(hidden, projection.weight, projection.bias, targets)
+    return projected_cross_entropy(hidden, projection.weight, projection.bias, targets, weights)
 
 
 def classify(model: PreTrainedModel, packed: Packed) -> Tensor:

@@ -12,10 +12,13 @@ CHUNK = 256  # rows
 CHUNK_ON_GPU = 4096  # more: every chunk reads and writes the gradient of the weight
 
 
-def projected_cross_entropy(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+def projected_cross_entropy(
+    states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, factors: Tensor | None = None
+) -> Tensor:
     """Sum of the cross entropies (nats) of `states @ weight.T + bias` against `targets`.
 
-    states: (rows, hidden), weight: (vocabulary, hidden), bias: (vocabulary,), targets: (rows,) int64.
+    states: (rows, hidden), weight: (vocabulary, hidden), bias: (vocabulary,), targets: (rows,) int64,
+    factors: (rows,) float32 of the cross entropies, None for 1.
     The gradient is computed along with the loss, chunk by chunk, so that the logits of all rows never exist at once.
     A frozen weight gets none.
     Matrix products have autocast's type.
@@ -23,7 +26,7 @@ def projected_cross_entropy(states: Tensor, weight: Tensor, bias: Tensor | None,
     device = states.device.type
     compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
     learning = torch.is_grad_enabled()
-    loss: Tensor = _ProjectedCrossEntropy.apply(states, weight, bias, targets, compute, learning)  # type: ignore[no-untyped-call]
+    loss: Tensor = _ProjectedCrossEntropy.apply(states, weight, bias, targets, factors, compute, learning)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -35,6 +38,7 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         targets: Tensor,
+        factors: Tensor | None,
         compute: torch.dtype,
         learning: bool,
     ) -> Tensor:
@@ -52,10 +56,13 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
                 rows = slice(start, start + chunk)
                 labels = targets[rows, None]
                 p = torch.log_softmax(functional.linear(x[rows], w, b), dim=-1, dtype=torch.float32)
-                loss -= p.gather(1, labels).sum()
+                picked = p.gather(1, labels)
+                loss -= picked.sum() if factors is None else factors[rows] @ picked[:, 0]
                 if not learning:
                     continue
                 p.exp_().scatter_add_(1, labels, p.new_full(labels.shape, -1.0))
+                if factors is not None:
+                    p.mul_(factors[rows, None])
                 grad_logits = p.to(compute)
                 grad_states[rows] = grad_logits @ w
                 if grad_weight is not None:
@@ -71,4 +78,4 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
         grad_states, grad_weight, grad_bias = ctx.saved_tensors
         grad_weight = None if grad_weight is None else grad_weight.mul_(grad_loss)
         grad_bias = None if grad_bias is None else grad_bias * grad_loss
-        return grad_states.to(ctx.dtype) * grad_loss, grad_weight, grad_bias, None, None, None
+        return grad_states.to(ctx.dtype) * grad_loss, grad_weight, grad_bias, None, None, None, None

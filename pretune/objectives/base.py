@@ -95,6 +95,15 @@ class BaseObjective(ABC):
         """An input row for the trained model."""
         return {"text": "Return the absolute path of a file."}
 
+    @classmethod
+    def conflicts(cls, settings: Any, sequence_length: int) -> list[str]:  # noqa: ARG003 - subclasses use it
+        """Why valid `settings` do not go with the section's `sequence_length`, each from the key's name on."""
+        return []
+
+    def told(self) -> tuple[list[str], dict[str, float]]:
+        """Warnings about the data, for the terminal, and figures of it for the record of the run."""
+        return [], {}
+
     @abstractmethod
     def __len__(self) -> int:
         """Samples in an epoch."""

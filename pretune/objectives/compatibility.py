@@ -42,7 +42,9 @@ def before_work(root: Path, state: Path, params: Params, start: Callable[..., An
 def digest_of(params: Params) -> str:
     """The sha256 of the parameters that are checked."""
     sections = {
-        name: getattr(params, name).model_dump(include={"objective", "settings", "metric_for_best_model"})
+        name: getattr(params, name).model_dump(
+            include={"objective", "settings", "metric_for_best_model", "sequence_length"}
+        )
         for name in ("pretrain", "finetune")
     }
     sections |= {"model": params.model.model_dump(), "adaptation": params.adaptation.model_dump()}

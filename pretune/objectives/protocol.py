@@ -15,8 +15,8 @@ class Batch(Protocol):
     """Rows for one forward pass."""
 
     @property
-    def count(self) -> int:
-        """Number of terms in the loss: predicted tokens, or labels."""
+    def count(self) -> float:
+        """Number of terms in the loss: predicted tokens, or labels; the sum of their weights if they have any."""
 
     @property
     def tokens(self) -> int:

@@ -63,7 +63,8 @@ def problems(table: Mapping[str, type[BaseObjective]], section: str, params: Tra
     if getattr(params, "calibrate", False) and not getattr(objective, "calibrates", False):
         errors.append(f"{section}.calibrate: {name} predicts no probabilities; write false")
     try:
-        objective.Settings.model_validate(params.settings)
+        settings = objective.Settings.model_validate(params.settings)
+        errors += [f"{section}.{conflict}" for conflict in objective.conflicts(settings, params.sequence_length)]
     except ValidationError as error:
         unknown, missing = f"no setting of {name}", f"{name} needs it"
         errors += describe(error, objective.Settings, f"{section}.settings", unknown=unknown, missing=missing)

@@ -17,17 +17,18 @@ from pretune.objectives.base import BaseObjective
 class TokenBatch(Movable):
     """Packed sequences, and what is predicted: `targets` (predictions,) int64 at `positions` (predictions,) int64.
 
-    Positions count through the packed tokens.
+    Positions count through the packed tokens. weights: (predictions,) float32, of the losses; None: 1 each.
     """
 
     packed: Packed
     positions: Tensor
     targets: Tensor
+    weights: Tensor | None = None
 
     @property
-    def count(self) -> int:
-        """Predictions that the loss is summed over."""
-        return len(self.targets)
+    def count(self) -> float:
+        """Predictions that the loss is summed over, by their weights."""
+        return len(self.targets) if self.weights is None else float(self.weights.sum())
 
     @property
     def tokens(self) -> int:
@@ -39,8 +40,8 @@ class TokenObjective(BaseObjective):
     """Cross entropy over the vocabulary at the positions of a TokenBatch."""
 
     def loss(self, model: PreTrainedModel, batch: TokenBatch) -> Tensor:
-        """Sum of the cross entropies in nats over the predicted tokens."""
-        return heads.token_loss(model, batch.packed, batch.positions, batch.targets)
+        """Sum of the cross entropies in nats over the predicted tokens, by their weights."""
+        return heads.token_loss(model, batch.packed, batch.positions, batch.targets, batch.weights)
 
     def score(self, model: PreTrainedModel, batch: TokenBatch) -> dict[str, Tensor]:
         """Sums over the predicted tokens, for validation."""

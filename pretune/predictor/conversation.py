@@ -43,18 +43,20 @@ class ConversationError(ValueError):
 class Dialect:
     """The shape of messages that a chat template writes completely.
 
-    parts: content is a list of parts, not a text. system: there is a system role; else it goes before the first
-    message of the user. arguments: of a call are an object, not JSON. silent: content beside calls that have none.
-    reasoning: `field` (of a message), `part` (of its content), or `text` (before its content).
-    short_ids: ids of calls are nine letters and digits.
+    listed: no tools are an empty list. parts: content is a list of parts, not a text. system: there is a system role;
+    else it goes before the first message of the user. arguments: of a call are an object, not JSON. silent: content
+    beside calls that have none. reasoning: `field` (of a message), `part` (of its content), or `text` (before its
+    content). short_ids: ids of calls are nine letters and digits. ends: something after an answer ends it.
     """
 
+    listed: bool
     parts: bool
     system: bool
     arguments: bool
     silent: str | None
     reasoning: str
     short_ids: bool
+    ends: bool
 
 
 def render(tokenizer: Any, messages: list[Row], tools: str | list[Row] | None = None, **options: Any) -> str:
@@ -72,7 +74,12 @@ def render_spans(
     """As `render`; besides, the spans that the template marks as generated, in characters, None if it marks none."""
     schemas = [_schema(tool) for tool in (json.loads(tools) if isinstance(tools, str) else tools or [])] or None
     template = _template(tokenizer, schemas)
-    return _write(tokenizer, template, _shaped(messages, _dialect(tokenizer, template), template), schemas, **options)
+    return _write(tokenizer, template, messages, _dialect(tokenizer, template), schemas, **options)
+
+
+def ends(tokenizer: Any) -> bool:
+    """Whether the chat template writes something after an answer that ends it."""
+    return _dialect(tokenizer, _template(tokenizer, None)).ends
 
 
 def _template(tokenizer: Any, tools: list[Row] | None) -> str:
@@ -88,20 +95,26 @@ def _schema(tool: Row) -> Row:
 
 
 def _write(
-    tokenizer: Any, template: str, messages: list[Row], tools: list[Row] | None, **options: Any
+    tokenizer: Any, template: str, messages: list[Row], dialect: Dialect, tools: list[Row] | None, **options: Any
 ) -> tuple[str, list[tuple[int, int]] | None]:
     marked = re.search(r"\{%-?\s*generation\s*-?%\}", template) is not None
     try:
         texts, spans = render_jinja_template(
-            [messages],
-            tools,
+            [_shaped(messages, dialect, template)],
+            tools or ([] if dialect.listed else None),
             chat_template=template,
             return_assistant_tokens_mask=marked,
-            **(tokenizer.special_tokens_map | options),
+            **(_ends_of_text(tokenizer) | options),
         )
     except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:  # of a filter or operator too
         raise ConversationError(f"the chat template cannot write this conversation: {error}") from None
     return str(texts[0]), spans[0] if marked else None
+
+
+def _ends_of_text(tokenizer: Any) -> Row:
+    """The special tokens, by name; templates add up `bos_token` and `eos_token` without asking for them."""
+    tokens = dict(tokenizer.special_tokens_map)
+    return {"bos_token": tokens.get("cls_token", ""), "eos_token": tokens.get("sep_token", "")} | tokens
 
 
 # --- the shape of messages ---
@@ -187,7 +200,8 @@ def _call(call: Row, *, as_object: bool) -> Row:
 
 ASK = {"role": "user", "content": "wombat"}
 INSTRUCT = {"role": "system", "content": "quokka"}
-THOUGHT = {"role": "assistant", "content": "numbat", "reasoning": "quokka"}
+ANSWER = {"role": "assistant", "content": "numbat"}
+THOUGHT = ANSWER | {"reasoning": "quokka"}
 CALL: list[Row] = [
     {"role": "assistant", "content": "", "tool_calls": json.dumps([
         {"id": "call_1", "function": {"name": "numbat", "arguments": {"quokka": "dingo"}}}
@@ -200,23 +214,31 @@ CALL: list[Row] = [
 def _dialect(tokenizer: Any, template: str) -> Dialect:
     """The first shapes in which the template writes a probe; the usual one where it writes it in none."""
 
-    def written(messages: list[Row], dialect: Dialect, *words: str) -> bool:
+    def written(messages: list[Row], dialect: Dialect, *words: str) -> str:
+        """The text, "" if it lacks one of the words or holds an object in Python's form."""
         try:
-            text, _ = _write(tokenizer, template, _shaped(messages, dialect, template), None)
+            text, _ = _write(tokenizer, template, messages, dialect, None)
         except ConversationError:
-            return False
-        return all(word in text for word in words) and "{'quokka'" not in text  # Python's form of an object
+            return ""
+        return text if all(word in text for word in words) and not re.search(r"\{'(quokka|type)'", text) else ""
 
     def first(probes: Iterable[tuple[Dialect, list[Row]]], *words: str) -> Dialect:
         shapes = list(probes)
         return next((shape for shape, messages in shapes if written(messages, shape, *words)), shapes[0][0])
 
-    usual = Dialect(parts=False, system=True, arguments=True, silent="", reasoning="field", short_ids=False)
-    found = first(((replace(usual, parts=parts), [ASK]) for parts in (False, True)), "wombat")
+    usual = Dialect(
+        listed=False, parts=False, system=True, arguments=True, silent="", reasoning="field", short_ids=False, ends=True
+    )
+    found = first(
+        ((replace(usual, listed=listed, parts=parts), [ASK]) for listed in (False, True) for parts in (False, True)),
+        "wombat",
+    )
     found = first(((replace(found, system=system), [INSTRUCT, ASK]) for system in (True, False)), "quokka", "wombat")
     found = first(
         ((replace(found, reasoning=reasoning), [ASK, THOUGHT]) for reasoning in ("field", "text", "part")), "quokka"
     )
+    answered = written([ASK, ANSWER], found, "numbat")
+    found = replace(found, ends=not answered or bool(answered.rpartition("numbat")[2].strip()))
     return first(
         (
             (replace(found, arguments=arguments, silent=silent, short_ids=short), [ASK, *CALL])
@@ -224,5 +246,8 @@ def _dialect(tokenizer: Any, template: str) -> Dialect:
             for arguments in (True, False)
             for silent in ("", None)
         ),
-        "numbat", "quokka", "dingo", "possum",
-    )  # fmt: skip
+        "numbat",
+        "quokka",
+        "dingo",
+        "possum",
+    )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pretune.adaptation.methods import Adaptation
     from pretune.config.params import FinetuneParams, TrainingParams
     from pretune.data.rows import Row
-    from pretune.objectives.base import FinetuningObjective, ObjectiveContext
+    from pretune.objectives.base import BaseObjective, FinetuningObjective, ObjectiveContext
     from pretune.objectives.finetuning.labelled import LabelledData
     from pretune.objectives.protocol import Objective
     from pretune.runtime.events import Record, Validation
@@ -153,6 +153,7 @@ def run_training(stage: Stage, job: Job, *, out: str) -> None:
     trained = sum(parameter.numel() for parameter in job.model.parameters() if parameter.requires_grad)
     began = time.monotonic()
     with process_group(stage.key) as world:
+        figures = _tell(stage, job) if not world.rank else {}
         cost = cost_of(stage, job, world)
         model, state = train(stage, job, cost, world, folder=stage.checkpoints, report=stage.reporter(job.steps))
         if world.rank:
@@ -166,6 +167,7 @@ def run_training(stage: Stage, job: Job, *, out: str) -> None:
     adapters.save(adapter, stage.out(out) / "adapter")
     stage.run.metrics(
         {
+            **figures,
             **({"train_loss": state.records[-1].loss} if state.records else {}),
             "epochs": state.step * job.params.batch_size / len(job.objective),
             "parameters": model.num_parameters(),
@@ -178,6 +180,16 @@ def run_training(stage: Stage, job: Job, *, out: str) -> None:
         }
     )
     stage.model(out, [job.example])
+
+
+def _tell(stage: Stage, job: Job) -> dict[str, float]:
+    """Show the warnings about the rows; the figures of those that are trained on."""
+    warnings, figures = cast("BaseObjective", job.objective).told()
+    if job.validation:
+        warnings += [f"validation: {text}" for text in cast("BaseObjective", job.validation).told()[0]]
+    for text in warnings:
+        stage.warn(text)
+    return figures
 
 
 def write_learning_curve(path: Path, state: State, flops: int) -> None:

@@ -61,7 +61,7 @@ ADAPTATIONS = {
 SETTINGS = {
     "masked_lm": {"mask_rate": 0.3, "whole_words": True},
     "causal_lm": {},
-    "instruction": {"template": None, "reply_tokens": 4},
+    "instruction": {"template": None, "reply_tokens": 4, "loss": "all", "reasoning": "trained", "too_long": "cut"},
     "embedding": {"temperature": 0.1, "pooling": "mean", "mined_negatives": 1, "dimensions": [8]},
     "span_corruption": {"mask_rate": 0.3, "span_length": 2.0},
     "denoising": {"mask_rate": 0.3, "span_length": 2.0, "permute_sentences": True},

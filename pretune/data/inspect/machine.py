@@ -18,7 +18,7 @@ PASSES = 30  # over the corpus at most, in pretraining
 OVERHEAD = 25  # seconds of what is not training: imports, other stages, records
 SETTINGS: dict[str, dict[str, Any]] = {
     "question_answering": {"overlap": 48, "longest": 24, "best": 5},
-    "instruction": {"template": None, "reply_tokens": 64},
+    "instruction": {"template": None, "reply_tokens": 64, "loss": "all", "reasoning": "trained", "too_long": "cut"},
     "embedding": {"temperature": 0.05, "pooling": "mean", "mined_negatives": 0, "dimensions": []},
     "seq2seq": {"target_length": 64, "beams": 1},
 }

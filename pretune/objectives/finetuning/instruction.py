@@ -6,7 +6,8 @@ A tokenizer without a chat template gets a plain one, which is saved with the mo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from functools import cached_property
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +19,13 @@ from typing_extensions import override
 from pretune.config.section import Section
 from pretune.data.loading.varlen import pack
 from pretune.data.rows import Row, last_answer
-from pretune.errors import DataError, ParamsError
 from pretune.objectives.base import FinetuningObjective, ObjectiveContext
+from pretune.objectives.conversations import Conversations, Encoder
 from pretune.objectives.predictions import Texts
 from pretune.objectives.pretraining.causal_lm import CausalLM
 from pretune.objectives.requirements import COLUMNS
 from pretune.objectives.tokens import TokenBatch, TokenObjective
 from pretune.predictor import chat, conversation
-from pretune.predictor.conversation import ConversationError
 
 
 class Instruction(TokenObjective, FinetuningObjective):
@@ -37,31 +37,42 @@ class Instruction(TokenObjective, FinetuningObjective):
     answers_untrained = True
 
     class Settings(Section):
-        """template: in Jinja, null for the tokenizer's own. reply_tokens: maximum length of a generated answer."""
+        """template: in Jinja, null for the tokenizer's own. reply_tokens: maximum length of a generated answer.
+
+        loss: on all answers or the last of each conversation. reasoning: whether thoughts are learnt or input only.
+        too_long: what becomes of conversations beyond sequence_length.
+        """
 
         template: str | None
         reply_tokens: Annotated[int, Field(ge=1)]
+        loss: Literal["all", "last"]
+        reasoning: Literal["trained", "masked"]
+        too_long: Literal["cut", "drop", "split"]
 
     def __init__(self, rows: Sequence[Row], context: ObjectiveContext) -> None:
         self.rows, self.context = rows, context
         tokenizer = context.inputs
         tokenizer.chat_template = context.settings.template or tokenizer.chat_template or conversation.PLAIN
-        self.texts: list[npt.NDArray[np.int64]] = []
-        self.answered: list[npt.NDArray[np.bool_]] = []
-        for row in rows:
-            ids, answered = encode(tokenizer, row["messages"], context.length)
-            self.texts.append(ids)
-            self.answered.append(answered)
-        if rows and not any(answered.any() for answered in self.answered):
-            raise DataError(
-                f"no row has an answer (role: assistant) within {context.length} tokens",
-                "raise finetune.sequence_length in params.yaml, or fix the data",
-            )
+
+    @cached_property
+    def conversations(self) -> Conversations:
+        """The rows as samples; made when they are needed, for predictions need none."""
+        settings = self.context.settings
+        encoder = Encoder(self.context.inputs, loss=settings.loss, reasoning=settings.reasoning)
+        return Conversations.of(self.rows, encoder, self.context.length, settings.too_long)
 
     @classmethod
     def families(cls) -> list[str]:
         """Decoders."""
         return CausalLM.families()
+
+    @classmethod
+    @override
+    def conflicts(cls, settings: Any, sequence_length: int) -> list[str]:
+        if settings.reply_tokens < sequence_length:
+            return []
+        room = f"settings.reply_tokens {settings.reply_tokens} leaves no room for a prompt"
+        return [f"{room}: it must be below sequence_length {sequence_length}, which holds both"]
 
     @classmethod
     @override
@@ -73,16 +84,22 @@ class Instruction(TokenObjective, FinetuningObjective):
     def example(cls, context: ObjectiveContext) -> Row:
         return {"messages": [{"role": "user", "content": "What does os.path.abspath return?"}]}
 
+    @override
+    def told(self) -> tuple[list[str], dict[str, float]]:
+        return self.conversations.told()
+
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(self.conversations.samples)
 
     def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> TokenBatch:  # noqa: ARG002 - no random draws
-        """These conversations; the targets are the tokens of the answers, each predicted at the position before it."""
-        ids = np.concatenate([self.texts[sample] for sample in samples])
-        lengths = np.array([len(self.texts[sample]) for sample in samples])
-        answered = np.concatenate([self.answered[sample] for sample in samples])
-        targets = np.flatnonzero(answered)
-        return TokenBatch(pack(ids, lengths), torch.from_numpy(targets - 1), torch.from_numpy(ids[targets]))
+        """These samples; the targets are the tokens of the answers, each predicted at the position before it."""
+        chosen = [self.conversations.samples[sample] for sample in samples]
+        ids = np.concatenate([sample.ids for sample in chosen])
+        weights = np.concatenate([sample.weights for sample in chosen])
+        targets = np.flatnonzero(weights)
+        packed = pack(ids, np.array([len(sample.ids) for sample in chosen]))
+        scales = None if (weights[targets] == 1).all() else torch.from_numpy(weights[targets])
+        return TokenBatch(packed, torch.from_numpy(targets - 1), torch.from_numpy(ids[targets]), scales)
 
     def predict(self, model: PreTrainedModel) -> Texts:
         """A reply in place of the last answer of each conversation; the target is "" if there is no answer."""
@@ -90,40 +107,7 @@ class Instruction(TokenObjective, FinetuningObjective):
         for row in self.rows:
             turns = row["messages"]
             last = last_answer(turns)
-            prompts.append({"messages": turns[:last]})
+            prompts.append({name: row[name] for name in ("tools",) if name in row} | {"messages": turns[:last]})
             targets.append(turns[last]["content"] if last < len(turns) else "")
         replies = chat.Reply(model, self.context.inputs, self.inference_config(self.context))(prompts)
         return Texts(targets, [reply["text"] for reply in replies])
-
-
-def encode(tokenizer: Any, messages: list[Row], length: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Token ids of the conversation, cut at `length` tokens, and which of them belong to an answer: (tokens,) both."""
-    text = _render(tokenizer, messages)
-    spans = []  # of the answers, in characters
-    for number, message in enumerate(messages):
-        if message["role"] == "assistant" and number:
-            before = _render(tokenizer, messages[:number], add_generation_prompt=True)
-            after = _render(tokenizer, messages[: number + 1])
-            if not (after.startswith(before) and text.startswith(after)):
-                raise DataError(
-                    "the chat template renders a message differently once others follow: "
-                    "the position of the answers is not known",
-                    "name another finetune.settings.template in params.yaml",
-                )
-            spans.append((len(before), len(after)))
-    encoded = tokenizer(text, add_special_tokens=False, truncation=True, max_length=length, return_offsets_mapping=True)
-    starts, ends = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
-    answered = np.zeros(len(starts), dtype=bool)
-    for begin, end in spans:
-        answered |= (ends > begin) & (starts < end)  # the first token of an answer may begin with the space before it
-    answered[:1] = False  # no token precedes it
-    return np.array(encoded["input_ids"], dtype=np.int64), answered
-
-
-def _render(tokenizer: Any, messages: list[Row], **options: Any) -> str:
-    try:
-        return conversation.render(tokenizer, messages, **options)
-    except ConversationError as error:
-        raise ParamsError(
-            f"finetune.settings.template: {error}", "fix the template (docs/models.md), then run again"
-        ) from None

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 
 from flows.forkserver import ForkServer
+from pretune.data.inspect.machine import SETTINGS
 from pretune.errors import ParamsError
 from pretune.objectives import compatibility
 
@@ -56,6 +57,10 @@ def test_all_problems_are_reported_at_once(changed):
         ({"model": {"config": {"hidden_size": 30, "num_attention_heads": 4}}}, "multiple"),
         ({"pretrain": {"settings": {"mask_rate": 1.5, "whole_words": False}}}, "less than 1"),
         ({"pretrain": {"settings": {"mask_rate": 0.3}}}, "pretrain.settings.whole_words: missing"),
+        (
+            {"finetune": {"objective": "instruction", "sequence_length": 64, "settings": SETTINGS["instruction"]}},
+            "finetune.settings.reply_tokens 64 leaves no room for a prompt",
+        ),
     ],
 )
 def test_an_invalid_pair_names_the_valid_ones(changed, sections, words):

@@ -22,10 +22,9 @@ CALLS = EACH + "{% for c in m.tool_calls or [] %}"
 class Template:
     """What `render` needs of a tokenizer."""
 
-    special_tokens_map = {"bos_token": "<s>", "eos_token": "</s>"}
-
     def __init__(self, chat_template):
         self.chat_template = chat_template
+        self.special_tokens_map = {"bos_token": "<s>", "eos_token": "</s>"}
 
     def get_chat_template(self, tools):
         return self.chat_template
@@ -57,9 +56,9 @@ class Template:
             'salt?look{"for": "salt"}white',
         ),
         (
-            CALLS + "{{ c.function.arguments.items() | list + [c.function.name] }}{% endfor %}{{ m.content }}{% endfor %}",
+            CALLS + "{{ c.function.name }}{{ c.function.arguments.items() }}{% endfor %}{{ m.content }}{% endfor %}",
             [ASK, CALL, RESULT],
-            "salt?[('for', 'salt'), 'look']white",
+            "salt?lookdict_items([('for', 'salt')])white",
         ),
         (
             EACH + "{{ m.tool_calls[0].function | tojson if m.content is none else m.content }}{% endfor %}",

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pretune.config.params import ModelParams
+from pretune.data.inspect.machine import SETTINGS
 from pretune.models import build
 from pretune.objectives.base import ObjectiveContext
 from pretune.objectives.finetuning.classification import Classification
@@ -86,7 +87,7 @@ def test_every_kind_of_objective_answers_from_mlflow(tracked, tiny, words, name,
     from pretune.objectives.finetuning.table import OBJECTIVES
 
     kind, labels = OBJECTIVES[name], ["sea", "kitchen"]
-    settings = kind.Settings(template=None, reply_tokens=3) if name == "instruction" else None
+    settings = kind.Settings(**SETTINGS[name] | {"reply_tokens": 3}) if name in SETTINGS else None
     told = ObjectiveContext(words, 64, 0, settings, labels)
     monkeypatch.setattr(words, "chat_template", "{% for m in messages %}{{ m.content }}{% endfor %}")
     family = tiny("bert")

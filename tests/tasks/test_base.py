@@ -24,7 +24,8 @@ SMALL = [
     "prepare.decontaminate=0", "prepare.tokenizer=checkpoint", "model.type=llama", "model.init=checkpoint",
     "model.config={}", "pretrain.objective=causal_lm", "pretrain.settings={}", "pretrain.steps=0",
     "pretrain.validation_rows=0", "pretrain.evaluate_every=0", "pretrain.sequence_length=32",
-    "finetune.objective=instruction", "finetune.settings={template: null, reply_tokens: 4}", "finetune.epochs=1",
+    "finetune.objective=instruction", "finetune.settings={template: null, reply_tokens: 4, loss: all, reasoning: trained, too_long: cut}",
+    "finetune.epochs=1",
     "finetune.batch_size=8", "finetune.sequence_length=48", "finetune.evaluate_every=0",
     "evaluate.bootstrap_samples=100",
 ]  # fmt: skip

@@ -10,11 +10,7 @@ Speed is in tokens per second, without padding. Memory is the peak of the proces
 the roof is useful FLOP/s over those of a large square bf16 matrix product, measured in the same minutes. Useful
 FLOPs of a step, forward and backward: 6 * parameters in the matrices of the layers * tokens + 12 * layers * hidden *
 length * tokens for attention + 6 * parameters of the head's transform and of the projection to the vocabulary *
-masked positions, the only ones that need the projection. Run it on an idle machine.
-
-The cases named `gpu...` need a GPU and are skipped without one: decoders with the architecture of Llama on rows of
-random tokens, one document a row. Their roof is the dense bf16 peak of the data sheet; attention is causal, so it
-counts half (6 instead of 12 above). Memory is that of the card.
+masked positions, the only ones that need the projection. Run it on an idle machine. On a GPU: benchmarks/gpu.py.
 """
 
 from __future__ import annotations
@@ -47,13 +43,12 @@ EXAMPLES = """examples:
   python benchmarks/train.py --only classifier
   python benchmarks/train.py --only masked --only causal --dropout 0
   python benchmarks/train.py --only quality
-  python benchmarks/train.py --only gpu --only gpu-large
 """
 
 
 @dataclass(frozen=True)
 class Task:
-    """The training of a case. objective: masked, causal, classifier, or decoder (causal, architecture of Llama)."""
+    """The training of a case. objective: masked, causal or classifier."""
 
     objective: str
     hidden: int = 256
@@ -82,7 +77,6 @@ class Case:
     contenders: dict[str, dict[str, Any]]
     goals: tuple[Goal, ...] = ()
     share: float = 0.0  # target share of the roof
-    gpu: bool = False  # needs a GPU, which the contenders use one after the other
     data: str = "wikitext-2"
 
 
@@ -102,19 +96,6 @@ class Measured:
     def median(self) -> float:
         """The median speed."""
         return statistics.median(self.speeds)
-
-
-def decoder(title: str, share: float, **shape: int) -> Case:
-    """A case with the architecture of Llama, for a GPU."""
-    return Case(
-        title,
-        Task("decoder", vocabulary=32_000, length=2048, **shape),
-        {OURS: {}, "ours, compiled": {"compile": True}, "Trainer, compiled": BEST, "Trainer, not compiled": EAGER},
-        (Goal(("Trainer, compiled", "Trainer, not compiled"), 1.0),),
-        share=share,
-        data="numbers",
-        gpu=True,
-    )
 
 
 CASES = {
@@ -147,8 +128,6 @@ CASES = {
         {OURS: {}, PRODUCT: {}},
         share=0.35,
     ),
-    "gpu": decoder("decoder of 0.3B parameters, 16 x 2048, one GPU", 0.35, hidden=1024, layers=16, rows=16),
-    "gpu-large": decoder("decoder of 1.3B parameters, 8 x 2048, one GPU", 0.45, hidden=2048, layers=22, rows=8),
     "quality": Case(
         "masked LM after equal steps, held-out loss",
         Task("masked", hidden=128, layers=2, vocabulary=4096, length=64, steps=400),
@@ -186,14 +165,8 @@ def run(name: str, case: Case, task: Task, rounds: int) -> None:
     if case.data == "sst2" and not (DATA / "sst2").is_dir():
         print(f"  skipped: no folder {DATA / 'sst2'}")
         return
-    if case.gpu and not on_gpu():
-        print("  skipped: no GPU")
-        return
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         print(f"  data: {prepare(Path(folder), task, case.data)}", flush=True)
-        if case.gpu:
-            show_gpu(name, case, task, Path(folder), rounds)
-            return
         workers = {
             contender: stack.enter_context(Worker(name, contender, task, Path(folder))) for contender in case.contenders
         }
@@ -233,28 +206,6 @@ def show_share(measured: dict[str, Measured], target: float, task: Task) -> None
     verdict("ours / best matrix product", statistics.median(flops) / roof * 100, target * 100, " %")
 
 
-def show_gpu(name: str, case: Case, task: Task, folder: Path, rounds: int) -> None:
-    """Run one contender after the other; print useful FLOP/s over the data sheet's dense bf16 peak."""
-    import torch
-
-    from pretune.training import device
-    from pretune.training.estimate.cost import peak_flops
-
-    peak = peak_flops(device.choose(), "bf16")
-    print(f"  {torch.cuda.get_device_name()}: {peak / 1e12:.0f} TFLOP/s in bf16 by its data sheet", flush=True)
-    measured = {contender: Measured() for contender in case.contenders}
-    for contender, results in measured.items():
-        with Worker(name, contender, task, folder) as worker:
-            worker.round()
-            for _ in range(rounds):
-                results.add(worker.round())
-        share = results.median * flops_per_token(task) / peak
-        print(f"  {contender}: {share:.1%} of it", flush=True)
-        if contender.startswith(OURS):
-            verdict(f"{contender} / peak", share * 100, case.share * 100, " %")
-    show_speed(measured, case.goals)
-
-
 def show_quality(losses: dict[str, float], task: Task) -> None:
     """Print held-out losses, and the deviation of ours from fp32."""
     print(f"  {'':<26}{'nats':>10}   after {task.steps} steps")
@@ -277,25 +228,10 @@ def verdict(name: str, value: float, target: float, unit: str, *, at_most: bool 
 def flops_per_token(task: Task) -> float:
     """Useful FLOPs of a step per token: the formula is in the docstring of this file."""
     hidden = task.hidden
-    if task.objective == "decoder":
-        layers = task.layers * (4 * hidden**2 + 3 * hidden * wide(hidden))
-        return 6.0 * (layers + hidden * task.vocabulary) + 6.0 * task.layers * hidden * task.length
     masked = max(1, round(MASKED * task.length)) / task.length
     layers = task.layers * (4 * hidden**2 + 2 * hidden * 4 * hidden)
     head = hidden**2 + hidden * task.vocabulary
     return 6.0 * (layers + head * masked) + 12.0 * task.layers * hidden * task.length
-
-
-def wide(hidden: int) -> int:
-    """The intermediate size of Llama: 8/3 of the hidden size, a multiple of 256."""
-    return -(-8 * hidden // (3 * 256)) * 256
-
-
-def on_gpu() -> bool:
-    """Whether there is a GPU."""
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def prepare(folder: Path, task: Task, data: str) -> str:
@@ -307,12 +243,6 @@ def prepare(folder: Path, task: Task, data: str) -> str:
         lines = (DATA / "sst2" / "train.tsv").read_text(encoding="utf-8").splitlines()
         texts = [line.split("\t")[0] for line in lines]
         description = "sentences of SST-2 in their own lengths"
-    elif data == "numbers":
-        words = tokenizer.train(["0 1 2 3 4 5 6 7 8 9"], 300, task.length)
-        words.save_pretrained(folder / "tokenizer")
-        random = np.random.default_rng(0)
-        corpus.write(folder, list(random.integers(len(words), task.vocabulary, (1000, task.length))))
-        return f"1,000 rows of {task.length} random tokens of {task.vocabulary:,}"
     elif (DATA / "wikitext-2").is_dir():
         text = "".join((DATA / "wikitext-2" / f"{part}.txt").read_text(encoding="utf-8") for part in ("valid", "test"))
         texts = re.split(r"\n(?= = [^=\n]+ = \n)", text)
@@ -377,8 +307,6 @@ class Rounds:
 
     def done(self, amount: float) -> None:
         """End a round of `amount` tokens or FLOPs."""
-        if "torch" in sys.modules and on_gpu():
-            sys.modules["torch"].cuda.synchronize()
         seconds = time.perf_counter() - self._began
         self.answer(amount=amount, seconds=seconds, memory=peak())
         if self._first:
@@ -398,11 +326,7 @@ class Rounds:
 
 
 def peak() -> float:
-    """Peak memory of this process in MiB; on a GPU, of the card."""
-    if on_gpu():
-        import torch
-
-        return torch.cuda.max_memory_allocated() / 2**20
+    """Peak memory of this process in MiB."""
     with contextlib.suppress(OSError):
         match = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))
         if match:
@@ -497,7 +421,7 @@ def arguments(folder: Path, rows: int = ROWS, **options: Any) -> Any:
     from transformers import TrainingArguments
 
     quiet = {"report_to": "none", "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
-    own = {} if on_gpu() else {"use_cpu": True, "dataloader_pin_memory": False}
+    own = {"use_cpu": True, "dataloader_pin_memory": False}
     size = {"per_device_train_batch_size": rows}
     return TrainingArguments(str(folder / "trainer"), **quiet | size | own | options)
 
@@ -536,18 +460,9 @@ def model_of(task: Task) -> Any:
         BertForSequenceClassification,
         GPT2Config,
         GPT2LMHeadModel,
-        LlamaConfig,
-        LlamaForCausalLM,
     )
 
     torch.manual_seed(0)
-    if task.objective == "decoder":
-        torch.set_default_device("cuda" if on_gpu() else "cpu")  # random weights are drawn faster there
-        shape = {"hidden_size": task.hidden, "num_hidden_layers": task.layers, "intermediate_size": wide(task.hidden)}
-        heads = {"num_attention_heads": task.hidden // 64, "max_position_embeddings": task.length}
-        model = LlamaForCausalLM(LlamaConfig(vocab_size=task.vocabulary, **shape, **heads))
-        torch.set_default_device("cpu")
-        return model
     if task.objective == "causal":
         rates = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), task.dropout)
         shape = {"n_embd": task.hidden, "n_layer": task.layers, "n_head": 4, "n_positions": task.length}

@@ -5,9 +5,15 @@ from __future__ import annotations
 import re
 
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")
 BELOW = re.compile(r"(^|\.)(embeddings|layernorm_embedding|embed_positions)\.")  # embeddings and their norm
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The layers of a transformer, those of an encoder before those of a decoder; [] for other models."""
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def count(model: nn.Module) -> int:

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from pretune.adaptation import lora
-from pretune.models import heads
+from pretune.models import heads, layers
 from pretune.runtime.events import Validation
 from pretune.training import device, optimizer, parallel
 from pretune.training.state import State
@@ -62,8 +62,10 @@ class Learner:
             model.activation_checkpointing_enable({"use_reentrant": False})
         self.model = model.train()
         self._module = parallel.parallelize(LossModule(model, objective), world, strategy)
-        if params.compile:
-            self._module.compile()
+        # One layer is compiled for all, in a fraction of the time that the whole model takes.
+        self._compiled = (layers.blocks(model) or [self._module]) if params.compile else []
+        for module in self._compiled:
+            module.compile()
         self._trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self._optimizers = optimizer.build(model, params)
         self._unfreeze_schedule, self._frozen = unfreeze_schedule or {}, list[nn.Parameter]()
@@ -198,6 +200,8 @@ class Learner:
         if weights:
             self._set_weights(weights)
         lora.unfuse(self.model)
+        for module in self._compiled:
+            module._compiled_call_impl = None
         model = parallel.gather_full_model(self.model, self._world)
         if self._params.gradient_checkpointing:
             model.activation_checkpointing_disable()

@@ -24,7 +24,7 @@ from pretune.predictor.chat import Reply
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 BATCH = 32  # of `generate`
-SHARES = 4
+SHARES = 2
 Rows = list[dict[str, object]]
 
 
@@ -68,11 +68,11 @@ def compare(number: int, tokens: int, precision: str) -> None:
             texts[name] += way([rows[place] for place in part])
             seconds[name].append(time.perf_counter() - began)
             processor[name].append(time.process_time() - worked)
-    single = "pretune, one by one"
     for name in ways:
-        same = sum(a == b for a, b in zip(texts[name], texts[single], strict=True))
-        print(f"{name:<26} {number / sum(seconds[name]):8.2f} rows/s   {sum(processor[name]):8.1f} s of processors   "
-              f"{same} texts as ours one by one")  # fmt: skip
+        same = {other: sum(a == b for a, b in zip(texts[name], texts[other], strict=True)) for other in ways}
+        speed = f"{number / sum(seconds[name]):8.2f} rows/s {sum(processor[name]):8.1f} s of processors"
+        print(f"{name:<24} {speed}; the same text as pretune one by one: {same['pretune, one by one']}, "
+              f"as generate one by one: {same['generate, one by one']}")  # fmt: skip
 
 
 def questions(number: int) -> Rows:

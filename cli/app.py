@@ -9,6 +9,7 @@ from collections.abc import Callable
 import typer
 
 from cli import data, sweep
+from cli.chat import chat
 from cli.compare import compare
 from cli.doctor import doctor
 from cli.export import export
@@ -47,6 +48,7 @@ COMMANDS: dict[Callable[..., None], str] = {  # each with an example
     reproduce: "pretune reproduce 3f2a9c41",
     export: "pretune export @champion exported --int8",
     predict: "pretune predict @champion reviews.csv --keep id    pretune predict models/finetuned < a.txt",
+    chat: "pretune chat    pretune chat @champion --system 'Answer in one sentence.' --temperature 0.7",
     recipes: "pretune recipes",
     init: "pretune init data/reviews.csv\n\npretune init train.jsonl --test test.jsonl --corpus 'wiki/*.txt'\n\n"
     "pretune init photos/    (a folder per label)\n\npretune init hub:stanfordnlp/sst2\n\n"

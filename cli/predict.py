@@ -39,18 +39,24 @@ def predict(  # noqa: PLR0917 - typer passes them by name
         Path | None, typer.Option("--output", "-o", help="Write to this file instead of standard output.")
     ] = None,
     keep: Annotated[list[str] | None, typer.Option(help="A column of the input to copy to the output.")] = None,
+    system: Annotated[str, typer.Option(help="An instruction to a chat model, before each conversation.")] = "",
 ) -> None:
-    """Predict row by row, in the order of the input, as it arrives."""
+    """Predict row by row, in the order of the input, as it arrives. A text is a user's message to a chat model."""
+    from pretune.errors import DataError
     from pretune.release import predict as predictor
     from tasks.__main__ import NO_BARS, OFFLINE
 
     os.environ |= OFFLINE | NO_BARS
     answers = predictor.load_predictor(model)
+    if system and "messages" not in answers.reads:
+        raise DataError(f"--system: {model} is no chat model", "leave --system out")
     rows = (
         iter([(f"--text {number}", {"text": option}) for number, option in enumerate(text, start=1)])
         if text
         else predictor.read_rows(files or [], sys.stdin.buffer, source.value)
     )
+    if "messages" in answers.reads:
+        rows = predictor.as_conversations(rows, system)
     with ExitStack() as stack:
         out = stack.enter_context(output.open("w", encoding="utf-8", newline="")) if output else sys.stdout
         predictions = predictor.predict_windows(predictor.validate(rows, answers.reads), answers, keep or [])

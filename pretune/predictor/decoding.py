@@ -7,7 +7,7 @@ sequence has ended goes to the next prompt. So each prompt gets the tokens that 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -124,7 +124,7 @@ class Session:
         self.slots = Slots(1)
         self.ids: list[int] = []  # those in the cache
 
-    def stream(self, prompt: Sequence[int], limit: int, stop: Collection[int], pick: Pick = greedy) -> Iterator[int]:
+    def stream(self, prompt: Sequence[int], limit: int, stop: Collection[int], pick: Pick = greedy) -> Generator[int]:
         """The tokens that follow, each as soon as it is there; the one of `stop` that ends them is not among them."""
         if not has_slots(self.model):
             with torch.inference_mode():

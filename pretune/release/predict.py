@@ -61,6 +61,38 @@ def read_rows(files: Iterable[Path], stdin: IO[bytes], stdin_format: str) -> Ite
         yield from _parse(File("standard input", lambda: stdin), stdin_format)
 
 
+def as_conversations(rows: Iterable[LocatedRow], system: str) -> Iterator[LocatedRow]:
+    """Rows for a chat model: a `text` is a message of the user, and the instruction `system` goes before the others."""
+    for place, row in rows:
+        if not isinstance(row, dict):
+            yield place, row
+            continue
+        messages = row.get("messages")
+        if messages is None and "text" in row:
+            messages = [{"role": "user", "content": row["text"]}]
+        if problem := _malformed(messages):
+            yield place, problem
+        elif system and messages and messages[0]["role"] in {"system", "developer"}:
+            yield place, "`messages` begin with an instruction already, and --system gives another"
+        else:
+            instruction = [{"role": "system", "content": system}] if system else []
+            yield place, row if messages is None else row | {"messages": instruction + messages}
+
+
+def _malformed(messages: Any) -> str:
+    """What is wrong with messages; empty if nothing is, or if there are none."""
+    if messages is None:
+        return ""
+    if not isinstance(messages, list) or not messages:
+        return "`messages` is not a list of messages"
+    for number, message in enumerate(messages, start=1):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            return f"message {number} has no role"
+        if not isinstance(message.get("content"), str) and not message.get("tool_calls"):
+            return f"the content of message {number} is not text"
+    return "the last message is an answer: leave it out" if messages[-1]["role"] == "assistant" else ""
+
+
 def validate(located_rows: Iterable[LocatedRow], reads: dict[str, str]) -> Iterator[list[Row]]:
     """Windows of rows with the columns that a model `reads`; DataError lists the problems of a window, by line."""
     remaining = iter(located_rows)
@@ -78,10 +110,15 @@ def validate(located_rows: Iterable[LocatedRow], reads: dict[str, str]) -> Itera
 
 def predict_windows(windows: Iterable[list[Row]], model: Any, keep: list[str]) -> Iterator[list[Row]]:
     """The predictions for each window, in the order of its rows, after the columns to `keep`."""
+    from pretune.predictor.conversation import ConversationError  # imports transformers, as every model does
+
     if both := sorted(set(keep) & set(model.gives)):
         raise DataError(f"--keep {both[0]}: the model gives a column of that name", "rename it in your file")
     for rows in windows:
-        predictions = model(rows)
+        try:
+            predictions = model(rows)
+        except ConversationError as error:
+            raise DataError(str(error), "correct these messages, or the template of the model") from None
         yield [
             {name: row.get(name) for name in keep} | prediction
             for row, prediction in zip(rows, predictions, strict=True)

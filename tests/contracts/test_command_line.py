@@ -7,7 +7,7 @@ import sys
 import pytest
 
 COMMANDS = [
-    "run", "plan", "why", "trace", "doctor", "ui", "compare", "promote", "rollback", "reproduce", "predict", "export",
+    "run", "plan", "why", "trace", "doctor", "ui", "compare", "promote", "rollback", "reproduce", "predict", "chat", "export",
     "init", "recipes", "data", "sweep", "study",
 ]  # fmt: skip
 # Asks for every help text in one process, then tells which modules that took.

@@ -147,3 +147,38 @@ def test_a_folder_without_a_model_is_an_error(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WorkspaceError):
         predict.folder("@champion")
+
+
+def conversations(*rows, system=""):
+    """What rows become for a chat model: messages, or why they cannot be."""
+    located = [(f"line {number}", row) for number, row in enumerate(rows, start=1)]
+    return [
+        row if isinstance(row, str) else [(turn["role"], turn["content"]) for turn in row["messages"]]
+        for _, row in predict.as_conversations(located, system)
+    ]
+
+
+def test_a_text_is_a_message_of_the_user():
+    """After the instruction, if there is one; conversations of several messages stay."""
+    turns = [("user", "salt?"), ("assistant", "yes"), ("user", "why?")]
+    longer = {"messages": [{"role": role, "content": content} for role, content in turns]}
+    assert conversations({"text": "salt?"}, longer) == [[("user", "salt?")], turns]
+    kind = ("system", "be kind")
+    assert conversations({"text": "salt?"}, longer, system="be kind") == [[kind, ("user", "salt?")], [kind, *turns]]
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ("salt?", "not a list"),
+        ([], "not a list"),
+        ([{"role": "user", "content": "salt?"}, {"content": "yes"}], "message 2 has no role"),
+        ([{"role": "user", "content": 3}], "message 1 is not text"),
+        ([{"role": "user", "content": "salt?"}, {"role": "assistant", "content": "yes"}], "last message is an answer"),
+        ([{"role": "system", "content": "be rude"}, {"role": "user", "content": "salt?"}], "another"),
+    ],
+)
+def test_messages_that_cannot_be_answered_have_a_reason(messages, reason):
+    """It is told with the place of the row."""
+    (found,) = conversations({"messages": messages}, system="be kind")
+    assert reason in found

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pretune.data import languages
-from pretune.data.rows import Row
+from pretune.data.rows import Row, last_answer
 from pretune.evaluation.metrics import confidence
 from pretune.evaluation.metrics.confidence import Probabilistic
 from pretune.evaluation.slices import full_text
@@ -185,9 +185,9 @@ def _exchange(row: Row) -> tuple[str, str]:
     """The input and the target; of a conversation all before its last answer, and that."""
     if "messages" not in row:
         return full_text(row), row["target"]
-    messages = row["messages"]
-    last = max((number for number, turn in enumerate(messages) if turn["role"] == "assistant"), default=0)
-    return "\n".join(turn["content"] for turn in messages[:last]), messages[last]["content"]
+    messages, last = row["messages"], last_answer(row["messages"])
+    answer = messages[last]["content"] if last < len(messages) else ""
+    return "\n".join(turn["content"] for turn in messages[:last]), row.get("target", answer)
 
 
 def _nearest(vectorizer: Any, queries: list[str], texts: list[str], batch: int = 500) -> list[int]:

@@ -112,6 +112,10 @@ class BaseObjective(ABC):
     def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> Any:
         """A batch of these samples, each in its epoch: (rows,) both; a pure function of the seed and the arguments."""
 
+    def costliest(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> Any:
+        """A batch of these samples on which `loss` costs as much as it can, for estimates on tensors without values."""
+        return self.batch(epochs, samples)
+
     @abstractmethod
     def loss(self, model: Any, batch: Any) -> Tensor:
         """The sum of the losses over `batch.count`."""

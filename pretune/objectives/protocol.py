@@ -35,6 +35,9 @@ class Objective(Protocol):
     def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> Any:
         """A Batch of these samples, each in its epoch: (rows,) both; a pure function of the seed and the arguments."""
 
+    def costliest(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> Any:
+        """A batch on which `loss` costs as much as it can."""
+
     def loss(self, model: PreTrainedModel, batch: Any) -> Tensor:
         """The sum of the losses over `batch.count`."""
 

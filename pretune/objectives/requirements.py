@@ -12,6 +12,7 @@ COLUMNS = {
     "binary": ("text", "label"),
     "classification": ("text", "label"),
     "embedding": ("text", "pair"),
+    "grpo": ("messages",),
     "image_classification": ("image", "label"),
     "instruction": ("messages",),
     "language_modelling": ("text",),

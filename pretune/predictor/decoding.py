@@ -22,11 +22,17 @@ MOST = 64  # rows: more are not faster
 CACHE = 2**30  # bytes of keys and values on a CPU; on a GPU half of what is free
 
 Pick = Callable[[Tensor], int]
+Choose = Callable[[Tensor, Sequence[int], Sequence[int]], list[int]]
 
 
 def greedy(logits: Tensor) -> int:
     """The likeliest token. logits: (vocabulary,)."""
     return int(logits.argmax())
+
+
+def likeliest(logits: Tensor, prompts: Sequence[int], places: Sequence[int]) -> list[int]:  # noqa: ARG001 - one Choose
+    """The likeliest token of each row. logits: (rows, vocabulary)."""
+    return [int(token) for token in logits.argmax(dim=-1)]
 
 
 def sampler(temperature: float, seed: int) -> Pick:
@@ -46,35 +52,51 @@ def has_slots(model: Any) -> bool:
 
 
 def generate(
-    model: Any, prompts: Sequence[Sequence[int]], limits: Sequence[int], stop: Collection[int]
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    limits: Sequence[int],
+    stop: Collection[int],
+    choose: Choose = likeliest,
 ) -> list[list[int]]:
-    """The tokens that follow each prompt by greedy search, with the one of `stop` that ends them.
+    """The tokens that follow each prompt, with the one of `stop` that ends them.
 
     limits: at most so many tokens for each prompt, at least 1.
+    choose: the next tokens from logits (rows, vocabulary), the prompts' numbers and how many tokens each has already.
+    Models that are not in FAMILIES take the likeliest one whatever it says.
     """
     with torch.inference_mode():
         if not has_slots(model):
             return [_alone(model, ids, limit, stop) for ids, limit in zip(prompts, limits, strict=True)]
         tokens: dict[int, list[int]] = {}
         for numbers, rows in _batches([len(ids) + limit for ids, limit in zip(prompts, limits, strict=True)], model):
-            batch = _Batch(model, [prompts[n] for n in numbers], [limits[n] for n in numbers], stop, rows)
-            tokens |= zip(numbers, batch.run(), strict=True)
+            tokens |= _Batch(model, prompts, limits, stop, choose, numbers=numbers, rows=rows).run()
         return [tokens[number] for number in range(len(prompts))]
 
 
 class _Batch:
-    """Prompts in decoding. tokens: those generated for each; rows: the prompt in each row of the cache, or None."""
+    """Some of the prompts in decoding, those with these numbers, in so many rows.
+
+    tokens: those generated for each prompt; rows: the number of the prompt in each row of the cache, or None.
+    """
 
     def __init__(
-        self, model: Any, prompts: Sequence[Sequence[int]], limits: Sequence[int], stop: Collection[int], rows: int
+        self,
+        model: Any,
+        prompts: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        stop: Collection[int],
+        choose: Choose,
+        *,
+        numbers: Sequence[int],
+        rows: int,
     ) -> None:
-        self.model, self.prompts, self.limits, self.stop = model, prompts, limits, stop
-        self.tokens: list[list[int]] = [[] for _ in prompts]
-        self.waiting = deque(range(len(prompts)))
+        self.model, self.prompts, self.limits, self.stop, self.choose = model, prompts, limits, stop, choose
+        self.tokens: dict[int, list[int]] = {}
+        self.waiting = deque(numbers)
         self.slots = Slots(rows)
         self.rows: list[int | None] = [None] * len(self.slots.lengths)
 
-    def run(self) -> list[list[int]]:
+    def run(self) -> dict[int, list[int]]:
         """Read and decode until all have ended."""
         self._fill()
         while any(prompt is not None for prompt in self.rows):
@@ -88,7 +110,8 @@ class _Batch:
         for row in range(len(self.rows)):
             while self.rows[row] is None and self.waiting:
                 prompt, read = self.waiting.popleft(), DynamicCache()
-                self.tokens[prompt].append(greedy(prefill(self.model, self.prompts[prompt], read)))
+                logits = prefill(self.model, self.prompts[prompt], read)
+                self.tokens[prompt] = self.choose(logits[None], [prompt], [0])
                 if not self._ended(prompt):
                     self.slots.insert(row, read)
                     self.rows[row] = prompt
@@ -96,13 +119,15 @@ class _Batch:
     def _step(self) -> None:
         newest = [0 if prompt is None else self.tokens[prompt][-1] for prompt in self.rows]
         with attention_in_slots(self.model):
-            best = step(self.model, self.slots, newest).argmax(dim=-1).tolist()
-        for row, prompt in enumerate(self.rows):
-            if prompt is not None:
-                self.slots.lengths[row] += 1
-                self.tokens[prompt].append(best[row])
-                if self._ended(prompt):
-                    self.rows[row], self.slots.lengths[row] = None, 0
+            logits = step(self.model, self.slots, newest)
+        used = {row: prompt for row, prompt in enumerate(self.rows) if prompt is not None}
+        places = [len(self.tokens[prompt]) for prompt in used.values()]
+        chosen = self.choose(logits[list(used)], list(used.values()), places)
+        for (row, prompt), token in zip(used.items(), chosen, strict=True):
+            self.slots.lengths[row] += 1
+            self.tokens[prompt].append(token)
+            if self._ended(prompt):
+                self.rows[row], self.slots.lengths[row] = None, 0
 
     def _ended(self, prompt: int) -> bool:
         return self.tokens[prompt][-1] in self.stop or len(self.tokens[prompt]) == self.limits[prompt]

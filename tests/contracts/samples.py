@@ -62,6 +62,13 @@ SETTINGS = {
     "masked_lm": {"mask_rate": 0.3, "whole_words": True},
     "causal_lm": {},
     "instruction": {"template": None, "reply_tokens": 4, "loss": "all", "reasoning": "trained", "too_long": "cut"},
+    "grpo": {
+        "template": None,
+        "reply_tokens": 4,
+        "completions": 2,
+        "temperature": 1.0,
+        "rewards": {"regex": {"weight": 1.0, "pattern": "[a-m ].*"}},
+    },
     "embedding": {"temperature": 0.1, "pooling": "mean", "mined_negatives": 1, "dimensions": [8]},
     "span_corruption": {"mask_rate": 0.3, "span_length": 2.0},
     "denoising": {"mask_rate": 0.3, "span_length": 2.0, "permute_sentences": True},

@@ -8,7 +8,7 @@ from typing import Any
 
 ENCODER, DECODER, CHAT, WRITER, VISION, NUMBERS = "modernbert", "gpt2", "llama", "bart", "vit", "linear"
 FAMILIES = {
-    "language_modelling": DECODER, "instruction": CHAT, "seq2seq": WRITER, "image_classification": VISION,
+    "language_modelling": DECODER, "instruction": CHAT, "grpo": CHAT, "seq2seq": WRITER, "image_classification": VISION,
     "linear_regression": NUMBERS,
 }  # fmt: skip
 CALIBRATED = {"binary", "classification", "multi_label", "image_classification"}
@@ -19,6 +19,13 @@ OVERHEAD = 25  # seconds of what is not training: imports, other stages, records
 SETTINGS: dict[str, dict[str, Any]] = {
     "question_answering": {"overlap": 48, "longest": 24, "best": 5},
     "instruction": {"template": None, "reply_tokens": 64, "loss": "all", "reasoning": "trained", "too_long": "cut"},
+    "grpo": {
+        "template": None,
+        "reply_tokens": 64,
+        "completions": 8,
+        "temperature": 1.0,
+        "rewards": {"exact_match": {"weight": 1.0}},
+    },
     "embedding": {"temperature": 0.05, "pooling": "mean", "mined_negatives": 0, "dimensions": []},
     "seq2seq": {"target_length": 64, "beams": 1},
 }

@@ -6,6 +6,7 @@ from pretune.objectives.base import FinetuningObjective
 from pretune.objectives.finetuning.binary import Binary
 from pretune.objectives.finetuning.classification import Classification
 from pretune.objectives.finetuning.embedding import Embedding
+from pretune.objectives.finetuning.grpo import Grpo
 from pretune.objectives.finetuning.image_classification import ImageClassification
 from pretune.objectives.finetuning.instruction import Instruction
 from pretune.objectives.finetuning.language_modelling import LanguageModelling
@@ -20,6 +21,7 @@ OBJECTIVES: dict[str, type[FinetuningObjective]] = {
     "binary": Binary,
     "classification": Classification,
     "embedding": Embedding,
+    "grpo": Grpo,
     "image_classification": ImageClassification,
     "instruction": Instruction,
     "language_modelling": LanguageModelling,

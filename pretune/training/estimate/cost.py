@@ -73,7 +73,7 @@ def estimate(
     epochs, samples = dataloader.EpochSampler(len(objective), params.batch_size, seed).step(0)
     parts = params.gradient_accumulation_steps * processes
     rows = [np.array_split(array, parts)[:PARTS] for array in (epochs, samples)]
-    batches = [objective.batch(*part) for part in zip(*rows, strict=True)]
+    batches = [objective.costliest(*part) for part in zip(*rows, strict=True)]
     simulated = _SimulatedStep(model, objective, batches, params, device)
     flops = simulated.flops
     if params.gradient_checkpointing:

@@ -85,7 +85,7 @@ class _FirstSamples:
 
     def __init__(self, objective: Objective, limit: int) -> None:
         self._objective, self._samples = objective, min(limit, len(objective))
-        self.loss, self.score = objective.loss, objective.score
+        self.loss, self.score, self.costliest = objective.loss, objective.score, objective.costliest
 
     def __len__(self) -> int:
         return self._samples

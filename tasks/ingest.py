@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from pretune.config import source_spec
 from pretune.data import workers
 from pretune.data.ingest import pydocs
 from pretune.data.ingest.snapshot import Snapshot, describe_source
@@ -27,6 +28,7 @@ def ingest(stage: Stage) -> None:
     for warning in counts["warnings"]:
         stage.warn(warning)
     licence = params.licence or LICENCES.get(str(params.source), "unknown")
-    about = {"source": origin, "licence": licence, "names": snapshot.names}
+    weights = source_spec.weights(params.source)
+    about = {"source": origin, "licence": licence, "names": snapshot.names} | ({"weights": weights} if weights else {})
     (folder / "source.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     stage.run.metrics({name: value for name, value in counts.items() if isinstance(value, int)})

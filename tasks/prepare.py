@@ -21,10 +21,12 @@ def prepare(stage: Stage) -> None:
     params, raw = stage.params.prepare, stage.dep("data/raw")
     about, counts = (json.loads((raw / name).read_text(encoding="utf-8")) for name in ("source.json", "counts.json"))
     assignment = SplitAssignment(raw / "rows.parquet", params, stage.params.seed)
-    balance = write.write_labelled(stage.out("data/prepared/labelled"), assignment, about["names"], params)
+    labelled = stage.out("data/prepared/labelled")
+    balance = write.write_labelled(labelled, assignment, about["names"], params)
     out = write.CorpusOutputs(
         stage.out("data/prepared/corpus"), stage.out("data/prepared/tokenizer"), stage.checkpoints
     )
+    write.write_weights(labelled, about.get("weights", {}))
     corpus = write.write_corpus(out, assignment, about["names"], params, stage.resolve_input)
     if params.corpus_share < 1:
         corpus["rows_left_out"] = len(assignment.whole) - len(assignment.corpus)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ SPLIT_ALIASES = {"dev": "validation", "valid": "validation", "val": "validation"
 SQLITE = "sqlite:///"
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz")
 REMOTE = ("http://", "https://", "s3://", "gs://", "az://", "hf://")
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")  # of a part of a mixture, which names metrics
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -44,12 +46,15 @@ Place = str | HubDataset
 class Part:
     """Places that are read one after the other, or in parallel: `aligned`, as (column, place).
 
-    `split` is None where `prepare` assigns the rows to splits.
+    `split` is None where `prepare` assigns the rows to splits. name, weight: of the part of a mixture, "" and 0 where
+    the source is none.
     """
 
     split: str | None
     places: tuple[Place, ...] = ()
     aligned: tuple[tuple[str, str], ...] = ()
+    name: str = ""
+    weight: float = 0.0
 
     @property
     def all_places(self) -> tuple[Place, ...]:
@@ -58,20 +63,48 @@ class Part:
 
 
 def parts(source: Any) -> list[Part]:
-    """Parse `ingest.source`: a place, a list of places, {column: place}, or {split: any of these}.
+    """Parse `ingest.source`: a place, a list of places, {column: place}, {split: any of these}, or a mixture.
 
-    A place is a string, or {type: hub, name: NAME, …} for a data set of the hub. Raises ValueError for anything else.
+    A mixture is {name: {path: any of the others, weight: a number}}. A place is a string, or {type: hub, name: NAME, …}
+    for a data set of the hub. Raises ValueError for anything else.
     """
+    if isinstance(source, dict) and any(isinstance(value, dict) and "path" in value for value in source.values()):
+        return _collected(source.items(), _mixed)
     by_split = isinstance(source, dict) and source and set(source) <= set(SPLITS)
-    parsed, problems = [], []
-    for split, value in source.items() if by_split else [(None, source)]:
+    return _collected(source.items() if by_split else [(None, source)], lambda split, value: [_part(split, value)])
+
+
+def weights(source: Any) -> dict[str, float]:
+    """{name: weight} of the parts of a mixture; {} for any other source."""
+    return {part.name: part.weight for part in parts(source) if part.name}
+
+
+def _collected(items: Iterable[tuple[Any, Any]], parse: Callable[[Any, Any], list[Part]]) -> list[Part]:
+    """The parts of all items. Raises ValueError with every problem."""
+    parsed, problems = list[Part](), []
+    for key, value in items:
         try:
-            parsed.append(_part(split, value))
+            parsed += parse(key, value)
         except ValueError as error:
             problems.append(str(error))
     if problems:
         raise ValueError("; ".join(problems))
     return parsed
+
+
+def _mixed(name: Any, value: Any) -> list[Part]:
+    """The parts of {path, weight}, one entry of a mixture."""
+    weight = value.get("weight") if isinstance(value, dict) else None
+    if not isinstance(value, dict) or set(value) != {"path", "weight"}:
+        raise ValueError(f"{name}: a part of a mixture is {{path: source, weight: number}}, got {value!r}")
+    if not NAME.fullmatch(str(name)) or name in SPLITS:
+        raise ValueError(f"{name}: the name of a part is a word other than {', '.join(SPLITS)}")
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+        raise ValueError(f"{name}: a weight is a number above 0, got {weight!r}")
+    inner = parts(value["path"])
+    if any(part.name for part in inner):
+        raise ValueError(f"{name}: a mixture in a mixture")
+    return [replace(part, name=str(name), weight=float(weight)) for part in inner]
 
 
 def _part(split: str | None, source: Any) -> Part:
@@ -83,8 +116,8 @@ def _part(split: str | None, source: Any) -> Part:
         return Part(split, aligned=tuple((str(column), place) for column, place in source.items()))
     raise ValueError(
         "a source is a place (file, folder, glob or address, or {type: hub, name: NAME, revision: COMMIT}), a list of "
-        "places, {column: place} for files that are read in parallel, or {split: source} with the splits "
-        f"{', '.join(SPLITS)}, got {source!r}"
+        "places, {column: place} for files that are read in parallel, {split: source} with the splits "
+        f"{', '.join(SPLITS)}, or a mixture {{name: {{path: source, weight: number}}}}, got {source!r}"
     )
 
 

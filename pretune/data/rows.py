@@ -51,12 +51,13 @@ COLUMNS = {
     "y": pa.list_(pa.float64()),
     "split": pa.string(),  # train, validation, test or corpus, if the source says so
     "group": pa.string(),  # rows of one group stay in one split
+    "part": pa.string(),  # of a mixture
     "origin": pa.string(),  # file and line
 }
 SUPERVISION = ("label", "labels", "score", "tags", "answers", "target", "messages", "chosen", "y")  # of finetuning
 CONVERSATIONS = ("messages", "chosen", "rejected")
 NOT_INPUT = {"label", "labels", "score", "tags", "answers", "target", "chosen", "rejected", "desirable", "negatives",
-             "y", "split", "group", "origin"}  # fmt: skip
+             "y", "split", "group", "part", "origin"}  # fmt: skip
 CLASSES = ("label", "labels", "tags")  # columns that hold names of classes
 CHUNK = 8192  # rows
 FILLED = "columns"  # metadata key: names of the columns that occur; the others are not read

@@ -12,16 +12,20 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from pretune.objectives.protocol import Objective
+    from pretune.training.mixture import Mixture
 
 
 class EpochSampler:
     """The samples of each step: every sample once in an epoch, in a new random order each.
 
+    Of a mixture, an epoch has as many samples, drawn by the weights of the parts. Each part goes through its own
+    samples in a new random order each time, so that none is drawn twice before all others of its part.
+
     A pure function of (seed, step): any step can be computed without those before it. A step may span epochs.
     """
 
-    def __init__(self, samples: int, batch_size: int, seed: int) -> None:
-        self._samples, self._batch_size, self._seed = samples, batch_size, seed
+    def __init__(self, samples: int, batch_size: int, seed: int, mixture: Mixture | None = None) -> None:
+        self._samples, self._batch_size, self._seed, self._mixture = samples, batch_size, seed, mixture
         self._orders: dict[int, npt.NDArray[np.int64]] = {}  # of the epochs in the last step
 
     def step(self, step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -33,8 +37,24 @@ class EpochSampler:
         return epochs, np.array(samples)
 
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
-        order = self._orders.get(epoch)
-        return np.random.default_rng([self._seed, epoch]).permutation(self._samples) if order is None else order
+        if epoch in self._orders:
+            return self._orders[epoch]
+        drawn = self._drawn(epoch, self._mixture) if self._mixture else self._samples
+        return np.random.default_rng([self._seed, epoch]).permutation(drawn)
+
+    def _drawn(self, epoch: int, mixture: Mixture) -> npt.NDArray[np.int64]:
+        """The samples of an epoch, part by part: each part goes on where it ended in the epoch before."""
+        drawn, begin = [], 0
+        for number, (name, count) in enumerate(mixture.draws().items()):
+            size = mixture.sizes[name]
+            rounds, offset = divmod(epoch * count, size)
+            orders = [
+                np.random.default_rng([self._seed, number, rounds + more]).permutation(size)
+                for more in range(-(-(offset + count) // size))
+            ]
+            drawn.append(begin + np.concatenate([*orders, np.empty(0, np.int64)])[offset : offset + count])
+            begin += size
+        return np.concatenate(drawn)
 
 
 def batches(

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from pretune.adaptation import adapters
 from pretune.errors import DataError
 from pretune.models import build
-from pretune.training import loop, parallel
+from pretune.training import loop, mixture, parallel
 from pretune.training.checkpoint import Checkpoints
 from pretune.training.estimate import memory_check
 from pretune.training.estimate.cost import Cost, estimate, peak_flops
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pretune.objectives.protocol import Objective
     from pretune.runtime.events import Record, Validation
     from pretune.runtime.stage import Stage
+    from pretune.training.mixture import Mixture
     from pretune.training.parallel import World
     from pretune.training.state import State
 
@@ -43,7 +44,8 @@ class Job:
     (objectives/base.py). example: an input row for the trained model. unfreeze_schedule: the first step in which a
     parameter is trained, if not step 0. calibration: the rows on which the temperature is fitted.
     held_out: the validation rows, for FinetuningObjective.fitted. dtype: of the weights that are saved, which are
-    trained in fp32: that of the checkpoint.
+    trained in fp32: that of the checkpoint. mixture: of the samples of `objective`; validation_parts: the validation
+    samples of each of its parts.
     """
 
     model: PreTrainedModel
@@ -59,6 +61,8 @@ class Job:
     calibration: FinetuningObjective | None = None
     held_out: Callable[[], Sequence[Row]] | None = None
     dtype: torch.dtype = torch.float32
+    mixture: Mixture | None = None
+    validation_parts: dict[str, Objective] = field(default_factory=dict)
 
     def cost(self, stage: str, device: torch.device, *, processes: int = 1, strategy: str = "ddp") -> Cost:
         """The cost of a step; DoesNotFitError if it needs more memory than there is, with settings that would fit."""
@@ -91,8 +95,10 @@ def finetuning_job(
     dtype: torch.dtype = torch.float32,
 ) -> Job:
     """A job on the labelled rows, for `finetune` and `scratch`; `adaptation` is already applied to `model`."""
-    training = objective(data.rows(objective, "train"), context)
-    validation = objective(data.rows(objective, "validation"), context) if params.evaluate_every else None
+    rows, held_out, weights = data.rows(objective, "train"), data.rows(objective, "validation"), data.weights()
+    training = objective(rows, context)
+    validation = objective(held_out, context) if params.evaluate_every else None
+    parts = mixture.parts_of(held_out, weights) if params.evaluate_every else {}
     schedule = adaptation.unfreeze_schedule(model, len(training) / params.batch_size) if adaptation else {}
     return Job(
         model=model,
@@ -105,9 +111,11 @@ def finetuning_job(
         example=objective.example(context),
         seed=context.seed,
         unfreeze_schedule=schedule,
-        calibration=objective(data.rows(objective, "validation"), context) if params.calibrate else None,
+        calibration=objective(held_out, context) if params.calibrate else None,
         held_out=partial(data.rows, objective, "validation"),
         dtype=dtype,
+        mixture=mixture.of(rows, weights, training, context),
+        validation_parts={name: objective(part, context) for name, part in parts.items() if part},
     )
 
 
@@ -144,6 +152,8 @@ def train(
             world=world,
             strategy=stage.params.launch.strategy,
             unfreeze_schedule=job.unfreeze_schedule,
+            mixture=job.mixture,
+            validation_parts=job.validation_parts,
             utilisation_per_token=cost.flops / cost.tokens / peak,
         )
 
@@ -189,7 +199,8 @@ def _tell(stage: Stage, job: Job) -> dict[str, float]:
         warnings += [f"validation: {text}" for text in cast("BaseObjective", job.validation).told()[0]]
     for text in warnings:
         stage.warn(text)
-    return figures
+    draws = job.mixture.draws() if job.mixture else {}
+    return figures | {f"share_{part}": count / len(job.objective) for part, count in draws.items()}
 
 
 def write_learning_curve(path: Path, state: State, flops: int) -> None:

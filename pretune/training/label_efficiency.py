@@ -27,6 +27,7 @@ from pretune.objectives.finetuning.labelled import LabelledData
 from pretune.objectives.predictions import Predictions
 from pretune.objectives.predictions_io import StoredPredictions
 from pretune.training import job as training
+from pretune.training import mixture
 from pretune.training.job import Job
 
 if TYPE_CHECKING:
@@ -93,13 +94,15 @@ def shares(folder: Path, partial: list[float], seed: int) -> dict[float, list[Ro
 
 def without_validation(job: Job) -> Job:
     """The same job without validation, unless it selects the weights: nobody looks at so many curves."""
-    return job if job.params.metric_for_best_model != "last" else replace(job, validation=None)
+    return job if job.params.metric_for_best_model != "last" else replace(job, validation=None, validation_parts={})
 
 
 def _with_rows(data: LabelledData, job: Job, rows: list[Row]) -> Job:
     """The same job on these rows only: the same number of steps and unfreeze schedule."""
     objective = cast("type[FinetuningObjective]", type(job.objective))
-    return replace(job, objective=objective(rows, data.context(objective, job.inputs)))
+    context = data.context(objective, job.inputs)
+    samples = objective(rows, context)
+    return replace(job, objective=samples, mixture=mixture.of(rows, data.weights(), samples, context))
 
 
 def _predictions_path(stage: Stage, share: float, name: str) -> Path:

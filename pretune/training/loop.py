@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pretune.config.params import TrainingParams
     from pretune.objectives.protocol import Objective
     from pretune.training.checkpoint import Checkpoints
+    from pretune.training.mixture import Mixture
     from pretune.training.parallel import World
 
 LOG_EVERY = 10  # steps
@@ -49,6 +50,8 @@ def train(
     workers: int = 0,
     utilisation_per_token: float | None = None,
     unfreeze_schedule: Mapping[str, int] | None = None,
+    mixture: Mixture | None = None,
+    validation_parts: Mapping[str, Objective] | None = None,
 ) -> tuple[PreTrainedModel, State]:
     """Train `model` up to step `steps`, from the newest of `checkpoints`; return the trained model and the state.
 
@@ -58,6 +61,8 @@ def train(
     report: called with each record and validation. strategy: `ddp` or `fsdp`. workers: threads that prepare batches.
     utilisation_per_token: the share of the processors' FLOP/s that one token per second takes.
     unfreeze_schedule: the first step in which a parameter is trained; those not listed are trained from step 0.
+    mixture: of the samples of `objective`. validation_parts: the validation samples of each part, whose losses are
+    measured too.
 
     Raises DivergedError after more than `params.max_skipped_steps` steps with a loss or gradient that is not
     finite. On SIGTERM or SIGINT it writes a checkpoint and raises TerminatedError or KeyboardInterrupt.
@@ -65,7 +70,7 @@ def train(
     world = world or parallel.single_process()
     learner = Learner(model, objective, params, world=world, strategy=strategy, unfreeze_schedule=unfreeze_schedule)
     state = learner.resume(checkpoints)
-    sampler = dataloader.EpochSampler(len(objective), params.batch_size, seed)
+    sampler = dataloader.EpochSampler(len(objective), params.batch_size, seed, mixture)
     parts = params.gradient_accumulation_steps
     mine = range(world.rank * parts, (world.rank + 1) * parts)
     remaining = range(state.step, state.step if _out_of_patience(state, params.patience) else steps)
@@ -85,7 +90,7 @@ def train(
             last = state.step == steps
             if validation and params.evaluate_every and (state.step % params.evaluate_every == 0 or last):
                 with meter.paused():
-                    state.validations.append(learner.validate(validation, state.step))
+                    state.validations.append(_validate(learner, validation, validation_parts or {}, state.step))
                     _select_best(learner, state, params.metric_for_best_model)
                 report(state.validations[-1])
                 last = last or _out_of_patience(state, params.patience)
@@ -105,6 +110,12 @@ def train(
             if last:
                 break
     return learner.finish(), state
+
+
+def _validate(learner: Learner, validation: Objective, parts: Mapping[str, Objective], step: int) -> Validation:
+    """The metrics of all validation samples, and the loss on those of each part."""
+    losses = {f"loss_{name}": learner.validate(part, step).metrics["loss"] for name, part in parts.items()}
+    return Validation(step, learner.validate(validation, step).metrics | losses)
 
 
 def _seed_of(*key: int) -> int:

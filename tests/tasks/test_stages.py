@@ -188,6 +188,29 @@ def test_without_validation_all_rows_train(bench):
     assert prepare_scratch(bench).validation is None
 
 
+def test_the_parts_of_a_mixture_are_trained_by_their_weights_and_validated_each(bench):
+    """Rows carry the name of their part from the source to the split; the record has shares and losses of the parts."""
+    head, *lines = (bench.folder / "rows.csv").read_text(encoding="utf-8").splitlines()
+    (bench.folder / "few.csv").write_text("\n".join([head, *lines[:20]]) + "\n", encoding="utf-8")
+    (bench.folder / "many.csv").write_text("\n".join([head, *lines[20:60]]) + "\n", encoding="utf-8")
+    source = {"few": {"path": "few.csv", "weight": 3}, "many": {"path": "many.csv", "weight": 1}}
+    changes = {"ingest": {"source": source}, "finetune": {"epochs": 1}}
+    bench.params = bench.params.model_copy(
+        update={name: getattr(bench.params, name).model_copy(update=change) for name, change in changes.items()}
+    )
+    do(bench, ingest, prepare)
+    files_of = {(row["part"], row["origin"].partition(":")[0]) for split in ("train", "validation", "test")
+                for row in rows.read(bench.folder / f"data/prepared/labelled/{split}.parquet")}  # fmt: skip
+    assert files_of == {("few", "few.csv"), ("many", "many.csv")}
+    job = prepare_scratch(bench)
+    assert (job.mixture.draws(), sum(job.mixture.sizes.values())) == ({"few": 23, "many": 7}, 30)
+    do(bench, scratch)
+    assert (bench.recorded["share_few"], bench.recorded["share_many"]) == (23 / 30, 7 / 30)
+    curve = (bench.folder / "reports/curves/scratch.csv").read_text(encoding="utf-8").splitlines()
+    assert curve[0].endswith("validation_loss_few,validation_loss_many")
+    assert "| few | 20 |" in bench.texts["data-card.md"]
+
+
 def test_epochs_are_told_in_steps(bench):
     """Enough steps that every row is shown that often, the last one begun being finished."""
     do(bench, ingest, prepare)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 CONTENT = ("text", "words", "question", "messages", "image", "x")  # a row has to hold one of these
 INPUTS = {*CONTENT, "pair", "context", "target", "chosen", "rejected"}  # who maps one of them has chosen a layout
+OWN = ("origin", "part")  # columns that no column of a source is
 CORPUS = "corpus"
 ABSENT = object()  # the value of a column that a record does not have
 PARTS = {"text", "answer_start", "start"}  # of the objects in `answers`
@@ -65,7 +66,7 @@ class ColumnMapping:
             columns = f"the columns are {', '.join(map(str, record.values)) or 'none'}"
             raise BadRowError(f"no {expected or 'text'}", "" if expected else columns)
         _check(row)
-        return row | {"origin": record.origin}
+        return row | {"origin": record.origin} | ({"part": record.part} if record.part else {})
 
     def unused(self, record: Record, split: str | None = None) -> Iterator[str]:
         """The columns of a record that hold a value and are not used, `a.b` for a part of one."""
@@ -88,7 +89,7 @@ class ColumnMapping:
         else:
             layout = {}
         used = {name for theirs in mapped.values() for name in _flat(theirs)}
-        taken = {"origin", *mapped, *used, *self._off, *(layouts.REPLACED if layout else ())}
+        taken = {*OWN, *mapped, *used, *self._off, *(layouts.REPLACED if layout else ())}
         return mapped | {name: name for name in record if name in COLUMNS and name not in taken}
 
     def _value(self, record: dict[str, Any], ours: str, theirs: Names) -> Any:

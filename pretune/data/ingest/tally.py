@@ -34,7 +34,7 @@ SETTINGS = {  # the setting that is wrong where nearly all rows are bad: by a pa
     "shorter than": "ingest.clean.min_characters",
     "longer than": "ingest.clean.max_characters",
 }
-NOT_COUNTED = {"split", "group", "origin"}  # columns by which no objective is chosen
+NOT_COUNTED = {"split", "group", "part", "origin"}  # columns by which no objective is chosen
 
 
 @dataclass
@@ -76,6 +76,7 @@ class Tally:
         self._files: dict[str, FileCount] = {}
         self._columns: Counter[str] = Counter()
         self._labels: Counter[str] = Counter()
+        self._parts: Counter[str] = Counter()
         self._splits: dict[str, dict[str, int]] = {}
         self._file, self._seen = "", 0
         self._awaited = set[str]()  # mapped columns that no record of the file has had yet
@@ -147,6 +148,7 @@ class Tally:
     def kept_row(self, row: Row) -> None:
         """Count a row that is no duplicate."""
         self._kept += 1
+        self._parts.update([row["part"]] if "part" in row else [])
         if row.get("split") != CORPUS:
             split = self._splits.setdefault(row.get("split", ""), {"rows": 0, "labelled": 0})
             split["rows"] += 1
@@ -203,6 +205,7 @@ class Tally:
             "columns": dict(sorted(self._columns.items())),
             "labels": dict(sorted(self._labels.items())),
             "splits": dict(sorted(self._splits.items())),
+            **({"parts": dict(self._parts)} if self._parts else {}),
             "left_out": dict(sorted(self._unused.items())),
             "files": {file: {"rows": count.rows, "labelled": count.labelled} for file, count in self._files.items()},
             "warnings": self.warnings(),

@@ -117,6 +117,7 @@ def _tables(facts: dict[str, Any]) -> list[Table]:
         Table("Rows", ["", "rows"], [[words, str(raw[name])] for name, words in ROW_COUNTS.items()]),
         Table("Quarantined", ["reason", "rows"], _pairs(raw["reasons"])),
         Table("Files", ["file", "rows", "labelled"], _files(raw["files"]), 1),
+        Table("Parts", ["part of the mixture", "rows"], _pairs(raw.get("parts", {}))),
         Table("Columns left out", ["column of the source", "rows that hold a value"], _pairs(raw["left_out"])),
         Table("Warnings", ["warning"], [[text] for text in raw["warnings"]]),
         Table("Personal data replaced", ["kind", "replacements"], _pairs(raw["scrubbed"])),

@@ -48,6 +48,12 @@ def write_labelled(
     return counts
 
 
+def write_weights(folder: Path, weights: dict[str, float]) -> None:
+    """Write weights.json, {part: weight} of a mixture; nothing for any other source."""
+    if weights:
+        (folder / "weights.json").write_text(json.dumps(weights, indent=1) + "\n", encoding="utf-8")
+
+
 def _check(counts: dict[str, dict[str, int]], assignment: SplitAssignment, params: PrepareParams) -> None:
     """Raise DataError for empty splits, labels that no training row has, and a single label."""
     problems = []

@@ -31,7 +31,7 @@ PART = 2**18  # fingerprints that are sorted at once
 PAIRS = 2**14  # pairs of sketches that are compared at once
 BANDS = [f"band{number}" for number in range(minhash.BANDS)]
 LABELS = ("label", "labels", "score", "tags", "answers", "desirable", "y")
-NOT_CONTENT = {*LABELS, "split", "group", "origin"}
+NOT_CONTENT = {*LABELS, "split", "group", "part", "origin"}
 
 
 def content_key(row: Row) -> bytes:

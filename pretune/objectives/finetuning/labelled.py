@@ -50,6 +50,11 @@ class LabelledData:
             )
         return rows
 
+    def weights(self) -> dict[str, float]:
+        """{part: weight} of a mixture; {} for any other source."""
+        file = self.folder / "weights.json"
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
     def predictions(self, model: Path | str, split: str, *, like: Path | None = None) -> Predictions:
         """The predictions of `model` for the rows of train, validation or test.
 

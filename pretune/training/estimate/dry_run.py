@@ -43,7 +43,7 @@ def timed(job: Job, world: World, processes: int, snapshot: int) -> DryRun:
         return DryRun(0.0, 0.0, memory.highest(world.device))
     torch.manual_seed(job.seed)
     learner = Learner(job.model, job.objective, params, world=world, strategy="ddp")
-    sampler = dataloader.EpochSampler(len(job.objective), params.batch_size, job.seed)
+    sampler = dataloader.EpochSampler(len(job.objective), params.batch_size, job.seed, job.mixture)
     batches = dataloader.batches(
         job.objective, sampler, range(min(job.steps, WARM_UP + MAXIMUM)),
         parts=params.gradient_accumulation_steps * processes, mine=range(params.gradient_accumulation_steps),

@@ -26,3 +26,28 @@ def test_a_path_that_exists_is_listed_as_it_is(tmp_path, place):
     (tmp_path / "[2024]" / "a.csv").touch()
     expected = "." if "?" in place else place.rstrip("/")
     assert list(source_spec.local_paths([place], tmp_path)) == [expected]
+
+
+def test_a_mixture_names_parts_with_weights(tmp_path):
+    """A part is any source; each of its places is listed, and has the name."""
+    source = {"chat": {"path": {"train": "a.jsonl", "test": ["b.jsonl"]}, "weight": 0.7},
+              "general": {"path": {"type": "hub", "name": "./copy"}, "weight": 3}}  # fmt: skip
+    assert source_spec.weights(source) == {"chat": 0.7, "general": 3.0}
+    assert [(part.name, part.split) for part in source_spec.parts(source)] == [
+        ("chat", "train"), ("chat", "test"), ("general", None),
+    ]  # fmt: skip
+    assert list(source_spec.local_paths(source, tmp_path)) == ["a.jsonl", "b.jsonl", "./copy"]
+    assert source_spec.weights({"train": "a.jsonl"}) == {}
+
+
+def test_all_that_is_wrong_in_a_mixture_is_told_at_once():
+    """Weights, names, keys, and a mixture in a mixture."""
+    good = {"path": "a.csv", "weight": 1}
+    mixture = {
+        "a": good | {"weight": 0}, "b": good | {"weight": True}, "c": "c.csv", "d": {"path": "a.csv"},
+        "test": good, "e f": good, "g": {"path": {"h": good}, "weight": 1}, "i": good,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="number above 0") as caught:
+        source_spec.parts(mixture)
+    problems = str(caught.value).split("; ")
+    assert [problem.partition(":")[0] for problem in problems] == ["a", "b", "c", "d", "test", "e f", "g"]

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pretune.training.dataloader import EpochSampler, batches
+from pretune.training.mixture import Mixture
 
 SIZES = st.integers(1, 60)
 
@@ -49,13 +50,38 @@ def test_each_epoch_shows_every_sample_once(samples, rows, epochs, seed):
         assert sorted(part) == [(epoch, sample) for sample in range(samples)]
 
 
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 20), st.floats(0.1, 10)), min_size=1, max_size=4),
+    rows=SIZES,
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_parts_of_a_mixture_are_drawn_by_their_weights(sizes, rows, seed):
+    """In each epoch, within one draw; no sample twice before all others of its part, over epochs too."""
+    mixture = Mixture(
+        {str(n): size for n, (size, _) in enumerate(sizes)}, {str(n): w for n, (_, w) in enumerate(sizes)}
+    )
+    total, weight = sum(mixture.sizes.values()), sum(mixture.weights.values())
+    steps = [EpochSampler(total, rows, seed, mixture).step(step)[1] for step in range(-(-3 * total // rows))]
+    shown, begin = np.concatenate(steps)[: 3 * total].reshape(3, total), 0
+    for name, size in mixture.sizes.items():
+        own = [epoch[(epoch >= begin) & (epoch < begin + size)] for epoch in shown]
+        assert {len(epoch) for epoch in own} == {mixture.draws()[name]}
+        assert abs(len(own[0]) - total * mixture.weights[name] / weight) < 1
+        for epochs in range(1, 4):
+            counts = np.bincount(np.concatenate(own[:epochs]) - begin, minlength=size)
+            assert counts.max() - counts.min() <= 1
+        begin += size
+
+
 @given(samples=SIZES, rows=SIZES, seed=st.integers(0, 2**32 - 1), steps=st.lists(st.integers(0, 50), min_size=1))
 def test_a_step_is_a_pure_function_of_seed_and_number(samples, rows, seed, steps):
-    """In any order, repeated, or alone."""
-    sampler = EpochSampler(samples, rows, seed)
-    for step in steps:
-        for drawn, expected in zip(sampler.step(step), EpochSampler(samples, rows, seed).step(step), strict=True):
-            assert np.array_equal(drawn, expected)
+    """In any order, repeated, or alone; of a mixture too."""
+    for mixture in (None, Mixture({"a": samples, "b": 7}, {"a": 0.3, "b": 0.7})):
+        kind = samples + 7 * bool(mixture), rows, seed, mixture
+        sampler = EpochSampler(*kind)
+        for step in steps:
+            for drawn, expected in zip(sampler.step(step), EpochSampler(*kind).step(step), strict=True):
+                assert np.array_equal(drawn, expected)
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():

@@ -65,11 +65,15 @@ def read(params: IngestParams, resolve_input: ResolveInput) -> Iterator[tuple[st
             errors.append(error)
             return []
 
-    streams = [stream for part in source_spec.parts(params.source) for stream in _streams(part, find)]
+    streams = [
+        (part.name, split, records)
+        for part in source_spec.parts(params.source)
+        for split, records in _streams(part, find)
+    ]
     _raise_all(errors)
-    for split, records in streams:
+    for part_name, split, records in streams:
         try:
-            yield from ((split, record) for record in records)
+            yield from ((split, replace(record, part=part_name) if part_name else record) for record in records)
         except DataError as error:
             errors.append(error)
             if len(errors) == MAX_ERRORS:

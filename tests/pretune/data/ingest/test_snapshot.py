@@ -15,6 +15,7 @@ from PIL import Image
 
 from pretune.config.data import Column
 from pretune.data import rows, workers
+from pretune.data.ingest.columns import OWN
 from pretune.data.ingest.snapshot import Snapshot
 from pretune.data.ingest.sources.record import Record
 from pretune.errors import DataError, ParamsError
@@ -53,8 +54,8 @@ def reasons(made, *values, **changes):
 
 
 def test_the_schema_knows_the_columns_of_rows():
-    """`ingest.columns` can name all of them but the origin."""
-    assert set(get_args(Column)) == set(rows.COLUMNS) - {"origin"}
+    """`ingest.columns` can name all of them but the origin and the part of a mixture."""
+    assert set(get_args(Column)) == set(rows.COLUMNS) - set(OWN)
 
 
 @given(values=st.lists(st.fixed_dictionaries({"text": TEXT}, optional={"label": TEXT}), min_size=1, max_size=12))

@@ -1,0 +1,55 @@
+"""Mixtures: samples of several parts, each drawn in proportion to its weight, not to its size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pretune.errors import DataError
+
+if TYPE_CHECKING:
+    from pretune.data.rows import Row
+    from pretune.objectives.base import FinetuningObjective, ObjectiveContext
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Parts of the samples, which lie one after the other. sizes: samples by part; weights: of each part."""
+
+    sizes: dict[str, int]
+    weights: dict[str, float]
+
+    def draws(self) -> dict[str, int]:
+        """Samples of each part that are drawn in an epoch: as many as there are in all, by the largest remainder."""
+        total, weight = sum(self.sizes.values()), sum(self.weights[name] for name in self.sizes)
+        exact = {name: total * self.weights[name] / weight for name in self.sizes}
+        draws = {name: int(value) for name, value in exact.items()}
+        by_remainder = sorted(exact, key=lambda name: draws[name] - exact[name])
+        return draws | {name: draws[name] + 1 for name in by_remainder[: total - sum(draws.values())]}
+
+
+def parts_of(rows: Sequence[Row], weights: Mapping[str, float]) -> dict[str, list[Row]]:
+    """{part: its rows} of a mixture, in the order of `weights`; {} without weights."""
+    return {name: [row for row in rows if row.get("part") == name] for name in weights}
+
+
+def of(
+    rows: Sequence[Row], weights: Mapping[str, float], training: FinetuningObjective, context: ObjectiveContext
+) -> Mixture | None:
+    """The parts of the samples of `training`, which is made of `rows`; None without weights.
+
+    A row may have several samples or none, so each part is asked for their number. Raises DataError for a part
+    without any.
+    """
+    if not weights:
+        return None
+    objective = type(training)
+    sizes = {name: len(objective(part, context)) if part else 0 for name, part in parts_of(rows, weights).items()}
+    if empty := [name for name, size in sizes.items() if not size]:
+        raise DataError(
+            [f"ingest.source.{name}: no row of this part is left to train on" for name in empty],
+            "add rows, raise prepare.train_rows, or leave the part out; then: pretune run",
+        )
+    assert sum(sizes.values()) == len(training), "the parts of a mixture lie one after the other"
+    return Mixture(sizes, dict(weights))

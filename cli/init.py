@@ -50,6 +50,9 @@ def init(  # noqa: PLR0917 - typer passes them by name
     budget: Annotated[float, typer.Option(min=0.1, help="Minutes that training may take.")] = 2.0,
     yes: Annotated[bool, typer.Option("--yes", help="Write at once.")] = False,
     data: Annotated[Path | None, typer.Option(help="For a recipe: a folder to copy missing data from.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="For a recipe: a checkpoint to start from, a folder or NAME@REVISION.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Look at data and propose the whole of params.yaml, or take a recipe; the old files are kept."""
@@ -60,8 +63,13 @@ def init(  # noqa: PLR0917 - typer passes them by name
 
     root = find_root()
     if len(data_files) == 1 and _is_recipe(root, data_files[0]):
-        _recipe(root, data_files[0], data, as_json=as_json)
+        _recipe(root, data_files[0], data, model, as_json=as_json)
         return
+    if model is not None:
+        raise ParamsError(
+            "--model goes with a recipe, not with files",
+            f"pretune init chat-lora --model {model}, then name the files in ingest.source   (docs/models.md)",
+        )
     others = [("test", test), ("validation", validation), ("corpus", corpus)]
     given = [(split, name) for split, names in others for name in names or []]
     first = "train" if any(split in {"test", "validation", "corpus"} for split, _ in given) else None
@@ -102,10 +110,11 @@ def _is_recipe(root: Path, name: str) -> bool:
     return name in known
 
 
-def _recipe(root: Path, name: str, data: Path | None, *, as_json: bool) -> None:
+def _recipe(root: Path, name: str, data: Path | None, model: str | None, *, as_json: bool) -> None:
+    from cli import checkpoint
     from cli import recipes as all_recipes
 
-    done = all_recipes.init(root, name, data)
+    done = all_recipes.init(root, name, data, model and checkpoint.place(root, Path.cwd(), model))
     if as_json:
         print(json.dumps(vars(done)))
         return

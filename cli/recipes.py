@@ -12,8 +12,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pretune.config import files, params, source_spec
-from pretune.errors import DataError, GraphError, NotFoundInRecordsError, did_you_mean
+from cli import checkpoint
+from pretune.config import files, overrides, params, source_spec
+from pretune.errors import DataError, GraphError, NotFoundInRecordsError, ParamsError, did_you_mean
 from pretune.lineage.graph import state_dir
 
 FOLDER = "examples"
@@ -64,20 +65,33 @@ class Written:
     missing: list[str]
 
 
-def init(root: Path, name: str, data: Path | None = None) -> Written:
+def init(root: Path, name: str, data: Path | None = None, model: str | None = None) -> Written:
     """Replace params.yaml by the recipe and the inputs in dvc.yaml by the recipe's; both old files are kept.
 
     Missing inputs are copied from the folder `data`, where they are called NAME or FOLDER/NAME, as in the workspace.
+    model: a checkpoint to start from instead of the recipe's model (cli/checkpoint.py).
     """
     recipe = find(root, name)
-    new = files.read_yaml(recipe.path)
+    text = recipe.path.read_text(encoding="utf-8") if model is None else _from_checkpoint(root, recipe, model)
+    new = YAML(typ="safe", pure=True).load(text)
     params.validate(new)
     needed = sorted({path for paths in inputs(root, new).values() for path in paths if not (root / path).exists()})
     if data is not None and not data.is_dir():
         raise DataError(f"--data {data}: no such folder", f"pretune init {name} --data FOLDER")
     copied = [path for path in needed if data is not None and _copy_input(data, root / path)]
-    kept = install(root, recipe.path.read_text(encoding="utf-8"), name)
+    kept = install(root, text, name)
     return Written(name, kept, copied, [path for path in needed if path not in copied])
+
+
+def _from_checkpoint(root: Path, recipe: Recipe, model: str) -> str:
+    """The recipe with the settings for the checkpoint `model`. ParamsError if they do not go with it."""
+    from pretune.objectives import compatibility
+
+    assigned = checkpoint.assignments(root, params.load(recipe.path), model)
+    document, _ = overrides.overridden(recipe.path, assigned)
+    if problems := compatibility.problems(params.validate(document)):
+        raise ParamsError(problems, "pretune recipes   (one for this kind of model), or another --model")
+    return overrides.as_text(document)
 
 
 def install(root: Path, text: str, name: str) -> str:

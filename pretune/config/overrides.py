@@ -55,10 +55,15 @@ def overridden(path: Path, assignments: Iterable[str]) -> tuple[Any, dict[str, t
 def override(path: Path, assignments: Iterable[str], target: Path) -> dict[str, tuple[Any, Any]]:
     """Write `path` with the assignments applied to `target`; returns {dotted path: (old, new)}."""
     document, changes = overridden(path, assignments)
+    write_atomically(target, as_text(document))
+    return changes
+
+
+def as_text(document: Any) -> str:
+    """The document of `overridden` as YAML."""
     text = io.StringIO()
     _round_trip().dump(document, text)
-    write_atomically(target, text.getvalue())
-    return changes
+    return text.getvalue()
 
 
 def _parse(assignment: str, known: Collection[str]) -> tuple[str, Any]:

@@ -34,6 +34,8 @@ RENAMED = {  # old name: new name; keys older than 0.1.0 are refused
     "select": "metric_for_best_model",
     "skips": "max_skipped_steps",
 }
+WHOLE = {"full", "top", "gradual"}  # adaptations that train weights of the pretrained model themselves
+CHECKPOINT_RATE = 5e-4  # above it, whole weights of a checkpoint forget (docs/models.md)
 
 
 class ModelParams(Section):
@@ -202,7 +204,7 @@ class Params(Section):
                 problems.append(
                     f"{name}.optimizer muon needs whole matrices: write launch.strategy: ddp, or optimizer: adamw"
                 )
-        if self.pretrain.evaluate_every and not self.pretrain.validation_rows:
+        if self.pretrain.steps and self.pretrain.evaluate_every and not self.pretrain.validation_rows:
             problems.append("pretrain.evaluate_every needs pretrain.validation_rows")
         if self.finetune.evaluate_every and self.prepare.validation_rows == 0:
             problems.append("finetune.evaluate_every needs prepare.validation_rows")
@@ -257,9 +259,16 @@ def advice(params: Params) -> list[str]:
     """Warnings about values that are allowed but rarely intended."""
     warnings = []
     before, after = params.pretrain.learning_rate, params.finetune.learning_rate
-    if params.pretrain.steps and after >= before and params.adaptation.method in {"full", "top", "gradual"}:
+    if params.pretrain.steps and after >= before and params.adaptation.method in WHOLE:
         warnings.append(
             f"finetune.learning_rate {after:g} is not below pretrain.learning_rate {before:g}: such large steps "
             "wash out what pretraining has learnt; a tenth of it or less is usual"
         )
+    for name, section in (("pretrain", params.pretrain), ("finetune", params.finetune)):
+        trains = bool(params.pretrain.steps) if name == "pretrain" else params.adaptation.method in WHOLE
+        if params.model.init is not None and trains and section.learning_rate > CHECKPOINT_RATE:
+            warnings.append(
+                f"{name}.learning_rate {section.learning_rate:g} is one for random weights: it washes out what the "
+                "checkpoint in model.init has learnt; 1e-5 to 5e-5 is usual, or adapters (adaptation.method: lora)"
+            )
     return warnings

@@ -149,7 +149,7 @@ def first(objective: Any, model: ModelParams, inputs: Any, dep: Callable[[str], 
 def configuration(source: Path | str) -> PreTrainedConfig:
     """The configuration of the checkpoint `source`; DataError if there is none, or one that refers to code."""
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(**_location(source), trust_remote_code=False)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(**location(source), trust_remote_code=False)
     except (OSError, ValueError) as error:  # ValueError: no configuration, or one of an unknown type
         raise _missing(source, error) from None
     if "auto_map" in config.to_dict():
@@ -181,7 +181,7 @@ def load(
         config = type(config).from_dict(config.to_dict() | objective.head(list(labels)))
     options = LOADING | {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        model, info = objective.auto.from_pretrained(**_location(source), config=config, **options)
+        model, info = objective.auto.from_pretrained(**location(source), config=config, **options)
     except OSError as error:
         raise _missing(source, error) from None
     fit.check_loaded(model, info, source, new_head=labels is not None)
@@ -191,7 +191,7 @@ def load(
 
 def stored_dtype(source: Path | str) -> torch.dtype:
     """The type in which a model is saved that was trained from the checkpoint: bf16 if it is, else fp32."""
-    return weights.dtype(weights.header(weights.files(_location(source))))
+    return weights.dtype(weights.header(weights.files(location(source))))
 
 
 def save(
@@ -212,15 +212,15 @@ def save(
 
 def is_whole(objective: Any, source: Path | str, config: PreTrainedConfig) -> bool:
     """Whether the checkpoint has every weight of the model of `objective`: none would be new."""
-    return fit.is_whole(objective.auto, config, weights.header(weights.files(_location(source))))
+    return fit.is_whole(objective.auto, config, weights.header(weights.files(location(source))))
 
 
 def take_over(
     source: Path | str, config: PreTrainedConfig, inputs: Any, folder: Path, inference_config: Mapping[str, Any]
 ) -> int:
     """Write the checkpoint `source` to `folder` as `save` would, without loading it; returns its parameters."""
-    files = weights.files(_location(source))
-    generation = weights.find(_location(source), GENERATION_CONFIG_NAME)
+    files = weights.files(location(source))
+    generation = weights.find(location(source), GENERATION_CONFIG_NAME)
     folder.mkdir(parents=True)
     for path in [*files, *([generation] if generation else [])]:
         weights.copy(path, folder / path.name)
@@ -247,7 +247,7 @@ def inference_config(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / INFERENCE_CONFIG).read_text(encoding="utf-8")))
 
 
-def _location(source: Path | str) -> dict[str, Any]:
+def location(source: Path | str) -> dict[str, Any]:
     """The arguments of `from_pretrained` for the location; nothing is fetched unless DOWNLOAD allows it."""
     pinned = PINNED.fullmatch(source) if isinstance(source, str) else None
     if pinned:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from cli import recipes
+from cli import checkpoint, recipes
 from pretune.data import tokenizer
-from pretune.errors import DataError, NotFoundInRecordsError
+from pretune.errors import DataError, NotFoundInRecordsError, ParamsError
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -57,6 +57,40 @@ def test_dvc_yaml_lists_what_the_recipe_reads_and_nothing_else_changes(workspace
         assert deps(workspace, stage) == ["checkpoints/bert-base-uncased", *usual[stage]]
     recipes.init(workspace, "digits")
     assert (workspace / "dvc.yaml").read_text(encoding="utf-8") == plain
+
+
+def test_a_checkpoint_becomes_all_settings_that_follow_from_it(workspace):
+    """Type, tokenizer, no pretraining, lengths that it can read, deps of every stage; comments stay."""
+    folder = workspace / "models/mine"
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
+    (folder / "config.json").write_text('{"model_type": "qwen2", "max_position_embeddings": 128}', encoding="utf-8")
+    recipes.init(workspace, "chat-lora", model=checkpoint.place(workspace, workspace / "models", "mine"))
+    values = YAML(typ="safe").load(workspace / "params.yaml")
+    assert values["model"] == {"type": "qwen2", "init": "models/mine", "config": {}}
+    assert values["prepare"]["tokenizer"] == "models/mine"
+    assert (values["pretrain"]["steps"], values["pretrain"]["validation_rows"]) == (0, 0)
+    assert (values["prepare"]["max_length"], values["finetune"]["sequence_length"]) == (128, 128)
+    assert values["finetune"]["learning_rate"] == 2e-4
+    assert "# what of the pretrained model finetuning trains" in (workspace / "params.yaml").read_text(encoding="utf-8")
+    for stage in ("prepare", "pretrain", "scratch", "label_efficiency", "evaluate"):
+        assert deps(workspace, stage)[0] == "models/mine"
+    recipes.init(workspace, "instructions", model="models/mine")
+    values = YAML(typ="safe").load(workspace / "params.yaml")
+    assert (values["finetune"]["learning_rate"], values["finetune"]["precision"]) == (2e-5, "auto")
+
+
+def test_a_checkpoint_that_does_not_go_with_a_recipe_is_told(workspace):
+    """Nothing is written; so it is for a folder that is not there."""
+    before = (workspace / "params.yaml").read_bytes()
+    (workspace / "mine").mkdir()
+    (workspace / "mine/config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
+    with pytest.raises(ParamsError, match=r"finetune\.objective: instruction is not for model\.type bert"):
+        recipes.init(workspace, "chat-lora", model="mine")
+    with pytest.raises(DataError, match="no such folder"):
+        checkpoint.place(workspace, workspace, "yours")
+    assert checkpoint.place(workspace, workspace, "org/name@" + "0" * 40) == "org/name@" + "0" * 40
+    assert (workspace / "params.yaml").read_bytes() == before
 
 
 def test_data_are_copied_from_a_folder_and_what_is_missing_is_told(workspace):

@@ -55,25 +55,27 @@ def cut(source, target):
     target.write_bytes(gzip.compress(content) if source.suffix == ".gz" else content)
 
 
-def checkpoint(folder):
-    """A BERT of random weights with a tokenizer, in place of a pretrained one."""
-    from transformers import BertConfig, BertForMaskedLM
+def checkpoint(folder, family):
+    """A BERT or Llama of random weights with a tokenizer, in place of a pretrained one."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
     from pretune.data import tokenizer
 
     texts = ["a film that is fun", "no film is as dull as this one"] * 20
-    words = tokenizer.train(texts, 300, 64, kind="wordpiece", lowercase=True)
+    kind, auto = ("wordpiece", AutoModelForMaskedLM) if family == "bert" else ("byte_bpe", AutoModelForCausalLM)
+    words = tokenizer.train(texts, 300, 64, kind=kind, lowercase=True)
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    BertForMaskedLM(BertConfig(vocab_size=len(words), **shape)).save_pretrained(folder)
+    auto.from_config(AutoConfig.for_model(family, vocab_size=len(words), **shape)).save_pretrained(folder)
     words.save_pretrained(folder)
 
 
 def bring(folder, recipe):
     """Put what the recipe reads into the folder, cut down."""
-    for path in {path for paths in inputs(ROOT, files.read_yaml(recipe.path)).values() for path in paths}:
+    values = files.read_yaml(recipe.path)
+    for path in {path for paths in inputs(ROOT, values).values() for path in paths}:
         place = Path(path)
         if place.parts[0] == "checkpoints":
-            checkpoint(folder / path)
+            checkpoint(folder / path, values["model"]["type"])
         elif place.parts[0] == "examples":
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / path, folder / path)

@@ -290,3 +290,30 @@ def test_a_finetuning_rate_as_high_as_that_of_pretraining_gives_a_warning(params
     warnings = module.advice(changed)
     assert len(warnings) == int(warned)
     assert all(f"{after:g}" in line and f"{before:g}" in line and "wash out" in line for line in warnings)
+
+
+@pytest.mark.parametrize(
+    ("steps", "method", "rate", "warned"),
+    [(0, "lora", 5e-3, []), (0, "full", 5e-3, ["finetune"]), (0, "full", 2e-5, []), (9, "lora", 5e-3, ["pretrain"])],
+)
+def test_a_rate_for_random_weights_on_a_checkpoint_gives_a_warning(params, steps, method, rate, warned):
+    """Where its weights are trained: not at 0 steps of pretraining, not with adapters."""
+    changed = params.model_copy(
+        update={
+            "model": params.model.model_copy(update={"init": "checkpoint"}),
+            "pretrain": params.pretrain.model_copy(update={"steps": steps, "learning_rate": rate}),
+            "finetune": params.finetune.model_copy(update={"learning_rate": rate}),
+            "adaptation": params.adaptation.model_copy(update={"method": method}),
+        }
+    )
+    assert [line.partition(".")[0] for line in module.advice(changed) if "checkpoint" in line] == warned
+
+
+def test_rules_of_pretraining_are_silent_without_steps(params):
+    """Nothing watches a training that does not happen; with a step, rows have to."""
+    values = params.model_dump()
+    values["pretrain"] |= {"steps": 0, "validation_rows": 0, "evaluate_every": 10}
+    module.validate(values)
+    values["pretrain"]["steps"] = 1
+    with pytest.raises(ParamsError, match=r"pretrain\.evaluate_every needs pretrain\.validation_rows"):
+        module.validate(values)

@@ -73,16 +73,16 @@ def render_spans(
 ) -> tuple[str, list[tuple[int, int]] | None]:
     """As `render`; besides, the spans that the template marks as generated, in characters, None if it marks none."""
     schemas = [_schema(tool) for tool in (json.loads(tools) if isinstance(tools, str) else tools or [])] or None
-    template = _template(tokenizer, schemas)
+    template = template_of(tokenizer, schemas)
     return _write(tokenizer, template, messages, _dialect(tokenizer, template), schemas, **options)
 
 
 def ends(tokenizer: Any) -> bool:
     """Whether the chat template writes something after an answer that ends it."""
-    return _dialect(tokenizer, _template(tokenizer, None)).ends
+    return _dialect(tokenizer, template_of(tokenizer)).ends
 
 
-def _template(tokenizer: Any, tools: list[Row] | None) -> str:
+def template_of(tokenizer: Any, tools: list[Row] | None = None) -> str:
     """The template as text, with TODAY's date in it."""
     if not tokenizer.chat_template:
         return PLAIN

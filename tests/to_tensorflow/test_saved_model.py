@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from pretune.models import build
 from pretune.predictor.model import Predictor
-from pretune.release import export
+from pretune.release.export import graphs as export
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-tensorflow/bin/python"

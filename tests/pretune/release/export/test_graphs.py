@@ -14,7 +14,7 @@ from pretune.objectives.finetuning.classification import Classification
 from pretune.objectives.finetuning.image_classification import ImageClassification
 from pretune.predictor.model import Predictor
 from pretune.predictor.pixels import Pipeline
-from pretune.release import export
+from pretune.release.export import graphs as export
 
 pytestmark = [
     pytest.mark.slow,

@@ -1,13 +1,11 @@
-"""Export to ONNX and torch.export, each compared with the original model on real rows."""
+"""Export to ONNX and torch.export, for runtimes without transformers."""
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,13 @@ from torch import Tensor, nn
 
 from pretune.errors import DataError, WorkspaceError
 from pretune.predictor.text import calibrated
+from pretune.release.export.parity import Parity, kept, megabytes, record
 
 Logits = npt.NDArray[np.float32]
 Batches = list[tuple[dict[str, Tensor], Logits]]  # with the logits of the original model
 Run = Callable[[dict[str, Tensor]], Logits]
 OPSET = 18
+INT8 = "model.int8.onnx"  # how much it differs is for its users to judge
 SAMPLES = "samples.npz"
 BATCH = 16  # rows per forward pass
 TOLERANCE = 1e-3  # largest difference of a logit, in fp32
@@ -30,22 +30,6 @@ SIDE_FILES = (
     "config.json", "pretune.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "preprocessor_config.json",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Parity:
-    """An exported file against the original model.
-
-    difference: the largest one of a logit; agreement: share of rows (or tokens) with the same best class.
-    """
-
-    file: str
-    megabytes: float
-    rows: int
-    difference: float
-    agreement: float
-    accuracy: float | None = None
-    accuracy_before: float | None = None
 
 
 class _Logits(nn.Module):
@@ -69,31 +53,21 @@ def export(
     """
     if not hasattr(model, "encoded"):
         raise DataError("this model cannot be exported: it takes several passes over a row", "pretune predict")
-    if target.exists():
-        raise DataError(f"{target} already exists", f"rm -r {target}   (or name another folder)")
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        files = _as_onnx(model, rows, partial, int8=int8) if to == "onnx" else _as_torch(model, rows, partial)
+    if getattr(model, "auto", "") == "AutoModelForCausalLM":
+        raise DataError(
+            f"--format {to} is for models that answer in one pass; this one writes text token by token",
+            "--format safetensors, or --format gguf",
+        )
+    with kept(target) as folder:
+        files = _as_onnx(model, rows, folder, int8=int8) if to == "onnx" else _as_torch(model, rows, folder)
         for name in SIDE_FILES:
             if (source / name).is_file():
-                shutil.copy2(source / name, partial / name)
+                shutil.copy2(source / name, folder / name)
         batches = _batches(model, rows)
         parities = [_parity(model, rows, batches, path, run) for path, run in files]
-        if parities[0].difference > TOLERANCE:
-            raise DataError(
-                f"the exported model differs by {parities[0].difference:.2g} in a logit, at most {TOLERANCE:g} is "
-                "allowed: it is not kept"
-            )
-        (partial / "parity.json").write_text(
-            json.dumps([vars(parity) for parity in parities], indent=1) + "\n", "utf-8"
-        )
+        record(parities, folder)
         if samples:
-            _write_samples(batches, partial / SAMPLES)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            _write_samples(batches, folder / SAMPLES)
     return parities
 
 
@@ -119,7 +93,7 @@ def _as_onnx(model: Any, rows: list[dict[str, Any]], folder: Path, *, int8: bool
     if int8:
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        files.append(folder / "model.int8.onnx")
+        files.append(folder / INT8)
         logging.getLogger().setLevel(logging.ERROR)  # it advises a step that changes nothing for linear layers
         quantize_dynamic(path, files[-1], weight_type=QuantType.QInt8)
 
@@ -177,10 +151,11 @@ def _parity(model: Any, rows: list[dict[str, Any]], batches: Batches, path: Path
         accuracy_before, accuracy = float((best_before == true).mean()), float((best_after == true).mean())
     return Parity(
         file=path.name,
-        megabytes=sum(part.stat().st_size for part in path.parent.glob(path.name + "*")) / 1e6,
+        megabytes=megabytes(path),
         rows=len(rows),
         difference=float(np.abs(original - exported).max()),
         agreement=float((best_before == best_after).mean()),
+        tolerance=None if path.name == INT8 else TOLERANCE,
         accuracy=accuracy,
         accuracy_before=accuracy_before,
     )

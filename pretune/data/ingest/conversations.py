@@ -46,6 +46,13 @@ def is_conversation(value: Any) -> bool:
     return isinstance(opened, list) and any(map(is_message, opened))
 
 
+def without_nulls(value: Any) -> Any:
+    """The same without keys that hold None: Arrow gives each call and each schema the keys of all others."""
+    if isinstance(value, dict):
+        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [without_nulls(inner) for inner in value] if isinstance(value, list) else value
+
+
 def is_answered(value: Any) -> bool:
     """Whether the last message of a conversation is one of the assistant."""
     last = parsed(value)[-1]

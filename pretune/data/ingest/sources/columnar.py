@@ -21,6 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pretune.data.ingest import conversations
+from pretune.data.ingest.layouts import TOOLS
 from pretune.data.ingest.sources.files import File
 from pretune.data.ingest.sources.record import Record, Records
 from pretune.errors import DataError
@@ -117,6 +119,11 @@ def records(name: str, batches: Iterable[Any], columns: Mapping[str, Any]) -> Re
             for values in kept.slice(start, BATCH).to_pylist():
                 number += 1
                 values |= {column: _python(values[column]) for column in values if column not in plain}
+                values |= {
+                    column: conversations.without_nulls(value)
+                    for column, value in values.items()
+                    if isinstance(value, list) and (column in TOOLS or conversations.is_conversation(value))
+                }
                 yield _record(f"{name}:{number}", values, readers)
 
 

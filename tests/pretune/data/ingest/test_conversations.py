@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,9 @@ from hypothesis import strategies as st
 from pretune.data import rows
 from pretune.data.ingest.columns import ColumnMapping
 from pretune.data.ingest.snapshot import Snapshot
+from pretune.data.ingest.sources import columnar
 from pretune.data.ingest.sources import read as sources
+from pretune.data.ingest.sources.files import File
 from pretune.data.ingest.sources.record import Record
 
 REAL = Path(__file__).parents[4].parent / "shared" / "data" / "conversations"
@@ -83,6 +87,19 @@ def test_a_conversation_is_the_same_row_in_each_layout(read, system, pairs, thou
     written += [{name: value if isinstance(value, str | None) else json.dumps(value) for name, value in values.items()}
                 for values in written]  # fmt: skip
     assert read(*written) == [row] * len(written)
+
+
+def test_calls_of_a_parquet_file_have_their_own_arguments_only(read, tmp_path):
+    """Arrow fills each call with the arguments of all others, and each schema with their properties, as null."""
+    functions = [{"name": "find", "arguments": {"city": "Bern"}}, {"name": "wait", "arguments": {"days": 2}}]
+    schemas = [{"name": "find", "parameters": {"properties": {"city": {"type": "string"}}}},
+               {"name": "wait", "parameters": {"properties": {"days": {"type": "number", "minimum": 0}}}}]  # fmt: skip
+    turns = [{"role": "assistant", "content": None, "tool_calls": [{"function": call}]} for call in functions]
+    written = {"messages": [*ASK, *turns, *YES], "tools": schemas}
+    pq.write_table(pa.Table.from_pylist([written]), tmp_path / "a.parquet")
+    [record] = columnar.parquet(File("a.parquet", lambda: (tmp_path / "a.parquet").open("rb")))
+    assert read(record.values) == read(written)
+    assert "null" not in str(read(record.values))
 
 
 @pytest.mark.parametrize(

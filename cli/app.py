@@ -19,6 +19,7 @@ from cli.predict import predict
 from cli.promote import promote, rollback
 from cli.reproduce import reproduce
 from cli.run import run
+from cli.serve import serve
 from cli.study import study
 from cli.trace import trace
 from cli.ui import ui
@@ -47,6 +48,7 @@ COMMANDS: dict[Callable[..., None], str] = {  # each with an example
     rollback: "pretune rollback",
     reproduce: "pretune reproduce 3f2a9c41",
     export: "pretune export @champion exported --int8",
+    serve: "pretune export @champion llama-cpp --format gguf && pretune serve llama-cpp",
     predict: "pretune predict @champion reviews.csv --keep id    pretune predict models/finetuned < a.txt",
     chat: "pretune chat    pretune chat @champion --system 'Answer in one sentence.' --temperature 0.7",
     recipes: "pretune recipes",

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -25,8 +25,9 @@ SECONDS = 600.0  # for one answer
 class LlamaCpp:
     """A running server."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, wait: Callable[[], int]) -> None:
         self.address = address
+        self.wait = wait  # until it ends
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open  # never through a proxy
 
     def render(self, conversation: dict[str, Any]) -> str:
@@ -85,7 +86,7 @@ def serve(path: Path, *, context: int, threads: int, port: int = 0, name: str = 
                 process.wait()
                 errors.seek(0)
                 raise _refused(path, errors.read())
-            yield LlamaCpp(address)
+            yield LlamaCpp(address, process.wait)
         finally:
             process.kill()
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ ROWS = [
     {"messages": [{"role": "user", "content": f"number {n} is about"}, {"role": "assistant", "content": "salt"}]}
     for n in range(4)
 ]
+ASKED = ROWS[0]["messages"][:1]
 FAMILIES = {"llama": {}, "qwen2": {}, "qwen3": {"head_dim": 32}}
 
 
@@ -149,3 +152,31 @@ def test_conversations_that_a_server_would_write_otherwise_are_counted(chat, tmp
         model, rows, tmp_path / "out", to="safetensors", precision=None, source=folder, base=folder
     )
     assert parity.rendered == 0.5
+
+
+def test_the_client_of_openai_gets_what_the_model_writes(chat, tmp_path, root):
+    """Whole and streamed, from `pretune serve`, on the loopback; no page of another site may read an answer."""
+    pytest.importorskip("xllamacpp", reason="pip install 'pretune[gguf]'")
+    openai = pytest.importorskip("openai")
+    export(chat, tmp_path / "out", "gguf")
+    command = [sys.executable, "-m", "cli.app", "serve", str(tmp_path / "out"), "--port", "0", "--name", "mine"]
+    expected = [answer["text"] for answer in Predictor(str(tmp_path / "llama")).answers([{"messages": ASKED}])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as server:
+        try:
+            address = server.stdout.readline().split()[1]
+            assert address.startswith("http://127.0.0.1:")
+            with openai.OpenAI(base_url=address, api_key="none") as client:
+                asked = {"model": "mine", "messages": ASKED, "temperature": 0, "max_tokens": 8}
+                whole = client.chat.completions.create(**asked)
+                assert [choice.message.content.strip() for choice in whole.choices] == expected
+                parts = [
+                    part.choices[0].delta.content or ""
+                    for part in client.chat.completions.create(**asked, stream=True)
+                    if part.choices
+                ]
+                assert "".join(parts).strip() == expected[0]
+                assert len(parts) > 2
+                answer = client.models.with_raw_response.list(extra_headers={"Origin": "http://elsewhere.example"})
+                assert not answer.headers.get("Access-Control-Allow-Origin")
+        finally:
+            server.terminate()

@@ -14,7 +14,7 @@ class Record:
     learning_rate: float
     steps_per_second: float
     tokens_per_second: float
-    utilisation: float | None = None  # share of the FLOP/s that the processors can reach
+    utilisation: float | None = None  # share of the FLOP/s that the GPUs can reach; None on a CPU
     memory_gb: float = 0.0  # the peak so far, of this process; on a GPU, of its memory
 
 

@@ -240,7 +240,8 @@ def checkpoint_folder(state: Path, entry: Entry) -> Path:
 def _note(values: dict[str, float]) -> str:
     """The values of a record in one line."""
     used = f"  {values['utilisation']:.0%} util".replace("%", " %") if "utilisation" in values else ""
-    speed = f"{values['tokens_per_second'] / 1000:.1f}k tok/s{used}"
+    tokens = values["tokens_per_second"]
+    speed = f"{tokens / 1000:.1f}k tok/s{used}" if tokens >= 1000 else f"{tokens:.0f} tok/s{used}"
     return f"loss {values['loss']:.3f}  lr {values['learning_rate']:.1e}  {speed}  {values['memory_gb']:.1f} GB"
 
 

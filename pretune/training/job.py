@@ -138,7 +138,7 @@ def train(
     stage: Stage, job: Job, cost: Cost, world: World, *, folder: Path, report: Callable[[Record | Validation], None]
 ) -> tuple[PreTrainedModel, State]:
     """loop.train, with checkpoints in `folder`."""
-    peak = world.size * peak_flops(world.device, job.params.precision)
+    peak = world.size * peak_flops(world.device, job.params.precision) if world.device.type == "cuda" else None
     with closing(Checkpoints(folder, world)) as checkpoints:
         return loop.train(
             job.model,
@@ -154,7 +154,7 @@ def train(
             unfreeze_schedule=job.unfreeze_schedule,
             mixture=job.mixture,
             validation_parts=job.validation_parts,
-            utilisation_per_token=cost.flops / cost.tokens / peak,
+            utilisation_per_token=cost.flops / cost.tokens / peak if peak else None,
         )
 
 

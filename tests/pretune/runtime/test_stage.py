@@ -216,13 +216,14 @@ def test_training_is_reported_as_metrics_over_steps(begin, capsys):
     stage = begin()
     report = stage.reporter(20)
     report(Record(10, 2.5, 1e-3, 50.0, 3000.0))
-    report(Record(20, 1.5, 0.0, 50.0, 3000.0, utilisation=0.5))
+    report(Record(20, 1.5, 0.0, 50.0, 287.4, utilisation=0.5))
     first, second = events(stage, "metrics")
     assert (first["step"], first["values"]["loss"], first["values"]["tokens_per_second"]) == (10, 2.5, 3000.0)
     assert "utilisation" not in first["values"]
     assert (second["step"], second["values"]["utilisation"]) == (20, 0.5)
     last = progress.message(capsys.readouterr().out.strip("\n").split("\n")[-1])
     assert (last["done"], last["total"], last["note"][:10]) == (20, 20, "loss 1.500")
+    assert "  287 tok/s  50 % util  " in last["note"]
 
 
 def test_what_validation_found_is_reported_beside(begin, capsys):

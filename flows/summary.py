@@ -51,6 +51,16 @@ def _gain(metric: str, gain: dict[str, float], rival: str, what: str) -> str:
     return f"{what} brought {by} over {names.describe(rival)}"
 
 
+def forgetting(results: dict[str, Any]) -> str:
+    """What finetuning made the model forget, in bits per byte; "" if it was not measured."""
+    if "forgetting" not in results:
+        return ""
+    increase = results["forgetting"]["increase"]
+    low, value, high = (f"{increase[key]:+.3f}" for key in ("low", "value", "high"))
+    before, after = (f"{results['forgetting'][key]['value']:.3f}" for key in ("before", "after"))
+    return f"held-out text: {before} bits per byte before finetuning, {after} after: {value} ({low} to {high})"
+
+
 def labels(results: dict[str, Any]) -> str:
     """How many labels pretraining saves; empty if it was not measured."""
     by_share = results.get("label_efficiency")
@@ -71,7 +81,7 @@ def markdown(results: dict[str, Any], outcomes: Iterable[Outcome]) -> str:
     lines += ["| " + " | ".join(row) + " |" for row in rows(results)]
     lines += [
         "",
-        *filter(None, [*gains(results), labels(results)]),
+        *filter(None, [*gains(results), forgetting(results), labels(results)]),
         "",
         "| stage | outcome | seconds |",
         "|---|---|---|",

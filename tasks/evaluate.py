@@ -1,7 +1,7 @@
 """evaluate: measure the trained model against others and simpler ones on the same rows, with intervals.
 
-The models that are compared are the deps of this stage under models/. The first of them is the one that is evaluated:
-what `promote`, `export`, `predict` and `reproduce` mean by the model of a run.
+The models that are compared are the deps of this stage under models/, except the pretrained one. The first of them is
+evaluated: what `promote`, `export`, `predict` and `reproduce` mean by the model of a run.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pretune.config import files
 from pretune.data import rows
-from pretune.data.rows import Row
-from pretune.evaluation import baselines, label_efficiency, slices, speed
+from pretune.evaluation import baselines, forgetting, label_efficiency, slices, speed
 from pretune.evaluation.metrics import compute, confidence
 from pretune.evaluation.metrics.bootstrap import Bootstrap
 from pretune.evaluation.metrics.headline import headline
@@ -32,6 +31,7 @@ from pretune.training import device
 if TYPE_CHECKING:
     from pretune.runtime.stage import Stage
 
+PRETRAINED = "models/pretrained"  # read to measure forgetting only: it has no head for the test rows
 CURVES = ("pretrain", "finetune", "scratch")
 
 
@@ -39,25 +39,21 @@ def evaluate(stage: Stage) -> None:
     """Measure the models and the baselines on the test rows; write `reports/`."""
     params, seed = stage.params.evaluate, stage.params.seed
     device.prepare(seed, stage.params.threads)
-    folder, models = stage.dep("data/prepared/labelled"), _models(stage)
-    test = rows.read(folder / "test.parquet")
-    data = LabelledData(folder, stage.params.finetune, seed)
-    predictions = {name: data.predictions(model, "test") for name, model in models.items()}
-    shares = label_efficiency.read_shares(stage.dep("reports/label_efficiency"), predictions)
+    data, models = LabelledData(stage.dep("data/prepared/labelled"), stage.params.finetune, seed), _models(stage)
+    test = rows.read(data.folder / "test.parquet")
+    predictions = _predictions(stage, data, models)
     trained, own = next(iter(models.values())), next(iter(predictions.values()))
-    predictions |= _checkpoint(stage, data, trained)
-    temperature = build.inference_config(trained).get("temperature")
-    predictions |= _baselines(folder, test, own, calibrated=bool(temperature))
 
     bootstrap = Bootstrap(len(test), params.bootstrap_samples, params.confidence, seed)
     result = compute.evaluate_models(predictions, bootstrap) | {
         "confidence": params.confidence,
-        "train_rows": rows.count_rows(folder / "train.parquet"),
+        "train_rows": rows.count_rows(data.folder / "train.parquet"),
     }
-    if shares:
+    if shares := label_efficiency.read_shares(stage.dep("reports/label_efficiency"), predictions):
         result["label_efficiency"] = label_efficiency.evaluate_shares(shares, bootstrap)
-    if temperature and isinstance(own, Classes | ManyLabels):
+    if (temperature := _temperature(trained)) and isinstance(own, Classes | ManyLabels):
         result["calibration"] = confidence.evaluate_calibration(own, temperature, bootstrap)
+    result |= _forgetting(stage, data, trained)
     by_slice = compute.evaluate_slices(own, slices.slice_masks(test, params.slices), bootstrap)
     tables = curves.tables(own) | label_efficiency.tables(result)
     worst = mistakes.worst_mistakes(own, params.mistakes)
@@ -97,9 +93,27 @@ def evaluate(stage: Stage) -> None:
 
 def _models(stage: Stage) -> dict[str, Path]:
     """{name: folder} of the models that are compared, the evaluated one first; a stage may have left out its own."""
-    paths = [path for path in stage.declared("models") if path != stage.params.model.init]
+    paths = [path for path in stage.declared("models") if path not in {PRETRAINED, stage.params.model.init}]
     folders = {PurePosixPath(path).name: stage.dep(path) for path in paths}
     return {name: folder for name, folder in folders.items() if (folder / build.INFERENCE_CONFIG).is_file()}
+
+
+def _temperature(model: Path) -> float | None:
+    temperature: float | None = build.inference_config(model).get("temperature")
+    return temperature
+
+
+def _predictions(stage: Stage, data: LabelledData, models: dict[str, Path]) -> dict[str, Predictions]:
+    """The predictions for the test rows: of trained models, the evaluated one first, of the checkpoint, of baselines.
+
+    Baselines are trained on the same rows, and calibrated where the evaluated model is.
+    """
+    predictions = {name: data.predictions(model, "test") for name, model in models.items()}
+    trained, own = next(iter(models.values())), next(iter(predictions.values()))
+    predictions |= _checkpoint(stage, data, trained)
+    train, test = (rows.read(data.folder / f"{split}.parquet") for split in ("train", "test"))
+    validation = rows.read(data.folder / "validation.parquet") if _temperature(trained) else None
+    return predictions | baselines.predict(train, test, own, validation=validation)
 
 
 def _checkpoint(stage: Stage, data: LabelledData, trained: Path) -> dict[str, Predictions]:
@@ -109,10 +123,21 @@ def _checkpoint(stage: Stage, data: LabelledData, trained: Path) -> dict[str, Pr
     return {} if source is None else {"base": data.predictions(source, "test", like=trained)}
 
 
-def _baselines(folder: Path, test: list[Row], own: Predictions, *, calibrated: bool) -> dict[str, Predictions]:
-    """The predictions of simpler models, trained on the same rows and calibrated where the model is."""
-    validation = rows.read(folder / "validation.parquet") if calibrated else None
-    return baselines.predict(rows.read(folder / "train.parquet"), test, own, validation=validation)
+def _forgetting(stage: Stage, data: LabelledData, trained: Path) -> dict[str, Any]:
+    """Bits per byte on held-out texts before and after finetuning; {} for models that do not predict text.
+
+    A warning says why it cannot be measured.
+    """
+    objective = data.objective(build.model_type(trained))
+    if not forgetting.applies(objective):
+        return {}
+    params, train, inputs = stage.params.pretrain, data.rows(objective, "train"), objective.inputs(trained)
+    held_out = forgetting.held_out_texts(stage.dep("data/prepared/corpus"), inputs, train, params, stage.params.seed)
+    if len(held_out) < forgetting.FEWEST:
+        stage.warn(forgetting.unmeasured(len(held_out), params))
+        return {}
+    before = stage.dep(PRETRAINED)
+    return {"forgetting": forgetting.evaluate(before, trained, held_out, stage.params.evaluate, stage.params.seed)}
 
 
 def _write(stage: Stage, texts: dict[str, str]) -> None:

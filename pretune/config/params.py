@@ -168,6 +168,7 @@ class GateParams(Section):
     thresholds: dict[str, float]
     baselines: bool
     margin: NonNegative
+    forgetting: NonNegative | None
     latency: Positive
     size: Positive
     lineage: bool

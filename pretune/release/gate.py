@@ -49,6 +49,8 @@ def examine(
     checks = [_threshold(model, metrics, run_metrics, name, bound) for name, bound in params.thresholds.items()]
     checks += _baselines(run_metrics) if params.baselines else []
     checks.append(_champion(champion, next(iter(metrics)), params.margin))
+    if params.forgetting is not None:
+        checks.append(_forgetting(run_metrics, params.forgetting))
     checks.append(_limit("latency", run_metrics.get(LATENCY), params.latency, "s"))
     checks.append(_limit("size", run_metrics.get(SIZE), params.size, "MB"))
     if params.lineage:
@@ -78,6 +80,14 @@ def _baselines(run_metrics: Mapping[str, float]) -> Iterator[Check]:
         if prefix == "gain" and "." not in name:
             low, high = run_metrics[f"{key}.low"], run_metrics[f"{key}.high"]
             yield Check(f"better than {name}", low > 0, f"by {interval(value, low, high, sign=True)}")
+
+
+def _forgetting(run_metrics: Mapping[str, float], limit: float) -> Check:
+    if "forgetting.increase" not in run_metrics:
+        return Check("forgetting", passed=False, reason="not measured: it needs a decoder and held-out texts")
+    value, low, high = (run_metrics[f"forgetting.increase{end}"] for end in ("", ".low", ".high"))
+    by = f"{interval(value, low, high, sign=True)} bits per byte on held-out text"
+    return Check("forgetting", high <= limit, f"{by}, at most {limit:+g}")
 
 
 def _champion(comparison: Comparison | None, headline: str, margin: float) -> Check:

@@ -56,6 +56,28 @@ def test_the_gain_is_shown_in_points_with_its_sign(value, low, high, expected):
     assert expected in summary.gains(RESULTS | {"gain": gain})[0]
 
 
+def test_the_rival_of_each_gain_is_named():
+    """Random weights, or the checkpoint as it came: the same figure means another thing."""
+    gain = {"value": 0.16, "low": 0.14, "high": 0.18, "p": 0.001}
+    lines = summary.gains(RESULTS | {"base": model(0.6), "gain": {"scratch": gain, "base": gain, "majority": gain}})
+    assert [line.split()[0] for line in lines] == ["pretraining", "training"]
+    assert [line.partition(" over ")[2] for line in lines] == [
+        "the same model from scratch",
+        "the checkpoint as it came",
+    ]
+
+
+def test_forgetting_has_a_line_where_it_was_measured():
+    """Before, after, and the paired interval of the increase."""
+    results = RESULTS | {
+        "forgetting": {"before": estimate(1.2), "after": estimate(1.25), "increase": estimate(0.05), "texts": 9}
+    }
+    line = summary.forgetting(results)
+    assert line == "held-out text: 1.200 bits per byte before finetuning, 1.250 after: +0.050 (+0.030 to +0.070)"
+    assert line in summary.markdown(results, [])
+    assert summary.forgetting(RESULTS) == ""
+
+
 def test_a_metric_that_is_no_share_has_no_points():
     """Errors and bits have their own unit, and more than one decimal."""
     numbers = {"rmse": estimate(1.5), "mae": estimate(1.0)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -35,15 +36,15 @@ STAGES = (ingest, prepare, pretrain, finetune, scratch, label_efficiency, evalua
 
 @pytest.fixture
 def finetuned(tmp_path, params_file, make_bench, words, tiny):
-    """A function that runs all stages on conversations and one text of the corpus, from a small Llama."""
+    """A function that runs all stages on conversations, and other texts of the corpus, from a small Llama."""
 
-    def run(*given):
+    def run(*given, texts=0):
         turns = [(f"what is {number}", f"{number} is a number") for number in range(40)]
         rows = [
             {"messages": [{"role": "user", "content": ask}, {"role": "assistant", "content": reply}]}
             for ask, reply in turns
         ]
-        rows.append({"text": "salt and waves and the harbour at low tide", "split": "corpus"})
+        rows += [{"text": f"salt and waves and harbour {n}", "split": "corpus"} for n in range(texts)]
         (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
         build.save(build.new(CausalLM, tiny("llama")), words, tmp_path / "checkpoint", {})
         document, _ = overrides.overridden(params_file, [*SMALL, *given])
@@ -57,12 +58,13 @@ def finetuned(tmp_path, params_file, make_bench, words, tiny):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_is_asked_as_it_came(finetuned):
+def test_a_checkpoint_is_asked_as_it_came(finetuned, monkeypatch):
     """By its own weights, in the template that training gave it: a model that has hardly learnt answers the same.
 
-    The report says what training brought over it, and nothing of random weights, which were not trained.
+    The report says what training brought over it, nothing of random weights, which were not trained, and what was
+    forgotten. If too few texts are held out for that, a warning says so.
     """
-    bench = finetuned("finetune.learning_rate=1e-12")
+    bench = finetuned("finetune.learning_rate=1e-12", texts=20)
     result = json.loads((bench.folder / "reports/metrics.json").read_text(encoding="utf-8"))
     assert list(result["gain"]) == ["base", "nearest"]
     assert result["gain"]["base"] | {"p": 1} == {"value": 0, "low": 0, "high": 0, "p": 1}
@@ -74,3 +76,14 @@ def test_a_checkpoint_is_asked_as_it_came(finetuned):
     assert "Training did not help: +0" in report
     assert "over the checkpoint as it came" in report
     assert "Pretraining" not in report
+    assert result["forgetting"]["texts"] >= 20
+    assert result["forgetting"]["increase"]["value"] == pytest.approx(0, abs=1e-6)
+    assert "<h2>Forgetting</h2>" in report
+
+    monkeypatch.setattr("pretune.evaluation.forgetting.FEWEST", 10_000)
+    shutil.rmtree(bench.folder / "reports/evaluation")
+    evaluate(bench)
+    assert "forgetting" not in json.loads((bench.folder / "reports/metrics.json").read_text(encoding="utf-8"))
+    (warning,) = bench.warnings
+    assert f"{result['forgetting']['texts']} texts of the corpus were seen by no training" in warning
+    assert "pretrain.validation_rows" not in warning

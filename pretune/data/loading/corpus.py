@@ -53,8 +53,8 @@ class Sequences:
             raise DataError(f"{folder} holds no tokens: the rows have no text", "pretune run prepare")
         self._offsets = np.cumsum([0, *map(len, self._shards)])
         ends = [np.load(path) for path in sorted(folder.glob("ends-*.npy"))]
-        all_ends = np.concatenate([part + offset for part, offset in zip(ends, self._offsets[:-1], strict=True)])
-        self._starts, self._lengths, self._bounds = pack_documents(all_ends, length)
+        self._ends = np.concatenate([part + offset for part, offset in zip(ends, self._offsets[:-1], strict=True)])
+        self._starts, self._lengths, self._bounds = pack_documents(self._ends, length)
         self._numbers = np.arange(len(self._bounds) - 1) if numbers is None else numbers
 
     def __len__(self) -> int:
@@ -89,6 +89,18 @@ class Sequences:
             if used < self.length:
                 lengths.append(self.length - used)
         return tokens.reshape(-1), np.array(lengths), real.reshape(-1)
+
+    def pieces(self, sample: int) -> list[tuple[int, Tokens]]:
+        """The pieces of one row: the number of the document, and the tokens, (tokens,)."""
+        begin, end = self._bounds[self._numbers[sample]], self._bounds[self._numbers[sample] + 1]
+        starts, lengths = self._starts[begin:end], self._lengths[begin:end]
+        numbers = np.searchsorted(self._ends, starts, side="right").tolist()
+        return list(zip(numbers, map(self._piece, starts, lengths), strict=True))
+
+    def document(self, number: int) -> Tokens:
+        """All tokens of a document: (tokens,)."""
+        start = int(self._ends[number - 1]) if number else 0
+        return self._piece(start, int(self._ends[number]) - start)
 
     def _piece(self, start: int, length: int) -> Tokens:
         """Tokens of one document, which never crosses shards."""

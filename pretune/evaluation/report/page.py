@@ -54,6 +54,8 @@ def render_report(
         gains=_gains(result, headline),
         calibration=result.get("calibration"),
         calibration_table=_calibration(result.get("calibration", {})),
+        forgetting=result.get("forgetting"),
+        forgetting_table=_forgetting(result.get("forgetting", {})),
         label_efficiency=_label_efficiency(result.get("label_efficiency", {}), headline),
         training_plots=list(_training_plots(training)),
         costs=_costs(training, costs, words),
@@ -98,6 +100,12 @@ def _calibration(calibration: Mapping[str, Any]) -> Table:
     return Table(
         "Calibration", ["", "before", "after"], [[name, calibration["before"][name], after[name]] for name in after]
     )
+
+
+def _forgetting(forgetting: Mapping[str, Any]) -> Table:
+    stages = {"before": "before finetuning", "after": "after", "increase": "increase"}
+    body = [[words, forgetting[name]] for name, words in stages.items() if name in forgetting]
+    return Table("Forgetting", ["", "bits per byte"], body)
 
 
 def _label_efficiency(by_share: Mapping[str, Any], headline: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,8 @@ from pretune.objectives.pretraining.causal_lm import CausalLM, next_token_batch
 from pretune.objectives.requirements import COLUMNS
 from pretune.objectives.tokens import TokenBatch, TokenObjective
 
-ROWS = 32  # per forward pass of `predict`
+ROWS = 32  # per forward pass of `predict`, at most
+LOGITS = 2**26  # of a forward pass, at most: 256 MB
 
 
 class LanguageModelling(TokenObjective, FinetuningObjective):
@@ -59,13 +60,21 @@ class LanguageModelling(TokenObjective, FinetuningObjective):
     @override
     def predict(self, model: PreTrainedModel) -> Likelihoods:
         nats, tokens = np.zeros(len(self.rows)), np.zeros(len(self.rows), dtype=np.int64)
-        order = sorted(range(len(self.pieces)), key=lambda piece: len(self.pieces[piece][1]))
-        for start in range(0, len(order), ROWS):
-            pieces = [self.pieces[piece] for piece in order[start : start + ROWS]]
+        for pieces in self._batches(model.config.get_text_config().vocab_size):
             rows = [row for row, _ in pieces]
             np.add.at(nats, rows, self._nats(model, [ids for _, ids in pieces]))
             np.add.at(tokens, rows, [len(ids) - 1 for _, ids in pieces])
         return Likelihoods(nats, tokens, np.array([len(row["text"].encode()) for row in self.rows]))
+
+    def _batches(self, vocabulary: int) -> Iterator[list[tuple[int, npt.NDArray[np.int64]]]]:
+        """The pieces with their rows, those of similar lengths together."""
+        remaining = sorted(self.pieces, key=lambda piece: len(piece[1]))
+        while remaining:
+            size = min(ROWS, len(remaining))
+            while size > 1 and size * len(remaining[size - 1][1]) * vocabulary > LOGITS:
+                size -= 1
+            yield remaining[:size]
+            remaining = remaining[size:]
 
     def _nats(self, model: PreTrainedModel, pieces: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.float64]:
         """The sum of the cross entropies of each piece: (pieces,)."""

@@ -41,6 +41,18 @@ def examined(params, good, poor):
     return examine
 
 
+@pytest.mark.parametrize(
+    ("limit", "high", "passed"), [(0.05, 0.04, True), (0.05, 0.06, False), (0.0, -0.01, True), (0.05, None, False)]
+)
+def test_what_finetuning_made_the_model_forget_is_bounded(examined, limit, high, passed):
+    """By the upper end of the interval; what was not measured is not passed; without a bound it is not asked."""
+    measured = {} if high is None else {
+        "forgetting.increase": high - 0.02, "forgetting.increase.low": high - 0.04, "forgetting.increase.high": high,
+    }  # fmt: skip
+    assert examined(metrics=measured, forgetting=limit)["forgetting"].passed == passed
+    assert "forgetting" not in examined(metrics=measured)
+
+
 def against(first, second):
     """Both compared on all rows."""
     return compare(

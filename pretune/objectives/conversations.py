@@ -99,7 +99,7 @@ class Encoder:
             written, spans = self._after_prompt(prompt, text, before, answer, tools), None
         self._compare(prompt, written, answer, tools)
         written = written.rstrip()  # what separates it from the next message
-        if not conversation.ends(self._tokenizer):
+        if not conversation.end(self._tokenizer):
             size, written = len(written), written + (self._tokenizer.eos_token or self._tokenizer.sep_token or "")
             spans = None if spans is None else [*spans, (size, len(written))]
         thought = answer.get("reasoning", "").strip() if self._reasoning == "masked" else ""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from typing_extensions import override
 
 from . import decoding
-from .conversation import render
+from .conversation import render, stop, without_thought
 from .text import Row, Text
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Reply(Text):
     def stop(self) -> list[int]:
         """The tokens that end an answer: the end of a turn, and those that the checkpoint names."""
         named = self.model.generation_config.eos_token_id if self.model.can_generate() else None
-        return sorted({end_of_turn(self.tokenizer), *_ids(named)})
+        return sorted({*stop(self.tokenizer), *_ids(named)})
 
     def prompt(self, row: Row) -> list[int]:
         """The token ids of a conversation, up to where the answer begins."""
@@ -54,13 +54,13 @@ class Reply(Text):
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def text(self, ids: Sequence[int]) -> str:
-        """The answer that these tokens write."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
-
-
-def end_of_turn(tokenizer: Any) -> int:
-    """The id of the token that ends a message."""
-    return int(tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id)
+        """The answer that these tokens write, without special tokens and without the thought before it."""
+        whole = str(self.tokenizer.decode(ids, skip_special_tokens=False))
+        if (answer := without_thought(whole)) == whole:
+            return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        for token in self.tokenizer.all_special_tokens:
+            answer = answer.replace(token, "")
+        return answer.strip()
 
 
 def _ids(named: int | list[int] | None) -> list[int]:

@@ -32,6 +32,7 @@ TODAY = date(
     2024, 7, 26
 )  # what templates that write the date get, the one that Llama 3 falls back to: it never changes
 THINK = "<think>\n{}\n</think>\n\n"  # a thought, for templates that have no place for it
+CLOSINGS = ("</think>", "[/THINK]", "<|END_THINKING|>", "<channel|>", "<|channel|>final<|message|>")  # of thoughts
 CALL_ID = re.compile(r"[A-Za-z0-9]{9}")  # what Mistral's templates take
 
 
@@ -46,7 +47,7 @@ class Dialect:
     listed: no tools are an empty list. parts: content is a list of parts, not a text. system: there is a system role;
     else it goes before the first message of the user. arguments: of a call are an object, not JSON. silent: content
     beside calls that have none. reasoning: `field` (of a message), `part` (of its content), or `text` (before its
-    content). short_ids: ids of calls are nine letters and digits. ends: something after an answer ends it.
+    content). short_ids: ids of calls are nine letters and digits. end: what is written after an answer to end it.
     """
 
     listed: bool
@@ -56,7 +57,7 @@ class Dialect:
     silent: str | None
     reasoning: str
     short_ids: bool
-    ends: bool
+    end: str
 
 
 def render(tokenizer: Any, messages: list[Row], tools: str | list[Row] | None = None, **options: Any) -> str:
@@ -77,9 +78,21 @@ def render_spans(
     return _write(tokenizer, template, messages, _dialect(tokenizer, template), schemas, **options)
 
 
-def ends(tokenizer: Any) -> bool:
-    """Whether the chat template writes something after an answer that ends it."""
-    return _dialect(tokenizer, template_of(tokenizer)).ends
+def end(tokenizer: Any) -> str:
+    """What the chat template writes after an answer to end it, "" if it writes nothing."""
+    return _dialect(tokenizer, template_of(tokenizer)).end
+
+
+def stop(tokenizer: Any) -> list[int]:
+    """The tokens after which an answer is complete: the tokenizer's, and the last that the template ends it by."""
+    own = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    last = tokenizer(end(tokenizer), add_special_tokens=False)["input_ids"][-1:]
+    return sorted({int(own), *(token for token in last if token in tokenizer.added_tokens_decoder)})
+
+
+def without_thought(text: str) -> str:
+    """A generated text without the thought before its answer."""
+    return text[max((text.rfind(mark) + len(mark) for mark in CLOSINGS if mark in text), default=0) :]
 
 
 def template_of(tokenizer: Any, tools: list[Row] | None = None) -> str:
@@ -227,7 +240,7 @@ def _dialect(tokenizer: Any, template: str) -> Dialect:
         return next((shape for shape, messages in shapes if written(messages, shape, *words)), shapes[0][0])
 
     usual = Dialect(
-        listed=False, parts=False, system=True, arguments=True, silent="", reasoning="field", short_ids=False, ends=True
+        listed=False, parts=False, system=True, arguments=True, silent="", reasoning="field", short_ids=False, end=""
     )
     found = first(
         ((replace(usual, listed=listed, parts=parts), [ASK]) for listed in (False, True) for parts in (False, True)),
@@ -238,7 +251,7 @@ def _dialect(tokenizer: Any, template: str) -> Dialect:
         ((replace(found, reasoning=reasoning), [ASK, THOUGHT]) for reasoning in ("field", "text", "part")), "quokka"
     )
     answered = written([ASK, ANSWER], found, "numbat")
-    found = replace(found, ends=not answered or bool(answered.rpartition("numbat")[2].strip()))
+    found = replace(found, end=answered.rpartition("numbat")[2].strip())
     return first(
         (
             (replace(found, arguments=arguments, silent=silent, short_ids=short), [ASK, *CALL])

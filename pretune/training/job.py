@@ -163,7 +163,7 @@ def run_training(stage: Stage, job: Job, *, out: str) -> None:
     trained = sum(parameter.numel() for parameter in job.model.parameters() if parameter.requires_grad)
     began = time.monotonic()
     with process_group(stage.key) as world:
-        figures = _tell(stage, job) if not world.rank else {}
+        figures = tell(stage, job) if not world.rank else {}
         cost = cost_of(stage, job, world)
         model, state = train(stage, job, cost, world, folder=stage.checkpoints, report=stage.reporter(job.steps))
         if world.rank:
@@ -192,7 +192,7 @@ def run_training(stage: Stage, job: Job, *, out: str) -> None:
     stage.model(out, [job.example])
 
 
-def _tell(stage: Stage, job: Job) -> dict[str, float]:
+def tell(stage: Stage, job: Job) -> dict[str, float]:
     """Show the warnings about the rows; the figures of those that are trained on."""
     warnings, figures = cast("BaseObjective", job.objective).told()
     if job.validation:

@@ -39,6 +39,18 @@ def test_loss_and_gradients_are_those_of_all_logits_at_once(rows, bias, factor):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
+@given(ROWS, st.booleans())
+def test_factors_weigh_each_row(rows, bias):
+    """In the loss and in every gradient; 0 leaves a row out."""
+    inputs, targets = problem(rows, bias=bias, seed=rows)
+    factors = torch.rand(rows).mul(2).where(torch.arange(rows) % 3 > 0, 0.0)
+    loss = projected_cross_entropy(*inputs, targets, factors)
+    expected = functional.cross_entropy(functional.linear(*inputs), targets, reduction="none") @ factors
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    for one, other in zip(gradients(loss, inputs), gradients(expected, inputs), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
 def test_gradients_match_finite_differences():
     """Those of the loss with all logits at once, in double precision."""
     inputs, targets = problem(CHUNK + 5)

@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 
 from pretune.config.params import ModelParams
+from pretune.data import tokenizer
 from pretune.models import build
 from pretune.objectives.finetuning.instruction import Instruction
-from pretune.predictor import decoding
+from pretune.predictor import conversation, decoding
 from pretune.predictor.chat import Reply
 
 
@@ -41,3 +42,20 @@ def test_an_answer_ends_where_the_checkpoint_says(replier):
     (short,) = replier([said("salt")])
     assert len(short["text"]) < len(whole["text"])
     assert whole["text"].startswith(short["text"])
+
+
+def test_an_answer_comes_without_its_thought(replier):
+    """Whether the prompt or the answer opens it; a template's end of a turn ends it."""
+    words = replier.tokenizer
+    for text in ("<think>salt</think>\n\nwhite[SEP]", "salt</think>white[SEP]", "[CLS]white [SEP]"):
+        assert replier.text(words(text, add_special_tokens=False)["input_ids"]) == "white"
+
+
+def test_an_answer_ends_where_the_template_ends_a_turn(words, tmp_path):
+    """Though the tokenizer ends texts by another token."""
+    words.save_pretrained(tmp_path)
+    own = tokenizer.load(tmp_path)
+    own.chat_template = "{% for m in messages %}{{ m.content }}[MASK]\n{% endfor %}"
+    assert conversation.stop(own) == sorted([own.sep_token_id, own.mask_token_id])
+    own.chat_template = "{% for m in messages %}{{ m.content }} end\n{% endfor %}"
+    assert conversation.stop(own) == [own.sep_token_id]

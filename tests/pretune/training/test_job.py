@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from pretune.runtime.events import Record, Validation
-from pretune.training.job import write_learning_curve
+from pretune.training.job import tell, write_learning_curve
 from pretune.training.state import State
 
 
@@ -24,3 +26,12 @@ def test_validations_are_in_the_row_of_their_step(tmp_path):
         "15,,,105,2.000000,0.500000",
         "20,0.500000,0.2,140,1.000000,0.750000",
     ]
+
+
+def test_what_the_rows_lack_is_told_before_training():
+    """As warnings of the stage, those of the validation rows by their name; the figures are of the training rows."""
+    rows = SimpleNamespace(told=lambda: (["2 of 9 rows are cut"], {"cut_rows": 2.0}))
+    warnings = []
+    stage = SimpleNamespace(warn=warnings.append)
+    assert tell(stage, SimpleNamespace(objective=rows, validation=rows)) == {"cut_rows": 2.0}
+    assert warnings == ["2 of 9 rows are cut", "validation: 2 of 9 rows are cut"]

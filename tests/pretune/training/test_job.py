@@ -33,5 +33,5 @@ def test_what_the_rows_lack_is_told_before_training():
     rows = SimpleNamespace(told=lambda: (["2 of 9 rows are cut"], {"cut_rows": 2.0}))
     warnings = []
     stage = SimpleNamespace(warn=warnings.append)
-    assert tell(stage, SimpleNamespace(objective=rows, validation=rows)) == {"cut_rows": 2.0}
+    assert tell(stage, SimpleNamespace(objective=rows, validation=rows, mixture=None)) == {"cut_rows": 2.0}
     assert warnings == ["2 of 9 rows are cut", "validation: 2 of 9 rows are cut"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from typing_extensions import override
 
@@ -61,6 +61,11 @@ class Reply(Text):
         for token in self.tokenizer.all_special_tokens:
             answer = answer.replace(token, "")
         return answer.strip()
+
+
+def end_of_turn(tokenizer: Any) -> int:
+    """The id of the token that ends a text, and a message where the template does not name another."""
+    return int(tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id)
 
 
 def _ids(named: int | list[int] | None) -> list[int]:

@@ -22,7 +22,7 @@ from pretune.data.rows import Row
 from pretune.errors import DataError
 from pretune.predictor import inputs
 from pretune.predictor.chat import end_of_turn
-from pretune.predictor.conversation import render, template_of
+from pretune.predictor.conversation import render, stop, template_of
 from pretune.release.export import gguf_file
 from pretune.release.export.engines import NO_CODE, Engine, Steps, llama, located, set_ends, token_ids, transformers
 from pretune.release.export.parity import Parity, kept, megabytes, record
@@ -90,7 +90,8 @@ def _chats(model: Any) -> bool:
 def _ends(model: Any) -> set[int]:
     """The tokens at which the predictor stops."""
     named = model.model.generation_config.eos_token_id
-    return {end_of_turn(model.tokenizer), *([named] if isinstance(named, int) else named or [])}
+    own = stop(model.tokenizer) if _chats(model) else [end_of_turn(model.tokenizer)]
+    return {*own, *([named] if isinstance(named, int) else named or [])}
 
 
 def _tokenizer(model: Any, source: Path) -> Any:

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pretune.data.rows import Row
 from pretune.predictor.chat import end_of_turn
+from pretune.predictor.conversation import stop
 from pretune.release.export import llama_cpp
 
 NO_CODE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -147,6 +148,6 @@ def located(source: Path | str) -> tuple[str, str | None]:
 def set_ends(config: Any, tokenizer: Any) -> None:
     """Servers stop at what ends a turn, because the configuration of generation says so."""
     known = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    ends = [end_of_turn(tokenizer), *(token for token in known if token is not None)]
+    ends = [end_of_turn(tokenizer), *stop(tokenizer), *(token for token in known if token is not None)]
     config.eos_token_id = list(dict.fromkeys(ends)) if len(set(ends)) > 1 else ends[0]
     config.pad_token_id = tokenizer.pad_token_id

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pretune.errors import DataError, WorkspaceError
 from pretune.predictor.chat import end_of_turn
+from pretune.predictor.conversation import stop
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # llama.cpp knows a mistral as a llama
 PRECISIONS = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}
@@ -119,6 +120,9 @@ def _tokens(writer: Any, gguf: Any, tokenizer: Any, size: int, *, chat: bool) ->
     if begin is not None:
         writer.add_bos_token_id(begin)
     writer.add_eos_token_id(end_of_turn(tokenizer))
+    for token in stop(tokenizer) if chat else ():
+        if token != end_of_turn(tokenizer):
+            writer.add_eot_token_id(token)
     if tokenizer.pad_token_id is not None:
         writer.add_pad_token_id(tokenizer.pad_token_id)
     writer.add_add_bos_token(not chat and begin is not None and tokenizer("a")["input_ids"][0] == begin)

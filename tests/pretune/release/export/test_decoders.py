@@ -12,6 +12,7 @@ from pretune.errors import DataError
 from pretune.models import build
 from pretune.objectives.base import ObjectiveContext
 from pretune.objectives.finetuning.instruction import Instruction
+from pretune.predictor.chat import Reply
 from pretune.predictor.model import Predictor
 from pretune.release.export import decoders, gguf_file
 
@@ -180,3 +181,17 @@ def test_the_client_of_openai_gets_what_the_model_writes(chat, tmp_path, root):
                 assert not answer.headers.get("Access-Control-Allow-Origin")
         finally:
             server.terminate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("to", "precision"), [("safetensors", None), ("gguf", "f16"), ("gguf", "q8_0")])
+def test_a_real_model_answers_as_before(smollm2, tmp_path, to, precision):
+    """SmolLM2, with characters that need several tokens: the same tokens of prompts, answers within the bound."""
+    pytest.importorskip("xllamacpp", reason="pip install 'pretune[gguf]'")
+    questions = ["What is the capital of France?", "Schreibe 3 Sätze über Öl: 12345 + 678 = ?\n\n  你好 🙂"]
+    rows = [{"messages": [{"role": "user", "content": question}]} for question in questions]
+    model = Reply.load(str(smollm2), {"length": 128, "reply_tokens": 8})
+    parity = decoders.export(model, rows, tmp_path / "out", to=to, precision=precision, source=smollm2, base=smollm2)
+    assert parity.rows == 2
+    assert parity.rendered == 1
+    assert parity.agreement > 0.8

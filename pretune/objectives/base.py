@@ -52,6 +52,7 @@ class BaseObjective(ABC):
 
     auto: the Auto class of transformers that builds models for this objective.
     Settings: the keys of `settings` in params.yaml. metrics: the keys that `score` returns.
+    generated: metrics of the texts that `predict` returns (generated.py).
     whole_batch: whether the loss of a row depends on the others of its batch, so that none may be divided.
     answers: the predictor of the trained model, a key of ANSWERS in predictor/model.py.
     """
@@ -59,6 +60,7 @@ class BaseObjective(ABC):
     auto: ClassVar[Any]
     Settings: ClassVar[type[Section]] = NoSettings
     metrics: ClassVar[tuple[str, ...]] = ("loss",)
+    generated: ClassVar[tuple[str, ...]] = ()
     whole_batch: ClassVar[bool] = False
     answers: ClassVar[str]
 

@@ -47,8 +47,9 @@ def problems(table: Mapping[str, type[BaseObjective]], section: str, params: Tra
         types = objective.families()
         shown = ", ".join(types[:SHOWN]) + (f" and {len(types) - SHOWN} more" if len(types) > SHOWN else "")
         errors.append(f"{section}.objective: {name} is not for model.type {family}; {able}; {name} is for: {shown}")
-    if params.metric_for_best_model not in {"last", *objective.metrics}:
-        allowed = ", ".join(["last", *objective.metrics])
+    known = ["last", *objective.metrics, *objective.generated]
+    if params.metric_for_best_model not in known:
+        allowed = ", ".join(known)
         errors.append(
             f"{section}.metric_for_best_model: {params.metric_for_best_model} is no metric of {name}; "
             f"allowed: {allowed}"

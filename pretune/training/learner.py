@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from pretune.adaptation import lora
 from pretune.models import heads, layers
+from pretune.objectives import generated
 from pretune.runtime.events import Validation
 from pretune.training import device, optimizer, parallel
 from pretune.training.state import State
@@ -172,7 +173,26 @@ class Learner:
                     sums[name] = sums.get(name, 0.0) + value.double() * weight
         self.model.train()
         total = float(world.all_reduce_sum(torch.tensor(float(count), dtype=torch.float64, device=world.device)))
-        return Validation(step, {name: float(world.all_reduce_sum(value)) / total for name, value in sums.items()})
+        means = {name: float(world.all_reduce_sum(value)) / total for name, value in sums.items()}
+        metric = self._params.metric_for_best_model
+        if metric in getattr(objective, "generated", ()):
+            means[metric] = self.measure_generated(objective, metric)
+        return Validation(step, means)
+
+    def measure_generated(self, objective: Any, metric: str) -> float:
+        """A metric of the texts that the model generates for all samples, with the averaged weights if there are any.
+
+        Process 0 generates, the others wait for its figure.
+        """
+        figure = torch.zeros((), dtype=torch.float64, device=self._world.device)
+        self.model.eval()
+        eager: Any = torch.compiler.set_stance("force_eager") if self._params.compile else nullcontext()
+        with self.averaged_weights(), eager:  # each length of a cache would be compiled
+            model = parallel.gather_full_model(self.model, self._world)
+            if not self._world.rank:
+                figure += generated.measure(objective.predict(model.eval()), metric)
+        self.model.train()
+        return float(self._world.all_reduce_sum(figure))
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors of a checkpoint, by name."""

@@ -21,6 +21,7 @@ from pretune.data.loading.varlen import pack
 from pretune.data.rows import Row, last_answer
 from pretune.objectives.base import FinetuningObjective, ObjectiveContext
 from pretune.objectives.conversations import Conversations, Encoder
+from pretune.objectives.generated import METRICS
 from pretune.objectives.predictions import Texts
 from pretune.objectives.pretraining.causal_lm import CausalLM
 from pretune.objectives.requirements import COLUMNS
@@ -34,6 +35,7 @@ class Instruction(TokenObjective, FinetuningObjective):
     auto = AutoModelForCausalLM
     columns = COLUMNS["instruction"]
     answers = "reply"
+    generated = METRICS
     answers_untrained = True
 
     class Settings(Section):

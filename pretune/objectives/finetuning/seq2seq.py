@@ -17,6 +17,7 @@ from pretune.data.rows import Row
 from pretune.models import seq2seq
 from pretune.models.seq2seq import Seq2SeqBatch
 from pretune.objectives.base import FinetuningObjective, ObjectiveContext
+from pretune.objectives.generated import METRICS
 from pretune.objectives.predictions import Texts
 from pretune.objectives.requirements import COLUMNS
 from pretune.predictor.generation import Written
@@ -28,6 +29,7 @@ class Seq2Seq(FinetuningObjective):
     auto = AutoModelForSeq2SeqLM
     columns = COLUMNS["seq2seq"]
     answers = "written"
+    generated = METRICS
     answers_untrained = True
 
     class Settings(Section):

@@ -36,7 +36,9 @@ def estimates(root: Path, decisions: list[Decision], report: Callable[[str], Non
         node = nodes[name]
         pending = [up for up in node.upstream if actions.get(up, "skip") != "skip"]
         missing = [path for path in node.data if not (root / path).exists()]
-        if pending:
+        if name == "pretrain" and params.model.init is not None and not params.pretrain.steps:
+            by_stage[name] = {"unknown": "it trains no step: the checkpoint stays as it is"}
+        elif pending:
             by_stage[name] = {"unknown": f"it reads what {', '.join(pending)} will make"}
         elif missing:
             by_stage[name] = {"unknown": f"{', '.join(missing)} is missing"}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -188,3 +190,13 @@ def test_a_published_checkpoint_is_finetuned(started):
     do(bench, finetune)
     before, after = (body(build.load(MaskedLM, each)[0]) for each in (folder, bench.folder / "models/finetuned"))
     assert any(not torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_two_steps_that_take_seconds_are_enough_for_an_estimate(started, checkpoint, monkeypatch):
+    """The first may take longer than the others; the second is that of all."""
+    job = replace(finetuning.prepare(started(checkpoint)), steps=30)
+    clock = itertools.count(0, 3)
+    monkeypatch.setattr(dry_run.time, "perf_counter", lambda: float(next(clock)))
+    found = dry_run.timed(job, parallel.single_process(), 1, 0)
+    assert (found.step, found.training) == (3, 90)
+    assert next(clock) == 9

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pretune.training.job import Job
     from pretune.training.parallel import World
 
-WARM_UP, MINIMUM, MAXIMUM = 2, 5, 40  # steps; MINIMUM and MAXIMUM come after the warm-up
+WARM_UP, MAXIMUM = 2, 40  # steps; MAXIMUM comes after the warm-up
 ENOUGH = 2.0  # seconds of steps
 ROUNDS = 8  # of validation batches
 
@@ -59,25 +59,35 @@ def timed(job: Job, world: World, processes: int, snapshot: int) -> DryRun:
         now = time.perf_counter()
         seconds.append(now - began)
         began = now
-        if len(seconds) >= WARM_UP + MINIMUM and sum(seconds[WARM_UP:]) > ENOUGH:
+        if sum(seconds[_warm_up(seconds) :]) > ENOUGH:
             break
-    steady = statistics.median(seconds[WARM_UP:] or seconds)
-    once = sum(duration - steady for duration in seconds[:WARM_UP])  # kernels are compiled, memory is allocated
-    validation = _validation(learner, job, processes) if job.validation and params.evaluate_every else 0.0
+    first = _warm_up(seconds)
+    steady = statistics.median(seconds[first:] or seconds)
+    once = sum(duration - steady for duration in seconds[:first])  # kernels are compiled, memory is allocated
+    watched = job.validation and params.evaluate_every
+    validation = _validation(learner, job, processes, ROUNDS if steady < ENOUGH else 1) if watched else 0.0
     training = once + job.steps * steady + -(-job.steps // max(1, params.evaluate_every)) * validation
     highest = memory.highest(world.device) + (snapshot if training > checkpoint.EVERY else 0)
     return DryRun(steady, training, highest)
 
 
-def _validation(learner: Learner, job: Job, processes: int) -> float:
-    """Seconds of a validation, extrapolated from the second of two passes over its first ROUNDS batches."""
+def _warm_up(seconds: list[float]) -> int:
+    """How many of these steps are not timed: of a large model one, which takes seconds already."""
+    return 1 if seconds and seconds[0] > ENOUGH else WARM_UP
+
+
+def _validation(learner: Learner, job: Job, processes: int, rounds: int) -> float:
+    """Seconds of a validation, extrapolated from its first batches: the second of two passes, unless one takes long."""
     assert job.validation
     rows = job.params.batch_size // (job.params.gradient_accumulation_steps * processes)
-    few = _FirstSamples(job.validation, rows * ROUNDS)
+    few = _FirstSamples(job.validation, rows * rounds)
+    took = 0.0
     for _ in range(2):
-        began = time.perf_counter()
-        learner.validate(few, 0)
-    return (time.perf_counter() - began) * len(job.validation) / len(few) / processes
+        if took < ENOUGH:
+            began = time.perf_counter()
+            learner.validate(few, 0)
+            took = time.perf_counter() - began
+    return took * len(job.validation) / len(few) / processes
 
 
 class _FirstSamples:

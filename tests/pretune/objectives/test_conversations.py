@@ -94,6 +94,15 @@ def test_each_answer_is_learnt_after_the_prompt_that_asks_for_it(name, template)
             assert not any(word["content"] in text for word in ASK)
 
 
+def test_no_token_reaches_from_the_prompt_into_the_answer(template):
+    """Though the tokenizer has one for both, as for a space at the end of a prompt and the word after it."""
+    own = template("plain")
+    own.chat_template = conversation.PLAIN.replace("%}assistant:{%", "%}assistant: {%")
+    messages = [ASK[0], {"role": "assistant", "content": "waves"}]
+    assert len(own(" waves", add_special_tokens=False)["input_ids"]) == 1
+    assert taught(own, messages) == [(prompt(own, messages[:1]), "waves[SEP]")]
+
+
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_thoughts_are_learnt_before_the_answer_or_only_read(name, template):
     """In every template that has a place for them, and in the text before the answer where it has none."""

@@ -66,10 +66,14 @@ class Chat:
             for token in tokens:
                 ids.append(token)
                 answer["content"] = text = self.answers.text(ids)
-                if not text.endswith(INCOMPLETE) and len(text) > len(shown):
-                    yield text[len(shown) :]
-                    shown = text
-        yield answer["content"][len(shown) :]
+                if text.endswith(INCOMPLETE):
+                    continue
+                if not text.startswith(shown):  # a thought has ended, which is no part of the answer
+                    yield "\n\n"
+                    shown = ""
+                yield text[len(shown) :]
+                shown = text
+        yield answer["content"].removeprefix(shown)
 
     def _prompt(self) -> Sequence[int]:
         """The conversation in tokens, without the oldest messages where it is too long for the model."""

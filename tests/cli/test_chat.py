@@ -16,6 +16,9 @@ from pretune.objectives.finetuning.classification import Classification
 from pretune.objectives.finetuning.instruction import Instruction
 from pretune.predictor import decoding
 from pretune.release import chat
+from tests.contracts import samples
+
+SETTINGS = samples.SETTINGS["instruction"] | {"reply_tokens": 12}
 
 
 @pytest.fixture
@@ -88,8 +91,19 @@ def test_a_character_is_shown_when_all_its_bytes_are_there(save, monkeypatch):
     monkeypatch.setattr(decoding.Session, "stream", lambda *_: (token for token in ids))
     pieces = list(conversation.ask("?"))
     assert "".join(pieces) == "sea 海 salt"
-    assert len(ids) > len(pieces) > 3
+    assert len(ids) > sum(map(bool, pieces)) > 3
     assert all("\N{REPLACEMENT CHARACTER}" not in piece for piece in pieces)
+
+
+def test_a_thought_is_shown_but_is_no_part_of_the_answer(save, monkeypatch):
+    """It would not be rendered in the turns that follow either."""
+    conversation = chat.Chat(chat.load(save(Instruction)))
+    ids = conversation.answers.tokenizer("<think>salt</think>the sea", add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr(decoding.Session, "stream", lambda *_: (token for token in ids))
+    shown = "".join(conversation.ask("?"))
+    assert conversation.turns[-1]["content"] == "the sea"
+    assert shown.startswith("<think>salt")
+    assert shown.endswith("\n\nthe sea")
 
 
 def test_a_model_that_does_not_chat_is_named(save):
@@ -99,6 +113,3 @@ def test_a_model_that_does_not_chat_is_named(save):
         chat.load(model)
     with pytest.raises(DataError, match="--system"):
         run("predict", model, "--text", "salt", "--system", "be kind")
-
-
-SETTINGS = {"template": None, "reply_tokens": 12}

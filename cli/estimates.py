@@ -88,11 +88,15 @@ class DryRunStage(StageInputs):
     """The argument of a training stage's `prepare` function in place of the stage; it cannot write."""
 
     def __init__(self, root: Path, node: Node, params: Any) -> None:
-        self.name, self.params, self._root = node.name, params, root
+        self.name, self.params, self._root, self._node = node.name, params, root, node
 
     @override
     def dep(self, path: str) -> Path:
         return self._root / path
+
+    @override
+    def declared(self, folder: str) -> list[str]:
+        return [path for path in self._node.deps if path.startswith(f"{folder}/")]
 
 
 def estimate(name: str) -> Estimate:

@@ -28,7 +28,7 @@ def plan(
     workspace.check_inputs(stages or [])
     decisions = workspace.plan(stages or [])
     if any(d.stage == "ingest" and d.action == "skip" for d in decisions) and len(decisions) > 1:
-        requirements.check(root / "data" / "raw", params.finetune.objective)
+        requirements.check(root / "data" / "raw", params.objectives)
     seconds = {d.stage: last_seconds(state_dir(root), d.stage) for d in decisions}
     stderr = console(stderr=True)
     costs = {} if quick else estimates.estimates(root, decisions, lambda text: stderr.print(text, markup=False))

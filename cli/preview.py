@@ -25,7 +25,7 @@ def rows(root: Path, params: Params) -> list[Line]:
     folder = root / "data" / "prepared"
     if not (folder / "labelled" / "train.parquet").is_file():
         return []
-    requirements.check(root / "data" / "raw", params.finetune.objective)
+    requirements.check(root / "data" / "raw", params.objectives)
     first = list(islice(stored.iterate(folder / "labelled" / "train.parquet"), ROWS))
     labels = _labels(folder)
     show: Callable[[Path, Params, dict[str, Any]], Line] = _text

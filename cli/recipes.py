@@ -12,7 +12,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from cli import checkpoint
+from cli import checkpoint, graphs
 from pretune.config import files, overrides, params, source_spec
 from pretune.errors import DataError, GraphError, NotFoundInRecordsError, ParamsError, did_you_mean
 from pretune.lineage.graph import state_dir
@@ -95,13 +95,15 @@ def _from_checkpoint(root: Path, recipe: Recipe, model: str) -> str:
 
 
 def install(root: Path, text: str, name: str) -> str:
-    """Make `text` params.yaml, and list its inputs in dvc.yaml in place of the old ones.
+    """Make `text` params.yaml, and give dvc.yaml its graph and its inputs in place of the old ones.
 
     Returns the folder that keeps both old files: its name ends in `name`.
     """
     old, new = files.read_yaml(root / "params.yaml"), YAML(typ="safe", pure=True).load(text)
     params.validate(new)
-    graph = _with_inputs((root / "dvc.yaml").read_text(encoding="utf-8"), inputs(root, old), inputs(root, new))
+    document = _yaml().load((root / "dvc.yaml").read_text(encoding="utf-8"))
+    graphs.apply(document, root, graphs.needed(new))
+    graph = _with_inputs(document, inputs(root, old), inputs(root, new))
     kept = _keep(root, name)
     files.write_atomically(root / "params.yaml", text)
     files.write_atomically(root / "dvc.yaml", graph)
@@ -121,7 +123,7 @@ def declare(root: Path, stage: str, paths: Sequence[str]) -> list[str]:
             [f"{path}: no such file or folder" for path in absent], "correct the path, or put the data there"
         )
     if missing:
-        files.write_atomically(root / "dvc.yaml", _with_inputs(text, {}, {stage: missing}))
+        files.write_atomically(root / "dvc.yaml", _with_inputs(_yaml().load(text), {}, {stage: missing}))
     return missing
 
 
@@ -145,12 +147,16 @@ def _read(path: Path) -> Recipe:
     return Recipe(path.stem, path, head[0].removeprefix("# "), **facts)
 
 
-def _with_inputs(text: str, old: dict[str, list[str]], new: dict[str, list[str]]) -> str:
-    """The text of dvc.yaml with the new inputs in place of the old ones."""
+def _yaml() -> YAML:
+    """A reader and writer that keeps the comments and the layout of dvc.yaml."""
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, 4096
     yaml.indent(mapping=2, sequence=4, offset=2)
-    document = yaml.load(text)
+    return yaml
+
+
+def _with_inputs(document: Any, old: dict[str, list[str]], new: dict[str, list[str]]) -> str:
+    """The text of dvc.yaml, whose content is `document`, with the new inputs in place of the old ones."""
     for stage in sorted(old.keys() | new.keys()):
         deps = document["stages"][stage]["deps"]
         for path in (set(old.get(stage, [])) - set(new.get(stage, []))) & set(deps):
@@ -158,7 +164,7 @@ def _with_inputs(text: str, old: dict[str, list[str]], new: dict[str, list[str]]
         for path in reversed([path for path in new.get(stage, []) if path not in deps]):
             deps.insert(0, path)
     out = io.StringIO()
-    yaml.dump(document, out)
+    _yaml().dump(document, out)
     return out.getvalue()
 
 

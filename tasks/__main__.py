@@ -110,7 +110,7 @@ def run_stage(workspace: Workspace, name: str, is_current: Callable[[], bool]) -
             for line in advice(params):
                 print(f"warning: {line}", file=sys.stderr)
         if name != "ingest":
-            requirements.check(root / "data" / "raw", params.finetune.objective)
+            requirements.check(root / "data" / "raw", params.objectives)
         progress, runs = for_stage(name), {key: os.environ.get(variable) for key, variable in PIPELINE.items()}
         try:
             perform(root, state, workspace.node(name), entry, params=params, progress=progress, **runs)

@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from pretune.runtime.stage import Stage
 
 PRETRAINED = "models/pretrained"  # read to measure forgetting only: it has no head for the test rows
-CURVES = ("pretrain", "finetune", "scratch")
 
 
 def evaluate(stage: Stage) -> None:
     """Measure the models and the baselines on the test rows; write `reports/`."""
     params, seed = stage.params.evaluate, stage.params.seed
     device.prepare(seed, stage.params.threads)
-    data, models = LabelledData(stage.dep("data/prepared/labelled"), stage.params.finetune, seed), _models(stage)
+    models = _models(stage)
+    data = _labelled(stage, stage.dep("data/prepared/labelled"), aligned="aligned" in models)
     test = rows.read(data.folder / "test.parquet")
     predictions = _predictions(stage, data, models)
     trained, own = next(iter(models.values())), next(iter(predictions.values()))
@@ -64,7 +64,7 @@ def evaluate(stage: Stage) -> None:
         if (weights := attribution.attribute(model, test[mistake.row]))
     }
     generated = samples.collect(own, model, test)
-    curve_paths = {name: f"reports/curves/{name}.csv" for name in CURVES}
+    curve_paths = {PurePosixPath(path).stem: path for path in stage.declared("reports/curves")}
     report = partial(
         page.render_report,
         result,
@@ -138,6 +138,15 @@ def _forgetting(stage: Stage, data: LabelledData, trained: Path) -> dict[str, An
         return {}
     before = stage.dep(PRETRAINED)
     return {"forgetting": forgetting.evaluate(before, trained, held_out, stage.params.evaluate, stage.params.seed)}
+
+
+def _labelled(stage: Stage, folder: Path, *, aligned: bool) -> LabelledData:
+    """The rows with the objective of the last training stage: all models are asked what the evaluated one learnt."""
+    seed = stage.params.seed
+    if aligned:
+        assert stage.params.align is not None
+        return LabelledData(folder, stage.params.align, seed, "align")
+    return LabelledData(folder, stage.params.finetune, seed)
 
 
 def _write(stage: Stage, texts: dict[str, str]) -> None:

@@ -12,7 +12,12 @@ from pretune.training import device
 from pretune.training.job import Job, finetuning_job, run_training
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pretune.config.params import FinetuneParams
     from pretune.runtime.stage import Stage, StageInputs
+
+REFERENCE = "data/reference"  # of the stage `reference`, where the graph has it
 
 
 def finetune(stage: Stage) -> None:
@@ -22,15 +27,19 @@ def finetune(stage: Stage) -> None:
 
 def prepare(stage: StageInputs) -> Job:
     """The training job: model, data and number of steps."""
-    params, adapt = stage.params.finetune, stage.params.adaptation
-    seed = training_seed(params.seed, stage.params.seed)
+    return job(stage, stage.params.finetune, "finetune", stage.dep("models/pretrained"))
+
+
+def job(stage: StageInputs, params: FinetuneParams, section: str, start: Path) -> Job:
+    """The job that trains the model in the folder `start` as `params` say, which are called `section`."""
+    adapt, seed = stage.params.adaptation, training_seed(params.seed, stage.params.seed)
     device.prepare(seed, stage.params.threads)
-    pretrained = stage.dep("models/pretrained")
-    data = LabelledData(stage.dep("data/prepared/labelled"), params, seed)
-    objective = data.objective(build.model_type(pretrained))
-    context = data.context(objective, objective.inputs(pretrained))
+    reference = stage.dep(REFERENCE) if REFERENCE in stage.declared("data") else None
+    data = LabelledData(stage.dep("data/prepared/labelled"), params, seed, section, reference)
+    objective = data.objective(build.model_type(start))
+    context = data.context(objective, objective.inputs(start))
     adaptation = methods.choose(adapt.method, adapt.settings)
-    model, new_weights = build.load(objective, pretrained, context.labels)
+    model, new_weights = build.load(objective, start, context.labels)
     adaptation.apply(model, new_weights)
-    dtype = build.stored_dtype(pretrained)
+    dtype = build.stored_dtype(start)
     return finetuning_job(data, objective, context, params, model, adaptation=adaptation, dtype=dtype)

@@ -175,7 +175,10 @@ class GateParams(Section):
 
 
 class Params(Section):
-    """The whole of params.yaml."""
+    """The whole of params.yaml.
+
+    `align` is the only section that may be missing: only a graph with the stage `align` has it.
+    """
 
     seed: Seed
     threads: Count
@@ -184,6 +187,7 @@ class Params(Section):
     model: ModelParams
     pretrain: PretrainParams
     finetune: FinetuneParams
+    align: FinetuneParams | None = None
     adaptation: AdaptationParams
     launch: LaunchParams
     scratch: ScratchParams
@@ -191,10 +195,17 @@ class Params(Section):
     evaluate: EvaluateParams
     gate: GateParams
 
+    @property
+    def objectives(self) -> dict[str, str]:
+        """The objectives on labelled rows, by their sections."""
+        align = {"align": self.align.objective} if self.align else {}
+        return {"finetune": self.finetune.objective} | align
+
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         problems = []
-        for name, section in (("pretrain", self.pretrain), ("finetune", self.finetune)):
+        labelled = {"finetune": self.finetune} | ({"align": self.align} if self.align else {})
+        for name, section in {"pretrain": self.pretrain, **labelled}.items():
             parts = section.gradient_accumulation_steps * self.launch.processes * self.launch.nodes
             if section.batch_size % parts:
                 problems.append(
@@ -207,10 +218,11 @@ class Params(Section):
                 )
         if self.pretrain.steps and self.pretrain.evaluate_every and not self.pretrain.validation_rows:
             problems.append("pretrain.evaluate_every needs pretrain.validation_rows")
-        if self.finetune.evaluate_every and self.prepare.validation_rows == 0:
-            problems.append("finetune.evaluate_every needs prepare.validation_rows")
-        if self.finetune.calibrate and self.prepare.validation_rows == 0:
-            problems.append("finetune.calibrate needs prepare.validation_rows")
+        for name, tuned in labelled.items() if self.prepare.validation_rows == 0 else ():
+            if tuned.evaluate_every:
+                problems.append(f"{name}.evaluate_every needs prepare.validation_rows")
+            if tuned.calibrate:
+                problems.append(f"{name}.calibrate needs prepare.validation_rows")
         train_rows = self.prepare.train_rows
         problems += [
             f"label_efficiency.shares: {share:g} of prepare.train_rows {train_rows} rounds to 0 rows"
@@ -223,22 +235,31 @@ class Params(Section):
 
 
 class DeclaredParams:
-    """A view of Params that hands out only the sections that dvc.yaml declares for a stage."""
+    """A view of Params, or of a section, that hands out only what dvc.yaml declares for a stage.
 
-    def __init__(self, params: Params, sections: Iterable[str], stage: str) -> None:
-        self._params, self._sections, self._stage = params, set(sections), stage
+    declared: sections, or single keys as SECTION.KEY. prefix: of a section, its name and a dot.
+    """
+
+    def __init__(self, params: Section, declared: Iterable[str], stage: str, prefix: str = "") -> None:
+        self._params, self._declared, self._stage, self._prefix = params, set(declared), stage, prefix
 
     def __getattr__(self, name: str) -> Any:
-        if name in Params.model_fields and name not in self._sections:
-            raise UndeclaredInputError(
-                f"stage {self._stage} reads the parameters `{name}` but dvc.yaml does not say so",
-                f"add `{name}` under stages.{self._stage}.params in dvc.yaml",
-            )
-        return getattr(self._params, name)
+        value, path = getattr(self._params, name), f"{self._prefix}{name}"
+        if name not in type(self._params).model_fields or path in self._declared:
+            return value
+        keys = {key.removeprefix(f"{path}.") for key in self._declared if key.startswith(f"{path}.")}
+        if keys and isinstance(value, Section):
+            return DeclaredParams(value, self._declared, self._stage, f"{path}.")
+        if keys and isinstance(value, dict):
+            return {key: entry for key, entry in value.items() if key in keys}
+        raise UndeclaredInputError(
+            f"stage {self._stage} reads the parameters `{path}` but dvc.yaml does not say so",
+            f"add `{path}` under stages.{self._stage}.params in dvc.yaml",
+        )
 
 
 def restrict_params(params: Params, sections: Iterable[str], stage: str) -> Params:
-    """Restrict `params` to `sections`; reading another one raises UndeclaredInputError."""
+    """Restrict `params` to `sections`, or keys of them; reading another one raises UndeclaredInputError."""
     return cast("Params", DeclaredParams(params, sections, stage))
 
 

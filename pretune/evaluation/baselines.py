@@ -20,10 +20,12 @@ from pretune.evaluation.slices import full_text
 from pretune.objectives.predictions import (
     Answers,
     Classes,
+    Judgements,
     Likelihoods,
     ManyLabels,
     Numbers,
     Predictions,
+    Preferences,
     Rankings,
     Tags,
     Texts,
@@ -219,11 +221,23 @@ def _rankings(train: list[Row], test: list[Row], model: Rankings) -> dict[str, P
     return {"tfidf": rank(queries, belong, pool, similarities)}
 
 
+def _preferences(_train: list[Row], _test: list[Row], model: Preferences) -> dict[str, Predictions]:
+    """The longer of two answers is preferred: people and judges often do so (Singhal et al. 2023)."""
+    lengths = np.array([[len(text) for text in pair] for pair in model.targets], dtype=np.float32).reshape(-1, 2)
+    return {"longer": Preferences(model.targets, lengths[:, 0], lengths[:, 1], [None] * len(lengths))}
+
+
+def _judgements(_train: list[Row], test: list[Row], model: Judgements) -> dict[str, Predictions]:
+    """The longer an answer, the better."""
+    lengths = [len(row["messages"][last_answer(row["messages"])]["content"]) for row in test]
+    return {"longer": Judgements(model.targets, np.array(lengths, dtype=np.float32))}
+
+
 def _target_bytes(row: Row) -> bytes:
     return str(row.get("target") or full_text(row)).encode("utf-8", "replace")
 
 
 FORMS: dict[type, Any] = {
     Classes: _classes, ManyLabels: _many_labels, Numbers: _numbers, Tags: _tags, Answers: _answers, Texts: _texts,
-    Likelihoods: _likelihoods, Rankings: _rankings,
+    Likelihoods: _likelihoods, Rankings: _rankings, Preferences: _preferences, Judgements: _judgements,
 }  # fmt: skip

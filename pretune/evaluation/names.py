@@ -16,6 +16,7 @@ MODELS = {  # in the order in which they are shown
     "nearest": "nearest training row or sentence",
     "silent": "no answer to any question",
     "unigram": "frequencies of bytes",
+    "longer": "the longer answer",
     "mean": "mean of the training rows",
     "majority": "majority baseline",
 }

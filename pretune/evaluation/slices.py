@@ -23,8 +23,8 @@ def full_text(row: Row) -> str:
 
 
 def input_text(row: Row) -> str:
-    """The text that a model reads: `full_text` without the last answer of a conversation."""
-    messages = row.get("messages", [])
+    """The text that a model reads: `full_text` without the last answer of a conversation, if it holds any."""
+    messages = row.get("messages", []) if "chosen" not in row else []
     return full_text(row | {"messages": messages[: last_answer(messages)]} if messages else row)
 
 

@@ -6,6 +6,8 @@ Other families get padded rows, and their outputs at padding are dropped. Caller
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from transformers import PreTrainedModel
 
 from pretune.data.loading.varlen import Packed, padded, unpadded
 from pretune.models import attention, dropout
-from pretune.models.projection import projected_cross_entropy
+from pretune.models.projection import projected_cross_entropy, projected_log_probs
 
 ENCODERS = ("bert", "modernbert", "roberta", "distilbert")
 DECODERS = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3")
@@ -37,6 +39,16 @@ def prepare(model: PreTrainedModel) -> None:
     dropout.use_fast_dropout(model)
     if is_packed(model):
         model.set_attn_implementation(attention.PACKED)
+
+
+@contextmanager
+def packed_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Attention for packed sequences inside the block, in a model that is not in training."""
+    own = model.config._attn_implementation
+    if is_packed(model):
+        model.set_attn_implementation(attention.PACKED)
+    yield
+    model.set_attn_implementation(own)
 
 
 def states(model: PreTrainedModel, packed: Packed) -> Tensor:
@@ -68,8 +80,24 @@ def token_loss(
         if weights is None:
             return nn.functional.cross_entropy(logits, targets, reduction="sum")
         return nn.functional.cross_entropy(logits, targets, reduction="none") @ weights
+    projection = model.get_output_embeddings()
+    hidden = _head_states(model, packed, positions)
+    return projected_cross_entropy(hidden, projection.weight, projection.bias, targets, weights)
+
+
+def token_log_probs(model: PreTrainedModel, packed: Packed, positions: Tensor, targets: Tensor) -> Tensor:
+    """The log-probability (nats) of each of `targets` (rows,) at `positions` (rows,): (rows,) float32."""
+    if not is_packed(model):
+        logits = _own_logits(model, packed, per_token=True)[positions]
+        return -nn.functional.cross_entropy(logits, targets, reduction="none")
+    projection = model.get_output_embeddings()
+    return projected_log_probs(_head_states(model, packed, positions), projection.weight, projection.bias, targets)
+
+
+def _head_states(model: PreTrainedModel, packed: Packed, positions: Tensor) -> Tensor:
+    """What is projected to the vocabulary at `positions`: (rows, hidden)."""
     hidden = states(model, packed)[positions]
-    family, projection = model.config.model_type, model.get_output_embeddings()
+    family = model.config.model_type
     if family == "modernbert":
         hidden = model.head(hidden)
     elif family == "bert":
@@ -78,7 +106,7 @@ def token_loss(
         hidden = model.lm_head.layer_norm(nn.functional.gelu(model.lm_head.dense(hidden)))
     elif family == "distilbert":
         hidden = model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
-    return projected_cross_entropy(hidden, projection.weight, projection.bias, targets, weights)
+    return hidden
 
 
 def classify(model: PreTrainedModel, packed: Packed) -> Tensor:

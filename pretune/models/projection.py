@@ -1,7 +1,8 @@
-"""Projection to the vocabulary and cross entropy in one function, a few rows at a time."""
+"""Projection to the vocabulary with cross entropy or log-probabilities in one function, a few rows at a time."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -23,11 +24,25 @@ def projected_cross_entropy(
     A frozen weight gets none.
     Matrix products have autocast's type.
     """
-    device = states.device.type
-    compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
     learning = torch.is_grad_enabled()
-    loss: Tensor = _ProjectedCrossEntropy.apply(states, weight, bias, targets, factors, compute, learning)  # type: ignore[no-untyped-call]
+    loss: Tensor = _ProjectedCrossEntropy.apply(states, weight, bias, targets, factors, _product_type(states), learning)  # type: ignore[no-untyped-call]
     return loss
+
+
+def projected_log_probs(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    """The log-probability (nats) of each target under `states @ weight.T + bias`: (rows,) float32.
+
+    Shapes as in `projected_cross_entropy`. Here the gradient of each row is known only after the loss, so the logits
+    are computed again for it, chunk by chunk, instead of being kept.
+    """
+    log_probs: Tensor = _ProjectedLogProbs.apply(states, weight, bias, targets, _product_type(states))  # type: ignore[no-untyped-call]
+    return log_probs
+
+
+def _product_type(states: Tensor) -> torch.dtype:
+    """The type of matrix products: autocast's."""
+    device = states.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
 
 
 class _ProjectedCrossEntropy(torch.autograd.Function):
@@ -51,9 +66,7 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
                 torch.zeros_like(tensor) if tensor is not None and needed else None
                 for tensor, needed in zip((weight, bias), ctx.needs_input_grad[1:3], strict=True)
             )
-            chunk = CHUNK_ON_GPU if x.is_cuda else CHUNK
-            for start in range(0, len(x), chunk):
-                rows = slice(start, start + chunk)
+            for rows in _chunks(x):
                 labels = targets[rows, None]
                 p = torch.log_softmax(functional.linear(x[rows], w, b), dim=-1, dtype=torch.float32)
                 picked = p.gather(1, labels)
@@ -79,3 +92,45 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
         grad_weight = None if grad_weight is None else grad_weight.mul_(grad_loss)
         grad_bias = None if grad_bias is None else grad_bias * grad_loss
         return grad_states.to(ctx.dtype) * grad_loss, grad_weight, grad_bias, None, None, None, None
+
+
+class _ProjectedLogProbs(torch.autograd.Function):
+    @staticmethod
+    def forward(  # noqa: PLR0917 - autograd passes positional arguments only
+        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, compute: torch.dtype
+    ) -> Tensor:
+        ctx.save_for_backward(states, weight, bias, targets)
+        ctx.compute = compute
+        with torch.autocast(states.device.type, enabled=False):
+            x, w, b = states.to(compute), weight.to(compute), None if bias is None else bias.to(compute)
+            result = states.new_empty(len(states), dtype=torch.float32)
+            for rows in _chunks(states):
+                p = torch.log_softmax(functional.linear(x[rows], w, b), dim=-1, dtype=torch.float32)
+                result[rows] = p.gather(1, targets[rows, None])[:, 0]
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        states, weight, bias, targets = ctx.saved_tensors
+        compute = ctx.compute
+        grad_states = torch.empty_like(states)
+        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None  # adapters leave it frozen
+        grad_bias = None if bias is None else torch.zeros_like(bias)
+        with torch.autocast(states.device.type, enabled=False):
+            x, w, b = states.to(compute), weight.to(compute), None if bias is None else bias.to(compute)
+            for rows in _chunks(states):
+                p = torch.softmax(functional.linear(x[rows], w, b), dim=-1, dtype=torch.float32)
+                p.scatter_add_(1, targets[rows, None], p.new_full((len(p), 1), -1.0)).mul_(-grad[rows, None])
+                grad_logits = p.to(compute)
+                grad_states[rows] = (grad_logits @ w).to(states.dtype)
+                if grad_weight is not None:
+                    grad_weight += grad_logits.T @ x[rows]
+                if grad_bias is not None:
+                    grad_bias += p.sum(0)
+        return grad_states, grad_weight, grad_bias, None, None
+
+
+def _chunks(states: Tensor) -> Iterator[slice]:
+    """The rows, a few at a time."""
+    size = CHUNK_ON_GPU if states.is_cuda else CHUNK
+    return (slice(start, start + size) for start in range(0, len(states), size))

@@ -147,12 +147,15 @@ class FinetuningObjective(BaseObjective):
     smooths: whether `label_smoothing` applies, which needs classes as targets.
     calibrates: whether the model predicts probabilities, which a temperature can calibrate.
     answers_untrained: whether a checkpoint can answer as it came, without a new head.
+    referenced: whether the loss compares the model with the one that training starts from. Rows for training then have
+    the value `reference`, a row of `log_probs` under that model, which the stage `reference` computes.
     """
 
     columns: ClassVar[tuple[str, ...]]
     smooths: ClassVar[bool] = False
     calibrates: ClassVar[bool] = False
     answers_untrained: ClassVar[bool] = False
+    referenced: ClassVar[bool] = False
 
     @abstractmethod
     def __init__(self, rows: Sequence[Row], context: ObjectiveContext) -> None:
@@ -171,6 +174,13 @@ class FinetuningObjective(BaseObjective):
         `model` is in eval mode and not wrapped.
         """
         return {}
+
+    def log_probs(self, model: Any) -> npt.NDArray[np.float32]:
+        """The log-probabilities (nats) of what each row asks for, if `referenced`: (rows, numbers).
+
+        `model` is in eval mode and not wrapped.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def predict(self, model: Any) -> Predictions:

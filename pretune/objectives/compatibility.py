@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from pretune.config.params import load
 from pretune.errors import ParamsError
+from pretune.objectives.requirements import REFERENCED
 
 if TYPE_CHECKING:
-    from pretune.config.params import Params
+    from pretune.config.params import FinetuneParams, Params
 
-STAGES = {"pretrain", "finetune", "scratch", "label_efficiency"}
+STAGES = {"pretrain", "finetune", "align", "scratch", "label_efficiency"}
 NEXT = "edit params.yaml (docs/models.md lists what goes with what), then run again"
 
 
@@ -42,12 +43,12 @@ def before_work(root: Path, state: Path, params: Params, start: Callable[..., An
 def digest_of(params: Params) -> str:
     """The sha256 of the parameters that are checked."""
     sections = {
-        name: getattr(params, name).model_dump(
-            include={"objective", "settings", "metric_for_best_model", "sequence_length"}
-        )
-        for name in ("pretrain", "finetune")
+        name: section.model_dump(include={"objective", "settings", "metric_for_best_model", "sequence_length"})
+        for name, section in {"pretrain": params.pretrain, **labelled(params)}.items()
     }
-    sections |= {"model": params.model.model_dump(), "adaptation": params.adaptation.model_dump()}
+    sections |= {
+        name: getattr(params, name).model_dump() for name in ("model", "adaptation", "scratch", "label_efficiency")
+    }
     return hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()
 
 
@@ -61,9 +62,29 @@ def problems(params: Params) -> list[str]:
 
     errors = build.problems(params.model)
     errors += registry.problems(PRETRAINING, "pretrain", params.pretrain, params.model.type)
-    errors += registry.problems(FINETUNING, "finetune", params.finetune, params.model.type)
+    for name, section in labelled(params).items():
+        errors += registry.problems(FINETUNING, name, section, params.model.type)
+    errors += reference_problems(params)
     errors += methods.problems(params.adaptation.method, params.adaptation.settings)
     return errors or adaptation_problems(params)
+
+
+def labelled(params: Params) -> dict[str, FinetuneParams]:
+    """The sections of the stages that train on labelled rows."""
+    return {"finetune": params.finetune} | ({"align": params.align} if params.align else {})
+
+
+def reference_problems(params: Params) -> list[str]:
+    """What cannot be trained on an objective that compares the model with the one that training starts from."""
+    objective, alone = params.finetune.objective, "compares with the pretrained model"
+    if objective not in REFERENCED:
+        return []
+    errors = []
+    if params.scratch.trains(params.model):
+        errors.append(f"scratch.train: {params.scratch.train}, but {objective} {alone}; write false")
+    if params.label_efficiency.partial:
+        errors.append(f"label_efficiency.shares: {objective} {alone}, whose reference is of all rows; write []")
+    return errors
 
 
 def adaptation_problems(params: Params) -> list[str]:

@@ -82,4 +82,31 @@ class Rankings:
     ranks: list[list[int]]
 
 
-Predictions = Classes | ManyLabels | Numbers | Tags | Answers | Texts | Likelihoods | Rankings
+@dataclass(frozen=True)
+class Preferences:
+    """How a model scores two answers to each prompt, of which people prefer the first, and what it answers itself.
+
+    targets: the preferred answer and the other one. chosen, rejected: (rows,), their scores: log-probabilities in nats,
+    or the rewards of a reward model. replies: the model's own answers, None of a model that writes none.
+    """
+
+    targets: list[list[str]]
+    chosen: Floats
+    rejected: Floats
+    replies: list[str | None]
+
+
+@dataclass(frozen=True)
+class Judgements:
+    """How likely a model finds answers that people judged. targets: (rows,) bool, True for good ones.
+
+    log_probs: (rows,), nats per token.
+    """
+
+    targets: npt.NDArray[np.bool_]
+    log_probs: Floats
+
+
+Predictions = (
+    Classes | ManyLabels | Numbers | Tags | Answers | Texts | Likelihoods | Rankings | Preferences | Judgements
+)

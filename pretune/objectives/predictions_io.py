@@ -91,6 +91,8 @@ def _typed(form: Any, content: dict[str, Any]) -> dict[str, Any]:
             typed[field.name] = [[tuple(best) for best in row] for row in value] if field.name == "best" else value
         elif form is predictions.ManyLabels and field.name == "targets":
             typed[field.name] = np.array(value, dtype=bool).reshape(len(value), -1)
+        elif form is predictions.Judgements and field.name == "targets":
+            typed[field.name] = np.array(value, dtype=bool)
         elif form is predictions.Numbers:
             typed[field.name] = np.array(value, dtype=np.float32)
         else:

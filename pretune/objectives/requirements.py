@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +14,40 @@ COLUMNS = {
     "classification": ("text", "label"),
     "embedding": ("text", "pair"),
     "grpo": ("messages",),
+    "dpo": ("messages", "chosen", "rejected"),
     "image_classification": ("image", "label"),
     "instruction": ("messages",),
+    "kto": ("messages", "desirable"),
     "language_modelling": ("text",),
     "linear_regression": ("x", "y"),
     "multi_label": ("text", "labels"),
     "question_answering": ("question", "context", "answers"),
+    "orpo": ("messages", "chosen", "rejected"),
     "regression": ("text", "score"),
+    "reward": ("messages", "chosen", "rejected"),
     "seq2seq": ("text", "target"),
+    "simpo": ("messages", "chosen", "rejected"),
     "token_classification": ("words", "tags"),
 }
 PAIRED = {"binary", "classification", "multi_label", "regression"}  # objectives that also read pairs of texts
+REFERENCED = {"dpo", "kto"}  # objectives that compare the model with the one that training starts from
 FEWEST = 3  # rows: one to train on, one to test on, one to choose by
 SHOWN = 30  # columns in a message
 
 
-def check(raw: Path, objective: str) -> None:
-    """Raise DataError if the snapshot in the folder `raw` cannot serve the objective; nothing without a snapshot."""
+def check(raw: Path, objectives: Mapping[str, str]) -> None:
+    """Raise DataError if the snapshot in the folder `raw` cannot serve an objective; nothing without a snapshot.
+
+    objectives: {section of params: its objective}.
+    """
     path = raw / "counts.json"
     counts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if "columns" in counts and objective in COLUMNS and (error := missing(counts, objective)):
-        raise error
+    for section, objective in objectives.items() if "columns" in counts else ():
+        if objective in COLUMNS and (error := missing(counts, objective, section)):
+            raise error
 
 
-def missing(counts: dict[str, Any], objective: str) -> DataError | None:
+def missing(counts: dict[str, Any], objective: str, section: str = "finetune") -> DataError | None:
     """What the rows lack that the objective needs; counts: those of counts.json.
 
     Rows with a target have to have all columns. If none has one, the texts themselves are the target.
@@ -58,10 +69,10 @@ def missing(counts: dict[str, Any], objective: str) -> DataError | None:
     lacking = {name: sum(count for names, count in usable.items() if name not in names) for name in COLUMNS[objective]}
     if any(lacking.values()):
         problems = [
-            f"finetune.objective {objective} needs the columns {', '.join(COLUMNS[objective])}; "
+            f"{section}.objective {objective} needs the columns {', '.join(COLUMNS[objective])}; "
             + "; ".join(f"{rows} of {total} rows{which} have no {name}" for name, rows in lacking.items() if rows)
         ]
-        return _lacking(problems, counts, [name for name, rows in lacking.items() if rows], usable)
+        return _lacking(problems, counts, [name for name, rows in lacking.items() if rows], usable, section)
     paired = sum(count for names, count in usable.items() if "pair" in names)
     if objective in PAIRED and 0 < paired < total:
         return DataError(
@@ -71,9 +82,9 @@ def missing(counts: dict[str, Any], objective: str) -> DataError | None:
     labels = counts["labels"]
     if objective == "binary" and len(labels) != 2:
         return DataError(
-            f"finetune.objective binary needs two labels; the rows have {len(labels)}: "
+            f"{section}.objective binary needs two labels; the rows have {len(labels)}: "
             + ", ".join(list(labels)[:SHOWN]),
-            "set finetune.objective: classification, or name two in ingest.labels; then: pretune run",
+            f"set {section}.objective: classification, or name two in ingest.labels; then: pretune run",
         )
     if labelled and (splits := [name for name, count in counts["splits"].items() if name and not count["labelled"]]):
         return DataError(
@@ -85,7 +96,7 @@ def missing(counts: dict[str, Any], objective: str) -> DataError | None:
 
 
 def _lacking(
-    problems: list[str], counts: dict[str, Any], lacking: list[str], usable: dict[frozenset[str], int]
+    problems: list[str], counts: dict[str, Any], lacking: list[str], usable: dict[frozenset[str], int], section: str
 ) -> DataError:
     """The error for columns that rows lack: with the columns that are not used, and the objectives that would do."""
     others = list(counts["left_out"])
@@ -94,5 +105,5 @@ def _lacking(
         problems.append(f"the source also has the columns {', '.join(others[:SHOWN])}{near}, which are not used")
     mapping = ", ".join(f"{name}: COLUMN" for name in lacking)
     served = [name for name, columns in COLUMNS.items() if all(set(columns) <= names for names in usable)]
-    other = f", or finetune.objective to one that these rows serve: {', '.join(served)}" if served else ""
+    other = f", or {section}.objective to one that these rows serve: {', '.join(served)}" if served else ""
     return DataError(problems, f"set ingest.columns: {{{mapping}}}{other}; then: pretune run")

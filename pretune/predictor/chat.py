@@ -1,4 +1,4 @@
-"""The predictor of chat models."""
+"""The predictors of chat models and of reward models."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import logging
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from torch import Tensor
 from typing_extensions import override
 
 from . import decoding
 from .conversation import render, stop, without_thought
-from .text import Row, Text
+from .text import Number, Row, Text
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,28 @@ class Reply(Text):
         for token in self.tokenizer.all_special_tokens:
             answer = answer.replace(token, "")
         return answer.strip()
+
+
+class Reward(Number):
+    """Scores the last answer of each conversation: the larger the better."""
+
+    reads: ClassVar[dict[str, str]] = {"messages": "list(message)"}
+    gives: ClassVar[dict[str, str]] = {"score": "double"}
+
+    @override
+    def encoded(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        limit = {"truncation": True, "max_length": self.inference_config["length"]}
+        names = {"return_token_type_ids": False, "padding": True, "return_tensors": "pt"}
+        batch = self.tokenizer([self._text(row) for row in rows], add_special_tokens=False, **limit, **names)
+        return {name: batch[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
+
+    @override
+    def size(self, row: Row) -> int:
+        ids = self.tokenizer(self._text(row), add_special_tokens=False)["input_ids"]
+        return min(int(self.inference_config["length"]), len(ids))
+
+    def _text(self, row: Row) -> str:
+        return render(self.tokenizer, list(row["messages"]), row.get("tools"))
 
 
 def end_of_turn(tokenizer: Any) -> int:

@@ -25,6 +25,7 @@ ANSWERS: dict[str, Any] = {
     "filled": text.Filled,
     "continued": text.Continued,
     "reply": chat.Reply,
+    "reward": chat.Reward,
     "answered": answers.Answered,
     "written": generation.Written,
     "image_class": images.ImageClass,

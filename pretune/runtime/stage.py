@@ -35,6 +35,9 @@ class StageInputs(Protocol):
     def dep(self, path: str) -> Path:
         """A declared input that exists."""
 
+    def declared(self, folder: str) -> list[str]:
+        """The declared inputs within a folder, in the order of dvc.yaml."""
+
 
 class Recorder(Protocol):
     """The record of a run: metrics and texts, which may vary from run to run, unlike outputs."""

@@ -95,7 +95,8 @@ def finetuning_job(
     dtype: torch.dtype = torch.float32,
 ) -> Job:
     """A job on the labelled rows, for `finetune` and `scratch`; `adaptation` is already applied to `model`."""
-    rows, held_out, weights = data.rows(objective, "train"), data.rows(objective, "validation"), data.weights()
+    rows, held_out = (data.training_rows(objective, split) for split in ("train", "validation"))
+    weights = data.weights()
     training = objective(rows, context)
     validation = objective(held_out, context) if params.evaluate_every else None
     parts = mixture.parts_of(held_out, weights) if params.evaluate_every else {}

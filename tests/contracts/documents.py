@@ -15,7 +15,7 @@ import shlex
 import subprocess
 from functools import cache
 from pathlib import Path
-from typing import get_origin
+from typing import get_args, get_origin
 
 import typer
 from markdown_it import MarkdownIt
@@ -117,8 +117,12 @@ def yaml() -> str:
 
 @cache
 def graph() -> dict:
-    """The content of dvc.yaml."""
-    return YAML(typ="safe").load(ROOT / "dvc.yaml")
+    """The content of dvc.yaml, with the stages that recipes may bring."""
+    content = YAML(typ="safe").load(ROOT / "dvc.yaml")
+    for path in (ROOT / "examples/graphs").glob("*.yaml"):
+        more = YAML(typ="safe").load(path)["stages"]
+        content["stages"] |= {name: stage for name, stage in more.items() if "cmd" in stage}
+    return content
 
 
 @cache
@@ -214,6 +218,7 @@ def is_setting(dotted: str) -> bool:
         if not (isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields):
             return False
         model = model.model_fields[part].annotation
+        model = get_args(model)[0] if type(None) in get_args(model) else model  # of a section that may be missing
     return True
 
 

@@ -74,6 +74,11 @@ SETTINGS = {
     "denoising": {"mask_rate": 0.3, "span_length": 2.0, "permute_sentences": True},
     "masked_images": {"mask_rate": 0.5, "square": 4},
     "seq2seq": {"target_length": 6, "beams": 1},
+    "dpo": {"template": None, "reply_tokens": 4, "beta": 0.5, "label_smoothing": 0.0, "loss": "sigmoid"},
+    "orpo": {"template": None, "reply_tokens": 4, "beta": 0.5},
+    "simpo": {"template": None, "reply_tokens": 4, "beta": 2.0, "gamma": 0.5},
+    "kto": {"template": None, "reply_tokens": 4, "beta": 0.5, "desirable_weight": 1.0, "undesirable_weight": 1.0},
+    "reward": {"template": None},
     "question_answering": {"overlap": 4, "longest": 4, "best": 2},
 }
 
@@ -115,6 +120,11 @@ COLUMNS = {
         [{"role": "user", "content": text}, {"role": "assistant", "content": text.split()[0]}] for text in TEXTS
     ],
 }
+COLUMNS |= {
+    "chosen": [[{"role": "assistant", "content": text.split()[-1]}] for text in TEXTS],
+    "rejected": [[{"role": "assistant", "content": text.split()[0]}] for text in TEXTS],
+    "desirable": [n % 2 == 0 for n in range(8)],
+}
 
 
 def objectives():
@@ -153,6 +163,10 @@ def objective(name, words, folder):
     objective_class, own_context = objectives()[name], context(name, words)
     if name in FINETUNING:
         rows = [{column: COLUMNS[column][n] for column in objective_class.columns} for n in range(len(TEXTS))]
+        if "chosen" in objective_class.columns:  # then `messages` holds the prompt only
+            rows = [row | {"messages": row["messages"][:1]} for row in rows]
+        if objective_class.referenced:
+            rows = [row | {"reference": [-9.0, -8.0]} for row in rows]
         return objective_class(rows, own_context)
     if not folder.exists():
         folder.mkdir(parents=True)

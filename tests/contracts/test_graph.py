@@ -10,10 +10,21 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from cli import graphs
 from pretune.config.params import Params
 
 ROOT = Path(__file__).parent.parent.parent
-STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+
+
+def stages_with(*names):
+    """The stages of dvc.yaml with these graphs of examples/graphs."""
+    document = YAML().load(ROOT / "dvc.yaml")
+    graphs.apply(document, ROOT, names)
+    return document["stages"]
+
+
+DEFAULT = stages_with()
+STAGES = stages_with("align")  # all there are
 PACKAGES = ("cli", "flows", "tasks", "pretune")
 EVERY_STAGE = pytest.mark.parametrize("name", STAGES)
 
@@ -60,6 +71,11 @@ def closure(path):
             found.add(file)
             pending += imports_of(file)
     return {file.as_posix() for file in found}
+
+
+def sections(name):
+    """The sections of params that a stage declares, whole or in part."""
+    return {param.partition(".")[0] for param in STAGES[name].get("params", [])}
 
 
 def code_deps(name):
@@ -148,7 +164,7 @@ def test_the_lock_is_of_this_graph():
         return entry["cmd"], paths(entry, "deps"), set(params), paths(entry, "outs", "metrics", "plots")
 
     assert {name: facts(entry, entry["params"]["params.yaml"]) for name, entry in locked.items()} == {
-        name: facts(entry, entry.get("params", [])) for name, entry in STAGES.items()
+        name: facts(entry, entry.get("params", [])) for name, entry in DEFAULT.items()
     }
 
 
@@ -171,22 +187,42 @@ def test_every_file_of_tasks_is_a_stage():
 
 @EVERY_STAGE
 def test_declared_parameters_are_sections_that_exist(name):
-    """Whole sections of the schema: a part of one would let the rest be read undeclared."""
-    assert set(STAGES[name].get("params", [])) <= set(Params.model_fields)
+    """Sections of the schema, or keys of one."""
+    assert sections(name) <= set(Params.model_fields)
 
 
 @EVERY_STAGE
 def test_declared_parameters_are_those_that_the_code_reads(name):
-    """Each section that the stage's code asks for by `stage.params.SECTION` is declared, and none besides."""
+    """Each section that the stage's code asks for by `stage.params.SECTION` is declared, and none besides.
+
+    `reference` and `align` share code with what `finetune` does, and read the section of their graph.
+    """
     code = "".join((ROOT / file).read_text(encoding="utf-8") for file in closure(Path("tasks", f"{name}.py")))
     read = set(re.findall(r"stage\.params\.(\w+)", code))
-    assert read == set(STAGES[name].get("params", []))
+    assert read - ({"finetune"} if name in {"reference", "align"} else set()) == sections(name)
 
 
 def test_every_section_is_declared_by_some_stage():
     """A setting that no stage reads would be one that changes nothing; `gate` is what `pretune promote` reads."""
-    read = {param for stage in STAGES.values() for param in stage.get("params", [])}
+    read = {section for name in STAGES for section in sections(name)}
     assert read | {"gate"} == set(Params.model_fields)
+
+
+def test_a_graph_of_a_recipe_leaves_no_trace_when_another_is_taken():
+    """Whatever comes after whatever, dvc.yaml is the same as if it had been the first."""
+    document = YAML().load(ROOT / "dvc.yaml")
+    for names in (["align"], ["reference"], ["align"], []):
+        graphs.apply(document, ROOT, names)
+        assert document["stages"] == stages_with(*names)
+    assert document["stages"] == YAML().load(ROOT / "dvc.yaml")["stages"]
+
+
+def test_the_reference_is_computed_alike_before_either_stage():
+    """The two graphs differ in the model and in the section of params only."""
+    one, other = stages_with("align")["reference"], stages_with("reference")["reference"]
+    assert [dep for dep in one["deps"] if dep not in other["deps"]] == ["models/finetuned"]
+    assert [param.replace("align.", "finetune.") for param in one["params"]] == other["params"]
+    assert stages_with("reference")["finetune"]["deps"][0] == "data/reference"
 
 
 @EVERY_STAGE

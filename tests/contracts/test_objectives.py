@@ -19,7 +19,15 @@ from pretune.errors import ParamsError
 from pretune.models import heads, layers
 from pretune.objectives import registry
 from pretune.objectives.finetuning.table import OBJECTIVES as FINETUNING
-from pretune.objectives.predictions import Classes, Likelihoods, ManyLabels, Numbers, Rankings
+from pretune.objectives.predictions import (
+    Classes,
+    Judgements,
+    Likelihoods,
+    ManyLabels,
+    Numbers,
+    Preferences,
+    Rankings,
+)
 from pretune.objectives.pretraining.table import OBJECTIVES as PRETRAINING
 
 SPEC = importlib.util.spec_from_file_location("samples", Path(__file__).parent / "samples.py")
@@ -216,7 +224,10 @@ def assert_answers(answers, expected):
         np.testing.assert_allclose(predicted, expected.predicted, rtol=1e-4, atol=1e-5)
     elif isinstance(expected, Rankings):  # the predictor gives the vectors that the ranks follow from
         np.testing.assert_allclose(np.linalg.norm(np.stack(answers["vector"]), axis=1), 1, rtol=1e-5)
-    elif not isinstance(expected, Likelihoods):  # the predictor continues texts instead
+    elif isinstance(expected, Preferences):
+        if "text" in answers:
+            assert list(answers["text"]) == expected.replies
+    elif not isinstance(expected, Likelihoods | Judgements):  # the predictor writes texts instead
         assert list(answers.iloc[:, 0]) == expected.predicted
 
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pretune.objectives.predictions import Answers, Classes, Likelihoods, ManyLabels, Numbers, Tags, Texts
+from pretune.objectives.predictions import (
+    Answers,
+    Classes,
+    Judgements,
+    Likelihoods,
+    ManyLabels,
+    Numbers,
+    Preferences,
+    Tags,
+    Texts,
+)
 
 WORDS = ["salt", "wave", "tide", "oven", "flour", "spoon", "butter", "harbour"]
 ROWS = 60
@@ -74,9 +84,26 @@ def likelihoods(*, seed=0):
     return Likelihoods(tokens * generator.gamma(3.0, 1.0, ROWS), tokens, tokens * 4)
 
 
+def preferences(*, seed=0):
+    """Two answers to each prompt, of which the better one is likelier in most rows, and a reply."""
+    generator = np.random.default_rng(seed)
+    targets = [[sentence(generator), sentence(generator)] for _ in range(ROWS)]
+    chosen, rejected = generator.normal(0.5, 1.0, ROWS), generator.normal(0.0, 1.0, ROWS)
+    replies = [pair[int(generator.random() < 0.3)] for pair in targets]
+    return Preferences(targets, chosen.astype(np.float32), rejected.astype(np.float32), replies)
+
+
+def judgements(*, seed=0):
+    """Good and bad answers, of which the good ones are likelier."""
+    generator = np.random.default_rng(seed)
+    targets = generator.random(ROWS) < 0.5
+    return Judgements(targets, (generator.normal(size=ROWS) + targets).astype(np.float32))
+
+
 ALL = {
     "classes": classes, "two_classes": lambda **kw: classes(("no", "yes"), **kw), "many_labels": many_labels,
     "numbers": numbers, "tags": tags, "texts": texts, "answers": answers, "likelihoods": likelihoods,
+    "preferences": preferences, "judgements": judgements,
 }  # fmt: skip
 
 

@@ -18,7 +18,8 @@ class Bench:
         return self.folder / path
 
     def declared(self, folder):
-        return [path for path in ("models/finetuned", "models/scratch") if path.startswith(folder)]
+        curves = [f"reports/curves/{stage}.csv" for stage in ("finetune", "pretrain", "scratch")]
+        return [path for path in ("models/finetuned", "models/scratch", *curves) if path.startswith(f"{folder}/")]
 
     def resolve_input(self, place):
         return self.folder / place

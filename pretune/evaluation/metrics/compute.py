@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pretune.evaluation.metrics import classification, ranking, regression, text
+from pretune.evaluation.metrics import classification, preferences, ranking, regression, text
 from pretune.evaluation.metrics.bootstrap import Bootstrap, Difference, Metric, on_rows
 from pretune.evaluation.slices import Mask
 from pretune.objectives.predictions import (
     Answers,
     Classes,
+    Judgements,
     Likelihoods,
     ManyLabels,
     Numbers,
     Predictions,
+    Preferences,
     Rankings,
     Tags,
     Texts,
@@ -29,6 +31,8 @@ FORMS: dict[type, Callable[[Any], dict[str, Metric]]] = {
     Texts: text.texts,
     Likelihoods: regression.likelihoods,
     Rankings: ranking.rankings,
+    Preferences: preferences.preferences,
+    Judgements: preferences.judgements,
 }
 
 
@@ -43,7 +47,10 @@ def count(predictions: Predictions) -> int:
 
 
 def evaluate_models(predictions: Mapping[str, Predictions], bootstrap: Bootstrap) -> dict[str, Any]:
-    """{model: {metric: estimate}}, and under "gain" by how much the first model is better than each other one."""
+    """{model: {metric: estimate}}, and under "gain" by how much the first model is better than each other one.
+
+    Of preferences also "win_rate", how often the first model answers better than each other one that answers.
+    """
     result: dict[str, Any] = {"test_rows": bootstrap.rows}
     by_model = {name: metrics(predicted) for name, predicted in predictions.items()}
     for name, model_metrics in by_model.items():
@@ -51,6 +58,8 @@ def evaluate_models(predictions: Mapping[str, Predictions], bootstrap: Bootstrap
         result[name] = {key: estimate.as_dict() for key, estimate in estimates.items()}
     first, *others = by_model
     result["gain"] = {name: gain(by_model[first], by_model[name], bootstrap).as_dict() for name in others}
+    if rates := preferences.win_rates(predictions, bootstrap):
+        result["win_rate"] = rates
     return result
 
 

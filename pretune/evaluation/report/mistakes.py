@@ -13,10 +13,12 @@ from pretune.objectives.finetuning import squad
 from pretune.objectives.predictions import (
     Answers,
     Classes,
+    Judgements,
     Likelihoods,
     ManyLabels,
     Numbers,
     Predictions,
+    Preferences,
     Rankings,
     Tags,
     Texts,
@@ -105,7 +107,23 @@ def _likelihoods(predictions: Likelihoods) -> Ranked:
         yield float(nats), Mistake(row, "", "", f"{nats:.3f} nats a token")
 
 
+def _preferences(predictions: Preferences) -> Ranked:
+    margins = predictions.rejected - predictions.chosen
+    for row in np.flatnonzero(margins >= 0):
+        preferred, other = predictions.targets[row]
+        yield float(margins[row]), Mistake(int(row), preferred, other, f"prefers the other by {margins[row]:.3g}")
+
+
+def _judgements(predictions: Judgements) -> Ranked:
+    """Good answers that are less likely than the median, and bad ones that are more likely."""
+    distances = predictions.log_probs - np.median(predictions.log_probs) if len(predictions.targets) else np.zeros(0)
+    for row in np.flatnonzero((distances > 0) != predictions.targets):
+        true, predicted = ("good", "bad") if predictions.targets[row] else ("bad", "good")
+        by = f"{predictions.log_probs[row]:.3f} nats a token"
+        yield float(abs(distances[row])), Mistake(int(row), true, predicted, by)
+
+
 FORMS: dict[type, Callable[[Any], Ranked]] = {
     Classes: _classes, ManyLabels: _many_labels, Numbers: _numbers, Tags: _tags, Answers: _answers, Texts: _texts,
-    Likelihoods: _likelihoods, Rankings: _rankings,
+    Likelihoods: _likelihoods, Rankings: _rankings, Preferences: _preferences, Judgements: _judgements,
 }  # fmt: skip

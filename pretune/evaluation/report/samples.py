@@ -8,7 +8,7 @@ from typing import Any
 
 from pretune.data.rows import Row
 from pretune.evaluation.slices import input_text
-from pretune.objectives.predictions import Likelihoods, Predictions, Texts
+from pretune.objectives.predictions import Likelihoods, Predictions, Preferences, Texts
 from pretune.predictor.text import CONTINUATION
 
 SAMPLES = 6  # rows, evenly spaced
@@ -33,6 +33,12 @@ def collect(predictions: Predictions, model: Any, rows: Sequence[Row]) -> list[S
     if isinstance(predictions, Texts):
         true, predicted = predictions.targets, predictions.predicted
         return [Sample(place, input_text(rows[place]), true[place], predicted[place]) for place in places]
+    if isinstance(predictions, Preferences):
+        replies = {place: reply for place in places if (reply := predictions.replies[place]) is not None}
+        return [
+            Sample(place, input_text(rows[place]), predictions.targets[place][0], reply)
+            for place, reply in replies.items()
+        ]
     if isinstance(predictions, Likelihoods):
         return _continuations(model, rows, places)
     return []

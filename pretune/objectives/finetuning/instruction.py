@@ -61,7 +61,8 @@ class Instruction(TokenObjective, FinetuningObjective):
         """The rows as samples; made when they are needed, for predictions need none."""
         settings = self.context.settings
         encoder = Encoder(self.context.inputs, loss=settings.loss, reasoning=settings.reasoning)
-        return Conversations.of(self.rows, encoder, self.context.length, settings.too_long)
+        rows = [row | {"messages": conversation_of(row)} for row in self.rows]
+        return Conversations.of(rows, encoder, self.context.length, settings.too_long)
 
     @classmethod
     def families(cls) -> list[str]:
@@ -107,9 +108,15 @@ class Instruction(TokenObjective, FinetuningObjective):
         """A reply in place of the last answer of each conversation; the target is "" if there is no answer."""
         prompts, targets = [], []
         for row in self.rows:
-            turns = row["messages"]
+            turns = conversation_of(row)
             last = last_answer(turns)
             prompts.append({name: row[name] for name in ("tools",) if name in row} | {"messages": turns[:last]})
             targets.append(turns[last]["content"] if last < len(turns) else "")
         replies = chat.Reply(model, self.context.inputs, self.inference_config(self.context))(prompts)
         return Texts(targets, [reply["text"] for reply in replies])
+
+
+def conversation_of(row: Row) -> list[Row]:
+    """The conversation of a row, with its answer: `chosen`, where `messages` holds the prompt only."""
+    turns: list[Row] = row["messages"] + row.get("chosen", [])
+    return turns

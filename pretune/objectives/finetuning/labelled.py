@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pretune.data.rows import Row, read
-from pretune.errors import DataError
+from pretune.errors import DataError, GraphError
 from pretune.models import build
 from pretune.objectives.base import FinetuningObjective, ObjectiveContext
+from pretune.objectives.finetuning import reference
 from pretune.objectives.finetuning.table import OBJECTIVES
 from pretune.objectives.predictions import Predictions
 from pretune.objectives.registry import choose
@@ -21,15 +22,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LabelledData:
-    """folder: data/prepared/labelled; params: the section `finetune`."""
+    """folder: data/prepared/labelled; params: the section `finetune` or `align`, called `section`.
+
+    reference: data/reference, if the stage reads it.
+    """
 
     folder: Path
     params: FinetuneParams
     seed: int
+    section: str = "finetune"
+    reference: Path | None = None
 
     def objective(self, model_type: str) -> type[FinetuningObjective]:
-        """The class of `finetune.objective`; ParamsError if models of this type cannot be trained on it."""
-        return choose(OBJECTIVES, "finetune", self.params, model_type)[0]
+        """The class of `objective`; ParamsError if models of this type cannot be trained on it."""
+        return choose(OBJECTIVES, self.section, self.params, model_type)[0]
 
     def context(self, objective: type[FinetuningObjective], inputs: Any) -> ObjectiveContext:
         """What the objective needs besides its rows; inputs: the model's input pipeline."""
@@ -46,7 +52,7 @@ class LabelledData:
             raise DataError(
                 f"the objective {self.params.objective} needs the columns {', '.join(objective.columns)}; "
                 f"rows of {split} lack {', '.join(missing)}",
-                "name another finetune.objective in params.yaml, or other data",
+                f"name another {self.section}.objective in params.yaml, or other data",
             )
         return rows
 
@@ -54,6 +60,19 @@ class LabelledData:
         """{part: weight} of a mixture; {} for any other source."""
         file = self.folder / "weights.json"
         return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+    def training_rows(self, objective: type[FinetuningObjective], split: str) -> list[Row]:
+        """The rows of train or validation, with their values of `reference` if the objective needs them."""
+        rows = self.rows(objective, split)
+        if not objective.referenced:
+            return rows
+        if self.reference is None:
+            raise GraphError(
+                f"{self.section}.objective {self.params.objective} compares the model with the one that training "
+                f"starts from, but in dvc.yaml no stage computes data/reference for it",
+                "take the stage `reference` from examples/graphs (docs/stages.md)",
+            )
+        return reference.attach(rows, self.reference / f"{split}.safetensors")
 
     def predictions(self, model: Path | str, split: str, *, like: Path | None = None) -> Predictions:
         """The predictions of `model` for the rows of train, validation or test.

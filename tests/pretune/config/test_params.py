@@ -241,11 +241,11 @@ def test_a_missing_key_is_an_error(check):
 
 
 def test_no_field_of_the_schema_has_a_default():
-    """Every key of every section is required."""
+    """Every key of every section is required; the section `align` only in a graph that has the stage."""
     pending = [params.Params]
     while pending:
         for name, field in pending.pop().model_fields.items():
-            assert field.is_required(), name
+            assert field.is_required() or name == "align", name
             if isinstance(field.annotation, type) and issubclass(field.annotation, params.Section):
                 pending.append(field.annotation)
 
@@ -272,6 +272,18 @@ def test_a_stage_gets_its_declared_sections_only(params):
     with pytest.raises(UndeclaredInputError, match="stage prepare reads the parameters `pretrain`") as caught:
         _ = view.pretrain
     assert "stages.prepare.params" in caught.value.next_step
+
+
+def test_a_stage_gets_its_declared_keys_of_a_section_only(params):
+    """Also of the settings of an objective; the error names the key that is missing."""
+    settings = {"template": "{{ x }}", "beta": 0.1}
+    changed = params.model_copy(update={"finetune": params.finetune.model_copy(update={"settings": settings})})
+    view = restrict_params(changed, ["finetune.epochs", "finetune.settings.template"], "reference").finetune
+    assert view.epochs == params.finetune.epochs
+    assert view.settings == {"template": "{{ x }}"}
+    with pytest.raises(UndeclaredInputError, match=r"`finetune.batch_size`") as caught:
+        _ = view.batch_size
+    assert "add `finetune.batch_size` under stages.reference.params" in caught.value.next_step
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from pretune.models.projection import CHUNK, projected_cross_entropy
+from pretune.models.projection import CHUNK, projected_cross_entropy, projected_log_probs
 
 HIDDEN, WORDS = 12, 50
 ROWS = st.sampled_from([0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 1]) | st.integers(0, 3 * CHUNK)
@@ -48,6 +48,19 @@ def test_factors_weigh_each_row(rows, bias):
     expected = functional.cross_entropy(functional.linear(*inputs), targets, reduction="none") @ factors
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
     for one, other in zip(gradients(loss, inputs), gradients(expected, inputs), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@given(ROWS, st.booleans())
+def test_log_probabilities_have_a_gradient_for_each_row(rows, bias):
+    """For any number of rows and any upstream gradients they are those of all logits at once."""
+    inputs, targets = problem(rows, bias=bias, seed=rows)
+    factors = torch.randn(rows)
+    computed = projected_log_probs(*inputs, targets)
+    expected = -functional.cross_entropy(functional.linear(*inputs), targets, reduction="none")
+    torch.testing.assert_close(computed, expected, rtol=1e-5, atol=1e-5)
+    both = [gradients((values * factors).sum(), inputs) for values in (computed, expected)]
+    for one, other in zip(*both, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 

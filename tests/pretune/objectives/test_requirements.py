@@ -88,9 +88,9 @@ def test_a_split_without_targets_and_too_few_rows_are_errors():
 
 def test_the_check_reads_the_snapshot(tmp_path):
     """No snapshot, nothing to say; an objective of another name is refused elsewhere."""
-    requirements.check(tmp_path, "classification")
+    requirements.check(tmp_path, {"finetune": "classification"})
     (tmp_path / "counts.json").write_text(json.dumps(counts({"text": 9})), encoding="utf-8")
-    requirements.check(tmp_path, "language_modelling")
-    requirements.check(tmp_path, "none")
+    requirements.check(tmp_path, {"finetune": "language_modelling"})
+    requirements.check(tmp_path, {"finetune": "none"})
     with pytest.raises(DataError):
-        requirements.check(tmp_path, "classification")
+        requirements.check(tmp_path, {"finetune": "classification"})

@@ -12,7 +12,8 @@ from pretune.studies import settings
 BASE = {"name": "one", "space": {"finetune.epochs": "1,2"}, "metric": ["headline"], "sampler": "grid"}
 FORMS = {
     "Classes": "classes", "ManyLabels": "many_labels", "Numbers": "numbers", "Tags": "tags", "Texts": "texts",
-    "Answers": "answers", "Likelihoods": "likelihoods",
+    "Answers": "answers", "Likelihoods": "likelihoods", "Rankings": "rankings", "Preferences": "preferences",
+    "Judgements": "judgements",
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from pretune.objectives.predictions import (
     ManyLabels,
     Numbers,
     Preferences,
+    Rankings,
     Tags,
     Texts,
 )
@@ -100,10 +101,19 @@ def judgements(*, seed=0):
     return Judgements(targets, (generator.normal(size=ROWS) + targets).astype(np.float32))
 
 
+def rankings(*, seed=0):
+    """The places of the text that belongs to each row, the first in most."""
+    generator = np.random.default_rng(seed)
+    targets = [[sentence(generator)] for _ in range(ROWS)]
+    ranks = [[int(place)] for place in generator.geometric(0.6, ROWS)]
+    predicted = [target[0] if place == [1] else "other" for target, place in zip(targets, ranks, strict=True)]
+    return Rankings(targets, predicted, ranks)
+
+
 ALL = {
     "classes": classes, "two_classes": lambda **kw: classes(("no", "yes"), **kw), "many_labels": many_labels,
     "numbers": numbers, "tags": tags, "texts": texts, "answers": answers, "likelihoods": likelihoods,
-    "preferences": preferences, "judgements": judgements,
+    "preferences": preferences, "judgements": judgements, "rankings": rankings,
 }  # fmt: skip
 
 

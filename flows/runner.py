@@ -98,6 +98,8 @@ class PipelineRun:
             compatibility.before_work(self.root, self.state, self._params, self._processes.start)
         for line in [] if self.trial else params.advice(self._params):  # a sweep tries what is rarely meant
             self.display.warn(line)
+        if self._params.align and "align" not in self.nodes:
+            self.display.warn("params.yaml has a section align, dvc.yaml no such stage: it is ignored (docs/stages.md)")
         flat = files.flatten(self._params.model_dump())
         self.name = self._choose_name(flat)
         self._recording = PipelineRecording(

@@ -16,7 +16,7 @@ CHOSEN := $(TORCH:%=.venv/torch-%)
 unexport PYTHONDONTWRITEBYTECODE
 TWO := --numprocesses 2 --dist worksteal
 
-.PHONY: run test test-fast test-nightly test-tensorflow tensorflow check format docs study docs-studies setup lock bench-first-run bench-overhead bench-start bench-train bench-plan bench-predict bench-data bench-history results docs-figures clean help
+.PHONY: run test test-fast test-nightly test-tensorflow tensorflow check format docs study docs-studies setup lock bench-first-run bench-overhead bench-start bench-train bench-llm bench-plan bench-predict bench-data bench-history results docs-figures clean help
 
 run: $(READY) ## set up, then run the pipeline: data, pretraining, finetuning, evaluation
 	@$(BIN)/pretune run
@@ -100,6 +100,9 @@ bench-start: $(DEV) ## how long a stage takes to begin
 
 bench-train: $(DEV) ## speed of training beside the transformers Trainer
 	@$(BIN)/python benchmarks/train.py
+
+bench-llm: $(DEV) ## finetuning and asking a language model beside transformers, peft and TRL
+	@$(BIN)/python benchmarks/llm.py
 
 bench-plan: $(DEV) ## what `pretune plan` says beside what then happens
 	@$(BIN)/python benchmarks/plan.py

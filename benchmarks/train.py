@@ -18,25 +18,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import re
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 import numpy as np
+from rounds import OURS, ROOT, Goal, Measured, Rounds, Worker, show_speed, take_turns, verdict
 
-ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data"
 VOCABULARY, LAYERS, ROWS, LENGTH, MASKED = 30_522, 4, 32, 128, 0.15
-OURS, PRODUCT = "ours", "bf16 matrix product"
+PRODUCT = "bf16 matrix product"
 BEST = {"bf16": True, "optim": "adamw_torch_fused", "torch_compile": True}
 EAGER = BEST | {"torch_compile": False}
 EXAMPLES = """examples:
@@ -61,13 +57,6 @@ class Task:
     threads: int = 2
 
 
-class Goal(NamedTuple):
-    """The target: ours is `factor` times as fast as the fastest of `peers`."""
-
-    peers: tuple[str, ...]
-    factor: float
-
-
 @dataclass(frozen=True)
 class Case:
     """Contenders by name, each with its additional arguments."""
@@ -78,24 +67,6 @@ class Case:
     goals: tuple[Goal, ...] = ()
     share: float = 0.0  # target share of the roof
     data: str = "wikitext-2"
-
-
-@dataclass
-class Measured:
-    """The measurements of one contender."""
-
-    speeds: list[float] = field(default_factory=list)
-    memory: float = 0.0  # MiB
-
-    def add(self, result: dict[str, float]) -> None:
-        """Add the result of a round."""
-        self.speeds.append(result["amount"] / result["seconds"])
-        self.memory = max(self.memory, result["memory"])
-
-    @property
-    def median(self) -> float:
-        """The median speed."""
-        return statistics.median(self.speeds)
 
 
 CASES = {
@@ -167,33 +138,19 @@ def run(name: str, case: Case, task: Task, rounds: int) -> None:
         return
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         print(f"  data: {prepare(Path(folder), task, case.data)}", flush=True)
+        settings = {"case": name, "task": vars(task)}
         workers = {
-            contender: stack.enter_context(Worker(name, contender, task, Path(folder))) for contender in case.contenders
+            contender: stack.enter_context(Worker(__file__, contender, settings, Path(folder)))
+            for contender in case.contenders
         }
         if name == "quality":
             show_quality({contender: worker.round()["loss"] for contender, worker in workers.items()}, task)
             return
-        measured = {contender: Measured() for contender in workers}
-        for number in range(rounds + 1):
-            for contender, worker in workers.items():
-                result = worker.round()
-                if number:
-                    measured[contender].add(result)
+        measured = take_turns(workers, rounds)
         if case.share:
             show_share(measured, case.share, task)
         else:
             show_speed(measured, case.goals)
-
-
-def show_speed(measured: dict[str, Measured], goals: tuple[Goal, ...]) -> None:
-    """Print the table of a case, and whether its goals are met."""
-    print(f"  {'':<26}{'median':>10}{'best':>10}   tokens/s{'peak':>10} MiB")
-    for name, results in measured.items():
-        print(f"  {name:<26}{results.median:10,.0f}{max(results.speeds):10,.0f}{results.memory:21,.0f}")
-    for goal in goals:
-        fastest = max(goal.peers, key=lambda name: measured[name].median)
-        best = max((name for name in measured if name.startswith(OURS)), key=lambda name: measured[name].median)
-        verdict(f"{best} / {fastest}", measured[best].median / measured[fastest].median, goal.factor, "x")
 
 
 def show_share(measured: dict[str, Measured], target: float, task: Task) -> None:
@@ -214,15 +171,6 @@ def show_quality(losses: dict[str, float], task: Task) -> None:
     for peer in ("ours, fp32", "Trainer, fp32"):
         away = abs(losses["ours, auto"] / losses[peer] - 1) * 100
         verdict(f"ours, auto, from {peer}", away, 0.5, " %", at_most=True)
-
-
-def verdict(name: str, value: float, target: float, unit: str, *, at_most: bool = False) -> None:
-    """Print whether a target is reached or missed."""
-    reached = value <= target if at_most else value >= target
-    sign = "<=" if at_most else ">="
-    print(
-        f"  {name}: {value:.2f}{unit}, target {sign} {target:g}{unit}: {'reached' if reached else 'MISSED'}", flush=True
-    )
 
 
 def flops_per_token(task: Task) -> float:
@@ -256,82 +204,6 @@ def prepare(folder: Path, task: Task, data: str) -> str:
     tokens = words(texts, verbose=False)["input_ids"]
     corpus.write(folder, tokens)
     return f"{description}; {len(texts):,} texts, {sum(map(len, tokens)):,} tokens, {len(words):,} in the vocabulary"
-
-
-class Worker:
-    """A contender's process, which computes only during `round`."""
-
-    def __init__(self, case: str, contender: str, task: Task, folder: Path) -> None:
-        self._contender, self._errors = contender, tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in __exit__
-        environment = {
-            **os.environ,
-            "TOKENIZERS_PARALLELISM": "false",
-            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-        }
-        settings = json.dumps({"case": case, "task": vars(task)})
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, "--worker", contender, settings, str(folder)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment, text=True, bufsize=1,
-        )  # fmt: skip
-
-    def round(self) -> dict[str, float]:
-        """Run one round; return its result."""
-        assert self._process.stdin
-        assert self._process.stdout
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write("go\n")
-        answer = self._process.stdout.readline()
-        if not answer:
-            self._errors.seek(0)
-            sys.exit(f"{self._contender} ended with {self._process.wait()}:\n{self._errors.read()}")
-        result: dict[str, float] = json.loads(answer)
-        return result
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
-        self._errors.close()
-
-
-class Rounds:
-    """The worker's side: waits for a line before each round, and answers after it."""
-
-    def __init__(self) -> None:
-        self._answers = os.fdopen(os.dup(1), "w", buffering=1)
-        os.dup2(2, 1)  # libraries print to stdout as well
-        self._wait()
-        self._first = True
-
-    def done(self, amount: float) -> None:
-        """End a round of `amount` tokens or FLOPs."""
-        seconds = time.perf_counter() - self._began
-        self.answer(amount=amount, seconds=seconds, memory=peak())
-        if self._first:
-            self._first = False
-            with contextlib.suppress(OSError):
-                Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # reset the peak
-        self._wait()
-
-    def answer(self, **values: float) -> None:
-        """Send values to the benchmark."""
-        print(json.dumps(values), file=self._answers)
-
-    def _wait(self) -> None:
-        if not sys.stdin.readline():
-            os._exit(0)
-        self._began = time.perf_counter()
-
-
-def peak() -> float:
-    """Peak memory of this process in MiB."""
-    with contextlib.suppress(OSError):
-        match = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))
-        if match:
-            return int(match[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def work(contender: str, settings: str, folder: str) -> None:

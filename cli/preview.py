@@ -35,6 +35,8 @@ def rows(root: Path, params: Params) -> list[Line]:
         show = _numbers
     elif first and "messages" in first[0] and params.finetune.objective == "instruction":
         show = _conversation
+    elif first and "messages" in first[0]:
+        show = _answers
     return [show(folder / "tokenizer", params, row) | _targets(row, labels) | {"from": row["origin"]} for row in first]
 
 
@@ -68,17 +70,18 @@ def _text(folder: Path, params: Params, row: dict[str, Any]) -> Line:
     from pretune.predictor import words as in_words
 
     words, length = tokenizer.load(folder), params.finetune.sequence_length
-    split = params.finetune.objective in {"question_answering", "language_modelling"}
+    objective = params.finetune.objective
+    split = objective in {"question_answering", "language_modelling"}
     if "words" in row:
         whole, ids = (in_words.encode(words, row["words"], limit)[0] for limit in (WHOLE, length))
     else:
-        objective = params.finetune.objective
         names = ["question", "context"] if "question" in requirements.COLUMNS[objective] else ["text"]
         names += ["pair"] if objective in requirements.PAIRED and "pair" in row else []
         texts = [row[name] for name in names]
         whole = words(*texts)["input_ids"]
         ids = whole if split else words(*texts, truncation=True, max_length=length)["input_ids"]
-    line: Line = {"text": words.decode(ids), "tokens": _count(len(whole), length, split=split)}
+    more = {name: row[name] for name in ("pair",) if name in row and objective not in requirements.PAIRED}
+    line: Line = {"text": words.decode(ids), "tokens": _count(len(whole), length, split=split)} | more
     if "target" in row and params.finetune.objective == "seq2seq":
         limit = params.finetune.settings["target_length"]
         target = words(text_target=row["target"])["input_ids"]
@@ -124,6 +127,23 @@ def _conversation(folder: Path, params: Params, row: dict[str, Any]) -> Line:
     fate = {"cut": "cut at", "drop": "dropped at", "split": "split at"}[settings["too_long"]]
     tokens = str(longest) if longest <= length else f"{longest}, {fate} finetune.sequence_length {length}"
     return line | {"learnt": f"what is in {OPEN} {CLOSE}" if samples else "nothing", "tokens": tokens}
+
+
+def _answers(folder: Path, params: Params, row: dict[str, Any]) -> Line:
+    """The prompt as the model gets it, and what its answers are compared with: other answers, a verdict, a target."""
+    from pretune.data import tokenizer
+    from pretune.data.rows import last_answer
+    from pretune.predictor import conversation
+
+    words, messages = tokenizer.load(folder), row["messages"]
+    words.chat_template = params.finetune.settings["template"] or words.chat_template or conversation.PLAIN
+    last = last_answer(messages)
+    prompt = conversation.render(words, messages[:last], row.get("tools"), add_generation_prompt=True)
+    line: Line = {"prompt": prompt, "tokens": str(len(words(prompt, add_special_tokens=False)["input_ids"]))}
+    line |= {"answer": messages[last]["content"]} if last < len(messages) else {}
+    line |= {name: "\n".join(turn["content"] for turn in row[name]) for name in ("chosen", "rejected") if name in row}
+    line |= {"desirable": "yes" if row["desirable"] else "no"} if "desirable" in row else {}
+    return line | ({"target": row["target"]} if "target" in row else {})
 
 
 def _image(folder: Path, _params: Params, row: dict[str, Any]) -> Line:

@@ -182,10 +182,9 @@ def _set_lengths(values: dict[str, Any], objective: str, rehearsed: Rehearsal) -
     pretrain["sequence_length"] = proposal.length(rehearsed.texts, shortest=32, longest=128)
     shortest, longest = WINDOWS.get(objective, (16, proposal.LONGEST))
     finetune["sequence_length"] = proposal.length(rehearsed.inputs, shortest=shortest, longest=longest)
-    limit = {"seq2seq": "target_length", "instruction": "reply_tokens"}.get(objective)
-    if limit:
+    for limit in {"target_length", "reply_tokens"} & finetune["settings"].keys():
         finetune["settings"][limit] = proposal.length(rehearsed.targets, longest=128)
-    if objective == "instruction":  # a prompt is cut to what a reply leaves of the length
+    if "reply_tokens" in finetune["settings"]:  # a prompt is cut to what a reply leaves of the length
         whole = finetune["sequence_length"] + finetune["settings"]["reply_tokens"]
         finetune["sequence_length"] = min(proposal.LONGEST, whole)
 

@@ -20,6 +20,7 @@ SHARES = frozenset({
     "accuracy", "macro_f1", "weighted_f1", "micro_f1", "macro_precision", "macro_recall", "roc_auc", "pr_auc",
     "calibration_error", "exact_match", "hamming_loss", "entity_f1", "entity_precision", "entity_recall", "f1",
     "has_answer_f1", "has_answer_exact_match", "no_answer_f1", "no_answer_exact_match",
+    "ndcg", "mrr", "recall",
 })  # fmt: skip
 RANGES = {
     "mcc": (-1.0, 1.0), "pearson": (-1.0, 1.0), "spearman": (-1.0, 1.0), "r2": (-math.inf, 1.0), "brier": (0.0, 2.0),

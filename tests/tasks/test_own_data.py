@@ -15,11 +15,12 @@ from cli import preview
 from cli.proposal.inspection import Request
 from cli.proposal.propose import propose
 from pretune.config import params
-from pretune.objectives.requirements import COLUMNS
+from pretune.objectives.requirements import COLUMNS, REFERENCED
 from tasks.finetune import finetune
 from tasks.ingest import ingest
 from tasks.prepare import prepare
 from tasks.pretrain import pretrain
+from tasks.reference import reference
 
 ROOT = Path(__file__).parent.parent.parent
 SEA = ["harbour", "tide", "anchor", "wave", "boat", "gull"]
@@ -84,6 +85,17 @@ def translated(path):
     lines(path, [{"translation": {"en": words(n), "de": words(n + 1)}} for n in range(N)])
 
 
+def preferred(path):
+    """Prompts with a better and a worse answer."""
+    lines(path, [{"prompt": f"say {n}", "chosen": words(n), "rejected": words(n + 1)} for n in range(N)])
+
+
+def judged(path):
+    """Prompts with an answer and a verdict."""
+    lines(path, [{"prompt": f"say {n}", "completion": words(n), "label": n % 2 == 0} for n in range(N)])
+
+
+ASKED = {"orpo", "simpo", "reward"}  # with --objective: dpo learns from the same rows
 MAKE = {  # {objective: (name of the file, a function that writes it)}
     "binary": ("a.csv", lambda p: table(p, ["review", "mood"], [[words(n), "ab"[n % 2]] for n in range(N)])),
     "classification": ("a.csv", lambda p: table(p, ["id", "text", "label"], [[n, words(n), n % 3] for n in range(N)])),
@@ -93,6 +105,13 @@ MAKE = {  # {objective: (name of the file, a function that writes it)}
     "question_answering": ("a.jsonl", lambda p: lines(p, [question(n) for n in range(N)])),
     "seq2seq": ("a.jsonl", translated),
     "instruction": ("a.jsonl", lambda p: lines(p, [{"instruction": f"say {n}", "output": words(n)} for n in range(N)])),
+    "dpo": ("a.jsonl", preferred),
+    "orpo": ("a.jsonl", preferred),
+    "simpo": ("a.jsonl", preferred),
+    "reward": ("a.jsonl", preferred),
+    "kto": ("a.jsonl", judged),
+    "grpo": ("a.jsonl", lambda p: lines(p, [{"prompt": f"say {words(n)}", "solution": str(n)} for n in range(N)])),
+    "embedding": ("a.jsonl", lambda p: lines(p, [{"query": words(n), "positive": words(n + N)} for n in range(N)])),
     "language_modelling": ("a.txt", lambda p: p.write_text("\n\n".join(map(words, range(N))), encoding="utf-8")),
     "image_classification": ("photos", images),
     "linear_regression": ("a.csv", lambda p: table(p, ["a", "b", "y"], [[n / 7, n % 5, n / 3] for n in range(N)])),
@@ -112,7 +131,8 @@ def benches(tmp_path, make_bench):
     def bench(objective):
         name, make = MAKE[objective]
         make(tmp_path / name)
-        found = propose(tmp_path, tmp_path, Request([(None, name)], timed=False))
+        asked = objective if objective in ASKED else None
+        found = propose(tmp_path, tmp_path, Request([(None, name)], objective=asked, timed=False))
         values = params.validate(_read(tmp_path, found.text)).model_dump()
         values["threads"] = 1
         values["model"]["config"] |= SMALL[values["model"]["type"]]
@@ -134,6 +154,9 @@ SHOWN = {  # a part of what the first row is shown as
     "binary": ("label", "(id "), "classification": ("text", "[CLS]"), "multi_label": ("labels", "ids"),
     "regression": ("score", ""), "token_classification": ("tags", "ids"), "question_answering": ("answers", "Ann"),
     "seq2seq": ("target", "[CLS]"), "instruction": ("conversation", preview.OPEN), "language_modelling": ("tokens", ""),
+    **dict.fromkeys(("dpo", "orpo", "simpo", "reward"), ("rejected", ": ")), "kto": ("desirable", "yes"),
+    "grpo": ("target", "0"),
+    "embedding": ("pair", ": "),
     "image_classification": ("image", "8 x 8, 3 channels"), "linear_regression": ("x", "a "),
 }  # fmt: skip
 
@@ -143,7 +166,9 @@ def test_own_data_lead_from_files_to_a_model(objective, benches):
     """The objective is found, the stages run, and the first rows are shown as the model gets them."""
     place = benches(objective)
     assert place.params.finetune.objective == objective
-    for stage in (ingest, prepare, pretrain, finetune):
+    if objective in REFERENCED:
+        place.declared = {"models": ["models/pretrained"], "data": ["data/reference"]}.__getitem__
+    for stage in (ingest, prepare, pretrain, *([reference] if objective in REFERENCED else []), finetune):
         place.name = stage.__name__
         stage(place)
     assert (place.folder / "models/finetuned/model.safetensors").is_file()

@@ -8,7 +8,8 @@ from typing import Any
 
 ENCODER, DECODER, CHAT, WRITER, VISION, NUMBERS = "modernbert", "gpt2", "llama", "bart", "vit", "linear"
 FAMILIES = {
-    "language_modelling": DECODER, "instruction": CHAT, "grpo": CHAT, "seq2seq": WRITER, "image_classification": VISION,
+    "language_modelling": DECODER, "instruction": CHAT, "grpo": CHAT, "dpo": CHAT, "kto": CHAT,
+    "orpo": CHAT, "simpo": CHAT, "reward": CHAT, "seq2seq": WRITER, "image_classification": VISION,
     "linear_regression": NUMBERS,
 }  # fmt: skip
 CALIBRATED = {"binary", "classification", "multi_label", "image_classification"}
@@ -19,6 +20,11 @@ OVERHEAD = 25  # seconds of what is not training: imports, other stages, records
 SETTINGS: dict[str, dict[str, Any]] = {
     "question_answering": {"overlap": 48, "longest": 24, "best": 5},
     "instruction": {"template": None, "reply_tokens": 64, "loss": "all", "reasoning": "trained", "too_long": "cut"},
+    "dpo": {"template": None, "reply_tokens": 64, "beta": 0.1, "label_smoothing": 0.0, "loss": "sigmoid"},
+    "kto": {"template": None, "reply_tokens": 64, "beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0},
+    "orpo": {"template": None, "reply_tokens": 64, "beta": 0.1},
+    "simpo": {"template": None, "reply_tokens": 64, "beta": 2.0, "gamma": 1.0},
+    "reward": {"template": None},
     "grpo": {
         "template": None,
         "reply_tokens": 64,

@@ -20,6 +20,7 @@ from pretune.data.inspect.machine import Plan
 from pretune.data.inspect.proposal import Facts, Sizes
 from pretune.errors import DataError, did_you_mean
 from pretune.objectives.requirements import COLUMNS as NEEDED
+from pretune.objectives.requirements import REFERENCED
 
 MOST_THREADS = 8
 TRIED = 100  # steps of pretraining that a rehearsal plans for
@@ -126,6 +127,7 @@ def _sections(inspection: Inspection, prepared: dict[str, Any], sizes: Sizes) ->
             "evaluate_every": 50 if sizes.validation else 0,
         },
         "adaptation": {"method": "full", "settings": {}},
+        "scratch": {"train": False if objective in REFERENCED else "auto"},
         "label_efficiency": {"shares": []},
     }
 

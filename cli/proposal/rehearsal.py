@@ -13,6 +13,7 @@ from typing import Any
 from pretune.config.params import Params
 from pretune.data.ingest.sources.record import Record
 from pretune.data.inspect.machine import Pace
+from pretune.objectives.requirements import REFERENCED
 
 RECORDS = 2000  # of the sample that are rehearsed with
 ROUNDS = 2
@@ -49,6 +50,10 @@ class RehearsalStage:
     def dep(self, path: str) -> Path:
         """A file that an earlier stage wrote."""
         return self._folder / path
+
+    def declared(self, folder: str) -> list[str]:
+        """What an objective that compares with a reference reads."""
+        return {"data": ["data/reference"], "models": ["models/pretrained"]}.get(folder, [])
 
     def resolve_input(self, place: str) -> Path:
         """A path in the workspace."""
@@ -140,11 +145,20 @@ def _corpus(folder: Path) -> int:
 
 def _pace(stage: Any) -> Pace:
     """Seconds of a step of both trainings, as measured here: the least of ROUNDS, for other work slows some down."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from pretune.models import build
     from pretune.training import parallel
     from pretune.training.estimate import dry_run
-    from tasks import pretrain, scratch
+    from tasks import finetune, pretrain, scratch
+    from tasks.reference import reference
 
+    disable_progress_bar()
     world = parallel.single_process()
-    jobs = [module.prepare(stage) for module in (pretrain, scratch)]
+    jobs = [pretrain.prepare(stage)]
+    if stage.params.finetune.objective in REFERENCED:  # no model from scratch can be trained on it
+        build.save(jobs[0].model, jobs[0].inputs, stage.out("models/pretrained"), jobs[0].inference_config)
+        reference(stage)
+    jobs.append((finetune if stage.params.finetune.objective in REFERENCED else scratch).prepare(stage))
     rounds = [[dry_run.timed(job, world, 1, 0).step for job in jobs] for _ in range(ROUNDS)]
     return Pace(*(min(seconds) for seconds in zip(*rounds, strict=True)))

@@ -57,8 +57,11 @@ def columns(inspection: Inspection, objective: str) -> Iterator[Line]:
         yield "conversations", layout, count
     used = {str(name) for theirs in inspection.roles.columns.values() for name in names_of(theirs)}
     used |= set(inspection.roles.used)
+    used |= set(NEEDED[objective])
     others = [
-        column.name for column in inspection.table if column.name not in used and column.name not in NEEDED[objective]
+        column.name
+        for column in inspection.table
+        if column.name not in used and not any(column.name.startswith(f"{name}.") for name in used)  # its parts
     ]
     if others:
         yield "not used", listed(others), ""

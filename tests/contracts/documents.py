@@ -44,7 +44,7 @@ GIVEN = {  # examples of what a user has
     "train-v1.1.json", "sweeps/size.yaml",
 }  # fmt: skip
 NAMES = {"pretune/pipeline"}  # no path: a deployment in Prefect
-PROGRAMS = {  # that commands may call besides our own
+PROGRAMS = {"hf",   # that commands may call besides our own
     "cd", "cp", "curl", "diff", "export", "git", "mlflow", "mv", "pip", "prefect", "pytest", "ray", "rm", "source",
     "sudo", "unset", "uv", "zcat",
 }  # fmt: skip

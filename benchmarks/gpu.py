@@ -326,6 +326,7 @@ def conversations(size: Size) -> list[Batch]:
 
 def finetuning(kit: Kit, who: str) -> None:
     """Finetuning with LoRA on conversations: packed, padded, or packed with a quantised base."""
+    from pretune.adaptation import quantization
     from pretune.adaptation.methods import choose
 
     size = kit.size("1.3B")
@@ -333,11 +334,11 @@ def finetuning(kit: Kit, who: str) -> None:
     length = float(np.mean(np.concatenate([batch.packed.lengths.numpy() ** 2 for batch in batches])))
     length /= float(np.mean(np.concatenate([batch.packed.lengths.numpy() for batch in batches])))
     flops = flops_per_token(model, size, length, causal=True, frozen=True)
-    if who == "QLoRA, packed":
-        quantise(kit, model)
     for parameter in model.parameters():
-        if parameter.is_floating_point() and parameter.ndim == 2:
+        if parameter.ndim == 2:
             parameter.data = parameter.data.bfloat16().float()  # as from a checkpoint in bf16
+    if who == "QLoRA, packed":
+        quantization.quantize(model, "nf4")
     choose("lora", {"r": 16, "lora_alpha": 32}).apply(model, frozenset())
     model.to(kit.device)
     title = f"SFT 1.3B, {who}"
@@ -345,20 +346,6 @@ def finetuning(kit: Kit, who: str) -> None:
         peer(kit, title, model, [padded(batch) for batch in batches], flops)
     else:
         ours(kit, title, model, batches, flops, compiled=who == "LoRA, packed, compiled")
-
-
-def quantise(kit: Kit, model: Any) -> None:
-    """Replace the matrices within the layers by 4-bit ones of bitsandbytes (NF4)."""
-    import bitsandbytes as bnb
-
-    for parent in [module for name, module in model.named_modules() if ".layers." in name]:
-        for name, child in parent.named_children():
-            if isinstance(child, nn.Linear):
-                small = bnb.nn.Linear4bit(
-                    child.in_features, child.out_features, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4"
-                )
-                small.weight = bnb.nn.Params4bit(child.weight.data.cpu(), requires_grad=False, quant_type="nf4")
-                setattr(parent, name, small.to(kit.device))
 
 
 def generation(kit: Kit, who: str) -> None:

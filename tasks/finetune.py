@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pretune.adaptation import methods
+from pretune.adaptation import methods, quantization
 from pretune.config.section import training_seed
 from pretune.models import build
 from pretune.objectives.finetuning.labelled import LabelledData
@@ -39,7 +39,9 @@ def job(stage: StageInputs, params: FinetuneParams, section: str, start: Path) -
     objective = data.objective(build.model_type(start))
     context = data.context(objective, objective.inputs(start))
     adaptation = methods.choose(adapt.method, adapt.settings)
-    model, new_weights = build.load(objective, start, context.labels)
+    if adapt.quantization:
+        device.return_memory()
+    model, new_weights = quantization.load(objective, start, adapt.quantization, context.labels)
     adaptation.apply(model, new_weights)
     dtype = build.stored_dtype(start)
     return finetuning_job(data, objective, context, params, model, adaptation=adaptation, dtype=dtype)

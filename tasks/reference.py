@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from pretune.adaptation import quantization
 from pretune.data import rows
-from pretune.models import build
 from pretune.objectives.base import ObjectiveContext
 from pretune.objectives.finetuning import reference as files
 from pretune.objectives.finetuning.table import OBJECTIVES
@@ -39,7 +39,7 @@ def reference(stage: Stage) -> None:
     objective = OBJECTIVES.get(params.objective)
     if objective is None or not objective.referenced:
         return
-    model, _ = build.load(objective, folder)
+    model, _ = quantization.load(objective, folder, stage.params.adaptation.quantization)
     model = model.to(device.choose()).eval()
     settings = SimpleNamespace(template=params.settings["template"])
     context = ObjectiveContext(objective.inputs(folder), params.sequence_length, 0, settings)

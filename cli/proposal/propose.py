@@ -126,7 +126,7 @@ def _sections(inspection: Inspection, prepared: dict[str, Any], sizes: Sizes) ->
             "calibrate": objective in machine.CALIBRATED and sizes.validation >= proposal.CALIBRATING,
             "evaluate_every": 50 if sizes.validation else 0,
         },
-        "adaptation": {"method": "full", "settings": {}},
+        "adaptation": {"method": "full", "settings": {}, "quantization": None},
         "scratch": {"train": False if objective in REFERENCED else "auto"},
         "label_efficiency": {"shares": []},
     }

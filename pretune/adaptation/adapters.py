@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from pretune.adaptation import quantization
 from pretune.errors import ParamsError, did_you_mean
 from pretune.models import layers
 
@@ -119,6 +120,7 @@ def like(model: PreTrainedModel, config: PreTrainedConfig | None = None) -> PreT
     copied = type(model)(copy.deepcopy(config or model.config))
     if peft_config := getattr(model, "peft_config", None):
         add(copied, copy.deepcopy(peft_config["default"]))
+    quantization.like(copied, model)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     for name, parameter in copied.named_parameters():
         parameter.requires_grad_(name in trained)
@@ -126,7 +128,8 @@ def like(model: PreTrainedModel, config: PreTrainedConfig | None = None) -> PreT
 
 
 def merge(model: PreTrainedModel) -> PreTrainedModel:
-    """Merge the adapters into the weights, in place; a model without adapters stays as it is."""
+    """Merge the adapters into the weights, dequantised first, in place; a model with neither stays as it is."""
+    quantization.dequantize(model)
     if not hasattr(model, "peft_config"):
         return model
     from peft.tuners.tuners_utils import BaseTunerLayer

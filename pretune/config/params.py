@@ -119,6 +119,7 @@ class AdaptationParams(Section):
 
     method: NonEmptyStr
     settings: dict[str, Any]
+    quantization: Literal["int8", "nf4"] | None
 
 
 class LaunchParams(Section):
@@ -216,6 +217,8 @@ class Params(Section):
                 problems.append(
                     f"{name}.optimizer muon needs whole matrices: write launch.strategy: ddp, or optimizer: adamw"
                 )
+        if self.adaptation.quantization and self.launch.strategy == "fsdp":
+            problems.append("adaptation.quantization: quantised matrices are not sharded; write launch.strategy: ddp")
         if self.pretrain.steps and self.pretrain.evaluate_every and not self.pretrain.validation_rows:
             problems.append("pretrain.evaluate_every needs pretrain.validation_rows")
         for name, tuned in labelled.items() if self.prepare.validation_rows == 0 else ():

@@ -45,7 +45,7 @@ DERIVED = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "cls_to
            "architectures", "transformers_version", "auto_map")  # fmt: skip
 HELP = "edit `model` in params.yaml (docs/models.md), then run again"
 CONFIG_HELP = "with a checkpoint, `config: {}` is usual (docs/models.md); edit `model` in params.yaml, then run again"
-LOADING = {"use_safetensors": True, "trust_remote_code": False, "dtype": torch.float32}
+LOADING = {"use_safetensors": True, "trust_remote_code": False}
 
 
 AutoConfig.register("linear", LinearConfig, exist_ok=True)
@@ -169,17 +169,21 @@ def new(objective: Any, config: PreTrainedConfig, labels: Iterable[str] = ()) ->
 
 
 def load(
-    objective: Any, source: Path | str, labels: Iterable[str] | None = None, config: PreTrainedConfig | None = None
+    objective: Any,
+    source: Path | str,
+    labels: Iterable[str] | None = None,
+    config: PreTrainedConfig | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[PreTrainedModel, frozenset[str]]:
     """The model from the folder `source` or from the hub, and the names of its new weights, which are random.
 
-    With `labels` the model gets a head for them; without, it is as it was saved. Raises DataError if other weights
-    are missing or do not fit.
+    With `labels` the model gets a head for them; without, it is as it was saved. dtype: of its weights. Raises
+    DataError if other weights are missing or do not fit.
     """
     config = config or configuration(source)
     if labels is not None:
         config = type(config).from_dict(config.to_dict() | objective.head(list(labels)))
-    options = LOADING | {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    options = LOADING | {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         model, info = objective.auto.from_pretrained(**location(source), config=config, **options)
     except OSError as error:

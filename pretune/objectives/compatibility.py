@@ -54,7 +54,7 @@ def digest_of(params: Params) -> str:
 
 def problems(params: Params) -> list[str]:
     """Everything that does not go together, one line each."""
-    from pretune.adaptation import methods
+    from pretune.adaptation import methods, quantization
     from pretune.models import build
     from pretune.objectives import registry
     from pretune.objectives.finetuning.table import OBJECTIVES as FINETUNING
@@ -65,7 +65,9 @@ def problems(params: Params) -> list[str]:
     for name, section in labelled(params).items():
         errors += registry.problems(FINETUNING, name, section, params.model.type)
     errors += reference_problems(params)
-    errors += methods.problems(params.adaptation.method, params.adaptation.settings)
+    adapt = params.adaptation
+    errors += methods.problems(adapt.method, adapt.settings)
+    errors += quantization.problems(adapt.method, adapt.settings, adapt.quantization)
     return errors or adaptation_problems(params)
 
 
@@ -95,7 +97,7 @@ def adaptation_problems(params: Params) -> list[str]:
     import torch
     from transformers.initialization import no_init_weights
 
-    from pretune.adaptation import adapters, methods
+    from pretune.adaptation import adapters, methods, quantization
     from pretune.objectives.finetuning.table import OBJECTIVES as FINETUNING
     from pretune.objectives.pretraining.table import OBJECTIVES as PRETRAINING
 
@@ -117,7 +119,8 @@ def adaptation_problems(params: Params) -> list[str]:
             adapters.config_of(method, settings, finetuned)
     except ParamsError as error:
         return error.problems
-    return []
+    kind = params.adaptation.quantization
+    return [quantization.refusal(finetuned, kind)] if kind and not quantization.matrices(finetuned) else []
 
 
 def _model_without_data(objective: Any, params: Params) -> Any:

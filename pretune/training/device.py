@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8  # of glibc's malloc.h
 
 
 def choose() -> torch.device:
@@ -37,9 +37,21 @@ def prepare(seed: int, threads: int) -> None:
 
 def keep_memory() -> None:
     """Have glibc keep freed memory: each step allocates the same large tensors, and new pages are slower."""
+    _mallopt({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_ARENA_MAX: 1})
+
+
+def return_memory() -> None:
+    """Undo `keep_memory` for tensors of 1 MB or more: for models with quantised matrices.
+
+    Each is dequantised for one product. Among smaller tensors that stay, no other one could use the memory it had.
+    """
+    _mallopt({M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 2**20})
+
+
+def _mallopt(options: dict[int, int]) -> None:
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_ARENA_MAX, 1)):
+        for option, value in options.items():
             libc.mallopt(option, value)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pretune.adaptation import adapters, methods
+from pretune.adaptation import adapters, methods, quantization
 from pretune.config.params import ModelParams, TrainingParams
 from pretune.data.loading import corpus
 from pretune.data.loading.arrays import Columns
@@ -57,6 +57,7 @@ ADAPTATIONS = {
     "lora": {"r": 2, "lora_dropout": 0.1},
     "dora": {"r": 2},
     "ia3": {},
+    "qlora": {"r": 2},  # lora, with the matrices below it in nf4
 }
 SETTINGS = {
     "masked_lm": {"mask_rate": 0.3, "whole_words": True},
@@ -198,7 +199,9 @@ def pretrained(name, family, words, folder):
 def adapted(name, family, method, words, folder):
     """A pretrained model with a head for the objective, adapted; and its unfreeze schedule."""
     model, new_weights = pretrained(name, family, words, folder)
-    adaptation = methods.choose(method, ADAPTATIONS[method])
+    if method == "qlora":
+        quantization.quantize(model, "nf4", new_weights)
+    adaptation = methods.choose(method.removeprefix("q"), ADAPTATIONS[method])
     adaptation.apply(model, new_weights)
     return model, adaptation.unfreeze_schedule(model, 2)
 

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from transformers.initialization import no_init_weights
 
-from pretune.adaptation import adapters
+from pretune.adaptation import adapters, quantization
 from pretune.data.loading.batch import map_tensors
 from pretune.models import heads
 from pretune.training import dataloader, optimizer
@@ -88,7 +88,7 @@ def estimate(
     transient = simulated.tensors.peak - simulated.lasting
     live = lasting + transient + gathered - (simulated.weights if on_cpu else 0)
     return Cost(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=quantization.parameters(model),
         flops=round(flops / share),
         tokens=round(tokens / share),
         memory=round(live * (HEAP if on_cpu else 1)),

@@ -192,6 +192,31 @@ def test_adaptations_save_memory(words, tiny, params, method):
     assert costs[1].flops > 0
 
 
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_quantised_matrices_are_counted_in_the_bytes_that_they_take(words, tiny, params, kind):
+    """Their weights count as parameters, those that stay in fp32 too; memory falls, the model stays as it was."""
+    from pretune.adaptation import methods, quantization
+
+    texts = [{"text": f"about {'salt ' * (row % 9)}", "label": LABELS[row % 2]} for row in range(40)]
+    objective = Classification(texts, ObjectiveContext(words, 16, 0, None, LABELS))
+    costs = []
+    for quantise in (False, True):
+        model = build.new(Classification, tiny("bert"), LABELS)
+        if quantise:
+            quantization.quantize(model, kind)
+        methods.choose("lora", {"r": 2}).apply(model, frozenset(methods.head(model)))
+        costs.append(cost.estimate(model, objective, params.finetune, seed=0, device=torch.device("cpu")))
+        assert set(map(type, model.state_dict().values())) == {torch.Tensor}
+    saved = (
+        (32 - (8 if kind == "int8" else 4.5))
+        / 8
+        * sum(m.in_features * m.out_features for m in model.modules() if isinstance(m, quantization.QuantizedLinear))
+    )
+    assert costs[0].parameters == costs[1].parameters
+    assert costs[0].flops == costs[1].flops
+    assert 0.7 * saved < costs[0].snapshot - costs[1].snapshot <= saved
+
+
 def test_an_adapted_model_with_fewer_layers_keeps_its_adapters(words, tiny):
     """Those of the remaining layers; memory_check estimates such a model."""
     from pretune.adaptation import methods

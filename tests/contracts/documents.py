@@ -44,8 +44,8 @@ GIVEN = {  # examples of what a user has
     "train-v1.1.json", "sweeps/size.yaml",
 }  # fmt: skip
 NAMES = {"pretune/pipeline"}  # no path: a deployment in Prefect
-PROGRAMS = {"hf",   # that commands may call besides our own
-    "cd", "cp", "curl", "diff", "export", "git", "mlflow", "mv", "pip", "prefect", "pytest", "ray", "rm", "source",
+PROGRAMS = {  # that commands may call besides our own
+    "cd", "cp", "curl", "diff", "export", "git", "hf", "mlflow", "mv", "pip", "prefect", "pytest", "ray", "rm", "source",
     "sudo", "unset", "uv", "zcat",
 }  # fmt: skip
 SHELL = ("sh", "bash", "shell", "console")

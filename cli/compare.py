@@ -48,6 +48,7 @@ def compare(
         Table("data that differ", head, differing(used_data), len(head)),
         metrics(comparison, list(evaluations)),
         Table("better than the models that each was compared with, by", head, gains(evaluations)),
+        Table("benchmarks", head, benchmarks(evaluations)),
         Table("cost", head, costs(evaluations)),
     ]
     page = root / PAGE
@@ -117,6 +118,21 @@ def gains(evaluations: dict[str, Evaluation]) -> list[list[str]]:
         ]
         for model in models
     ]
+
+
+def benchmarks(evaluations: dict[str, Evaluation]) -> list[list[str]]:
+    """The estimate of each evaluated model in each benchmark."""
+    from pretune.pages.units import interval
+
+    rows: dict[str, dict[str, str]] = {}
+    for name, evaluation in evaluations.items():
+        measured, end = evaluation.run.metrics, f".{evaluation.evaluated}"
+        for key in (key for key in measured if key.startswith("benchmarks.") and key.endswith(end)):
+            benchmark = key.removeprefix("benchmarks.").removesuffix(end)
+            rows.setdefault(benchmark, {})[name] = interval(
+                *(measured[f"{key}{part}"] for part in ("", ".low", ".high"))
+            )
+    return [[key, *(values.get(name, "-") for name in evaluations)] for key, values in rows.items()]
 
 
 def costs(evaluations: dict[str, Evaluation]) -> list[list[str]]:

@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from cli import checkpoint, graphs
 from pretune.config import files, overrides, params, source_spec
 from pretune.errors import DataError, GraphError, NotFoundInRecordsError, ParamsError, did_you_mean
+from pretune.evaluation.benchmarks import tasks as benchmarks
 from pretune.lineage.graph import state_dir
 
 FOLDER = "examples"
@@ -135,6 +136,8 @@ def inputs(root: Path, values: Mapping[str, Any]) -> dict[str, list[str]]:
     checkpoint = values["model"]["init"]
     if checkpoint is not None and not HUB.fullmatch(checkpoint):
         by_stage |= {stage: [checkpoint] for stage in ("pretrain", "scratch", "label_efficiency", "evaluate")}
+    if named := benchmarks.paths(values["evaluate"].get("benchmarks", []), root):
+        by_stage["evaluate"] = [*by_stage.get("evaluate", []), *named]
     return by_stage
 
 

@@ -108,7 +108,8 @@ def show(screen: Console, result: dict[str, Any], *, overridden: bool) -> None:
         for row in rows:
             table.add_row(*row)
         screen.print(table)
-        for line in filter(None, [*summary.gains(results), summary.forgetting(results), summary.labels(results)]):
+        lines = [summary.forgetting(results), *summary.benchmarks(results), summary.labels(results)]
+        for line in filter(None, [*summary.gains(results), *lines]):
             screen.print(line, highlight=False)
     screen.print("\nwhere to look next:", highlight=False)
     for command, purpose in _next_commands(result["stages"], overridden=overridden):

@@ -22,6 +22,7 @@ from flows.summary import Outcome
 from pretune import process
 from pretune.config import files, params
 from pretune.errors import PretuneError, StageFailedError, TerminatedError
+from pretune.evaluation.benchmarks import tasks as benchmarks
 from pretune.lineage import dvc_config, graph
 from pretune.lineage.graph import Workspace
 from pretune.objectives import compatibility
@@ -96,6 +97,8 @@ class PipelineRun:
         self._stack.callback(self._processes.close)
         if compatibility.STAGES & set(stages):
             compatibility.before_work(self.root, self.state, self._params, self._processes.start)
+        if "evaluate" in self.nodes:
+            benchmarks.check(self._params.evaluate.benchmarks, self.root, self.nodes["evaluate"].deps)
         for line in [] if self.trial else params.advice(self._params):  # a sweep tries what is rarely meant
             self.display.warn(line)
         if self._params.align and "align" not in self.nodes:

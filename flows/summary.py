@@ -8,6 +8,7 @@ from typing import Any
 
 from pretune.evaluation import names
 from pretune.evaluation.label_efficiency import describe_saving
+from pretune.pages.units import interval
 
 SHARES = {"accuracy", "micro_f1", "entity_f1", "exact_match"}  # headlines whose gain is shown in points, hundredths
 Row = tuple[str, ...]
@@ -61,6 +62,19 @@ def forgetting(results: dict[str, Any]) -> str:
     return f"held-out text: {before} bits per byte before finetuning, {after} after: {value} ({low} to {high})"
 
 
+def benchmarks(results: dict[str, Any]) -> list[str]:
+    """The evaluated model's result in each benchmark, and by how much it is better than the others."""
+    model, lines = names.evaluated(results), []
+    for key, entry in results.get("benchmarks", {}).items():
+        gains = "".join(
+            f", {interval(gain['value'], gain['low'], gain['high'], sign=True)} over {names.describe(name)}"
+            for name, gain in entry["gain"].items()
+        )
+        if own := entry.get(model):
+            lines.append(f"{key}: {interval(own['value'], own['low'], own['high'])}{gains}")
+    return lines
+
+
 def labels(results: dict[str, Any]) -> str:
     """How many labels pretraining saves; empty if it was not measured."""
     by_share = results.get("label_efficiency")
@@ -81,7 +95,7 @@ def markdown(results: dict[str, Any], outcomes: Iterable[Outcome]) -> str:
     lines += ["| " + " | ".join(row) + " |" for row in rows(results)]
     lines += [
         "",
-        *filter(None, [*gains(results), forgetting(results), labels(results)]),
+        *filter(None, [*gains(results), forgetting(results), *benchmarks(results), labels(results)]),
         "",
         "| stage | outcome | seconds |",
         "|---|---|---|",

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from pretune.config import files
 from pretune.data import rows
+from pretune.errors import ParamsError
 from pretune.evaluation import baselines, forgetting, label_efficiency, slices, speed
+from pretune.evaluation.benchmarks import tasks as benchmarks
 from pretune.evaluation.metrics import compute, confidence
 from pretune.evaluation.metrics.bootstrap import Bootstrap
 from pretune.evaluation.metrics.headline import headline
@@ -25,6 +27,7 @@ from pretune.objectives import predictions_io
 from pretune.objectives.finetuning.labelled import LabelledData
 from pretune.objectives.predictions import Classes, ManyLabels, Predictions
 from pretune.objectives.predictions_io import StoredPredictions
+from pretune.objectives.requirements import WRITERS
 from pretune.predictor.model import Predictor
 from pretune.training import device
 
@@ -37,6 +40,7 @@ PRETRAINED = "models/pretrained"  # read to measure forgetting only: it has no h
 def evaluate(stage: Stage) -> None:
     """Measure the models and the baselines on the test rows; write `reports/`."""
     params, seed = stage.params.evaluate, stage.params.seed
+    benchmarks.check_environment(params.benchmarks)
     device.prepare(seed, stage.params.threads)
     models = _models(stage)
     data = _labelled(stage, stage.dep("data/prepared/labelled"), aligned="aligned" in models)
@@ -54,6 +58,8 @@ def evaluate(stage: Stage) -> None:
     if (temperature := _temperature(trained)) and isinstance(own, Classes | ManyLabels):
         result["calibration"] = confidence.evaluate_calibration(own, temperature, bootstrap)
     result |= _forgetting(stage, data, trained)
+    benchmarked, benchmark_files = _benchmarks(stage, data, models)
+    result |= benchmarked
     by_slice = compute.evaluate_slices(own, slices.slice_masks(test, params.slices), bootstrap)
     tables = curves.tables(own) | label_efficiency.tables(result)
     worst = mistakes.worst_mistakes(own, params.mistakes)
@@ -80,6 +86,7 @@ def evaluate(stage: Stage) -> None:
     texts = {f"{name}.csv": files.as_csv(tables.get(name, [])) for name in curves.TABLES}
     texts |= {"slices.csv": files.as_csv(by_slice), "mistakes.json": as_json(worst)}
     texts |= {"samples.json": as_json(generated)} if generated else {}
+    texts |= {f"benchmarks/{name}": content for name, content in benchmark_files.items()}
     stored = StoredPredictions([rows.input_key(row) for row in test], predictions)
     texts["predictions.json"] = predictions_io.dumps(stored)
     _write(stage, texts)
@@ -140,6 +147,36 @@ def _forgetting(stage: Stage, data: LabelledData, trained: Path) -> dict[str, An
     return {"forgetting": forgetting.evaluate(before, trained, held_out, stage.params.evaluate, stage.params.seed)}
 
 
+def _benchmarks(
+    stage: Stage, data: LabelledData, models: dict[str, Path]
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The results of `evaluate.benchmarks`, of all models and the checkpoint as it came; {file: samples}."""
+    params, trained = stage.params.evaluate, next(iter(models.values()))
+    if not params.benchmarks:
+        return {}, {}
+    objective = data.objective(build.model_type(trained))
+    if objective.answers not in WRITERS:
+        raise ParamsError("evaluate.benchmarks: the models write no text", "edit params.yaml: benchmarks: []")
+    from pretune.evaluation.benchmarks import decoder, harness
+
+    sources: dict[str, Path | str] = dict(models)
+    if objective.answers_untrained and (checkpoint := build.source(stage.params.model, stage.dep)):
+        sources["base"] = checkpoint
+    inputs, chats = objective.inputs(trained), objective.answers == "reply"
+
+    def load(source: Path | str) -> decoder.Decoder:
+        return decoder.Decoder(build.load(objective, source)[0].eval(), inputs, chats=chats)
+
+    loaders = {name: partial(load, source) for name, source in sources.items()}
+    found, texts, cut = harness.run(
+        params.benchmarks, stage.resolve_input, loaders, params, stage.params.seed, chats=chats
+    )
+    for name, requests in cut.items():
+        if requests:
+            stage.warn(f"benchmarks: {requests} requests to {name} are longer than it reads: only their ends are read")
+    return {"benchmarks": found}, texts
+
+
 def _labelled(stage: Stage, folder: Path, *, aligned: bool) -> LabelledData:
     """The rows with the objective of the last training stage: all models are asked what the evaluated one learnt."""
     seed = stage.params.seed
@@ -154,6 +191,7 @@ def _write(stage: Stage, texts: dict[str, str]) -> None:
     out = stage.out("reports/evaluation")
     out.mkdir(parents=True)
     for name, content in texts.items():
+        (out / name).parent.mkdir(exist_ok=True)
         (out / name).write_text(content, encoding="utf-8")
         stage.run.text(f"evaluation/{name}", content)
 

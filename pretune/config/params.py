@@ -153,13 +153,17 @@ class LabelEfficiencyParams(Section):
 
 
 class EvaluateParams(Section):
-    """The confidence level of the intervals, the number of bootstrap samples, and what the report shows."""
+    """The confidence level of the intervals, the number of bootstrap samples, and what the report shows.
+
+    `benchmarks`: files of the workspace and tasks of lm-evaluation-harness (evaluation/benchmarks/tasks.py).
+    """
 
     confidence: OpenFraction
     bootstrap_samples: Annotated[int, Field(ge=100, le=100_000)]
     slices: list[Literal["label", "length", "script", "group", "origin"]]
     mistakes: Annotated[int, Field(ge=0, le=1000)]
     attributions: Annotated[int, Field(ge=0, le=100)]
+    benchmarks: list[NonEmptyStr]
 
 
 class GateParams(Section):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pretune.config.params import load
 from pretune.errors import ParamsError
-from pretune.objectives.requirements import REFERENCED
+from pretune.objectives.requirements import REFERENCED, WRITERS
 
 if TYPE_CHECKING:
     from pretune.config.params import FinetuneParams, Params
@@ -49,6 +49,7 @@ def digest_of(params: Params) -> str:
     sections |= {
         name: getattr(params, name).model_dump() for name in ("model", "adaptation", "scratch", "label_efficiency")
     }
+    sections["benchmarks"] = {"any": bool(params.evaluate.benchmarks)}
     return hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()
 
 
@@ -68,7 +69,7 @@ def problems(params: Params) -> list[str]:
     adapt = params.adaptation
     errors += methods.problems(adapt.method, adapt.settings)
     errors += quantization.problems(adapt.method, adapt.settings, adapt.quantization)
-    return errors or adaptation_problems(params)
+    return errors or [*benchmark_problems(params), *adaptation_problems(params)]
 
 
 def labelled(params: Params) -> dict[str, FinetuneParams]:
@@ -87,6 +88,16 @@ def reference_problems(params: Params) -> list[str]:
     if params.label_efficiency.partial:
         errors.append(f"label_efficiency.shares: {objective} {alone}, whose reference is of all rows; write []")
     return errors
+
+
+def benchmark_problems(params: Params) -> list[str]:
+    """Benchmarks ask models that write text: those of the last objective are evaluated."""
+    from pretune.objectives.finetuning.table import OBJECTIVES
+
+    *_, objective = (section.objective for section in labelled(params).values())
+    if not params.evaluate.benchmarks or OBJECTIVES[objective].answers in WRITERS:
+        return []
+    return [f"evaluate.benchmarks: models of {objective} write no text; write []"]
 
 
 def adaptation_problems(params: Params) -> list[str]:

@@ -30,6 +30,7 @@ COLUMNS = {
     "token_classification": ("words", "tags"),
 }
 PAIRED = {"binary", "classification", "multi_label", "regression"}  # objectives that also read pairs of texts
+WRITERS = {"continued", "reply"}  # predictors of decoders: what benchmarks can ask
 REFERENCED = {"dpo", "kto"}  # objectives that compare the model with the one that training starts from
 FEWEST = 3  # rows: one to train on, one to test on, one to choose by
 SHOWN = 30  # columns in a message

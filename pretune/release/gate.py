@@ -66,12 +66,25 @@ def _limit(name: str, value: float | None, limit: float, unit: str) -> Check:
 def _threshold(
     model: str, metrics: Mapping[str, Metric], run_metrics: Mapping[str, float], name: str, bound: float
 ) -> Check:
-    if name not in metrics or f"{model}.{name}" not in run_metrics:
-        return Check(name, passed=False, reason=f"no such metric{did_you_mean(name, metrics)}")
-    low, high = (run_metrics[f"{model}.{name}.{end}"] for end in ("low", "high"))
-    passed = low >= bound if metrics[name].higher else high <= bound
-    words = "at least" if metrics[name].higher else "at most"
+    directions = {metric: own.higher for metric, own in metrics.items() if f"{model}.{metric}" in run_metrics}
+    directions |= _benchmarks(run_metrics)
+    if name not in directions:
+        return Check(name, passed=False, reason=f"no such metric{did_you_mean(name, directions)}")
+    measured = f"benchmarks.{name}.{model}" if "/" in name else f"{model}.{name}"
+    low, high = (run_metrics[f"{measured}.{end}"] for end in ("low", "high"))
+    passed = low >= bound if directions[name] else high <= bound
+    words = "at least" if directions[name] else "at most"
     return Check(name, passed, f"interval {low:.4g} to {high:.4g}, {words} {bound:g}")
+
+
+def _benchmarks(run_metrics: Mapping[str, float]) -> dict[str, bool]:
+    """{TASK/METRIC: whether higher is better} of the benchmarks that were measured."""
+    ends = ("benchmarks.", ".higher_is_better")
+    return {
+        key.removeprefix(ends[0]).removesuffix(ends[1]): bool(value)
+        for key, value in run_metrics.items()
+        if key.startswith(ends[0]) and key.endswith(ends[1])
+    }
 
 
 def _baselines(run_metrics: Mapping[str, float]) -> Iterator[Check]:

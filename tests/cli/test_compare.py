@@ -19,3 +19,12 @@ def test_what_each_evaluation_was_compared_with_is_shown():
         ["the checkpoint as it came", "+0.5 (+0.4 to +0.6)", "+0.25 (+0.15 to +0.35)"],
         ["nearest training row or sentence", "+0.75 (+0.65 to +0.85)", "-"],
     ]
+
+
+def test_benchmarks_stand_side_by_side():
+    """The evaluated model of each; a benchmark that only one of them had is a dash."""
+    ends = {"": 0.5, ".low": 0.4, ".high": 0.6, ".p": 0.0}
+    metrics = {f"benchmarks.arc/acc.finetuned{end}": value for end, value in ends.items()}
+    record = Record("r", "evaluate", "FINISHED", 0, None, {}, metrics={"finetuned.accuracy": 1.0} | metrics)
+    rows = compare.benchmarks({"a": Evaluation("e", record, {}), "b": evaluation(base=0.5)})
+    assert rows == [["arc/acc", "0.5 (0.4 to 0.6)", "-"]]

@@ -59,6 +59,20 @@ def test_dvc_yaml_lists_what_the_recipe_reads_and_nothing_else_changes(workspace
     assert (workspace / "dvc.yaml").read_text(encoding="utf-8") == plain
 
 
+def test_benchmarks_are_inputs_of_evaluate_with_their_data(workspace):
+    """The files of tasks and what they read; names of the harness's own tasks are no files."""
+    values = YAML(typ="safe").load(workspace / "params.yaml")
+    usual = recipes.inputs(workspace, values)
+    (workspace / "task.yaml").write_text(
+        "{task: t, dataset_path: json, dataset_kwargs: {data_files: {test: a.jsonl, train: [b.jsonl]}},"
+        " output_type: generate_until, doc_to_text: a, doc_to_target: b}",
+        encoding="utf-8",
+    )
+    values["evaluate"]["benchmarks"] = ["task.yaml", "hellaswag", "missing.yaml"]
+    named = {"evaluate": ["task.yaml", "a.jsonl", "b.jsonl", "missing.yaml"]}
+    assert recipes.inputs(workspace, values) == usual | named
+
+
 def test_a_checkpoint_becomes_all_settings_that_follow_from_it(workspace):
     """Type, tokenizer, no pretraining, lengths that it can read, deps of every stage; comments stay."""
     folder = workspace / "models/mine"

@@ -56,6 +56,15 @@ def test_the_gain_is_shown_in_points_with_its_sign(value, low, high, expected):
     assert expected in summary.gains(RESULTS | {"gain": gain})[0]
 
 
+def test_benchmarks_are_shown_with_the_difference():
+    """The evaluated model's own value, and by how much it is better than the others."""
+    entry = {"samples": 9, "higher_is_better": True, "finetuned": estimate(0.5), "gain": {"base": estimate(0.1)}}
+    line = "arc/acc: 0.5 (0.48 to 0.52), +0.1 (+0.08 to +0.12) over the checkpoint as it came"
+    assert summary.benchmarks(RESULTS | {"benchmarks": {"arc/acc": entry}}) == [line]
+    assert line in " ".join(shown(RESULTS | {"benchmarks": {"arc/acc": entry}}).split())
+    assert summary.benchmarks(RESULTS) == []
+
+
 def test_the_rival_of_each_gain_is_named():
     """Random weights, or the checkpoint as it came: the same figure means another thing."""
     gain = {"value": 0.16, "low": 0.14, "high": 0.18, "p": 0.001}

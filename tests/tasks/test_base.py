@@ -8,9 +8,11 @@ import shutil
 import pytest
 
 from pretune.config import overrides, params
+from pretune.data import tokenizer
 from pretune.models import build
 from pretune.objectives import predictions_io
 from pretune.objectives.pretraining.causal_lm import CausalLM
+from pretune.predictor import conversation
 from tasks.evaluate import evaluate
 from tasks.finetune import finetune
 from tasks.ingest import ingest
@@ -34,6 +36,17 @@ SMALL = [
 STAGES = (ingest, prepare, pretrain, finetune, scratch, label_efficiency, evaluate)
 
 
+TASK = """task: numbers
+dataset_path: json
+dataset_kwargs: {data_files: {test: asked.jsonl}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: [salt, waves]
+doc_to_target: 0
+"""
+
+
 @pytest.fixture
 def finetuned(tmp_path, params_file, make_bench, words, tiny):
     """A function that runs all stages on conversations, and other texts of the corpus, from a small Llama."""
@@ -44,6 +57,9 @@ def finetuned(tmp_path, params_file, make_bench, words, tiny):
             {"messages": [{"role": "user", "content": ask}, {"role": "assistant", "content": reply}]}
             for ask, reply in turns
         ]
+        (tmp_path / "task.yaml").write_text(TASK, encoding="utf-8")
+        questions = [json.dumps({"question": ask}) for ask, _ in turns]
+        (tmp_path / "asked.jsonl").write_text("\n".join(questions) + "\n", encoding="utf-8")
         rows += [{"text": f"salt and waves and harbour {n}", "split": "corpus"} for n in range(texts)]
         (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
         build.save(build.new(CausalLM, tiny("llama")), words, tmp_path / "checkpoint", {})
@@ -62,9 +78,10 @@ def test_a_checkpoint_is_asked_as_it_came(finetuned, monkeypatch):
     """By its own weights, in the template that training gave it: a model that has hardly learnt answers the same.
 
     The report says what training brought over it, nothing of random weights, which were not trained, and what was
-    forgotten. If too few texts are held out for that, a warning says so.
+    forgotten. If too few texts are held out for that, a warning says so. Benchmarks ask both in the template too.
     """
-    bench = finetuned("finetune.learning_rate=1e-12", texts=20)
+    pytest.importorskip("lm_eval", reason="pip install 'pretune[lm-eval]'")
+    bench = finetuned("finetune.learning_rate=1e-12", "evaluate.benchmarks=[task.yaml]", texts=20)
     result = json.loads((bench.folder / "reports/metrics.json").read_text(encoding="utf-8"))
     assert list(result["gain"]) == ["base", "nearest"]
     assert result["gain"]["base"] | {"p": 1} == {"value": 0, "low": 0, "high": 0, "p": 1}
@@ -79,6 +96,17 @@ def test_a_checkpoint_is_asked_as_it_came(finetuned, monkeypatch):
     assert result["forgetting"]["texts"] >= 20
     assert result["forgetting"]["increase"]["value"] == pytest.approx(0, abs=1e-6)
     assert "<h2>Forgetting</h2>" in report
+    assert "<h2>Benchmarks</h2>" in report
+    benchmark = result["benchmarks"]["numbers/acc"]
+    assert benchmark["samples"] == 40
+    assert benchmark["gain"]["base"] | {"p": 1} == {"value": 0, "low": 0, "high": 0, "p": 1}
+    asked = (bench.folder / "reports/evaluation/benchmarks/numbers.jsonl").read_text(encoding="utf-8")
+    assert [json.loads(line)["model"] for line in asked.splitlines()] == ["finetuned"] * 40 + ["base"] * 40
+    assert bench.texts["evaluation/benchmarks/numbers.jsonl"] == asked
+    assert conversation.render(
+        tokenizer.load(bench.folder / "models/finetuned"), [{"role": "user", "content": "what is 7"}],
+        add_generation_prompt=True,
+    ) in json.loads(asked.splitlines()[7])["arguments"][0]  # fmt: skip
 
     monkeypatch.setattr("pretune.evaluation.forgetting.FEWEST", 10_000)
     shutil.rmtree(bench.folder / "reports/evaluation")

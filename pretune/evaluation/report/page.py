@@ -56,6 +56,7 @@ def render_report(
         calibration_table=_calibration(result.get("calibration", {})),
         forgetting=result.get("forgetting"),
         forgetting_table=_forgetting(result.get("forgetting", {})),
+        benchmarks=_benchmarks(result),
         label_efficiency=_label_efficiency(result.get("label_efficiency", {}), headline),
         training_plots=list(_training_plots(training)),
         costs=_costs(training, costs, words),
@@ -106,6 +107,21 @@ def _forgetting(forgetting: Mapping[str, Any]) -> Table:
     stages = {"before": "before finetuning", "after": "after", "increase": "increase"}
     body = [[words, forgetting[name]] for name, words in stages.items() if name in forgetting]
     return Table("Forgetting", ["", "bits per byte"], body)
+
+
+def _benchmarks(result: Mapping[str, Any]) -> Table:
+    """Each model's estimate, and by how much the evaluated one is better than each of the others."""
+    measured = result.get("benchmarks", {})
+    rivals = names.in_order({name for entry in measured.values() for name in entry["gain"]})
+    models = names.in_order([names.evaluated(result), *rivals])
+    head = ["", "samples", *map(names.describe, models)]
+    head += [text for name in rivals for text in (f"better than {names.describe(name)} by", "p")]
+    body = [
+        [key, entry["samples"], *(entry.get(name, {}) for name in models)]
+        + [cell for name in rivals for cell in (entry["gain"][name], f"{entry['gain'][name]['p']:.2g}")]
+        for key, entry in measured.items()
+    ]
+    return Table("Benchmarks", head, body)
 
 
 def _label_efficiency(by_share: Mapping[str, Any], headline: str) -> dict[str, Any]:

@@ -57,6 +57,7 @@ def test_all_problems_are_reported_at_once(changed):
         ({"model": {"config": {"hidden_size": 30, "num_attention_heads": 4}}}, "multiple"),
         ({"pretrain": {"settings": {"mask_rate": 1.5, "whole_words": False}}}, "less than 1"),
         ({"pretrain": {"settings": {"mask_rate": 0.3}}}, "pretrain.settings.whole_words: missing"),
+        ({"evaluate": {"benchmarks": ["hellaswag"]}}, "models of classification write no text"),
         (
             {"finetune": {"objective": "instruction", "sequence_length": 64, "settings": SETTINGS["instruction"]}},
             "finetune.settings.reply_tokens 64 leaves no room for a prompt",

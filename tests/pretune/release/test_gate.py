@@ -53,6 +53,26 @@ def test_what_finetuning_made_the_model_forget_is_bounded(examined, limit, high,
     assert "forgetting" not in examined(metrics=measured)
 
 
+@pytest.mark.parametrize(
+    ("name", "bound", "passed"),
+    [
+        ("arc/acc", 0.4, True),
+        ("arc/acc", 0.5, False),
+        ("wiki/ppl", 9.0, True),
+        ("wiki/ppl", 8.0, False),
+        ("a", 0, False),
+    ],
+)
+def test_benchmarks_are_bounded_under_their_names(examined, name, bound, passed):
+    """By the whole interval; a name that was not measured is not passed, and the nearest is told."""
+    measured = {"benchmarks.arc/acc.higher_is_better": 1.0, "benchmarks.wiki/ppl.higher_is_better": 0.0}
+    for key, low, high in (("arc/acc", 0.45, 0.6), ("wiki/ppl", 7.0, 8.5)):
+        measured |= {f"benchmarks.{key}.finetuned.low": low, f"benchmarks.{key}.finetuned.high": high}
+    assert examined(metrics=measured, thresholds={name: bound})[name].passed == passed
+    missing = examined(metrics=measured, thresholds={"arc/ac": 0.1})["arc/ac"]
+    assert missing.reason == "no such metric (did you mean arc/acc?)"
+
+
 def against(first, second):
     """Both compared on all rows."""
     return compare(

@@ -66,6 +66,21 @@ def test_every_form_has_a_page_that_stands_alone(forms, name):
     assert text == rendered(forms[name](), rows())
 
 
+def test_benchmarks_stand_in_a_table(forms):
+    """Each model's estimate, the paired difference and its p-value; without benchmarks there is none."""
+    estimate = {"value": 0.25, "low": 0.2, "high": 0.3}
+    gain = {"value": -0.125, "low": -0.2, "high": 0.0625, "p": 0.34}
+    entry = {"samples": 1234, "higher_is_better": True, "finetuned": estimate, "base": estimate, "gain": {"base": gain}}
+    text = rendered(forms["classes"](), rows(), more={"benchmarks": {"arc/acc": entry}})
+    cells = re.findall(
+        r"<t[dh][^>]*>(.*?)</t[dh]>", text.partition("<h2>Benchmarks</h2>")[2].partition("</section>")[0]
+    )
+    assert cells[6:] == [
+        "arc/acc", "1234", *["0.25 <small>0.2 to 0.3</small>"] * 2, "-0.125 <small>-0.2 to 0.0625</small>", "0.34",
+    ]  # fmt: skip
+    assert "Benchmarks" not in rendered(forms["classes"](), rows())
+
+
 def test_the_content_of_rows_is_escaped(forms):
     """Texts, labels and names of slices are escaped."""
     text = rendered(forms["classes"](names=("<i>", "b", "c")), rows("<script>alert(1)</script>"))

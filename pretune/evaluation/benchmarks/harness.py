@@ -165,7 +165,7 @@ def _groups(
     loaded: Mapping[str, Any], answered: Mapping[str, Mapping[str, list[Sample]]], params: EvaluateParams, seed: int
 ) -> dict[str, dict[str, Any]]:
     """{GROUP/METRIC: its estimates} over the samples of all tasks of a group, for means that weigh tasks by size."""
-    results = {}
+    results: dict[str, dict[str, Any]] = {}
     for group in loaded["groups"].values():
         metrics = {entry.metric for entry in group.aggregate_metric_list or [] if entry.weight_by_size}
         members = group.get_all_tasks()

@@ -71,6 +71,8 @@ def _training(params: Params, config: Any) -> dict[str, Any]:
     if params.model.init is not None:
         return chosen
     chosen |= {"finetune.precision": "auto", "finetune.optimizer": "adamw", "finetune.ema_decay": 0.0}
+    if params.align:
+        chosen["align.precision"] = "auto"
     if params.adaptation.method in WHOLE:
         chosen["finetune.learning_rate"] = min(RATE, params.finetune.learning_rate)
     return chosen

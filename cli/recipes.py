@@ -90,7 +90,7 @@ def _from_checkpoint(root: Path, recipe: Recipe, model: str) -> str:
 
     assigned = checkpoint.assignments(root, params.load(recipe.path), model)
     document, _ = overrides.overridden(recipe.path, assigned)
-    if problems := compatibility.problems(params.validate(document)):
+    if problems := compatibility.problems(params.validate(document), root):
         raise ParamsError(problems, "pretune recipes   (one for this kind of model), or another --model")
     return overrides.as_text(document)
 

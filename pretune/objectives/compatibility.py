@@ -15,19 +15,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pretune.config.params import load
-from pretune.errors import ParamsError
+from pretune.errors import ParamsError, PretuneError
 from pretune.objectives.requirements import REFERENCED, WRITERS
 
 if TYPE_CHECKING:
     from pretune.config.params import FinetuneParams, Params
 
 STAGES = {"pretrain", "finetune", "align", "scratch", "label_efficiency"}
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 NEXT = "edit params.yaml (docs/models.md lists what goes with what), then run again"
 
 
 def before_work(root: Path, state: Path, params: Params, start: Callable[..., Any]) -> None:
     """Raise ParamsError with everything that does not go together; `start` starts a module as a process."""
-    marker, digest = state / "checked", digest_of(params)
+    marker, digest = state / "checked", digest_of(params, root)
     if marker.is_file() and marker.read_text(encoding="utf-8") == digest:
         return
     with start("pretune.objectives.compatibility", str(root)) as child:
@@ -40,8 +41,8 @@ def before_work(root: Path, state: Path, params: Params, start: Callable[..., An
     marker.write_text(digest, encoding="utf-8")
 
 
-def digest_of(params: Params) -> str:
-    """The sha256 of the parameters that are checked."""
+def digest_of(params: Params, root: Path) -> str:
+    """The sha256 of the parameters that are checked, and of the configuration of their checkpoint below `root`."""
     sections = {
         name: section.model_dump(include={"objective", "settings", "metric_for_best_model", "sequence_length"})
         for name, section in {"pretrain": params.pretrain, **labelled(params)}.items()
@@ -50,11 +51,17 @@ def digest_of(params: Params) -> str:
         name: getattr(params, name).model_dump() for name in ("model", "adaptation", "scratch", "label_efficiency")
     }
     sections["benchmarks"] = {"any": bool(params.evaluate.benchmarks)}
-    return hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()
+    files: list[tuple[str, str]] = []
+    if params.model.init is not None:
+        sections["prepare"] = params.prepare.model_dump(include={"tokenizer"})
+        named = [(params.model.init, "config.json"), *((params.prepare.tokenizer, name) for name in TOKENIZER_FILES)]
+        paths = [root / folder / name for folder, name in named]
+        files = [(str(path), hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths if path.is_file()]
+    return hashlib.sha256(json.dumps([sections, files], sort_keys=True).encode()).hexdigest()
 
 
-def problems(params: Params) -> list[str]:
-    """Everything that does not go together, one line each."""
+def problems(params: Params, root: Path) -> list[str]:
+    """Everything that does not go together, one line each; `root` is the folder to which paths are relative."""
     from pretune.adaptation import methods, quantization
     from pretune.models import build
     from pretune.objectives import registry
@@ -69,7 +76,7 @@ def problems(params: Params) -> list[str]:
     adapt = params.adaptation
     errors += methods.problems(adapt.method, adapt.settings)
     errors += quantization.problems(adapt.method, adapt.settings, adapt.quantization)
-    return errors or [*benchmark_problems(params), *adaptation_problems(params)]
+    return errors or checkpoint_problems(params, root) or [*benchmark_problems(params), *adaptation_problems(params)]
 
 
 def labelled(params: Params) -> dict[str, FinetuneParams]:
@@ -98,6 +105,24 @@ def benchmark_problems(params: Params) -> list[str]:
     if not params.evaluate.benchmarks or OBJECTIVES[objective].answers in WRITERS:
         return []
     return [f"evaluate.benchmarks: models of {objective} write no text; write []"]
+
+
+def checkpoint_problems(params: Params, root: Path) -> list[str]:
+    """Why type, configuration or tokenizer do not fit the checkpoint `model.init`, if it is a folder that is there."""
+    from pretune.data import tokenizer
+    from pretune.models import build
+
+    try:
+        source = build.source(params.model, root.joinpath)
+        if not isinstance(source, Path) or not source.is_dir():
+            return []
+        named, shape = root / params.prepare.tokenizer, {}
+        if hasattr(build.configuration(source), "vocab_size") and named.is_dir():
+            shape = {"vocab_size": len(tokenizer.pretrained(named, params.prepare.max_length))}
+        build.config_for(params.model, shape, source)
+    except PretuneError as error:
+        return error.problems
+    return []
 
 
 def adaptation_problems(params: Params) -> list[str]:
@@ -144,7 +169,8 @@ def _model_without_data(objective: Any, params: Params) -> Any:
 
 def main(arguments: list[str]) -> int:
     """Print the problems of params.yaml in the folder `arguments[0]`, as JSON."""
-    print(json.dumps(problems(load(Path(arguments[0]) / "params.yaml"))))
+    root = Path(arguments[0])
+    print(json.dumps(problems(load(root / "params.yaml"), root)))
     return 0
 
 

@@ -101,7 +101,7 @@ def finetuning(objective: str) -> dict[str, Any]:
         "label_smoothing": 0.0,
         "optimizer": "adamw",
         "learning_rate": 2e-2 if numbers else 5e-4,
-        "precision": "fp32",
+        "precision": "fp32" if numbers else "auto",  # bf16 would round the numbers themselves
         "metric_for_best_model": "last",
     }
 

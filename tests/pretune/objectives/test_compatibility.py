@@ -23,12 +23,12 @@ def changed(params):
     return make
 
 
-def test_valid_params_have_no_problems(params):
+def test_valid_params_have_no_problems(params, tmp_path):
     """The tests' own parameters."""
-    assert compatibility.problems(params) == []
+    assert compatibility.problems(params, tmp_path) == []
 
 
-def test_all_problems_are_reported_at_once(changed):
+def test_all_problems_are_reported_at_once(changed, tmp_path):
     """From every section, each with its dotted path and the nearest match."""
     problems = compatibility.problems(
         changed(
@@ -36,7 +36,8 @@ def test_all_problems_are_reported_at_once(changed):
             pretrain={"objective": "masked_ml"},
             finetune={"objective": "binary", "metric_for_best_model": "acuracy", "settings": {"x": 1}},
             adaptation={"method": "lora", "settings": {"rank": 2}},
-        )
+        ),
+        tmp_path,
     )
     paths = ["model.config.vocab_size", "model.config.hidden_sise", "pretrain.objective",
              "finetune.metric_for_best_model",
@@ -64,9 +65,9 @@ def test_all_problems_are_reported_at_once(changed):
         ),
     ],
 )
-def test_an_invalid_pair_names_the_valid_ones(changed, sections, words):
+def test_an_invalid_pair_names_the_valid_ones(changed, sections, words, tmp_path):
     """Objectives for the model, and models for the objective."""
-    assert any(words in line for line in compatibility.problems(changed(**sections)))
+    assert any(words in line for line in compatibility.problems(changed(**sections), tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -93,19 +94,19 @@ def test_an_invalid_pair_names_the_valid_ones(changed, sections, words):
         ),
     ],
 )
-def test_an_adaptation_without_anything_to_train_is_reported_before_pretraining(changed, sections, words):
+def test_an_adaptation_without_anything_to_train_is_reported_before_pretraining(changed, sections, words, tmp_path):
     """More layers than there are, or none, or a head tied to the embeddings."""
-    (line,) = compatibility.problems(changed(**sections))
+    (line,) = compatibility.problems(changed(**sections), tmp_path)
     assert words in line
 
 
 @pytest.mark.parametrize("method", ["full", "head", "top", "gradual", "lora", "dora", "ia3", "oft"])
-def test_an_adaptation_that_suits_the_model_has_no_problem(changed, method):
+def test_an_adaptation_that_suits_the_model_has_no_problem(changed, method, tmp_path):
     """Nor does one for a checkpoint, whose shape is not known yet."""
     settings = {"top": {"layers": 1}, "gradual": {"epochs_per_layer": 1}}.get(method, {})
-    assert compatibility.problems(changed(adaptation={"method": method, "settings": settings})) == []
+    assert compatibility.problems(changed(adaptation={"method": method, "settings": settings}), tmp_path) == []
     chosen = {"adaptation": {"method": "top", "settings": {"layers": 9}}, "model": {"init": "checkpoint"}}
-    assert compatibility.problems(changed(**chosen)) == []
+    assert compatibility.problems(changed(**chosen), tmp_path) == []
 
 
 @pytest.mark.slow
@@ -114,15 +115,41 @@ def test_a_combination_is_checked_once(project, params_file, params):
     state = project / ".pretune"
     start = partial(ForkServer(project, {}, [], state / "log").start, environment=os.environ)
     compatibility.before_work(project, state, params, start)
-    assert (state / "checked").read_text(encoding="utf-8") == compatibility.digest_of(params)
+    assert (state / "checked").read_text(encoding="utf-8") == compatibility.digest_of(params, project)
     text = params_file.read_text(encoding="utf-8").replace("method: full", "method: fulll")
     (project / "params.yaml").write_text(text, encoding="utf-8")
     wrong = params.model_copy(update={"seed": 1, "adaptation": _fulll(params)})
     with pytest.raises(ParamsError, match=r"did you mean full\?"):
         compatibility.before_work(project, state, wrong, start)
-    assert (state / "checked").read_text(encoding="utf-8") == compatibility.digest_of(params), (
+    assert (state / "checked").read_text(encoding="utf-8") == compatibility.digest_of(params, project), (
         "an invalid combination is kept as valid"
     )
+
+
+def test_what_does_not_fit_a_checkpoint_that_is_there_is_reported(changed, tiny, words, tmp_path):
+    """Before any stage: its type, its shape, its vocabulary; another checkpoint is checked again."""
+    config = tiny("modernbert")
+    config.vocab_size = len(words) - 1
+    config.save_pretrained(tmp_path / "model")
+    words.save_pretrained(tmp_path / "words")
+
+    def found(type_="modernbert", tokenizer="byte_bpe", **config):
+        return changed(
+            model={"init": "model", "type": type_, "config": config}, prepare={"tokenizer": tokenizer},
+            pretrain={"objective": "masked_lm", "settings": {"mask_rate": 0.3, "whole_words": False}},
+        )  # fmt: skip
+
+    assert compatibility.problems(found(), tmp_path) == []
+    (line,) = compatibility.problems(found("bert"), tmp_path)
+    assert line == "model.type: bert, but model.init holds a modernbert"
+    (line,) = compatibility.problems(found(hidden_size=2 * config.hidden_size), tmp_path)
+    assert line.startswith(f"model.config.hidden_size: {2 * config.hidden_size}, but the checkpoint")
+    (line,) = compatibility.problems(found(tokenizer="words"), tmp_path)
+    assert f"it has {len(words) - 1} tokens, the tokenizer {len(words)}" in line
+    before = compatibility.digest_of(found(), tmp_path)
+    tiny("modernbert").save_pretrained(tmp_path / "model")
+    assert compatibility.digest_of(found(), tmp_path) != before, "another checkpoint in the same folder is not checked"
+    assert compatibility.problems(found(tokenizer="words"), tmp_path) == []
 
 
 def _fulll(params):

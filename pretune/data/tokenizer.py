@@ -169,7 +169,7 @@ def pretrained(folder: Path, max_length: int) -> PreTrainedTokenizerFast:
         raise DataError(f"{config} asks to run code (`auto_map`), which is never done", "name another tokenizer")
     try:
         tokenizer = load(folder)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:  # KeyError: tokenizer.json lacks parts
         raise DataError(
             f"prepare.tokenizer: {folder} holds no tokenizer ({error})",
             f"name a folder with tokenizer.json, or one of {', '.join(KINDS)}",

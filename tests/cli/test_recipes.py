@@ -73,11 +73,11 @@ def test_benchmarks_are_inputs_of_evaluate_with_their_data(workspace):
     assert recipes.inputs(workspace, values) == usual | named
 
 
-def test_a_checkpoint_becomes_all_settings_that_follow_from_it(workspace):
+def test_a_checkpoint_becomes_all_settings_that_follow_from_it(workspace, words):
     """Type, tokenizer, no pretraining, lengths that it can read, deps of every stage; comments stay."""
     folder = workspace / "models/mine"
     folder.mkdir(parents=True)
-    (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
+    words.save_pretrained(folder)
     (folder / "config.json").write_text('{"model_type": "qwen2", "max_position_embeddings": 128}', encoding="utf-8")
     recipes.init(workspace, "chat-lora", model=checkpoint.place(workspace, workspace / "models", "mine"))
     values = YAML(typ="safe").load(workspace / "params.yaml")

@@ -69,7 +69,7 @@ def evaluate(stage: Stage) -> None:
         for mistake in worst[: params.attributions]
         if (weights := attribution.attribute(model, test[mistake.row]))
     }
-    generated = samples.collect(own, model, test)
+    generated = samples.collect(own, model, test, predictions.get("base"))
     curve_paths = {PurePosixPath(path).stem: path for path in stage.declared("reports/curves")}
     report = partial(
         page.render_report,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -204,14 +205,19 @@ def save(
     folder: Path,
     inference_config: Mapping[str, Any],
     dtype: torch.dtype = torch.float32,
+    *,
+    files: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Write model, input pipeline and `inference_config` to `folder`, in transformers' format with safetensors.
 
-    dtype: of the weights that are written; the model is converted in place.
+    dtype: of the weights that are written; the model is converted in place. files: more of them, {path: JSON}.
     """
     folder.mkdir(parents=True)
     model.to(dtype).save_pretrained(folder)
     _save_inputs(inputs, folder, inference_config)
+    for path, content in files.items():
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def is_whole(objective: Any, source: Path | str, config: PreTrainedConfig) -> bool:

@@ -102,6 +102,10 @@ class BaseObjective(ABC):
         """Why valid `settings` do not go with the section's `sequence_length`, each from the key's name on."""
         return []
 
+    def files(self, model: Any) -> dict[str, Any]:  # noqa: ARG002 - subclasses use it
+        """More files of the saved `model`, {path: content as JSON}: those by which other libraries open it."""
+        return {}
+
     def told(self) -> tuple[list[str], dict[str, float]]:
         """Warnings about the data, for the terminal, and figures of it for the record of the run."""
         return [], {}

@@ -174,7 +174,8 @@ def run_training(stage: Stage, job: Job, *, out: str) -> None:
     adapter, merged = adapters.weights(model), adapters.merge(model)
     build.round_to(merged, job.dtype)  # first: what is fitted to validation rows is fitted to what is saved
     config = job.inference_config_of(merged)
-    build.save(merged, job.inputs, stage.out(out), config, job.dtype)
+    files = cast("BaseObjective", job.objective).files(merged)
+    build.save(merged, job.inputs, stage.out(out), config, job.dtype, files=files)
     adapters.save(adapter, stage.out(out) / "adapter")
     stage.run.metrics(
         {

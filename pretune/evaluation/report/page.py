@@ -63,10 +63,18 @@ def render_report(
         costs_vary=bool(words),
         plots=list(_plots(tables)),
         slices=Table("Slices", ["rows with", "number", headline], [[row["slice"], row["rows"], row] for row in slices]),
-        samples=[(_excerpt(sample.input), _excerpt(sample.true), _excerpt(sample.predicted)) for sample in samples],
+        samples=_samples(samples),
         mistakes=[(_input(rows[mistake.row], attributions.get(mistake.row)), mistake) for mistake in mistakes],
         attributed=bool(attributions),
     )
+
+
+def _samples(samples: Sequence[Sample]) -> Table | None:
+    """Texts side by side, with those of the checkpoint as it came if it was asked."""
+    asked = any(sample.before is not None for sample in samples)
+    keys = ["input", "true", *(["before"] if asked else []), "predicted"]
+    texts = [[_excerpt(getattr(sample, key) or "") for key in keys] for sample in samples]
+    return Table("Generated texts", keys, texts) if samples else None
 
 
 def _lead(result: Mapping[str, Any], headline: str) -> str:

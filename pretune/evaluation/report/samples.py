@@ -16,27 +16,34 @@ SAMPLES = 6  # rows, evenly spaced
 
 @dataclass(frozen=True)
 class Sample:
-    """row: its number; input: its text, or the beginning; true: the text that should follow; predicted: the model's."""
+    """row: its number; input: its text, or the beginning; true: the text that should follow; predicted: the model's.
+
+    before: that of the checkpoint as it came, None where it was not asked.
+    """
 
     row: int
     input: str
     true: str
     predicted: str
+    before: str | None = None
 
 
-def collect(predictions: Predictions, model: Any, rows: Sequence[Row]) -> list[Sample]:
+def collect(predictions: Predictions, model: Any, rows: Sequence[Row], base: Predictions | None = None) -> list[Sample]:
     """Samples of generated texts or of continuations; none of models that do not generate text.
 
     model: a predictor. It always takes the likeliest token, so the samples are the same each time.
+    base: the predictions of the checkpoint as it came.
     """
     places = sorted({round(number * (len(rows) - 1) / (SAMPLES - 1)) for number in range(SAMPLES)} if rows else ())
     if isinstance(predictions, Texts):
         true, predicted = predictions.targets, predictions.predicted
-        return [Sample(place, input_text(rows[place]), true[place], predicted[place]) for place in places]
+        asked: Sequence[str | None] = base.predicted if isinstance(base, Texts) else [None] * len(rows)
+        return [Sample(place, input_text(rows[place]), true[place], predicted[place], asked[place]) for place in places]
     if isinstance(predictions, Preferences):
         replies = {place: reply for place in places if (reply := predictions.replies[place]) is not None}
+        before = base.replies if isinstance(base, Preferences) else [None] * len(rows)
         return [
-            Sample(place, input_text(rows[place]), predictions.targets[place][0], reply)
+            Sample(place, input_text(rows[place]), predictions.targets[place][0], reply, before[place])
             for place, reply in replies.items()
         ]
     if isinstance(predictions, Likelihoods):

@@ -64,6 +64,7 @@ class Embedding(FinetuningObjective):
     columns = COLUMNS["embedding"]
     metrics = ("loss", "accuracy")
     answers = "vector"
+    answers_untrained = True
     whole_batch = True
 
     class Settings(Section):
@@ -100,6 +101,21 @@ class Embedding(FinetuningObjective):
     @override
     def inference_config(cls, context: ObjectiveContext) -> dict[str, Any]:
         return super().inference_config(context) | {"pooling": context.settings.pooling}
+
+    @override
+    def files(self, model: PreTrainedModel) -> dict[str, Any]:
+        """Those of sentence-transformers: its three modules embed a text as the predictor does."""
+        modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+        mode = {"mean": "mean_tokens", "first": "cls_token", "last": "lasttoken"}
+        pooling = {f"pooling_mode_{name}": self.context.settings.pooling == ours for ours, name in mode.items()}
+        return {
+            "modules.json": [
+                {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{name}"}
+                for number, (path, name) in enumerate(modules)
+            ],
+            "sentence_bert_config.json": {"max_seq_length": self.context.length, "do_lower_case": False},
+            "1_Pooling/config.json": {"word_embedding_dimension": model.config.hidden_size, **pooling},
+        }
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -99,3 +99,9 @@ def test_a_model_that_asks_to_run_code_is_refused(tiny, words, tmp_path, nested)
         build.load(Classification, tmp_path / "model")[0]
     with pytest.raises(DataError, match="auto_map"):
         build.load(Classification, tmp_path / "model", LABELS)
+
+
+def test_more_files_lie_beside_the_weights(tiny, words, tmp_path):
+    """As JSON, in folders of the model's."""
+    build.save(build.new(MaskedLM, tiny()), words, tmp_path / "model", {}, files={"1_Pooling/config.json": {"a": 1}})
+    assert json.loads((tmp_path / "model/1_Pooling/config.json").read_text(encoding="utf-8")) == {"a": 1}

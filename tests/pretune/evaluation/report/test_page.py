@@ -112,6 +112,9 @@ def test_generated_texts_are_next_to_the_true_ones(forms):
     text = rendered(predictions, rows(), samples=[Sample(3, "To be,", " or not <b>", " and to be")])
     section = text[text.index("Generated texts") : text.index("Worst mistakes")]
     assert [part in section for part in ("To be,", "or not &lt;b&gt;", "and to be", "<b>")] == [True, True, True, False]
+    assert "before" not in section
+    text = rendered(predictions, rows(), samples=[Sample(3, "To be,", " or not", " and to be", " maybe")])
+    assert text.index("<th>before</th>") < text.index("maybe") < text.index(" and to be")
 
 
 def test_the_cost_of_training_is_shown_as_far_as_it_is_known(forms):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pretune.config.params import ModelParams
@@ -38,6 +40,14 @@ def test_generated_texts_are_shown_as_they_are(forms):
     assert [(sample.true, sample.predicted) for sample in collected] == [
         (predictions.targets[sample.row], predictions.predicted[sample.row]) for sample in collected
     ]
+
+
+def test_the_checkpoint_as_it_came_answers_the_same_rows(forms):
+    """Its text for each sample, if it was asked."""
+    predictions = forms["texts"]()
+    base = replace(predictions, predicted=[f"before {row}" for row in range(60)])
+    collected = samples.collect(predictions, None, ROWS * 6, base)
+    assert [sample.before for sample in collected] == [f"before {sample.row}" for sample in collected]
 
 
 def test_the_input_of_a_conversation_ends_before_its_last_answer(forms):

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from pretune.config.params import TrainingParams
 from pretune.evaluation.metrics import ranking
-from pretune.models import heads
+from pretune.models import build, heads
 from pretune.objectives import registry
 from pretune.objectives.base import ObjectiveContext
 from pretune.objectives.finetuning.embedding import Embedding, rank
 from pretune.objectives.finetuning.table import OBJECTIVES
 from pretune.objectives.predictions import Rankings
+from pretune.objectives.pretraining.masked_lm import MaskedLM
 from pretune.predictor.embedding import Vector, pool
 
 ROWS = [
@@ -62,6 +63,29 @@ def test_negatives_take_turns_over_the_epochs(make, words):
         made = batch(objective, epoch)
         seen.append(words.decode(made.packed.input_ids[made.packed.bounds[-2] :], skip_special_tokens=True).strip())
     assert seen == ["a stone", "an anvil", "a stone"]
+
+
+def test_its_files_are_those_of_sentence_transformers(make, tiny):
+    """Transformer, pooling as set, normalisation: what the predictor computes."""
+    model = build.new(Embedding, tiny("bert"))
+    for pooling, flag in (("mean", "mean_tokens"), ("first", "cls_token"), ("last", "lasttoken")):
+        files = make(pooling=pooling).files(model)
+        assert [module["type"].rpartition(".")[2] for module in files["modules.json"]] == [
+            "Transformer",
+            "Pooling",
+            "Normalize",
+        ]
+        assert files["sentence_bert_config.json"]["max_seq_length"] == 16
+        config = files["1_Pooling/config.json"]
+        assert config.pop("word_embedding_dimension") == model.config.hidden_size
+        assert [name for name, chosen in config.items() if chosen] == [f"pooling_mode_{flag}"]
+
+
+def test_a_checkpoint_embeds_without_new_weights(tiny, words, tmp_path):
+    """So it can be asked as it came, before any training."""
+    build.save(build.new(MaskedLM, tiny("bert")), words, tmp_path / "checkpoint", {})
+    assert Embedding.answers_untrained
+    assert build.load(Embedding, tmp_path / "checkpoint", [])[1] == frozenset()
 
 
 def test_mined_negatives_never_belong_to_the_text(make):

@@ -43,5 +43,4 @@ def job(stage: StageInputs, params: FinetuneParams, section: str, start: Path) -
         device.return_memory()
     model, new_weights = quantization.load(objective, start, adapt.quantization, context.labels)
     adaptation.apply(model, new_weights)
-    dtype = build.stored_dtype(start)
-    return finetuning_job(data, objective, context, params, model, adaptation=adaptation, dtype=dtype)
+    return finetuning_job(data, objective, context, params, model, adaptation=adaptation)

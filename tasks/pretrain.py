@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from pretune.config.section import training_seed
 from pretune.models import build
 from pretune.objectives.base import ObjectiveContext
@@ -58,7 +56,6 @@ def prepare(stage: StageInputs) -> Job:
     context = ObjectiveContext(inputs, params.sequence_length, seed, settings)
     samples = objective.samples(stage.dep("data/prepared/corpus"), context)
     training, validation = samples.divide(params.validation_rows, stage.params.seed)
-    source = build.source(stage.params.model, stage.dep)
     return Job(
         model=build.first(objective, stage.params.model, inputs, stage.dep),
         inputs=inputs,
@@ -69,5 +66,4 @@ def prepare(stage: StageInputs) -> Job:
         inference_config=objective.inference_config(context),
         example=objective.example(context),
         seed=seed,
-        dtype=build.stored_dtype(source) if source else torch.float32,
     )

@@ -204,16 +204,15 @@ def save(
     inputs: Any,
     folder: Path,
     inference_config: Mapping[str, Any],
-    dtype: torch.dtype = torch.float32,
     *,
     files: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Write model, input pipeline and `inference_config` to `folder`, in transformers' format with safetensors.
 
-    dtype: of the weights that are written; the model is converted in place. files: more of them, {path: JSON}.
+    files: more of them, {path: JSON}.
     """
     folder.mkdir(parents=True)
-    model.to(dtype).save_pretrained(folder)
+    model.save_pretrained(folder)
     _save_inputs(inputs, folder, inference_config)
     for path, content in files.items():
         (folder / path).parent.mkdir(exist_ok=True)
@@ -237,13 +236,6 @@ def take_over(
     config.save_pretrained(folder)
     _save_inputs(inputs, folder, inference_config)
     return sum(prod(shape) for _, shape in weights.header(files).values())
-
-
-def round_to(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Round the weights to values of `dtype`; the model still computes in its own."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(parameter.to(dtype))
 
 
 def _save_inputs(inputs: Any, folder: Path, inference_config: Mapping[str, Any]) -> None:

@@ -43,9 +43,8 @@ class Job:
     inputs: the model's input pipeline, a tokenizer for text. inference_config: the content of pretune.json
     (objectives/base.py). example: an input row for the trained model. unfreeze_schedule: the first step in which a
     parameter is trained, if not step 0. calibration: the rows on which the temperature is fitted.
-    held_out: the validation rows, for FinetuningObjective.fitted. dtype: of the weights that are saved, which are
-    trained in fp32: that of the checkpoint. mixture: of the samples of `objective`; validation_parts: the validation
-    samples of each of its parts.
+    held_out: the validation rows, for FinetuningObjective.fitted. mixture: of the samples of `objective`;
+    validation_parts: the validation samples of each of its parts.
     """
 
     model: PreTrainedModel
@@ -60,7 +59,6 @@ class Job:
     unfreeze_schedule: dict[str, int] = field(default_factory=dict)
     calibration: FinetuningObjective | None = None
     held_out: Callable[[], Sequence[Row]] | None = None
-    dtype: torch.dtype = torch.float32
     mixture: Mixture | None = None
     validation_parts: dict[str, Objective] = field(default_factory=dict)
 
@@ -92,7 +90,6 @@ def finetuning_job(
     model: PreTrainedModel,
     *,
     adaptation: Adaptation | None = None,
-    dtype: torch.dtype = torch.float32,
 ) -> Job:
     """A job on the labelled rows, for `finetune` and `scratch`; `adaptation` is already applied to `model`."""
     rows, held_out = (data.training_rows(objective, split) for split in ("train", "validation"))
@@ -114,7 +111,6 @@ def finetuning_job(
         unfreeze_schedule=schedule,
         calibration=objective(held_out, context) if params.calibrate else None,
         held_out=partial(data.rows, objective, "validation"),
-        dtype=dtype,
         mixture=mixture.of(rows, weights, training, context),
         validation_parts={name: objective(part, context) for name, part in parts.items() if part},
     )
@@ -172,10 +168,9 @@ def run_training(stage: Stage, job: Job, *, out: str) -> None:
     hours = (time.monotonic() - began) / 3600
     write_learning_curve(stage.out(f"reports/curves/{stage.name}.csv"), state, cost.flops)
     adapter, merged = adapters.weights(model), adapters.merge(model)
-    build.round_to(merged, job.dtype)  # first: what is fitted to validation rows is fitted to what is saved
     config = job.inference_config_of(merged)
     files = cast("BaseObjective", job.objective).files(merged)
-    build.save(merged, job.inputs, stage.out(out), config, job.dtype, files=files)
+    build.save(merged, job.inputs, stage.out(out), config, files=files)
     adapters.save(adapter, stage.out(out) / "adapter")
     stage.run.metrics(
         {

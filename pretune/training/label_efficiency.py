@@ -114,8 +114,7 @@ def _write_predictions(data: LabelledData, job: Job, model: PreTrainedModel, pat
     """Write the trained model's predictions for the test rows, as `evaluate` would; drop model and checkpoints."""
     folder, partial = path.parent / "model", path.with_suffix(".partial")
     shutil.rmtree(folder, ignore_errors=True)
-    build.round_to(model, job.dtype)
-    build.save(model, job.inputs, folder, job.inference_config_of(model), job.dtype)
+    build.save(model, job.inputs, folder, job.inference_config_of(model))
     predicted = data.predictions(folder, "test")
     partial.write_text(
         predictions_io.dumps(StoredPredictions(_keys(data.folder), {path.stem: predicted})), encoding="utf-8"

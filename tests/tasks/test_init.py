@@ -16,7 +16,6 @@ from pretune.config import overrides, params
 from pretune.data import tokenizer
 from pretune.models import build
 from pretune.objectives.pretraining.masked_lm import MaskedLM
-from pretune.predictor.model import Predictor
 from pretune.training import parallel
 from pretune.training.estimate import dry_run
 from tasks import finetune as finetuning
@@ -111,7 +110,7 @@ def test_no_steps_leave_the_weights_as_they_are(started, checkpoint):
 def test_no_steps_copy_the_files_without_loading_them(started, checkpoint, tmp_path, monkeypatch):
     """Weights and type stay as they are, byte for byte; a later change of the checkpoint does not reach the output."""
     weights = tmp_path / checkpoint / "model.safetensors"
-    build.save(build.load(MaskedLM, weights.parent)[0], words_of(weights.parent), tmp_path / "half", {}, torch.bfloat16)
+    build.save(build.load(MaskedLM, weights.parent)[0].bfloat16(), words_of(weights.parent), tmp_path / "half", {})
     monkeypatch.setattr(build, "load", None)
     bench = started("half")
     before = (tmp_path / "half/model.safetensors").read_bytes()
@@ -122,16 +121,15 @@ def test_no_steps_copy_the_files_without_loading_them(started, checkpoint, tmp_p
     assert bench.recorded["parameters"] == sum(value.numel() for value in load_file(weights).values())
 
 
-def test_a_model_is_saved_in_the_type_of_its_checkpoint(started, checkpoint, tmp_path):
-    """Trained in fp32, saved in bf16 if the checkpoint was; what is stored is what predicts."""
-    model = build.load(MaskedLM, tmp_path / checkpoint)[0]
-    build.save(model, words_of(tmp_path / checkpoint), tmp_path / "half", {}, torch.bfloat16)
+def test_a_trained_model_is_saved_in_fp32_whatever_its_checkpoint(started, checkpoint, tmp_path):
+    """Rounded to bf16 it would lose what small steps have changed."""
+    build.save(build.load(MaskedLM, tmp_path / checkpoint)[0].bfloat16(), words_of(tmp_path / checkpoint),
+               tmp_path / "half", {})  # fmt: skip
     bench = started("half")
     do(bench, finetune)
     saved = load_file(tmp_path / "models/finetuned/model.safetensors")
-    assert {value.dtype for value in saved.values()} == {torch.bfloat16}
-    predictor = Predictor(str(tmp_path / "models/finetuned")).answers
-    assert {parameter.dtype for parameter in predictor.model.parameters()} == {torch.float32}
+    assert {value.dtype for value in saved.values()} == {torch.float32}
+    assert any((value.bfloat16().float() != value).any() for value in saved.values())
 
 
 def test_a_head_that_the_checkpoint_lacks_is_saved(started, tmp_path, words, tiny):

@@ -113,8 +113,8 @@ def peak_flops(device: torch.device, precision: str) -> float:
 class _SimulatedStep:
     """FLOPs and bytes of a step on fake tensors.
 
-    weights: bytes of parameters and buffers. saved: with the optimizer's state, the averaged and the best weights,
-    all of which a checkpoint copies. lasting: with gradients in addition. tensors: live and peak bytes.
+    weights: bytes of parameters and buffers. saved: of what a checkpoint copies: the trained weights with the
+    optimizer's state, the averaged and the best weights. lasting: all of it with gradients. tensors: live and peak.
     """
 
     def __init__(
@@ -144,7 +144,8 @@ class _SimulatedStep:
             trained = [parameter for parameter in copied.parameters() if parameter.requires_grad]
             count = bool(params.ema_decay) + (params.metric_for_best_model != "last")
             copies = [parameter.detach().clone() for parameter in trained * count]
-            self.saved = self.tensors.live
+            frozen = (weight for weight in copied.parameters() if not weight.requires_grad)
+            self.saved = self.tensors.live - sum(weight.nbytes for weight in frozen)
             before = self.tensors.flops
             for batch in batches:
                 with devices.autocast(device, params.precision):

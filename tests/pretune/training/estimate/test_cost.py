@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -199,22 +200,28 @@ def test_quantised_matrices_are_counted_in_the_bytes_that_they_take(words, tiny,
 
     texts = [{"text": f"about {'salt ' * (row % 9)}", "label": LABELS[row % 2]} for row in range(40)]
     objective = Classification(texts, ObjectiveContext(words, 16, 0, None, LABELS))
-    costs = []
+    costs, weights = [], []
+    batches = [objective.batch(np.zeros(4, dtype=int), np.arange(4))]
     for quantise in (False, True):
         model = build.new(Classification, tiny("bert"), LABELS)
         if quantise:
             quantization.quantize(model, kind)
         methods.choose("lora", {"r": 2}).apply(model, frozenset(methods.head(model)))
         costs.append(cost.estimate(model, objective, params.finetune, seed=0, device=torch.device("cpu")))
+        weights.append(cost._SimulatedStep(model, objective, batches, params.finetune, torch.device("cpu")).weights)
         assert set(map(type, model.state_dict().values())) == {torch.Tensor}
-    saved = (
+    less = (
         (32 - (8 if kind == "int8" else 4.5))
         / 8
         * sum(m.in_features * m.out_features for m in model.modules() if isinstance(m, quantization.QuantizedLinear))
     )
     assert costs[0].parameters == costs[1].parameters
     assert costs[0].flops == costs[1].flops
-    assert 0.7 * saved < costs[0].snapshot - costs[1].snapshot <= saved
+    assert 0.7 * less < weights[0] - weights[1] <= less
+    trained = sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
+    assert (
+        costs[0].snapshot == costs[1].snapshot >= 3 * trained
+    )  # a checkpoint holds no frozen weights, but AdamW's state
 
 
 def test_an_adapted_model_with_fewer_layers_keeps_its_adapters(words, tiny):

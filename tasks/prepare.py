@@ -26,8 +26,9 @@ def prepare(stage: Stage) -> None:
     out = write.CorpusOutputs(
         stage.out("data/prepared/corpus"), stage.out("data/prepared/tokenizer"), stage.checkpoints
     )
-    write.write_weights(labelled, about.get("weights", {}))
-    corpus = write.write_corpus(out, assignment, about["names"], params, stage.resolve_input)
+    weights = about.get("weights", {})
+    write.write_weights(labelled, weights)
+    corpus = write.write_corpus(out, assignment, about["names"], params, stage.resolve_input, weights=weights)
     if params.corpus_share < 1:
         corpus["rows_left_out"] = len(assignment.whole) - len(assignment.corpus)
     sizes = {part: len(getattr(assignment, part)) for part in (*SPLITS, "corpus")}

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pretune.config.section import training_seed
+from pretune.data.loading.corpus import Sequences
 from pretune.models import build
 from pretune.objectives.base import ObjectiveContext
 from pretune.objectives.pretraining.table import OBJECTIVES
 from pretune.objectives.registry import choose
-from pretune.training import device
+from pretune.training import device, mixture
 from pretune.training.job import Job, process_group, run_training, write_learning_curve
 from pretune.training.state import State
 
@@ -56,6 +57,8 @@ def prepare(stage: StageInputs) -> Job:
     context = ObjectiveContext(inputs, params.sequence_length, seed, settings)
     samples = objective.samples(stage.dep("data/prepared/corpus"), context)
     training, validation = samples.divide(params.validation_rows, stage.params.seed)
+    mixed = isinstance(training, Sequences) and params.steps > 0
+    watched = validation.by_part() if mixed and validation else {}
     return Job(
         model=build.first(objective, stage.params.model, inputs, stage.dep),
         inputs=inputs,
@@ -66,4 +69,6 @@ def prepare(stage: StageInputs) -> Job:
         inference_config=objective.inference_config(context),
         example=objective.example(context),
         seed=seed,
+        mixture=mixture.of_corpus(training) if mixed else None,
+        validation_parts={name: objective.of(part, context) for name, part in watched.items() if len(part)},
     )

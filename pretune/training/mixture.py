@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pretune.errors import DataError
 
 if TYPE_CHECKING:
+    from pretune.data.loading.corpus import Sequences
     from pretune.data.rows import Row
     from pretune.objectives.base import FinetuningObjective, ObjectiveContext
 
@@ -46,10 +47,23 @@ def of(
         return None
     objective = type(training)
     sizes = {name: len(objective(part, context)) if part else 0 for name, part in parts_of(rows, weights).items()}
+    _check(sizes, len(training), "row", "add rows, raise prepare.train_rows")
+    return Mixture(sizes, dict(weights))
+
+
+def of_corpus(sequences: Sequences) -> Mixture | None:
+    """The parts of a corpus; None without a mixture. Raises DataError for a part without any sequence."""
+    if not sequences.parts:
+        return None
+    sizes = {name: len(part) for name, part in sequences.by_part().items()}
+    _check(sizes, len(sequences), "sequence", "add texts, lower pretrain.validation_rows")
+    return Mixture(sizes, {name: part.weight for name, part in sequences.parts.items()})
+
+
+def _check(sizes: Mapping[str, int], samples: int, kind: str, remedy: str) -> None:
     if empty := [name for name, size in sizes.items() if not size]:
         raise DataError(
-            [f"ingest.source.{name}: no row of this part is left to train on" for name in empty],
-            "add rows, raise prepare.train_rows, or leave the part out; then: pretune run",
+            [f"ingest.source.{name}: no {kind} of this part is left to train on" for name in empty],
+            f"{remedy}, or leave the part out; then: pretune run",
         )
-    assert sum(sizes.values()) == len(training), "the parts of a mixture lie one after the other"
-    return Mixture(sizes, dict(weights))
+    assert sum(sizes.values()) == samples, "the parts of a mixture lie one after the other"

@@ -206,9 +206,30 @@ def test_the_parts_of_a_mixture_are_trained_by_their_weights_and_validated_each(
     assert (job.mixture.draws(), sum(job.mixture.sizes.values())) == ({"few": 23, "many": 7}, 30)
     do(bench, scratch)
     assert (bench.recorded["share_few"], bench.recorded["share_many"]) == (23 / 30, 7 / 30)
+    job = prepare_pretrain(bench)
+    assert (job.mixture.weights, sum(job.mixture.sizes.values())) == ({"few": 3, "many": 1}, len(job.objective))
+    assert job.mixture.draws()["few"] > 2 * job.mixture.draws()["many"] > 0
+    assert sum(map(len, job.validation_parts.values())) == 4
+    words = {part: bench_words(bench, job.objective.corpus, rows) for part, rows in part_rows(job.mixture).items()}
+    texts = {part: (bench.folder / f"{part}.csv").read_text(encoding="utf-8") for part in words}
+    assert all(found and all(text in texts[part] for text in found) for part, found in words.items())
     curve = (bench.folder / "reports/curves/scratch.csv").read_text(encoding="utf-8").splitlines()
     assert curve[0].endswith("validation_loss_few,validation_loss_many")
     assert "| few | 20 |" in bench.texts["data-card.md"]
+
+
+def part_rows(mixture):
+    """{part: numbers of its samples}."""
+    few, many = mixture.sizes.values()
+    return {"few": range(few), "many": range(few, few + many)}
+
+
+def bench_words(bench, corpus, numbers):
+    """The text of each piece in these rows of the corpus that is a whole document."""
+    words = tokenizer.pretrained(bench.folder / "data/prepared/tokenizer", 64)
+    pieces = [piece for number in numbers for piece in corpus.pieces(number)]
+    whole = [tokens for document, tokens in pieces if len(tokens) == len(corpus.document(document))]
+    return [words.decode(tokens, skip_special_tokens=True).strip() for tokens in whole]
 
 
 def test_epochs_are_told_in_steps(bench):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,15 @@ import numpy.typing as npt
 from pretune.errors import DataError
 
 Tokens = npt.NDArray[np.uint16 | np.uint32]
+PARTS = "parts.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a mixture: its documents, which lie one after the other, and the weight by which it is drawn."""
+
+    documents: int
+    weight: float
 
 
 def write(folder: Path, documents: Sequence[Sequence[int]]) -> None:
@@ -34,6 +45,12 @@ def save(folder: Path, number: int, tokens: Tokens, ends: npt.NDArray[np.int64])
         os.replace(partial, folder / f"{name}-{number:05d}.npy")
 
 
+def write_parts(folder: Path, parts: Mapping[str, Part]) -> None:
+    """Write the parts of a mixture, in the order of their documents."""
+    content = {name: asdict(part) for name, part in parts.items()}
+    (folder / PARTS).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
 def no_tokens_error() -> DataError:
     """The error for documents without tokens."""
     return DataError("the documents hold no tokens", "add rows to ingest.source, then: pretune run")
@@ -43,7 +60,8 @@ class Sequences:
     """The corpus as rows of `length` tokens: several whole documents in a row, longer documents in pieces.
 
     The rest of a row is padding, less than a hundredth of a corpus of many documents. `numbers` selects rows, all by
-    default. Raises DataError for a corpus without tokens.
+    default. No row holds documents of two parts of a mixture. parts: those of the corpus, {} without a mixture.
+    Raises DataError for a corpus without tokens.
     """
 
     def __init__(self, folder: Path, length: int, padding: int, numbers: npt.NDArray[np.int64] | None = None) -> None:
@@ -54,11 +72,34 @@ class Sequences:
         self._offsets = np.cumsum([0, *map(len, self._shards)])
         ends = [np.load(path) for path in sorted(folder.glob("ends-*.npy"))]
         self._ends = np.concatenate([part + offset for part, offset in zip(ends, self._offsets[:-1], strict=True)])
-        self._starts, self._lengths, self._bounds = pack_documents(self._ends, length)
+        file = folder / PARTS
+        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        self.parts = {name: Part(**part) for name, part in found.items()}
+        self._pack([part.documents for part in self.parts.values()] or [len(self._ends)])
         self._numbers = np.arange(len(self._bounds) - 1) if numbers is None else numbers
 
     def __len__(self) -> int:
         return len(self._numbers)
+
+    def _pack(self, documents: Sequence[int]) -> None:
+        """Pack the documents of each part into rows of their own; `documents`: of each part."""
+        packed, self._part_bounds, row, begin, pieces = [], [0], 0, 0, 0
+        for ends in np.split(self._ends, np.cumsum(documents)[:-1]):
+            starts, lengths, bounds = pack_documents(ends - begin, self.length)
+            packed.append((starts + begin, lengths, bounds[:-1] + pieces))
+            row, begin, pieces = row + len(bounds) - 1, int(ends[-1]) if len(ends) else begin, pieces + len(starts)
+            self._part_bounds.append(row)
+        self._starts, self._lengths, bounds = (np.concatenate(arrays) for arrays in zip(*packed, strict=True))
+        self._bounds = np.append(bounds, pieces)
+
+    def by_part(self) -> dict[str, Sequences]:
+        """The rows of each part of a mixture, which lie one after the other; {} without one."""
+        cuts = np.searchsorted(self._numbers, self._part_bounds[1:-1])
+        numbers = np.split(self._numbers, cuts)
+        return {
+            name: Sequences(self._folder, self.length, self._padding, part)
+            for name, part in zip(self.parts, numbers, strict=bool(self.parts))
+        }
 
     def divide(self, validation_rows: int, seed: int) -> tuple[Sequences, Sequences | None]:
         """Split off `validation_rows` random rows: (training rows, validation rows or None for 0)."""
@@ -135,7 +176,7 @@ def pack_documents(
     Returns the start and the length of each piece, (pieces,), row by row, and the bounds of the rows in them,
     (rows + 1,).
     """
-    begins = np.concatenate([[0], ends[:-1]])
+    begins = np.concatenate([[0], ends])[:-1]
     sizes = ends - begins
     cuts = -(-sizes // length)
     index = np.arange(cuts.sum()) - np.repeat(np.cumsum(cuts) - cuts, cuts)  # of each piece within its document

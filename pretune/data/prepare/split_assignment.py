@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,11 +69,21 @@ class SplitAssignment:
 
     def documents(self, part: str = "corpus") -> Iterator[str]:
         """The texts of the corpus one after the other; a context that consecutive questions share comes once."""
+        return (text for _, text in self._documents(part))
+
+    def documents_by_source(self) -> dict[str, int]:
+        """{part of a mixture: its documents}, in their order in the corpus, where they lie part by part."""
+        runs = [(name, sum(1 for _ in run)) for name, run in groupby(name for name, _ in self._documents("corpus"))]
+        assert len(dict(runs)) == len(runs), "the parts of a mixture lie one after the other"
+        return dict(runs)
+
+    def _documents(self, part: str) -> Iterator[tuple[str, str]]:
+        """The part of the mixture, "" without one, and the text of each document."""
         previous = ""
         for row in self.rows_of(part):
             for text in texts(row):
                 if text != previous:
-                    yield text
+                    yield row.get("part", ""), text
                 previous = text
 
     def _share(self, share: float, seed: int) -> Numbers:

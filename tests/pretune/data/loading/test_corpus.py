@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
@@ -28,10 +28,28 @@ def made(tmp_path_factory):
     return make
 
 
+@given(sizes=st.lists(SIZES, min_size=1, max_size=4), length=LENGTHS)
+def test_rows_hold_documents_of_one_part_and_all_of_them(sizes, length, tmp_path_factory):
+    """A part without documents has no rows; the rows of the parts are all rows, in order."""
+    folder = tmp_path_factory.mktemp("parts")
+    ends = np.cumsum([*chain.from_iterable(sizes)])
+    corpus.write(
+        folder, [range(end - size, end) for end, size in zip(ends, [*chain.from_iterable(sizes)], strict=True)]
+    )
+    counts = [0, *map(len, sizes), 0]
+    corpus.write_parts(folder, {str(number): corpus.Part(count, 1.0) for number, count in enumerate(counts)})
+    whole = corpus.Sequences(folder, length, PADDING)
+    parts = whole.by_part()
+    assert [row for part in parts.values() for row in pieces(part)] == pieces(whole)
+    found = [sorted(token for row in pieces(part) for piece in row for token in piece) for part in parts.values()]
+    bounds = np.cumsum([0, 0, *map(sum, sizes), 0])
+    assert found == [list(range(*span)) for span in pairwise(bounds.tolist())]
+
+
 def pieces(sequences, samples=None):
     """The pieces of each row, as lists of tokens without padding; the three results of `rows` are checked."""
     samples = range(len(sequences)) if samples is None else samples
-    tokens, lengths, real = sequences.rows(np.array(samples))
+    tokens, lengths, real = sequences.rows(np.array(samples, dtype=np.int64))
     assert tokens.dtype == np.int64
     assert len(tokens) == len(real) == lengths.sum() == len(samples) * sequences.length
     assert (lengths > 0).all()

@@ -111,7 +111,7 @@ def corpus(tmp_path, snapshot, prepare_params):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         out = write.CorpusOutputs(folder / "corpus", folder / "tokenizer", folder / "checkpoints")
         (folder / "checkpoints").mkdir(parents=True)
-        write.write_corpus(out, SplitAssignment(made, params, 0), {}, params, lambda name: name)
+        write.write_corpus(out, SplitAssignment(made, params, 0), {}, params, lambda name: name, weights={})
         return [{p.name: p.read_bytes() for p in sorted(part.iterdir())} for part in (out.corpus, out.inputs)]
 
     return write_corpus

@@ -6,6 +6,7 @@ Importing peft takes a second, so functions import it where they need it: full f
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -20,6 +21,8 @@ from pretune.adaptation import quantization
 from pretune.errors import ParamsError, did_you_mean
 from pretune.models import layers
 
+# peft imports bitsandbytes where it is installed, which then tells everybody that it lacks a kernel from the hub.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 OWN = {"peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "task_type",
        "inference_mode", "modules_to_save", "runtime_config"}  # fmt: skip
 ALIASES: dict[str, tuple[str, dict[str, Any]]] = {"dora": ("LORA", {"use_dora": True})}

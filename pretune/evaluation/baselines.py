@@ -218,7 +218,7 @@ def _rankings(train: list[Row], test: list[Row], model: Rankings) -> dict[str, P
     vectorizer = _vectorizer([text for row in train for text in (row["text"], row["pair"])])
     similarities = (vectorizer.transform(queries) @ vectorizer.transform(pool).T).toarray()
     belong = {query: set(targets) for query, targets in zip(queries, model.targets, strict=True)}
-    return {"tfidf": rank(queries, belong, pool, similarities)}
+    return {"words": rank(queries, belong, pool, similarities)}
 
 
 def _preferences(_train: list[Row], _test: list[Row], model: Preferences) -> dict[str, Predictions]:

@@ -11,6 +11,7 @@ MODELS = {  # in the order in which they are shown
     "base": "the checkpoint as it came",
     "scratch": "the same model from scratch",
     "tfidf": "TF-IDF and a linear model",
+    "words": "words in common, by TF-IDF",
     "pixels": "pixels and a linear model",
     "linear": "linear model",
     "nearest": "nearest training row or sentence",

@@ -82,7 +82,20 @@ def main(arguments: list[str], is_current: Callable[[], bool] = lambda: True) ->
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+    except Exception as error:
+        stop = stop_in(error)
+        if not isinstance(stop, TerminatedError):
+            raise
+        report(root, stop)
+        return stop.exit_code
     return 0
+
+
+def stop_in(error: BaseException) -> BaseException | None:
+    """The stop by a signal that an error is or was made of: packages that import lazily wrap what interrupts them."""
+    while error and not isinstance(error, KeyboardInterrupt | TerminatedError):
+        error = error.__cause__ or error.__context__  # type: ignore[assignment] # None ends the loop
+    return error
 
 
 def settle() -> None:
@@ -166,7 +179,7 @@ def recorded(
         status = "FINISHED"
         run.metrics({"seconds": time.monotonic() - start})
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt) or getattr(error, "exit_code", 0) == 143:
+        if stop_in(error):
             status = "KILLED"
         raise
     finally:

@@ -81,10 +81,18 @@ def test_a_mistake_goes_to_the_flow_as_a_message(tmp_path, capsys):
     assert progress.message(line)["problems"] == ["one", "two"]
 
 
+def wrapped(error):
+    """What a package makes of an error that interrupts its import."""
+    try:
+        raise ModuleNotFoundError("could not import") from error
+    except ModuleNotFoundError as made:
+        return made
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [(None, "FINISHED"), (DataError("x"), "FAILED"), (RuntimeError("x"), "FAILED"), (KeyboardInterrupt(), "KILLED"),
-     (TerminatedError("x"), "KILLED")],
+     (TerminatedError("x"), "KILLED"), (wrapped(TerminatedError("x")), "KILLED"), (wrapped(OSError()), "FAILED")],
 )  # fmt: skip
 def test_the_record_ends_as_the_stage_did(project, error, status):
     """Finished, failed or killed; status, time, metrics and outputs are remembered for the next plan and the report."""
@@ -104,6 +112,17 @@ def test_the_record_ends_as_the_stage_did(project, error, status):
     if error is None:
         assert facts["outputs"] == {"prepared.txt": "0123"}
         assert facts["metrics"].keys() == {"rows", "seconds"}
+
+
+def test_a_stop_that_interrupts_an_import_is_told_as_one(project, monkeypatch, capsys):
+    """With the exit code of a stop, and no traceback of the package that was imported."""
+
+    def perform(*_, **__):
+        raise wrapped(TerminatedError("stopped by SIGTERM", "again"))
+
+    monkeypatch.setattr(tasks, "perform", perform)
+    assert tasks.main(["ingest"]) == TerminatedError.exit_code
+    assert "stopped by SIGTERM" in capsys.readouterr().err
 
 
 def test_energy_is_measured_of_stages_that_train(project, params, monkeypatch):

@@ -106,7 +106,7 @@ def _conversation(folder: Path, params: Params, row: dict[str, Any]) -> Line:
 
     words, length = tokenizer.load(folder), params.finetune.sequence_length
     settings = params.finetune.settings
-    words.chat_template = settings["template"] or words.chat_template or conversation.PLAIN
+    conversation.set_template(words, settings["template"])
     encoder = Encoder(words, loss=settings["loss"], reasoning=settings["reasoning"])
     whole = encoder.conversation(row["messages"], row.get("tools"))
     try:
@@ -136,7 +136,7 @@ def _answers(folder: Path, params: Params, row: dict[str, Any]) -> Line:
     from pretune.predictor import conversation
 
     words, messages = tokenizer.load(folder), row["messages"]
-    words.chat_template = params.finetune.settings["template"] or words.chat_template or conversation.PLAIN
+    conversation.set_template(words, params.finetune.settings["template"])
     last = last_answer(messages)
     prompt = conversation.render(words, messages[:last], row.get("tools"), add_generation_prompt=True)
     line: Line = {"prompt": prompt, "tokens": str(len(words(prompt, add_special_tokens=False)["input_ids"]))}

@@ -78,6 +78,11 @@ def render_spans(
     return _write(tokenizer, template, messages, _dialect(tokenizer, template), schemas, **options)
 
 
+def set_template(tokenizer: Any, template: str | None) -> None:
+    """Give the tokenizer this chat template; with None it keeps its own, or gets PLAIN if it has none."""
+    tokenizer.chat_template = template or tokenizer.chat_template or PLAIN
+
+
 def end(tokenizer: Any) -> str:
     """What the chat template writes after an answer to end it, "" if it writes nothing."""
     return _dialect(tokenizer, template_of(tokenizer)).end

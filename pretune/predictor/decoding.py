@@ -21,13 +21,7 @@ FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3")  # others r
 MOST = 64  # rows: more are not faster
 CACHE = 2**30  # bytes of keys and values on a CPU; on a GPU half of what is free
 
-Pick = Callable[[Tensor], int]
 Choose = Callable[[Tensor, Sequence[int], Sequence[int]], list[int]]
-
-
-def greedy(logits: Tensor) -> int:
-    """The likeliest token. logits: (vocabulary,)."""
-    return int(logits.argmax())
 
 
 def likeliest(logits: Tensor, prompts: Sequence[int], places: Sequence[int]) -> list[int]:  # noqa: ARG001 - one Choose
@@ -35,15 +29,15 @@ def likeliest(logits: Tensor, prompts: Sequence[int], places: Sequence[int]) -> 
     return [int(token) for token in logits.argmax(dim=-1)]
 
 
-def sampler(temperature: float, seed: int) -> Pick:
-    """Draws a token by the probabilities at this temperature; the likeliest one at 0."""
+def sampler(temperature: float, seed: int) -> Choose:
+    """Draws tokens by the probabilities at this temperature; the likeliest ones at 0."""
     generator = torch.Generator().manual_seed(seed)
 
-    def sample(logits: Tensor) -> int:
+    def sample(logits: Tensor, prompts: Sequence[int], places: Sequence[int]) -> list[int]:  # noqa: ARG001 - a Choose
         probabilities = torch.softmax(logits.float().cpu() / temperature, dim=-1)
-        return int(torch.multinomial(probabilities, 1, generator=generator))
+        return [int(token) for token in torch.multinomial(probabilities, 1, generator=generator)]
 
-    return sample if temperature else greedy
+    return sample if temperature else likeliest
 
 
 def has_slots(model: Any) -> bool:
@@ -149,19 +143,21 @@ class Session:
         self.slots = Slots(1)
         self.ids: list[int] = []  # those in the cache
 
-    def stream(self, prompt: Sequence[int], limit: int, stop: Collection[int], pick: Pick = greedy) -> Generator[int]:
+    def stream(
+        self, prompt: Sequence[int], limit: int, stop: Collection[int], choose: Choose = likeliest
+    ) -> Generator[int]:
         """The tokens that follow, each as soon as it is there; the one of `stop` that ends them is not among them."""
         if not has_slots(self.model):
             with torch.inference_mode():
                 yield from (token for token in _alone(self.model, prompt, limit, stop) if token not in stop)
             return
-        token = pick(self._read(list(prompt)))
+        (token,) = choose(self._read(list(prompt))[None], [0], [0])
         for number in range(limit):
             if token in stop:
                 return
             yield token
             if number + 1 < limit:
-                token = pick(self._next(token))
+                (token,) = choose(self._next(token)[None], [0], [number + 1])
 
     def _read(self, prompt: list[int]) -> Tensor:
         shared = 0  # tokens; the last one of the prompt is always read, for the logits

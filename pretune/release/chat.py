@@ -41,7 +41,7 @@ class Chat:
         self.answers, self.system = answers, system
         self.turns: list[dict[str, Any]] = []
         self.dropped = 0  # messages that no longer fit
-        self._pick = decoding.sampler(temperature, seed)
+        self._choose = decoding.sampler(temperature, seed)
         self._session = decoding.Session(answers.model)
 
     def reset(self, system: str | None = None) -> None:
@@ -62,7 +62,7 @@ class Chat:
         ids: list[int] = []
         shown = ""
         limit = self.answers.inference_config["reply_tokens"]
-        with closing(self._session.stream(prompt, limit, self.answers.stop, self._pick)) as tokens:
+        with closing(self._session.stream(prompt, limit, self.answers.stop, self._choose)) as tokens:
             for token in tokens:
                 ids.append(token)
                 answer["content"] = text = self.answers.text(ids)

@@ -10,7 +10,8 @@ from torch.nn import functional
 from typing_extensions import override
 
 from pretune.config.section import Positive
-from pretune.objectives.finetuning.preferences import ChatSettings, PairObjective
+from pretune.objectives.finetuning.chat import ChatSettings
+from pretune.objectives.finetuning.preferences import PairObjective
 
 
 class Dpo(PairObjective):

@@ -8,25 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import Field
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from typing_extensions import override
 
-from pretune.config.section import Section
 from pretune.data.loading import counter_rng
 from pretune.data.loading.batch import Movable
 from pretune.data.loading.varlen import pack
 from pretune.data.rows import Row, last_answer
 from pretune.errors import DataError
 from pretune.models import heads
-from pretune.objectives.base import FinetuningObjective, ObjectiveContext
-from pretune.objectives.finetuning.instruction import Instruction
+from pretune.objectives.base import ObjectiveContext
+from pretune.objectives.finetuning.chat import ChatObjective, ChatSettings
 from pretune.objectives.predictions import Texts
 from pretune.objectives.requirements import COLUMNS
 from pretune.objectives.rewards import Rewards
@@ -58,30 +57,26 @@ class PromptBatch(Movable):
         return self.count * (self.longest + self.draws.shape[2])
 
 
-class Grpo(FinetuningObjective):
+class Grpo(ChatObjective):
     """Raises the probability of completions by their advantage; the loss that is shown is the negative reward."""
 
-    auto = AutoModelForCausalLM
     columns = COLUMNS["grpo"]
     metrics = ("loss", "reward")
-    answers = "reply"
 
-    class Settings(Section):
+    class Settings(ChatSettings):
         """template: in Jinja, null for the tokenizer's own. reply_tokens: of a completion at most.
 
         completions: of each prompt. temperature: of the draws. rewards: {name: {weight: …}} (objectives/rewards.py).
         """
 
-        template: str | None
-        reply_tokens: Annotated[int, Field(ge=1)]
         completions: Annotated[int, Field(ge=2)]
         temperature: Annotated[float, Field(gt=0)]
         rewards: Rewards
 
     def __init__(self, rows: Sequence[Row], context: ObjectiveContext) -> None:
         self.rows, self.context = rows, context
-        context.inputs.chat_template = context.settings.template or context.inputs.chat_template or conversation.PLAIN
-        self._reply = chat.Reply(None, context.inputs, Instruction.inference_config(context))
+        conversation.set_template(context.inputs, context.settings.template)
+        self._reply = chat.Reply(None, context.inputs, self.inference_config(context))
         self.prompts = [row["messages"][: last_answer(row["messages"])] for row in rows]
         self.targets = [_target(row, len(prompt)) for row, prompt in zip(rows, self.prompts, strict=True)]
         self._ids = [self._reply.prompt(row | {"messages": p}) for row, p in zip(rows, self.prompts, strict=True)]
@@ -94,24 +89,10 @@ class Grpo(FinetuningObjective):
             )
 
     @classmethod
+    @override
     def families(cls) -> list[str]:
         """Decoders that are generated from in batches."""
         return sorted(decoding.FAMILIES)
-
-    @classmethod
-    @override
-    def conflicts(cls, settings: Any, sequence_length: int) -> list[str]:
-        return Instruction.conflicts(settings, sequence_length)
-
-    @classmethod
-    @override
-    def inference_config(cls, context: ObjectiveContext) -> dict[str, Any]:
-        return super().inference_config(context) | {"reply_tokens": context.settings.reply_tokens}
-
-    @classmethod
-    @override
-    def example(cls, context: ObjectiveContext) -> Row:
-        return Instruction.example(context)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -7,54 +7,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from typing_extensions import override
 
-from pretune.config.section import Section
 from pretune.data.loading.varlen import pack
 from pretune.data.rows import Row, last_answer
-from pretune.objectives.base import FinetuningObjective, ObjectiveContext
+from pretune.objectives.base import ObjectiveContext
 from pretune.objectives.conversations import Conversations, Encoder
+from pretune.objectives.finetuning.chat import ChatObjective, ChatSettings
 from pretune.objectives.generated import METRICS
 from pretune.objectives.predictions import Texts
-from pretune.objectives.pretraining.causal_lm import CausalLM
 from pretune.objectives.requirements import COLUMNS
 from pretune.objectives.tokens import TokenBatch, TokenObjective
 from pretune.predictor import chat, conversation
 
 
-class Instruction(TokenObjective, FinetuningObjective):
+class Instruction(TokenObjective, ChatObjective):
     """Predicts each token of the assistant's messages from all tokens before it; other messages are input only."""
 
-    auto = AutoModelForCausalLM
     columns = COLUMNS["instruction"]
-    answers = "reply"
     generated = METRICS
     answers_untrained = True
 
-    class Settings(Section):
-        """template: in Jinja, null for the tokenizer's own. reply_tokens: maximum length of a generated answer.
+    class Settings(ChatSettings):
+        """loss: on all answers or the last of each conversation. reasoning: whether thoughts are learnt or input only.
 
-        loss: on all answers or the last of each conversation. reasoning: whether thoughts are learnt or input only.
         too_long: what becomes of conversations beyond sequence_length.
         """
 
-        template: str | None
-        reply_tokens: Annotated[int, Field(ge=1)]
         loss: Literal["all", "last"]
         reasoning: Literal["trained", "masked"]
         too_long: Literal["cut", "drop", "split"]
 
     def __init__(self, rows: Sequence[Row], context: ObjectiveContext) -> None:
         self.rows, self.context = rows, context
-        tokenizer = context.inputs
-        tokenizer.chat_template = context.settings.template or tokenizer.chat_template or conversation.PLAIN
+        conversation.set_template(context.inputs, context.settings.template)
 
     @cached_property
     def conversations(self) -> Conversations:
@@ -63,29 +55,6 @@ class Instruction(TokenObjective, FinetuningObjective):
         encoder = Encoder(self.context.inputs, loss=settings.loss, reasoning=settings.reasoning)
         rows = [row | {"messages": conversation_of(row)} for row in self.rows]
         return Conversations.of(rows, encoder, self.context.length, settings.too_long)
-
-    @classmethod
-    def families(cls) -> list[str]:
-        """Decoders."""
-        return CausalLM.families()
-
-    @classmethod
-    @override
-    def conflicts(cls, settings: Any, sequence_length: int) -> list[str]:
-        if settings.reply_tokens < sequence_length:
-            return []
-        room = f"settings.reply_tokens {settings.reply_tokens} leaves no room for a prompt"
-        return [f"{room}: it must be below sequence_length {sequence_length}, which holds both"]
-
-    @classmethod
-    @override
-    def inference_config(cls, context: ObjectiveContext) -> dict[str, Any]:
-        return super().inference_config(context) | {"reply_tokens": context.settings.reply_tokens}
-
-    @classmethod
-    @override
-    def example(cls, context: ObjectiveContext) -> Row:
-        return {"messages": [{"role": "user", "content": "What does os.path.abspath return?"}]}
 
     @override
     def told(self) -> tuple[list[str], dict[str, float]]:

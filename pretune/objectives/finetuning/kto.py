@@ -17,7 +17,8 @@ from pretune.data.loading.batch import Movable
 from pretune.data.rows import Row, last_answer
 from pretune.objectives.base import ObjectiveContext
 from pretune.objectives.completions import Completions, collate, log_probs
-from pretune.objectives.finetuning.preferences import ChatObjective, ChatSettings, encode, kept, told
+from pretune.objectives.finetuning.chat import ChatObjective, ChatSettings
+from pretune.objectives.finetuning.preferences import encode, kept, told
 from pretune.objectives.predictions import Judgements
 from pretune.objectives.requirements import COLUMNS
 
@@ -55,6 +56,7 @@ class Kto(ChatObjective):
 
     columns = COLUMNS["kto"]
     metrics = ("loss", "accuracy")
+    answers_untrained = True
     referenced = True
     whole_batch = True
 

@@ -9,37 +9,26 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from typing_extensions import override
 
-from pretune.config.section import Section
 from pretune.data.rows import Row
 from pretune.errors import DataError
 from pretune.objectives.base import FinetuningObjective, ObjectiveContext
 from pretune.objectives.completions import Completions, Encoded, collate, log_probs
 from pretune.objectives.conversations import Encoder
-from pretune.objectives.finetuning.instruction import Instruction
+from pretune.objectives.finetuning.chat import ChatObjective
 from pretune.objectives.predictions import Preferences
-from pretune.objectives.pretraining.causal_lm import CausalLM
 from pretune.objectives.requirements import COLUMNS
 from pretune.predictor import chat, conversation
 from pretune.predictor.conversation import ConversationError
 
 SHOWN = 5  # refused rows
-
-
-class ChatSettings(Section):
-    """template: in Jinja, null for the tokenizer's own. reply_tokens: maximum length of a generated answer."""
-
-    template: str | None
-    reply_tokens: Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True)
@@ -58,37 +47,8 @@ class PairBatch(Completions):
         return len(self.packed.starts) // 2
 
 
-class ChatObjective(FinetuningObjective):
-    """A decoder that answers conversations, trained on judged answers."""
-
-    auto = AutoModelForCausalLM
-    answers = "reply"
-    answers_untrained = True
-    Settings: ClassVar[type[Section]] = ChatSettings
-
-    @classmethod
-    @override
-    def families(cls) -> list[str]:
-        return CausalLM.families()
-
-    @classmethod
-    @override
-    def conflicts(cls, settings: Any, sequence_length: int) -> list[str]:
-        return Instruction.conflicts(settings, sequence_length)
-
-    @classmethod
-    @override
-    def inference_config(cls, context: ObjectiveContext) -> dict[str, Any]:
-        return super().inference_config(context) | {"reply_tokens": context.settings.reply_tokens}
-
-    @classmethod
-    @override
-    def example(cls, context: ObjectiveContext) -> Row:
-        return {"messages": [{"role": "user", "content": "What does os.path.abspath return?"}]}
-
-
-class PairObjective(ChatObjective):
-    """The loss of a pair is a function of the log-probabilities of its two answers."""
+class Paired(FinetuningObjective):
+    """Rows with two answers, of which those count whose answers begin within the length."""
 
     columns = COLUMNS["dpo"]
     metrics = ("loss", "accuracy")
@@ -104,6 +64,12 @@ class PairObjective(ChatObjective):
 
     def __len__(self) -> int:
         return len(self.kept)
+
+
+class PairObjective(Paired, ChatObjective):
+    """The loss of a pair is a function of the log-probabilities of its two answers."""
+
+    answers_untrained = True
 
     def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> PairBatch:  # noqa: ARG002 - no random draws
         """These pairs."""
@@ -162,7 +128,7 @@ def encode(answers: Sequence[tuple[Row, list[Row], list[Row]]], context: Objecti
     answers: rows, prompts and answers. DataError names the rows that the template refuses.
     """
     tokenizer = context.inputs
-    tokenizer.chat_template = context.settings.template or tokenizer.chat_template or conversation.PLAIN
+    conversation.set_template(tokenizer, context.settings.template)
     encoder, encoded, refused = Encoder(tokenizer), list[Encoded](), list[str]()
     for row, prompt, answer in answers:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,30 +14,22 @@ from typing_extensions import override
 from pretune.config.section import Section
 from pretune.data.rows import Row
 from pretune.models import heads
-from pretune.objectives.base import FinetuningObjective, ObjectiveContext
-from pretune.objectives.finetuning.preferences import PairBatch, answer_texts, encode_pairs, kept, pair_batch, told
+from pretune.objectives.base import ObjectiveContext
+from pretune.objectives.finetuning.preferences import PairBatch, Paired, answer_texts, pair_batch
 from pretune.objectives.predictions import Preferences
-from pretune.objectives.requirements import COLUMNS
 from pretune.predictor import chat
 
 
-class Reward(FinetuningObjective):
+class Reward(Paired):
     """P(chosen is better) = sigmoid(reward of chosen - reward of rejected), as in Ouyang et al. 2022, eq. 1."""
 
     auto = AutoModelForSequenceClassification
-    columns = COLUMNS["reward"]
-    metrics = ("loss", "accuracy")
     answers = "reward"
 
     class Settings(Section):
         """template: in Jinja, null for the tokenizer's own."""
 
         template: str | None
-
-    def __init__(self, rows: Sequence[Row], context: ObjectiveContext) -> None:
-        self.rows, self.context = rows, context
-        self.pairs = encode_pairs(rows, context)
-        self.kept = kept(self.pairs, context)
 
     @classmethod
     @override
@@ -50,13 +41,6 @@ class Reward(FinetuningObjective):
     def example(cls, context: ObjectiveContext) -> Row:
         turns = ("user", "What is the capital of France?"), ("assistant", "Paris")
         return {"messages": [{"role": role, "content": content} for role, content in turns]}
-
-    @override
-    def told(self) -> tuple[list[str], dict[str, float]]:
-        return told(len(self.pairs), len(self.kept), self.context)
-
-    def __len__(self) -> int:
-        return len(self.kept)
 
     def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> PairBatch:  # noqa: ARG002 - no random draws
         """These pairs."""

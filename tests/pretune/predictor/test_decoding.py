@@ -120,8 +120,8 @@ def test_sampling_repeats_with_its_seed(decoder):
     model = decoder("llama")
 
     def sample(temperature, seed):
-        pick = decoding.sampler(temperature, seed)
-        return list(decoding.Session(model).stream(PROMPTS[4], 12, STOP, pick))
+        choose = decoding.sampler(temperature, seed)
+        return list(decoding.Session(model).stream(PROMPTS[4], 12, STOP, choose))
 
     assert sample(2.0, 1) == sample(2.0, 1) != sample(2.0, 2)
     assert sample(0.0, 1) == list(decoding.Session(model).stream(PROMPTS[4], 12, STOP))

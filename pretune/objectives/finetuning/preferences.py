@@ -106,7 +106,7 @@ class PairObjective(Paired, ChatObjective):
         """Both answers of each row in nats, and what the model itself answers."""
         chosen, rejected = self.log_probs(model).T
         reply = chat.Reply(model, self.context.inputs, self.inference_config(self.context))
-        replies = reply([{"messages": row["messages"]} for row in self.rows])
+        replies = reply(self.rows)
         return Preferences(answer_texts(self.rows), chosen, rejected, [answer["text"] for answer in replies])
 
 

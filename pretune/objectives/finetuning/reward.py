@@ -61,7 +61,7 @@ class Reward(Paired):
         """The rewards of both answers of each row."""
         score = chat.Reward(model, self.context.inputs, self.inference_config(self.context))
         chosen, rejected = (
-            score.logits([{"messages": row["messages"] + row[name]} for row in self.rows])[:, 0].numpy()
+            score.logits([row | {"messages": row["messages"] + row[name]} for row in self.rows])[:, 0].numpy()
             for name in ("chosen", "rejected")
         )
         return Preferences(answer_texts(self.rows), chosen, rejected, [None] * len(self.rows))

@@ -1,0 +1,52 @@
+"""Preferences in evaluation: the model is asked what it was trained on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pretune.objectives.base import ObjectiveContext
+from pretune.objectives.finetuning.table import OBJECTIVES
+from pretune.predictor import chat
+
+TOOLS = '[{"type": "function", "function": {"name": "bake", "parameters": {}}}]'
+TEMPLATE = (
+    "{% for t in tools or [] %}{{ t.function.name }};{% endfor %}"
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ sep_token }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+ROW = {
+    "messages": [{"role": "user", "content": "flour?"}],
+    "chosen": [{"role": "assistant", "content": "butter"}],
+    "rejected": [{"role": "assistant", "content": "salt"}],
+    "tools": TOOLS,
+}
+SETTINGS = {
+    "simpo": {"template": TEMPLATE, "reply_tokens": 4, "beta": 2.0, "gamma": 1.0},
+    "reward": {"template": TEMPLATE},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_tools_of_a_row_reach_the_model_in_evaluation_too(name, words, monkeypatch):
+    """They stand in the prompts that are answered and in the conversations that are rated, as they do in training."""
+    objective_class = OBJECTIVES[name]
+    settings = objective_class.Settings.model_validate(SETTINGS[name])
+    objective = objective_class([ROW], ObjectiveContext(words, 64, 0, settings))
+    assert all("bake;" in words.decode(ids) for ids, _ in objective.pairs[0])
+    asked = []
+
+    class Asked(Exception):  # noqa: N818 - it ends the test
+        pass
+
+    def note(self, rows):
+        asked.extend(chat.render(self.tokenizer, list(row["messages"]), row.get("tools")) for row in rows)
+        raise Asked
+
+    monkeypatch.setattr("pretune.objectives.finetuning.preferences.log_probs", lambda _, both: np.zeros(len(both)))
+    monkeypatch.setattr(chat.Reply, "__call__", note)
+    monkeypatch.setattr(chat.Reward, "logits", note)
+    with pytest.raises(Asked):
+        objective.predict(None)
+    assert asked
+    assert all(text.startswith("bake;") for text in asked)

@@ -80,7 +80,7 @@ $(READY): requirements.lock pyproject.toml $(CHOSEN)
 	@touch $(CHOSEN) $(READY)
 
 $(DEV): requirements-dev.lock $(READY)
-	@echo "adding what tests and benchmarks need from requirements-dev.lock (about 70 packages; a minute, once)"
+	@echo "adding what tests and benchmarks need from requirements-dev.lock (about 90 packages; a minute, once)"
 	@$(UV) pip install --requirement requirements-dev.lock
 	@touch $(DEV)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import importlib.util
 import os
@@ -146,12 +147,18 @@ def _smollm2(source, folder):
 
 
 @pytest.fixture(scope="session")
-def words():
-    """A byte-level tokenizer with 400 tokens, learnt from a few sentences."""
+def shared_words():
+    """`words`, for fixtures that several tests share: none of them may change it."""
     from pretune.data import tokenizer
 
     texts = [f"number {row} is about waves salt harbour flour oven butter {row * row}" for row in range(40)]
     return tokenizer.train(texts, 400, 64)
+
+
+@pytest.fixture
+def words(shared_words):
+    """A byte-level tokenizer with 400 tokens, learnt from a few sentences; the test's own, for objectives change it."""
+    return copy.deepcopy(shared_words)
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from typing_extensions import override
 
+from pretune.errors import TerminatedError
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
@@ -87,8 +89,11 @@ def message(line: str) -> dict[str, Any] | None:
 
 
 def send(event: str, **content: Any) -> None:
-    """Write a message to the flow on standard output."""
-    print(MARK + json.dumps({"event": event, **content}), flush=True)
+    """Write a message to the flow on standard output. Raises TerminatedError if the flow has been killed."""
+    try:
+        print(MARK + json.dumps({"event": event, **content}), flush=True)
+    except BrokenPipeError:  # the kernel is about to kill this process too; until then it has been stopped, not failed
+        raise TerminatedError("the flow that started this stage has ended", "pretune run") from None
 
 
 class PipeProgress:

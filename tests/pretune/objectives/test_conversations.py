@@ -47,12 +47,12 @@ def smollm2():
 
 
 @pytest.fixture(scope="module")
-def template(words, tmp_path_factory):
+def template(shared_words, tmp_path_factory):
     """A function from a template's name to a tokenizer with it, for which its special tokens are one token each."""
 
     def load(name):
         folder = tmp_path_factory.mktemp("words")
-        words.save_pretrained(folder)
+        shared_words.save_pretrained(folder)
         own = tokenizer.load(folder)
         text = TEMPLATES[name] or smollm2()
         own.add_tokens(

@@ -22,7 +22,7 @@ LIMITS = [1 + 5 * number % 17 for number in range(13)]
 
 
 @pytest.fixture(scope="module")
-def decoder(words):
+def decoder(shared_words):
     """A function from a family to its smallest model, whose random weights prefer no token."""
 
     def make(family, dtype=torch.float32):
@@ -30,7 +30,7 @@ def decoder(words):
         shape = {**SHAPE, **({} if family == "gpt2" else KEYS), **GROUPED.get(family, {})}
         if family == "gpt2":
             del shape["intermediate_size"]
-        config = build.config_for(ModelParams(type=family, init=None, config=shape), build.text_shape(words))
+        config = build.config_for(ModelParams(type=family, init=None, config=shape), build.text_shape(shared_words))
         config.initializer_range = 0.3
         return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
 

@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 
+import pytest
+
+from pretune.errors import TerminatedError
 from pretune.runtime import progress
 from pretune.runtime.progress import PipeProgress, StageProgress
 
@@ -55,6 +59,16 @@ def test_a_flow_is_told_by_messages_and_a_log_by_lines(monkeypatch):
     assert isinstance(progress.for_stage("x"), StageProgress)
     os.environ[progress.PIPE] = "1"
     assert isinstance(progress.for_stage("x"), PipeProgress)
+
+
+def test_a_stage_without_its_flow_is_stopped(monkeypatch):
+    """The flow was killed, so nobody reads: the stage ends as KILLED, not as FAILED by a broken pipe."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with suppress(BrokenPipeError), os.fdopen(writer, "w", encoding="utf-8") as pipe:  # closing it writes again
+        monkeypatch.setattr("sys.stdout", pipe)
+        with pytest.raises(TerminatedError):
+            PipeProgress().update(1, 1, "")
 
 
 def test_a_clock_tells_what_is_left(monkeypatch):

@@ -93,12 +93,12 @@ class Trainees:
 
 
 @pytest.fixture(scope="session")
-def trainees(tmp_path_factory, words):
+def trainees(tmp_path_factory, shared_words):
     """Starts processes that train tiny models."""
     from pretune.data.loading import corpus
 
     root = tmp_path_factory.mktemp("trainees")
-    words.save_pretrained(root / "words")
+    shared_words.save_pretrained(root / "words")
     (root / "corpus").mkdir()
     documents = [[(7 * row + place * place) % 300 + 60 for place in range(5 + row % 23)] for row in range(45)]
     corpus.write(root / "corpus", documents)

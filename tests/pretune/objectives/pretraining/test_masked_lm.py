@@ -19,19 +19,19 @@ PAIRS = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 39)), min_size=1, 
 
 
 @pytest.fixture(scope="module")
-def sequences(tmp_path_factory, words):
+def sequences(tmp_path_factory, shared_words):
     """A corpus of 40 rows of 16 tokens, each a document."""
     folder = tmp_path_factory.mktemp("corpus")
     corpus.write(folder, [[(row * 7 + place) % 300 + 4 for place in range(16)] for row in range(40)])
-    return corpus.Sequences(folder, 16, words.pad_token_id)
+    return corpus.Sequences(folder, 16, shared_words.pad_token_id)
 
 
 @pytest.fixture(scope="module")
-def gaps(tmp_path_factory, words):
+def gaps(tmp_path_factory, shared_words):
     """A corpus with rows of 16 that end in padding: 30 of them with 11 tokens, in two documents."""
     folder = tmp_path_factory.mktemp("gaps")
     corpus.write(folder, [[(row + place) % 300 + 10 for place in range(8)] for row in range(15)] + [[9] * 11] * 30)
-    return corpus.Sequences(folder, 16, words.pad_token_id)
+    return corpus.Sequences(folder, 16, shared_words.pad_token_id)
 
 
 def batch_of(objective, pairs):
@@ -164,12 +164,12 @@ def test_a_batch_moves_to_a_device(sequences, words):
 
 
 @pytest.fixture(scope="module")
-def sentences(tmp_path_factory, words):
+def sentences(tmp_path_factory, shared_words):
     """A corpus of texts in rows of 24, several to a row."""
     folder = tmp_path_factory.mktemp("sentences")
     texts = [f"number {row} is about waves and {'harbour' * (row % 3)} butter" for row in range(30)]
-    corpus.write(folder, [words(text)["input_ids"] for text in texts])
-    return corpus.Sequences(folder, 24, words.pad_token_id)
+    corpus.write(folder, [shared_words(text)["input_ids"] for text in texts])
+    return corpus.Sequences(folder, 24, shared_words.pad_token_id)
 
 
 @given(RATES, st.integers(0, 20))

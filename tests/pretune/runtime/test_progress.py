@@ -65,10 +65,12 @@ def test_a_stage_without_its_flow_is_stopped(monkeypatch):
     """The flow was killed, so nobody reads: the stage ends as KILLED, not as FAILED by a broken pipe."""
     reader, writer = os.pipe()
     os.close(reader)
-    with suppress(BrokenPipeError), os.fdopen(writer, "w", encoding="utf-8") as pipe:  # closing it writes again
-        monkeypatch.setattr("sys.stdout", pipe)
-        with pytest.raises(TerminatedError):
-            PipeProgress().update(1, 1, "")
+    pipe = os.fdopen(writer, "w", encoding="utf-8")
+    monkeypatch.setattr("sys.stdout", pipe)
+    with pytest.raises(TerminatedError):
+        PipeProgress().update(1, 1, "")
+    with suppress(BrokenPipeError):  # what is left is written again
+        pipe.close()
 
 
 def test_a_clock_tells_what_is_left(monkeypatch):

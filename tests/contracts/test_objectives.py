@@ -29,6 +29,7 @@ from pretune.objectives.predictions import (
     Rankings,
 )
 from pretune.objectives.pretraining.table import OBJECTIVES as PRETRAINING
+from pretune.objectives.requirements import WRITERS
 
 SPEC = importlib.util.spec_from_file_location("samples", Path(__file__).parent / "samples.py")
 samples = importlib.util.module_from_spec(SPEC)
@@ -85,6 +86,12 @@ def test_every_family_of_ours_learns_something():
 def test_every_adaptation_of_ours_is_tested():
     """All methods of METHODS; those of peft are tested in tests/pretune/adaptation, some of them here too."""
     assert set(methods.METHODS) < set(samples.ADAPTATIONS)
+
+
+def test_a_checkpoint_is_asked_as_it_came_by_every_objective_that_writes_text():
+    """A decoder and an encoder-decoder write with the head that they come with; only a new head has to be trained."""
+    asked = {name for name, objective in FINETUNING.items() if objective.answers_untrained}
+    assert {name for name, objective in FINETUNING.items() if objective.answers in {*WRITERS, "written"}} <= asked
 
 
 @pytest.mark.parametrize("table", [PRETRAINING, FINETUNING])

@@ -26,6 +26,7 @@ class ChatObjective(FinetuningObjective):
 
     auto = AutoModelForCausalLM
     answers = "reply"
+    answers_untrained = True
     Settings: ClassVar[type[Section]] = ChatSettings
 
     @classmethod

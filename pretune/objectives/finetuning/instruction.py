@@ -32,7 +32,6 @@ class Instruction(TokenObjective, ChatObjective):
 
     columns = COLUMNS["instruction"]
     generated = METRICS
-    answers_untrained = True
 
     class Settings(ChatSettings):
         """loss: on all answers or the last of each conversation. reasoning: whether thoughts are learnt or input only.

@@ -56,7 +56,6 @@ class Kto(ChatObjective):
 
     columns = COLUMNS["kto"]
     metrics = ("loss", "accuracy")
-    answers_untrained = True
     referenced = True
     whole_batch = True
 

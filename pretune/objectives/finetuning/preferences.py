@@ -69,8 +69,6 @@ class Paired(FinetuningObjective):
 class PairObjective(Paired, ChatObjective):
     """The loss of a pair is a function of the log-probabilities of its two answers."""
 
-    answers_untrained = True
-
     def batch(self, epochs: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> PairBatch:  # noqa: ARG002 - no random draws
         """These pairs."""
         rows = [self.kept[sample] for sample in samples]

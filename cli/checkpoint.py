@@ -1,8 +1,7 @@
-"""`pretune init RECIPE --model`: the recipe's settings for a model that starts from a checkpoint."""
+"""`pretune init … --model`: the settings of a recipe or a proposal for a model that starts from a checkpoint."""
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -40,8 +39,8 @@ def place(root: Path, here: Path, given: str) -> str:
     return str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)
 
 
-def assignments(root: Path, params: Params, init: str) -> list[str]:
-    """What to `--set` in a recipe. Raises DataError or ParamsError if there is no such checkpoint."""
+def settings(root: Path, params: Params, init: str) -> dict[str, Any]:
+    """{SECTION.KEY: value} of what follows from the checkpoint. DataError or ParamsError if there is none."""
     from pretune.models import build
     from pretune.objectives.pretraining.table import OBJECTIVES
 
@@ -56,7 +55,7 @@ def assignments(root: Path, params: Params, init: str) -> list[str]:
     suited = [name for name in SETTINGS if config.model_type in OBJECTIVES[name].families()]
     if suited and params.pretrain.objective not in suited:
         chosen |= {"pretrain.objective": suited[0], "pretrain.settings": SETTINGS[suited[0]]}
-    return [f"{key}={json.dumps(value)}" for key, value in (chosen | _training(params, config)).items()]
+    return chosen | _training(params, config)
 
 
 def _training(params: Params, config: Any) -> dict[str, Any]:

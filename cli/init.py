@@ -50,13 +50,12 @@ def init(  # noqa: PLR0917 - typer passes them by name
     budget: Annotated[float, typer.Option(min=0.1, help="Minutes that training may take.")] = 2.0,
     yes: Annotated[bool, typer.Option("--yes", help="Write at once.")] = False,
     data: Annotated[Path | None, typer.Option(help="For a recipe: a folder to copy missing data from.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="For a recipe: a checkpoint to start from, a folder or NAME@REVISION.")
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="A checkpoint to start from, a folder or NAME@REVISION.")] = None,
     as_json: Json = False,
 ) -> None:
     """Look at data and propose the whole of params.yaml, or take a recipe; the old files are kept."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from cli import checkpoint
     from cli.proposal.inspection import Request
     from cli.proposal.propose import propose
     from pretune.lineage.graph import find_root
@@ -65,16 +64,12 @@ def init(  # noqa: PLR0917 - typer passes them by name
     if len(data_files) == 1 and _is_recipe(root, data_files[0]):
         _recipe(root, data_files[0], data, model, as_json=as_json)
         return
-    if model is not None:
-        raise ParamsError(
-            "--model goes with a recipe, not with files",
-            f"pretune init chat-lora --model {model}, then name the files in ingest.source   (docs/models.md)",
-        )
     others = [("test", test), ("validation", validation), ("corpus", corpus)]
     given = [(split, name) for split, names in others for name in names or []]
     first = "train" if any(split in {"test", "validation", "corpus"} for split, _ in given) else None
     named = [(first, name) for name in data_files] + given
-    request = Request(named, parse_columns(column or []), objective, budget)
+    init = model and checkpoint.place(root, Path.cwd(), model)
+    request = Request(named, parse_columns(column or []), objective, budget, init)
     console(stderr=True).print("looking at the data, and timing some steps of training …", highlight=False)
     found = propose(root, Path.cwd(), request)
     if not as_json:

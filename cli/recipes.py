@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -88,7 +89,8 @@ def _from_checkpoint(root: Path, recipe: Recipe, model: str) -> str:
     """The recipe with the settings for the checkpoint `model`. ParamsError if they do not go with it."""
     from pretune.objectives import compatibility
 
-    assigned = checkpoint.assignments(root, params.load(recipe.path), model)
+    found = checkpoint.settings(root, params.load(recipe.path), model)
+    assigned = [f"{key}={json.dumps(value)}" for key, value in found.items()]
     document, _ = overrides.overridden(recipe.path, assigned)
     if problems := compatibility.problems(params.validate(document), root):
         raise ParamsError(problems, "pretune recipes   (one for this kind of model), or another --model")

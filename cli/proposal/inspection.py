@@ -34,6 +34,7 @@ SHOWN = 8  # labels or columns in a line
 class Request:
     """The command line. named: (split or None, text); columns: {ours: theirs} of --column; minutes: of training.
 
+    init: a checkpoint, as params.yaml names it; None: random weights.
     timed: whether steps are timed; otherwise a pace is assumed.
     """
 
@@ -41,6 +42,7 @@ class Request:
     columns: dict[str, Any] = field(default_factory=dict)
     objective: str | None = None
     minutes: float = 2.0
+    init: str | None = None
     timed: bool = True
 
 

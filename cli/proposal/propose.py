@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cli import checkpoint
 from cli.proposal import rehearsal, table
 from cli.proposal.inspection import CLEAN, SHOWN, Inspection, Request
 from cli.proposal.rehearsal import Rehearsal
@@ -18,13 +19,15 @@ from pretune.config.params import Params, validate
 from pretune.data.inspect import machine, places, proposal
 from pretune.data.inspect.machine import Plan
 from pretune.data.inspect.proposal import Facts, Sizes
-from pretune.errors import DataError, did_you_mean
+from pretune.errors import DataError, ParamsError, did_you_mean
+from pretune.objectives import compatibility
 from pretune.objectives.requirements import COLUMNS as NEEDED
 from pretune.objectives.requirements import REFERENCED
 
 MOST_THREADS = 8
 TRIED = 100  # steps of pretraining that a rehearsal plans for
 WINDOWS = {"question_answering": (128, 256), "language_modelling": (16, 256)}  # lengths of parts of long texts
+FEW = {"validation_rows": 40, "test_rows": 100}  # each answered by a large model, and by it as it came
 ENOUGH = 1000  # sequences of the corpus from which some watch pretraining
 OTHER = "--column label=NAME, or --objective NAME"
 
@@ -64,6 +67,8 @@ def propose(root: Path, here: Path, request: Request) -> Proposal:
     prepared, why = proposal.prepare(objective, facts)
     if objective == "image_classification":
         prepared["image"] = proposal.image(facts)
+    if inspection.request.init and machine.family(objective) == machine.CHAT:
+        prepared |= {key: min(prepared[key], most) for key, most in FEW.items()}
     sizes = proposal.draw(facts, prepared, int(inspection.base["seed"]))
     if not (sizes.train and sizes.test):
         few = f"train {sizes.train}, test {sizes.test} of {len(facts.rows)} rows: too few to train on and to test with"
@@ -74,6 +79,8 @@ def propose(root: Path, here: Path, request: Request) -> Proposal:
             (f"too few rows to train on and to test with: {labels}", "add rows, or leave these labels out")
         )
     values = _sections(inspection, prepared, sizes)
+    if inspection.request.init:
+        _start_from(inspection.request.init, inspection, values)
     rehearsed = _rehearse(inspection, values)
     if facts.whole and len(facts.rows) <= rehearsal.RECORDS:  # they are what `prepare` will write
         parts = rehearsed.splits
@@ -85,7 +92,8 @@ def propose(root: Path, here: Path, request: Request) -> Proposal:
         *table.settings(inspection, values, facts, sizes, why),
         *table.training(inspection, values, planned, rehearsed),
     ]
-    text = render(root, values, " ".join(text for _, text in request.named))
+    named = " ".join([text for _, text in request.named] + (["--model", request.init] if request.init else []))
+    text = render(root, values, named)
     doubts, hints = list(dict.fromkeys(inspection.doubts)), list(dict.fromkeys(inspection.hints))
     return Proposal(text, values, lines, doubts, hints, round(planned.minutes, 1))
 
@@ -132,6 +140,23 @@ def _sections(inspection: Inspection, prepared: dict[str, Any], sizes: Sizes) ->
     }
 
 
+def _start_from(init: str, inspection: Inspection, values: dict[str, Any]) -> None:
+    """Give the values a checkpoint. ParamsError if it does not go with the objective."""
+    objective = inspection.roles.objective
+    values["adaptation"] = machine.adapting(objective)
+    for key, value in checkpoint.settings(inspection.root, _params(inspection, values, easy=False), init).items():
+        section, _, name = key.partition(".")
+        values[section][name] = value
+    if "reply_tokens" in values["finetune"]["settings"]:
+        values["finetune"]["settings"]["reply_tokens"] = values["finetune"]["sequence_length"] // 2  # until measured
+    if values["adaptation"]["method"] == "lora":
+        values["finetune"] |= {"learning_rate": 2e-4, "batch_size": 8}  # for adapters (QLoRA, Dettmers et al. 2023)
+    if problems := compatibility.problems(_params(inspection, values, easy=False), inspection.root):
+        raise ParamsError(problems, "another --model, or another --objective")
+    if "corpus" not in {source.split for source in inspection.sources}:
+        inspection.hints.append("to measure what the model forgets, name other texts: --corpus 'texts/*.txt'")
+
+
 def _params(inspection: Inspection, values: Mapping[str, Any], *, easy: bool) -> Params:
     """The proposed params for a rehearsal, which bad rows do not stop. easy: neither do rows that are alike."""
     sections = {
@@ -172,23 +197,24 @@ def _rehearse(inspection: Inspection, values: dict[str, Any]) -> Rehearsal:
     _set_lengths(values, inspection.roles.objective, first)
     if not inspection.request.timed:
         return first
-    return rehearsal.rehearse(inspection.root, _params(inspection, values, easy=easy), records, timed=True)
+    tried = rehearsal.rehearse(inspection.root, _params(inspection, values, easy=easy), records, timed=True)
+    return replace(first, pace=tried.pace)
 
 
 def _set_lengths(values: dict[str, Any], objective: str, rehearsed: Rehearsal) -> None:
     """Lengths of inputs and targets, by those of the rehearsed rows."""
-    pretrain, finetune = values["pretrain"], values["finetune"]
+    pretrain, finetune, most = values["pretrain"], values["finetune"], values["prepare"]["max_length"]
     if not rehearsed.texts:  # images and numbers have none
         pretrain["sequence_length"] = finetune["sequence_length"] = 8
         return
-    pretrain["sequence_length"] = proposal.length(rehearsed.texts, shortest=32, longest=128)
-    shortest, longest = WINDOWS.get(objective, (16, proposal.LONGEST))
-    finetune["sequence_length"] = proposal.length(rehearsed.inputs, shortest=shortest, longest=longest)
+    pretrain["sequence_length"] = proposal.length(rehearsed.texts, shortest=32, longest=min(128, most))
+    shortest, longest = WINDOWS.get(objective, (16, most))
+    finetune["sequence_length"] = proposal.length(rehearsed.inputs, shortest=shortest, longest=min(longest, most))
     for limit in {"target_length", "reply_tokens"} & finetune["settings"].keys():
-        finetune["settings"][limit] = proposal.length(rehearsed.targets, longest=128)
+        finetune["settings"][limit] = proposal.length(rehearsed.targets, longest=min(128, most // 2))
     if "reply_tokens" in finetune["settings"]:  # a prompt is cut to what a reply leaves of the length
         whole = finetune["sequence_length"] + finetune["settings"]["reply_tokens"]
-        finetune["sequence_length"] = min(proposal.LONGEST, whole)
+        finetune["sequence_length"] = min(most, whole)
 
 
 def _plan(inspection: Inspection, values: dict[str, Any], sizes: Sizes, facts: Facts, rehearsed: Rehearsal) -> Plan:
@@ -196,12 +222,17 @@ def _plan(inspection: Inspection, values: dict[str, Any], sizes: Sizes, facts: F
     pretrain, finetune = values["pretrain"], values["finetune"]
     corpus = rehearsed.corpus * sum(facts.totals.values()) / max(1, rehearsed.counts["rows"])
     sequences = corpus / (pretrain["sequence_length"] if rehearsed.texts else 1)
+    rows, batch, pace = sizes.train, finetune["batch_size"], rehearsed.pace or machine.ASSUMED
+    if inspection.request.init:
+        planned = machine.short(pace, inspection.request.minutes, rows=rows, batch=batch)
+        finetune["epochs"], values["prepare"]["train_rows"] = planned.epochs, planned.train_rows
+        return planned
     planned = machine.plan(
-        rehearsed.pace or machine.ASSUMED,
+        pace,
         inspection.request.minutes,
         enough=machine.enough(inspection.roles.objective),
-        rows=sizes.train,
-        batch=finetune["batch_size"],
+        rows=rows,
+        batch=batch,
         corpus_steps=sequences / pretrain["batch_size"],
     )
     watched = sequences >= ENOUGH

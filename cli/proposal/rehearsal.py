@@ -13,9 +13,12 @@ from typing import Any
 from pretune.config.params import Params
 from pretune.data.ingest.sources.record import Record
 from pretune.data.inspect.machine import Pace
+from pretune.data.rows import Row
 from pretune.objectives.requirements import REFERENCED
+from pretune.predictor import conversation
 
 RECORDS = 2000  # of the sample that are rehearsed with
+TIMED = 100  # of them with which steps of a checkpoint are timed
 ROUNDS = 2
 PARTS = ("train", "validation", "test")
 
@@ -48,8 +51,8 @@ class RehearsalStage:
         self._folder, self._root = folder, root
 
     def dep(self, path: str) -> Path:
-        """A file that an earlier stage wrote."""
-        return self._folder / path
+        """A file that an earlier stage wrote, or the checkpoint in the workspace."""
+        return (self._root if path == self.params.model.init else self._folder) / path
 
     def declared(self, folder: str) -> list[str]:
         """What an objective that compares with a reference reads."""
@@ -88,7 +91,8 @@ def rehearse(root: Path, params: Params, records: Sequence[tuple[str | None, Rec
     with tempfile.TemporaryDirectory(prefix="pretune-init-") as name:
         stage: Any = RehearsalStage(Path(name), root, params)
         snapshot = Snapshot(stage.out("data/raw"), params.ingest)
-        chosen = sorted(random.Random(0).sample(range(len(records)), min(RECORDS, len(records))))  # noqa: S311 - a sample
+        most = min(TIMED if timed and params.model.init else RECORDS, len(records))
+        chosen = sorted(random.Random(0).sample(range(len(records)), most))  # noqa: S311 - a sample
         counts = snapshot.write(records[number] for number in chosen)
         about = {"source": "sample", "licence": "unknown", "names": snapshot.names}
         (stage.dep("data/raw") / "source.json").write_text(json.dumps(about), encoding="utf-8")
@@ -116,7 +120,7 @@ def _lengths(stage: Any) -> tuple[list[int], list[int], list[int]]:
         inputs = count([" ".join(row["words"]) for row in labelled])
     elif labelled and "messages" in labelled[0]:
         whole = [row["messages"] + row.get("chosen", []) for row in labelled]
-        inputs = count(["\n".join(f"{turn['role']}: {turn['content']}" for turn in turns) for turns in whole])
+        inputs = count([_conversation(words, turns, row) for row, turns in zip(labelled, whole, strict=True)])
     elif labelled and "context" in labelled[0]:
         inputs = [
             a + b
@@ -133,6 +137,14 @@ def _lengths(stage: Any) -> tuple[list[int], list[int], list[int]]:
     return inputs, targets, count([text for row in labelled for text in rows.texts(row)])
 
 
+def _conversation(words: Any, turns: list[Row], row: Row) -> str:
+    """It in the chat template; without one that can write it, roles and contents."""
+    try:
+        return conversation.render(words, turns, row.get("tools"))
+    except conversation.ConversationError:
+        return "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+
+
 def _corpus(folder: Path) -> int:
     """Tokens, images or rows of the corpus."""
     import numpy as np
@@ -144,7 +156,10 @@ def _corpus(folder: Path) -> int:
 
 
 def _pace(stage: Any) -> Pace:
-    """Seconds of a step of both trainings, as measured here: the least of ROUNDS, for other work slows some down."""
+    """Seconds of a step of both trainings, as measured here: the least of ROUNDS, for other work slows some down.
+
+    Of a checkpoint, which is not pretrained, both are those of finetuning.
+    """
     from transformers.utils.logging import disable_progress_bar
 
     from pretune.models import build
@@ -156,9 +171,12 @@ def _pace(stage: Any) -> Pace:
     disable_progress_bar()
     world = parallel.single_process()
     jobs = [pretrain.prepare(stage)]
-    if stage.params.finetune.objective in REFERENCED:  # no model from scratch can be trained on it
+    referenced, starts = stage.params.finetune.objective in REFERENCED, stage.params.model.init is not None
+    if referenced or starts:
         build.save(jobs[0].model, jobs[0].inputs, stage.out("models/pretrained"), jobs[0].inference_config)
+    if referenced:  # no model from scratch can be trained on it
         reference(stage)
-    jobs.append((finetune if stage.params.finetune.objective in REFERENCED else scratch).prepare(stage))
-    rounds = [[dry_run.timed(job, world, 1, 0).step for job in jobs] for _ in range(ROUNDS)]
-    return Pace(*(min(seconds) for seconds in zip(*rounds, strict=True)))
+    jobs.append((finetune if referenced or starts else scratch).prepare(stage))
+    rounds = [[dry_run.timed(job, world, 1, 0).step for job in jobs[starts:]] for _ in range(ROUNDS)]
+    least = [min(seconds) for seconds in zip(*rounds, strict=True)]
+    return Pace(least[0], least[-1])

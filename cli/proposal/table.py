@@ -7,6 +7,7 @@ from typing import Any
 
 from cli.proposal.inspection import SHOWN, Inspection, listed, names_of
 from cli.proposal.rehearsal import Rehearsal
+from cli.recipes import TRAINED
 from pretune.data.inspect import sample
 from pretune.data.inspect.machine import Plan
 from pretune.data.inspect.proposal import Facts, Sizes
@@ -86,7 +87,10 @@ def settings(
     reasons += [f"{sizes.train:,} rows take longer than the budget"] if limit else []
     yield "splits", rows, "; ".join(reasons)
     if facts.characters:
-        yield "tokenizer", f"{prepared['tokenizer']}, {prepared['vocabulary_size']:,} tokens", "; ".join(why)
+        if prepared["tokenizer"] in TRAINED:
+            yield "tokenizer", f"{prepared['tokenizer']}, {prepared['vocabulary_size']:,} tokens", "; ".join(why)
+        else:
+            yield "tokenizer", f"that in {prepared['tokenizer']}", "of the checkpoint"
     if inspection.roles.objective == "image_classification":
         image = prepared["image"]
         plural = "s"[: image["channels"] != 1]
@@ -101,9 +105,15 @@ def training(inspection: Inspection, values: dict[str, Any], planned: Plan, rehe
         fit = sum(tokens <= length for tokens in rehearsed.inputs) / len(rehearsed.inputs)
         yield "length", f"{length} tokens", f"{fit:.0%} of the rows fit".replace("%", " %")
     model = values["model"]
-    yield "model", str(model["type"]), ", ".join(f"{key} {value}" for key, value in list(model["config"].items())[:2])
-    pace = rehearsed.pace
-    measured = f"{1000 * pace.pretrain:.0f} and {1000 * pace.finetune:.0f} ms a step, measured here" if pace else ""
-    yield "training", f"{planned.steps:,} steps of pretraining, {planned.epochs} epochs of finetuning", measured
+    epochs, pace = f"{planned.epochs} epoch{'s'[: planned.epochs != 1]} of finetuning", rehearsed.pace
+    paces = [pace.pretrain, pace.finetune] if pace else []
+    if model["init"]:
+        yield "model", f"{model['type']}, from {model['init']}", f"trained: {values['adaptation']['method']}"
+        shown, paces = epochs, paces[1:]
+    else:
+        yield "model", model["type"], ", ".join(f"{key} {value}" for key, value in list(model["config"].items())[:2])
+        shown = f"{planned.steps:,} steps of pretraining, {epochs}"
+    measured = " and ".join(f"{1000 * seconds:,.0f}" for seconds in paces)
+    yield "training", shown, measured and f"{measured} ms a step, measured here"
     budget = f"for the whole pipeline; training may take {inspection.request.minutes:g} (--budget)"
     yield "time", f"about {planned.minutes:.1f} minutes", budget

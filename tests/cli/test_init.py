@@ -30,6 +30,8 @@ from pretune.errors import DataError, NotFoundInRecordsError, ParamsError
 ROOT = Path(__file__).parent.parent.parent
 ROWS = [f"{n},film {n} is {('fine', 'dull')[n % 2]} and long,{('good', 'bad')[n % 2]}" for n in range(120)]
 
+PACE = rehearsal._pace
+
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch):
@@ -103,6 +105,28 @@ def test_files_named_for_a_split_and_texts_for_pretraining(workspace):
     found = proposed(workspace, ("train", "data/reviews.csv"), ("test", "data/held.csv"))
     assert found.values["ingest"]["source"] == {"train": "data/reviews.csv", "corpus": "data/held.csv"}
     assert "its test rows have no verdict" in found.hints[0]
+
+
+def test_own_files_and_a_checkpoint(workspace, monkeypatch, tiny, words):
+    """Type, tokenizer and deps are the checkpoint's; it is not pretrained, and gets adapters, as many epochs as fit."""
+    from pretune.models import build
+    from pretune.objectives.finetuning.instruction import Instruction
+
+    monkeypatch.setattr(rehearsal, "_pace", PACE)
+    build.save(build.new(Instruction, tiny("llama")), words, workspace / "mine", {})
+    talk = [{"instruction": f"Say {n} twice.", "input": "", "output": f"{n} {n}."} for n in range(80)]
+    (workspace / "talk.json").write_text(json.dumps(talk), encoding="utf-8")
+    assert "mine" in run("talk.json", "--model", "mine", "--yes")
+    written = params.load(workspace / "params.yaml")
+    assert (written.model.type, written.model.init, written.prepare.tokenizer) == ("llama", "mine", "mine")
+    assert (written.pretrain.steps, written.adaptation.method, written.finetune.epochs) == (0, "lora", 3)
+    assert (written.finetune.objective, written.finetune.learning_rate) == ("instruction", 2e-4)
+    assert written.finetune.sequence_length <= 64, "what the checkpoint reads"
+    stages = YAML(typ="safe").load(workspace / "dvc.yaml")["stages"]
+    assert (stages["ingest"]["deps"][0], stages["evaluate"]["deps"][0]) == ("talk.json", "mine")
+    columns = {"text": "instruction", "target": "output"}
+    with pytest.raises(ParamsError, match=r"finetune\.objective: seq2seq is not for model\.type llama"):
+        proposed(workspace, "talk.json", init="mine", objective="seq2seq", columns=columns)
 
 
 def test_names_of_files_and_folders_say_the_splits(workspace):

@@ -15,6 +15,7 @@ FAMILIES = {
 CALIBRATED = {"binary", "classification", "multi_label", "image_classification"}
 SIZES = ((10, 128, 2), (60, 256, 4), (math.inf, 512, 6))  # up to these minutes: hidden size, layers
 FINETUNING = 0.3  # share of the time for finetuning; the same again goes to the model from scratch
+EPOCHS = 3  # of finetuning a checkpoint at most
 PASSES = 30  # over the corpus at most, in pretraining
 OVERHEAD = 25  # seconds of what is not training: imports, other stages, records
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -148,6 +149,24 @@ class Plan:
     epochs: int
     train_rows: int | None
     minutes: float
+
+
+def adapting(objective: str) -> dict[str, Any]:
+    """The section `adaptation` for a checkpoint: large models that chat get adapters, others are trained whole."""
+    lora = family(objective) == CHAT
+    return {
+        "method": "lora" if lora else "full",
+        "settings": {"r": 8, "lora_alpha": 16} if lora else {},
+        "quantization": None,
+    }
+
+
+def short(pace: Pace, minutes: float, *, rows: int, batch: int) -> Plan:
+    """As many of EPOCHS as fit, for a checkpoint: no pretraining, and no model from scratch."""
+    most, per_epoch = max(1, int(60 * minutes / pace.finetune)), max(1, math.ceil(rows / batch))
+    train_rows, per_epoch = (most * batch, most) if per_epoch > most else (None, per_epoch)
+    epochs = max(1, min(EPOCHS, most // per_epoch))
+    return Plan(0, epochs, train_rows, (OVERHEAD + epochs * per_epoch * pace.finetune) / 60)
 
 
 def plan(pace: Pace, minutes: float, *, enough: Enough, rows: int, batch: int, corpus_steps: float) -> Plan:

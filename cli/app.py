@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Callable
 
@@ -25,7 +26,7 @@ from cli.trace import trace
 from cli.ui import ui
 from cli.why import why
 from pretune.errors import PretuneError
-from pretune.process import reach_loopback_directly
+from pretune.process import NO_BARS, reach_loopback_directly
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -67,6 +68,7 @@ def main() -> None:
     """Run a command. A PretuneError ends in a message and its exit code, not in a traceback."""
     gc.set_threshold(100_000)  # collecting garbage during the imports takes a fifth of the time
     reach_loopback_directly()
+    os.environ |= NO_BARS
     try:
         app()
     except PretuneError as error:

@@ -27,9 +27,9 @@ def chat(
 ) -> None:
     """Talk to a chat model. Standard input that is piped holds a message in each line."""
     from pretune.release import chat as chats
-    from tasks.__main__ import NO_BARS, OFFLINE
+    from tasks.__main__ import OFFLINE
 
-    os.environ |= OFFLINE | NO_BARS
+    os.environ |= OFFLINE
     conversation = chats.Chat(chats.load(model), system=system, temperature=temperature, seed=seed)
     if sys.stdin.isatty():
         import readline  # noqa: F401 - input() then has a history

@@ -60,12 +60,13 @@ def export(  # noqa: PLR0917 - typer passes them by name
     from pretune.lineage.graph import find_root
     from pretune.release import predict
     from pretune.release.export import decoders, graphs
-    from tasks.__main__ import NO_BARS, OFFLINE
+    from tasks.__main__ import OFFLINE
 
-    os.environ |= OFFLINE | NO_BARS
+    os.environ |= OFFLINE
     source, predictor, root = predict.folder(model), predict.load_predictor(model), find_root()
     chosen = (to or (Format.safetensors if decoders.writes_text(predictor) else Format.onnx)).value
     _check(chosen, precision, int8=int8, samples=samples)
+    print("writing the model, and comparing it with the original on test rows …", file=sys.stderr)
     if chosen in decoders.FORMATS:
         parities = [
             decoders.export(

@@ -22,6 +22,11 @@ from pretune.errors import LockedError, TerminatedError
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PARENT = "PRETUNE_PARENT_PID"
 PR_SET_PDEATHSIG = 1
+NO_BARS = {  # of libraries, which read these when they are imported: progress is told in one way
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
+    "TOKENIZERS_PARALLELISM": "true",
+}
 
 
 def die_with_parent() -> None:

@@ -38,7 +38,7 @@ from pretune.errors import GraphError, PretuneError, TerminatedError
 from pretune.lineage import experiments, provenance
 from pretune.lineage.graph import Entry, Node, Workspace, find_root, state_dir
 from pretune.objectives import requirements
-from pretune.process import leave, lock, reach_loopback_directly, terminating
+from pretune.process import NO_BARS, leave, lock, reach_loopback_directly, terminating
 from pretune.runtime import launcher, monitoring, worker
 from pretune.runtime.progress import PIPE, Progress, for_stage, send
 from pretune.runtime.stage import PublishedStage, Stage
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 PIPELINE = {"parent": "PRETUNE_PARENT_RUN", "prefect_run": "PRETUNE_PREFECT_RUN"}  # variables with ids of runs
 HOME = "PRETUNE_HOME"  # set for a trial of a sweep, which has a state of its own: the workspace
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TRANSFORMERS_VERBOSITY": "error"}
-NO_BARS = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "true"}
 
 
 def main(arguments: list[str], is_current: Callable[[], bool] = lambda: True) -> int:

@@ -76,6 +76,14 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         raise
 
 
+def permit(folder: Path) -> None:
+    """Let those read the files in a folder who may read the folder: safetensors writes them for their owner alone."""
+    allowed = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file() and (mode := path.stat().st_mode) & allowed != allowed:
+            path.chmod(mode | allowed)
+
+
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{'a': {'b': 1}} becomes {'a.b': 1}."""
     flat: dict[str, Any] = {}

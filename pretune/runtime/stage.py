@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pretune.config.files import flatten
+from pretune.config.files import flatten, permit
 from pretune.config.params import Params, restrict_params
 from pretune.errors import DataError, InputsChangedError, UndeclaredInputError
 from pretune.lineage.code_folders import remember_code
@@ -198,6 +198,8 @@ class PublishedStage(Stage):
                 f"pretune run   (the result is kept in {kept.relative_to(self._root)})",
             )
         for path, written in self._written.items():
+            if written.is_dir():
+                permit(written)
             _replace(written, self._root / path)
         outputs = now.outputs(self.name)
         for path, md5 in outputs.items():

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pretune.config.files import permit
 from pretune.errors import DataError
 
 
@@ -45,6 +46,7 @@ def kept(target: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
+        permit(partial)
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

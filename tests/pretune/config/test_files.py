@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from pretune.config import files, params
 from pretune.errors import ParamsError
@@ -20,6 +22,16 @@ def test_a_file_gets_exactly_the_new_content(tmp_path, content, expected):
     files.write_atomically(path, content)
     assert path.read_bytes() == expected
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_who_may_read_a_folder_may_read_its_files(tmp_path):
+    """A server often runs as another user than the training; safetensors writes for the owner alone. No right is taken away."""
+    tmp_path.chmod(0o750)
+    save_file({"weight": torch.zeros(2)}, tmp_path / "model.safetensors")
+    (tmp_path / "script").touch()
+    (tmp_path / "script").chmod(0o755)
+    files.permit(tmp_path)
+    assert [path.stat().st_mode & 0o777 for path in sorted(tmp_path.iterdir())] == [0o640, 0o755]
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])

@@ -129,9 +129,9 @@ def estimate(name: str) -> Estimate:
 
 def main() -> None:
     """Print the estimate as JSON, or {"unknown": reason} for a user's mistake."""
-    from tasks.__main__ import NO_BARS, OFFLINE  # which imports what every stage imports
+    from tasks.__main__ import OFFLINE  # which imports what every stage imports
 
-    os.environ |= OFFLINE | NO_BARS
+    os.environ |= OFFLINE
     try:
         result = estimate(sys.argv[1])
     except PretuneError as error:

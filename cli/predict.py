@@ -44,9 +44,9 @@ def predict(  # noqa: PLR0917 - typer passes them by name
     """Predict row by row, in the order of the input, as it arrives. A text is a user's message to a chat model."""
     from pretune.errors import DataError
     from pretune.release import predict as predictor
-    from tasks.__main__ import NO_BARS, OFFLINE
+    from tasks.__main__ import OFFLINE
 
-    os.environ |= OFFLINE | NO_BARS
+    os.environ |= OFFLINE
     answers = predictor.load_predictor(model)
     if system and "messages" not in answers.reads:
         raise DataError(f"--system: {model} is no chat model", "leave --system out")

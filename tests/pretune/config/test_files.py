@@ -25,7 +25,7 @@ def test_a_file_gets_exactly_the_new_content(tmp_path, content, expected):
 
 
 def test_who_may_read_a_folder_may_read_its_files(tmp_path):
-    """A server often runs as another user than the training; safetensors writes for the owner alone. No right is taken away."""
+    """Servers often run as another user; safetensors writes for the owner alone. No right is taken away."""
     tmp_path.chmod(0o750)
     save_file({"weight": torch.zeros(2)}, tmp_path / "model.safetensors")
     (tmp_path / "script").touch()

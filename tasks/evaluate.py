@@ -34,6 +34,7 @@ from pretune.training import device
 if TYPE_CHECKING:
     from pretune.runtime.stage import Stage
 
+PARTS = ("answers", "forgetting", "benchmarks", "report", "latency")  # each takes minutes where a large model writes
 PRETRAINED = "models/pretrained"  # read to measure forgetting only: it has no head for the test rows
 
 
@@ -57,9 +58,12 @@ def evaluate(stage: Stage) -> None:
         result["label_efficiency"] = label_efficiency.evaluate_shares(shares, bootstrap)
     if (temperature := _temperature(trained)) and isinstance(own, Classes | ManyLabels):
         result["calibration"] = confidence.evaluate_calibration(own, temperature, bootstrap)
+    _tell(stage, "forgetting")
     result |= _forgetting(stage, data, trained)
+    _tell(stage, "benchmarks")
     benchmarked, benchmark_files = _benchmarks(stage, data, models)
     result |= benchmarked
+    _tell(stage, "report")
     by_slice = compute.evaluate_slices(own, slices.slice_masks(test, params.slices), bootstrap)
     tables = curves.tables(own) | label_efficiency.tables(result)
     worst = mistakes.worst_mistakes(own, params.mistakes)
@@ -95,7 +99,12 @@ def evaluate(stage: Stage) -> None:
     costs = {name: stage.metrics_of(path, name) for name, path in curve_paths.items()}
     stage.run.text("report.html", report(costs=costs))
     stage.run.metrics(result | headline(result))
+    _tell(stage, "latency")
     stage.run.metrics(speed.latency(model, test) | {"model_megabytes": speed.megabytes(trained)})
+
+
+def _tell(stage: Stage, part: str, of: str = "") -> None:
+    stage.progress(PARTS.index(part), len(PARTS), f"{part} of {of}" if of else part)
 
 
 def _models(stage: Stage) -> dict[str, Path]:
@@ -115,7 +124,10 @@ def _predictions(stage: Stage, data: LabelledData, models: dict[str, Path]) -> d
 
     Baselines are trained on the same rows, and calibrated where the evaluated model is.
     """
-    predictions = {name: data.predictions(model, "test") for name, model in models.items()}
+    predictions = {}
+    for name, model in models.items():
+        _tell(stage, "answers", of=name)
+        predictions[name] = data.predictions(model, "test")
     trained, own = next(iter(models.values())), next(iter(predictions.values()))
     predictions |= _checkpoint(stage, data, trained)
     train, test = (rows.read(data.folder / f"{split}.parquet") for split in ("train", "test"))
@@ -127,7 +139,10 @@ def _checkpoint(stage: Stage, data: LabelledData, trained: Path) -> dict[str, Pr
     """The answers of `model.init` as it came, to the questions that `trained` was asked; {} if it cannot answer."""
     objective = data.objective(build.model_type(trained))
     source = build.source(stage.params.model, stage.dep) if objective.answers_untrained else None
-    return {} if source is None else {"base": data.predictions(source, "test", like=trained)}
+    if source is None:
+        return {}
+    _tell(stage, "answers", of="base")
+    return {"base": data.predictions(source, "test", like=trained)}
 
 
 def _forgetting(stage: Stage, data: LabelledData, trained: Path) -> dict[str, Any]:

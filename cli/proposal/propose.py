@@ -197,8 +197,7 @@ def _rehearse(inspection: Inspection, values: dict[str, Any]) -> Rehearsal:
     _set_lengths(values, inspection.roles.objective, first)
     if not inspection.request.timed:
         return first
-    tried = rehearsal.rehearse(inspection.root, _params(inspection, values, easy=easy), records, timed=True)
-    return replace(first, pace=tried.pace)
+    return rehearsal.rehearse(inspection.root, _params(inspection, values, easy=easy), records, timed=True)
 
 
 def _set_lengths(values: dict[str, Any], objective: str, rehearsed: Rehearsal) -> None:

@@ -18,7 +18,6 @@ from pretune.objectives.requirements import REFERENCED
 from pretune.predictor import conversation
 
 RECORDS = 2000  # of the sample that are rehearsed with
-TIMED = 100  # of them with which steps of a checkpoint are timed
 ROUNDS = 2
 PARTS = ("train", "validation", "test")
 
@@ -91,8 +90,7 @@ def rehearse(root: Path, params: Params, records: Sequence[tuple[str | None, Rec
     with tempfile.TemporaryDirectory(prefix="pretune-init-") as name:
         stage: Any = RehearsalStage(Path(name), root, params)
         snapshot = Snapshot(stage.out("data/raw"), params.ingest)
-        most = min(TIMED if timed and params.model.init else RECORDS, len(records))
-        chosen = sorted(random.Random(0).sample(range(len(records)), most))  # noqa: S311 - a sample
+        chosen = sorted(random.Random(0).sample(range(len(records)), min(RECORDS, len(records))))  # noqa: S311 - a sample
         counts = snapshot.write(records[number] for number in chosen)
         about = {"source": "sample", "licence": "unknown", "names": snapshot.names}
         (stage.dep("data/raw") / "source.json").write_text(json.dumps(about), encoding="utf-8")
@@ -137,6 +135,20 @@ def _lengths(stage: Any) -> tuple[list[int], list[int], list[int]]:
     return inputs, targets, count([text for row in labelled for text in rows.texts(row)])
 
 
+def _reference(stage: Any) -> None:
+    """In place of the log-probabilities that the stage `reference` computes, for minutes where a model is large."""
+    import numpy as np
+
+    from pretune.data import rows
+    from pretune.objectives.finetuning import reference
+
+    folder = stage.out("data/reference")
+    folder.mkdir()
+    for part in ("train", "validation"):
+        count = rows.count_rows(stage.dep(f"data/prepared/labelled/{part}.parquet"))
+        reference.write(folder / f"{part}.safetensors", np.zeros((count, 2), dtype=np.float32))
+
+
 def _conversation(words: Any, turns: list[Row], row: Row) -> str:
     """It in the chat template; without one that can write it, roles and contents."""
     try:
@@ -166,7 +178,6 @@ def _pace(stage: Any) -> Pace:
     from pretune.training import parallel
     from pretune.training.estimate import dry_run
     from tasks import finetune, pretrain, scratch
-    from tasks.reference import reference
 
     disable_progress_bar()
     world = parallel.single_process()
@@ -174,8 +185,8 @@ def _pace(stage: Any) -> Pace:
     referenced, starts = stage.params.finetune.objective in REFERENCED, stage.params.model.init is not None
     if referenced or starts:
         build.save(jobs[0].model, jobs[0].inputs, stage.out("models/pretrained"), jobs[0].inference_config)
-    if referenced:  # no model from scratch can be trained on it
-        reference(stage)
+    if referenced:  # no model from scratch can be trained on it; what the reference says does not change the pace
+        _reference(stage)
     jobs.append((finetune if referenced or starts else scratch).prepare(stage))
     rounds = [[dry_run.timed(job, world, 1, 0).step for job in jobs[starts:]] for _ in range(ROUNDS)]
     least = [min(seconds) for seconds in zip(*rounds, strict=True)]

@@ -125,6 +125,10 @@ class Stage:
         """Show a warning on the terminal of the run."""
         self._progress.warn(text)
 
+    def progress(self, done: int, total: int, note: str) -> None:
+        """Tell that `done` of `total` parts are finished, and what comes now."""
+        self._progress.update(done, total, note)
+
     def model(self, path: str, examples: list[dict[str, Any]]) -> None:
         """Declare that the output `path` is a model, with example rows to predict."""
         self._models.append((path, examples))

@@ -12,7 +12,7 @@ class Bench:
         self.folder, self.params, self.name = folder, params, ""
         self.key = "0" * 64
         self.run, self.recorded, self.models, self.texts = self, {}, [], {}
-        self.known, self.reported, self.warnings = {}, [], []
+        self.known, self.reported, self.warnings, self.told = {}, [], [], []
 
     def dep(self, path):
         return self.folder / path
@@ -43,6 +43,9 @@ class Bench:
 
     def warn(self, text):
         self.warnings.append(text)
+
+    def progress(self, done, total, note):
+        self.told.append(f"{done}/{total} {note}")
 
     def text(self, name, content):
         self.texts[name] = content

@@ -99,6 +99,8 @@ def test_a_checkpoint_is_asked_as_it_came(finetuned, monkeypatch):
     assert "<h2>Benchmarks</h2>" in report
     benchmark = result["benchmarks"]["numbers/acc"]
     assert benchmark["samples"] == 40
+    answers = [f"0/5 answers of {name}" for name in ("finetuned", "base")]
+    assert bench.told == [*answers, "1/5 forgetting", "2/5 benchmarks", "3/5 report", "4/5 latency"]
     assert benchmark["gain"]["base"] | {"p": 1} == {"value": 0, "low": 0, "high": 0, "p": 1}
     asked = (bench.folder / "reports/evaluation/benchmarks/numbers.jsonl").read_text(encoding="utf-8")
     assert [json.loads(line)["model"] for line in asked.splitlines()] == ["finetuned"] * 40 + ["base"] * 40

@@ -130,20 +130,39 @@ def like(model: PreTrainedModel, config: PreTrainedConfig | None = None) -> PreT
     return copied
 
 
-def merge(model: PreTrainedModel) -> PreTrainedModel:
-    """Merge the adapters into the weights, dequantised first, in place; a model with neither stays as it is."""
-    quantization.dequantize(model)
+def merge(model: PreTrainedModel, folder: Path | None = None) -> PreTrainedModel:
+    """Merge the adapters into the weights, dequantised first, in place; a model with neither stays as it is.
+
+    folder: where the matrices that were quantised lie in files then (quantization.to_file); the model is on the CPU.
+    Matrix by matrix: at no time are there two copies of all of them.
+    """
+    stored = False
+    for name, module in tuners(model).items():
+        stored |= merge_layer(module, folder)
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, module.get_base_layer())
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+    stored |= quantization.dequantize(model, folder)  # those without an adapter
+    return model.cpu() if folder and stored else model
+
+
+def merge_layer(module: Any, folder: Path | None) -> bool:
+    """Merge the adapter of one of `tuners` into the module below; whether its matrix was a quantised one."""
+    was_quantised = quantization.dequantize(module)
+    module.merge(safe_merge=True)
+    if was_quantised and folder:
+        quantization.to_file(module.get_base_layer(), folder)
+    return was_quantised
+
+
+def tuners(model: PreTrainedModel) -> dict[str, Any]:
+    """The layers of peft in `model`, which hold the adapters, by name."""
     if not hasattr(model, "peft_config"):
-        return model
+        return {}
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    for name, module in list(model.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            module.merge(safe_merge=True)
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, module.get_base_layer())
-    del model.peft_config
-    return model
+    return {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
 
 
 def weights(model: PreTrainedModel) -> tuple[Any, dict[str, Tensor]] | None:

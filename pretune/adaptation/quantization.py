@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -97,11 +99,33 @@ def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters()) - stored + weights
 
 
-def dequantize(model: nn.Module) -> None:
-    """Give quantised modules their matrices in fp32 again, in place."""
-    for name, module in list(model.named_modules()):
-        if isinstance(module, QuantizedLinear):
-            model.set_submodule(name, module.dequantized())
+def dequantize(model: nn.Module, folder: Path | None = None) -> bool:
+    """Give quantised modules their matrices in fp32 again, in place, in files if `folder` is passed (`to_file`).
+
+    Returns whether there were any.
+    """
+    names = [name for name, module in model.named_modules() if isinstance(module, QuantizedLinear)]
+    for name in names:
+        small = model.get_submodule(name)
+        assert isinstance(small, QuantizedLinear)
+        linear = small.dequantized()
+        if folder:
+            to_file(linear, folder)
+        model.set_submodule(name, linear)
+    return bool(names)
+
+
+def to_file(linear: nn.Linear, folder: Path) -> None:
+    """Keep the matrix in a file without a name in `folder`, on the CPU: the system writes it out where memory is short.
+
+    All matrices in fp32 are eight times those in 4 bits, more than training needs. Raises OSError if the disk is full.
+    """
+    matrix = linear.weight.detach()
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):  # else a full disk would kill the process while it writes
+            os.posix_fallocate(file.fileno(), 0, matrix.nbytes)
+        mapped = torch.from_file(file.name, shared=True, size=matrix.numel(), dtype=matrix.dtype)
+    linear.weight = nn.Parameter(mapped.view(matrix.shape).copy_(matrix), requires_grad=False)
 
 
 def like(model: nn.Module, other: nn.Module) -> None:

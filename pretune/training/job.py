@@ -167,7 +167,7 @@ def run_training(stage: Stage, job: Job, *, out: str) -> None:
             return
     hours = (time.monotonic() - began) / 3600
     write_learning_curve(stage.out(f"reports/curves/{stage.name}.csv"), state, cost.flops)
-    adapter, merged = adapters.weights(model), adapters.merge(model)
+    adapter, merged = adapters.weights(model), adapters.merge(model, stage.out(out).parent)
     config = job.inference_config_of(merged)
     files = cast("BaseObjective", job.objective).files(merged)
     build.save(merged, job.inputs, stage.out(out), config, files=files)

@@ -62,7 +62,7 @@ def train_on_shares(stage: Stage, models: Mapping[str, Prepare]) -> None:
             report = stage.reporter(steps, before=before, name=path.stem)
             model, _ = training.train(stage, job, costs[name], world, folder=path.with_suffix(""), report=report)
             if world.rank == 0:
-                _write_predictions(data, job, adapters.merge(model), path)
+                _write_predictions(data, job, adapters.merge(model, path.parent), path)
         if world.rank:
             return
     out = stage.out("reports/label_efficiency")

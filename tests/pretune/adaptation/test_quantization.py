@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -72,6 +73,26 @@ def test_every_method_learns_and_is_merged_as_on_the_dequantised_model(pair, met
     merged = adapters.merge(models[0])
     torch.testing.assert_close(logits(merged), trained, rtol=1e-4, atol=1e-5)
     assert {parameter.dtype for parameter in merged.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("targets", [["up_proj", "q_proj"], None])
+def test_merged_matrices_may_lie_in_files_that_leave_nothing_behind(pair, tmp_path, targets):
+    """The same numbers as in memory, also of matrices without an adapter."""
+    model, _ = pair("nf4")
+    models = [model, copy.deepcopy(model)]
+    for model in models:
+        torch.manual_seed(0)
+        methods.choose("lora", {"r": 2, "target_modules": targets}).apply(model, frozenset())
+        disturb(model)
+    in_memory, in_files = adapters.merge(models[0]), adapters.merge(models[1], tmp_path)
+    assert torch.equal(logits(in_memory), logits(in_files))
+    expected = in_memory.state_dict()
+    assert in_files.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in in_files.state_dict().items())
+    maps = Path("/proc/self/maps")
+    if maps.is_file():
+        assert maps.read_text(encoding="utf-8").count(str(tmp_path)) == 14  # as many as there are matrices
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("bf16", [False, True])

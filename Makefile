@@ -103,6 +103,7 @@ bench-train: $(DEV) ## speed of training beside the transformers Trainer
 
 bench-llm: $(DEV) ## finetuning and asking a language model beside transformers, peft and TRL
 	@$(BIN)/python benchmarks/llm.py
+	@$(BIN)/python benchmarks/quantised.py
 
 bench-plan: $(DEV) ## what `pretune plan` says beside what then happens
 	@$(BIN)/python benchmarks/plan.py

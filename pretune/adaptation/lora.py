@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
@@ -29,10 +30,14 @@ def fuse(model: PreTrainedModel, *, bf16: bool) -> None:
         if isinstance(module.base_layer, QuantizedLinear):
             continue
         base = module.base_layer.weight
-        if bf16 and not base.requires_grad and base.dtype == torch.float32:
-            small = base.data.bfloat16()
-            if torch.equal(small.float(), base.data):
-                base.data = small
+        if bf16 and not base.requires_grad and base.dtype == torch.float32 and _is_exact(base.data):
+            base.data = base.data.bfloat16()
+
+
+def fits_bf16(model: PreTrainedModel) -> bool:
+    """Whether `fuse` can store frozen matrices in bf16, by the first of them: a checkpoint has one number format."""
+    first = next((module.base_layer for module in _plain(model)), None)
+    return type(first) is nn.Linear and _is_exact(first.weight.data)
 
 
 def unfuse(model: PreTrainedModel) -> None:
@@ -98,6 +103,11 @@ class _Lora(torch.autograd.Function):
         grad_weight = g.T @ rows if ctx.needs_input_grad[1] else None
         grad_bias = g.sum(0) if ctx.needs_input_grad[3] else None
         return grad_x, grad_weight, None, grad_bias, grad_low.T @ rows, (g.T @ low).mul_(ctx.scale), None
+
+
+def _is_exact(weight: Tensor) -> bool:
+    """Whether bf16 holds the numbers exactly; those of a tensor without data are taken to be so."""
+    return isinstance(weight, FakeTensor) or torch.equal(weight.bfloat16().float(), weight)
 
 
 def _matrix(weight: Tensor, scales: Tensor | None, dtype: torch.dtype) -> Tensor:

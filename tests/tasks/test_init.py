@@ -16,7 +16,7 @@ from pretune.config import overrides, params
 from pretune.data import tokenizer
 from pretune.models import build
 from pretune.objectives.pretraining.masked_lm import MaskedLM
-from pretune.training import parallel
+from pretune.training import dataloader, parallel
 from pretune.training.estimate import dry_run
 from tasks import finetune as finetuning
 from tasks import pretrain as pretraining
@@ -191,10 +191,17 @@ def test_a_published_checkpoint_is_finetuned(started):
 
 
 def test_two_steps_that_take_seconds_are_enough_for_an_estimate(started, checkpoint, monkeypatch):
-    """The first may take longer than the others; the second is that of all."""
+    """The first may take longer than the others and has the most tokens; the second, scaled by them, is that of all."""
     job = replace(finetuning.prepare(started(checkpoint)), steps=30)
-    clock = itertools.count(0, 3)
+    monkeypatch.setattr(dry_run, "_sizes", lambda _: ([10, 60, 20], [2, 3, 1]))
+    clock, steps = itertools.count(0, 3), []
     monkeypatch.setattr(dry_run.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(
+        dry_run.Learner, "step", lambda _self, batches, _rate: steps.append(batches[0].packed.input_ids)
+    )
     found = dry_run.timed(job, parallel.single_process(), 1, 0)
-    assert (found.step, found.training) == (3, 90)
-    assert next(clock) == 9
+    assert (found.step, found.training) == (9, 270)  # 30 tokens in the mean, 10 in the step that took 3 seconds
+    sampler = dataloader.EpochSampler(len(job.objective), job.params.batch_size, job.seed, job.mixture)
+    taken = [job.objective.batch(*sampler.step(step)).packed.input_ids for step in (1, 0)]
+    assert list(map(len, steps)) == list(map(len, taken))
+    assert all(map(torch.equal, steps, taken))

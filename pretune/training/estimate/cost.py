@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from transformers.initialization import no_init_weights
 
-from pretune.adaptation import adapters, quantization
+from pretune.adaptation import adapters, lora, quantization
 from pretune.data.loading.batch import map_tensors
 from pretune.models import heads
 from pretune.training import dataloader, optimizer
@@ -74,15 +74,16 @@ def estimate(
     parts = params.gradient_accumulation_steps * processes
     rows = [np.array_split(array, parts)[:PARTS] for array in (epochs, samples)]
     batches = [objective.costliest(*part) for part in zip(*rows, strict=True)]
-    simulated = _SimulatedStep(model, objective, batches, params, device)
+    sharded = strategy == "fsdp" and processes > 1
+    simulated = _SimulatedStep(model, objective, batches, params, device, sharded=sharded)
     flops = simulated.flops
     if params.gradient_checkpointing:
         once = params.model_copy(update={"gradient_checkpointing": False})
-        flops = _SimulatedStep(model, objective, batches, once, device).flops
+        flops = _SimulatedStep(model, objective, batches, once, device, sharded=sharded).flops
     tokens = sum(batch.tokens for batch in batches)
     share = len(batches) / parts  # of the step
     lasting, gathered = simulated.lasting, 0
-    if strategy == "fsdp" and processes > 1:
+    if sharded:
         lasting, gathered = lasting // processes, _gathered(model)
     on_cpu = device.type == "cpu"
     transient = simulated.tensors.peak - simulated.lasting
@@ -124,7 +125,11 @@ class _SimulatedStep:
         batches: list[Any],
         params: TrainingParams,
         device: torch.device,
+        *,
+        sharded: bool = False,
     ) -> None:
+        bf16 = devices.computes_in_bf16(device, params.precision)
+        small = bf16 and not sharded and lora.fits_bf16(model)
         fake = FakeTensorMode()
         self.tensors = _TensorTracker()
         batches = [map_tensors(batch, fake.from_tensor) for batch in batches]
@@ -135,6 +140,8 @@ class _SimulatedStep:
                 copied = _moved(on_meta, device) if on_meta else adapters.like(model)
                 copied.tie_weights()  # no_init_weights leaves it out
             heads.prepare(copied)
+            if not sharded:
+                lora.fuse(copied, bf16=small)
             if params.gradient_checkpointing:
                 copied.activation_checkpointing_enable({"use_reentrant": False})
             copied.train()

@@ -71,6 +71,24 @@ def test_flops_of_texts_are_those_of_a_real_step(tiny, words, params, monkeypatc
     assert (estimate.flops, estimate.tokens) == counted(model, objective, params.finetune, monkeypatch)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_flops_with_adapters_are_those_of_a_real_step(tiny, words, params, monkeypatch, precision):
+    """Training computes LoRA in another way than peft does. Matrices that bf16 holds count in their two bytes."""
+    from pretune.adaptation import methods
+
+    texts = [{"text": f"about {'salt ' * (row % 9)}", "label": LABELS[row % 2]} for row in range(40)]
+    objective = Classification(texts, ObjectiveContext(words, 16, 0, None, LABELS))
+    model = build.new(Classification, tiny("llama"), LABELS)
+    model.load_state_dict({name: value.bfloat16().float() for name, value in model.state_dict().items()})
+    methods.choose("lora", {"r": 2}).apply(model, frozenset(methods.head(model)))
+    settings = params.finetune.model_copy(update={"precision": precision})
+    batches = [objective.batch(np.zeros(4, dtype=int), np.arange(4))]
+    weights = cost._SimulatedStep(model, objective, batches, settings, CPU).weights
+    estimate = cost.estimate(model, objective, settings, seed=0, device=CPU)
+    assert (estimate.flops, estimate.tokens) == counted(model, objective, settings, monkeypatch)
+    assert weights == sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+
+
 def test_recomputation_and_accumulation_do_not_change_flops(job):
     """FLOPs and tokens are the same with gradient accumulation and gradient checkpointing."""
     plain = cost.estimate(*job(), seed=0, device=CPU)

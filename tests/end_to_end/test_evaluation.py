@@ -44,17 +44,6 @@ def test_a_model_is_promoted_served_and_rolled_back(copy):
     assert "FAILED  size" in copy.alone("-m", "cli.app", "promote", code=12)
 
 
-def test_a_stage_is_reproduced_to_the_bit(copy):
-    """In a worktree at its commit, with its data from the cache; the verdict is stored on the run."""
-    run = copy.children(copy.parents()[0])["finetune"]
-    found = copy.report("reproduce", run.info.run_id)
-    assert found["verdict"] == "bitwise"
-    assert {each["path"] for each in found["outputs"]} == {"models/finetuned", "reports/curves/finetune.csv"}
-    client, _ = copy.client()
-    assert client.get_run(run.info.run_id).data.tags["pretune.reproduced.verdict"] == "bitwise"
-    assert len(copy.git("worktree", "list").splitlines()) == 1
-
-
 def test_a_pipeline_run_is_reproduced_to_the_bit(copy):
     """All its stages from the raw data on: with uncommitted changes, a new file, a value given for that run only."""
     with (copy.root / "tasks" / "evaluate.py").open("a", encoding="utf-8") as file:
@@ -73,7 +62,10 @@ def test_a_pipeline_run_is_reproduced_to_the_bit(copy):
 
 
 def test_a_stage_that_comes_out_otherwise_is_called_different(copy):
-    """Other bytes and a loss that is not near: exit code 12, the loss then and now, the verdict on the run."""
+    """A stage alone, with its data from the cache: other bytes and a loss that is not near are told, with code 12.
+
+    What has come out the same is called so.
+    """
     client, _ = copy.client()
     run = copy.children(copy.parents()[0])["finetune"]
     loss = run.data.metrics["train_loss"]
@@ -81,6 +73,7 @@ def test_a_stage_that_comes_out_otherwise_is_called_different(copy):
     client.log_metric(run.info.run_id, "train_loss", 2 * loss)
     printed = copy.alone("-m", "cli.app", "reproduce", run.info.run_id, code=12)
     assert "DIFFERS  finetune  models/finetuned" in printed
+    assert "same    finetune  reports/curves/finetune.csv" in printed
     assert f"finetune: loss {2 * loss:.6g} then, {loss:.6g} now" in printed
     assert client.get_run(run.info.run_id).data.tags["pretune.reproduced.verdict"] == "different"
 

@@ -125,7 +125,8 @@ def damaged_and_partial(trainees):
 @pytest.mark.parametrize("before", [no_checkpoints, two_checkpoints, damaged_and_partial])
 def test_a_kill_at_any_file_operation_loses_no_intact_checkpoint(trainees, before):
     """At each open, mkdir, write, half a write, fsync, rename and remove; then the newest intact one is used."""
-    base, never_stopped = before(trainees), trainees.finish(CASE)
+    case = CASE | ({"steps": 3} if before is no_checkpoints else {})  # one checkpoint is written, not three
+    base, never_stopped = before(trainees), trainees.finish(case)
 
     def copy():
         folder = trainees.folder()
@@ -134,14 +135,14 @@ def test_a_kill_at_any_file_operation_loses_no_intact_checkpoint(trainees, befor
         return folder
 
     oldest_used = max(trainees.intact(base), default=0)
-    operations = trainees.finish(CASE | {"folder": copy(), "count": True}).result["operations"]
+    operations = trainees.finish(case | {"folder": copy(), "count": True}).result["operations"]
     assert len(operations) > 20
 
     def die_and_restart(number):
         folder = copy()
-        died = trainees.run(CASE | {"folder": folder, "die_at": number})
+        died = trainees.run(case | {"folder": folder, "die_at": number})
         whole = trainees.intact(folder)
-        ended = trainees.run(CASE | {"folder": folder})
+        ended = trainees.run(case | {"folder": folder})
         return died.code, whole, ended, sorted(path.name for path in Path(folder).glob("*.partial"))
 
     results = trainees.map(die_and_restart, range(1, len(operations) + 1))

@@ -55,6 +55,14 @@ def test_what_belongs_to_a_text_in_another_row_is_no_negative(make):
     ]
 
 
+def test_a_text_is_no_negative_of_itself(words):
+    """Where it is the pair of another row too; its own similarity is 1, whatever is learnt."""
+    settings = {"temperature": 0.5, "pooling": "mean", "mined_negatives": 0, "dimensions": []}
+    context = ObjectiveContext(words, 16, 0, Embedding.Settings.model_validate(settings))
+    rows = [{"text": "harbour", "pair": "salt"}, {"text": "salt", "pair": "waves"}]
+    assert batch(Embedding(rows, context), samples=(0, 1)).hidden.tolist() == [[False, False], [True, False]]
+
+
 def test_negatives_take_turns_over_the_epochs(make, words):
     """Each epoch has one negative of a row, a function of the epoch alone."""
     objective = make()

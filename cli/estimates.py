@@ -18,7 +18,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from pretune.config.params import load
+from pretune.config.params import Params, load
 from pretune.errors import PretuneError
 from pretune.lineage.graph import Node, Workspace, state_dir
 from pretune.lineage.plan import Decision
@@ -26,6 +26,7 @@ from pretune.runtime.launcher import trains
 from pretune.runtime.stage import StageInputs
 
 Estimate = dict[str, Any]
+PRETRAINED = "models/pretrained"
 HEADINGS = ("stage", "parameters", "FLOPs a step", "FLOPs in all", "memory at most", "time")
 
 
@@ -34,9 +35,10 @@ def estimates(root: Path, decisions: list[Decision], report: Callable[[str], Non
     nodes, params, by_stage = Workspace(root).nodes, load(root / "params.yaml"), {}
     actions = {decision.stage: decision.action for decision in decisions}
     for name in [name for name, action in actions.items() if action == "run" and trains(nodes[name], params)]:
-        node = nodes[name]
-        pending = [up for up in node.upstream if actions.get(up, "skip") != "skip"]
-        missing = [path for path in node.data if not (root / path).exists()]
+        node, checkpoint = nodes[name], _checkpoint(root, params)
+        given = {PRETRAINED} if checkpoint else set()  # it will be the checkpoint
+        pending = [up for up in node.upstream if actions.get(up, "skip") != "skip" and not given & set(nodes[up].outs)]
+        missing = [path for path in node.data if path not in given and not (root / path).exists()]
         if name == "pretrain" and params.model.init is not None and not params.pretrain.steps:
             by_stage[name] = {"unknown": "it trains no step: the checkpoint stays as it is"}
         elif pending:
@@ -47,6 +49,12 @@ def estimates(root: Path, decisions: list[Decision], report: Callable[[str], Non
             report(f"training {name} for some seconds (not with --quick) …")
             by_stage[name] = _estimate_in_process(root, name)
     return by_stage
+
+
+def _checkpoint(root: Path, params: Params) -> Path | None:
+    """The folder with the checkpoint that `pretrain` leaves as it is; None if it trains, or if that lies in the hub."""
+    folder = root / (params.model.init or "")
+    return folder if params.model.init and not params.pretrain.steps and folder.is_dir() else None
 
 
 def rows(by_stage: dict[str, Estimate]) -> list[tuple[str, ...]]:
@@ -93,7 +101,8 @@ class DryRunStage(StageInputs):
 
     @override
     def dep(self, path: str) -> Path:
-        return self._root / path
+        checkpoint = _checkpoint(self._root, self.params) if path == PRETRAINED else None
+        return checkpoint or self._root / path
 
     @override
     def declared(self, folder: str) -> list[str]:

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from cli import estimates
+from pretune.config import params
 from pretune.config.overrides import override
 from pretune.lineage.graph import Node
 from pretune.lineage.plan import Decision
@@ -46,8 +47,8 @@ def graph(monkeypatch, tmp_path, params_file):
 
     nodes = {
         "prepare": node("prepare", [], ["prepared"], [], ["prepare"]),
-        "pretrain": node("pretrain", ["prepared"], ["pretrained"], ["prepare"], ["pretrain", "launch"]),
-        "finetune": node("finetune", ["pretrained"], ["finetuned"], ["pretrain"], ["finetune", "launch"]),
+        "pretrain": node("pretrain", ["prepared"], ["models/pretrained"], ["prepare"], ["pretrain", "launch"]),
+        "finetune": node("finetune", ["models/pretrained"], ["finetuned"], ["pretrain"], ["finetune", "launch"]),
         "label_efficiency": node("label_efficiency", ["prepared"], ["fewer"], ["prepare"], ["finetune", "launch"]),
     }
     monkeypatch.setattr(estimates, "Workspace", lambda _: type("", (), {"nodes": nodes}))
@@ -68,6 +69,18 @@ def test_a_stage_that_trains_and_can_is_tried_out(graph, tried):
     assert found["pretrain"] == KNOWN
     assert found["finetune"] == {"unknown": "it reads what pretrain will make"}
     assert len(messages) == 1
+
+
+def test_a_checkpoint_that_stays_as_it_is_need_not_be_waited_for(graph, tried):
+    """Finetuning is tried out on it: what `pretrain` will make is its copy, whatever an earlier run has left."""
+    assigned = ["model.init=prepared", "model.config={}", "pretrain.steps=0"]
+    override(graph / "params.yaml", assigned, graph / "params.yaml")
+    found, _ = estimated(graph, prepare="skip", pretrain="run", finetune="run")
+    assert (found["finetune"], tried) == (KNOWN, ["finetune"])
+    stage = estimates.DryRunStage(
+        graph, estimates.Workspace(graph).nodes["finetune"], params.load(graph / "params.yaml")
+    )
+    assert stage.dep("models/pretrained") == graph / "prepared"
 
 
 def test_what_will_not_run_is_not_tried_out(graph, tried):

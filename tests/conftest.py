@@ -61,11 +61,14 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def environment():
-    """No setting that a test makes reaches the next."""
+    """No setting that a test makes reaches the next: neither variables nor what `device.prepare` sets in torch."""
     before = dict(os.environ)
     yield
     os.environ.clear()
     os.environ |= before
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+        torch.use_deterministic_algorithms(mode=False)
 
 
 @pytest.fixture(scope="session")

@@ -125,3 +125,14 @@ def test_sampling_repeats_with_its_seed(decoder):
 
     assert sample(2.0, 1) == sample(2.0, 1) != sample(2.0, 2)
     assert sample(0.0, 1) == list(decoding.Session(model).stream(PROMPTS[4], 12, STOP))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2"])
+def test_the_cache_holds_as_many_tokens_as_its_bytes_allow(decoder, family, monkeypatch):
+    """Keys and values of every layer and head count, as the cache on a CPU stores them."""
+    monkeypatch.setattr(decoding, "CACHE", 2**16)
+    model, read = decoder(family), DynamicCache()
+    decoding.prefill(model, PROMPTS[0], read)
+    stored = [part for layer in read.layers for part in (layer.keys, layer.values)]
+    size = sum(part.numel() * part.itemsize for part in stored) // len(PROMPTS[0])
+    assert decoding._capacity(model) == 2**16 // size

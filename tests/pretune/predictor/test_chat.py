@@ -24,13 +24,17 @@ def said(text):
     return {"messages": [{"role": "user", "content": text}]}
 
 
-def test_a_conversation_that_is_cut_is_counted(replier, caplog):
+def test_a_conversation_that_is_cut_is_counted(replier, caplog, monkeypatch):
     """Those that leave no room for an answer are read from their end, with a warning; each gets an answer."""
     rows = [said("salt"), said("waves " * 30 + "harbour"), said("flour"), said("butter " * 50)]
     replies = replier(rows)
     assert caplog.messages == ["warning: 2 of 4 conversations are longer than 28 tokens: only their ends are read"]
     assert replies == [replier([row])[0] for row in rows]
     assert all(reply["text"] for reply in replies)
+    read = []
+    monkeypatch.setattr(decoding, "generate", lambda _, prompts, *__: read.extend(prompts) or [[] for _ in prompts])
+    replier(rows)
+    assert read == [replier.prompt(row)[-28:] for row in rows]
 
 
 def test_an_answer_ends_where_the_checkpoint_says(replier):
@@ -47,7 +51,7 @@ def test_an_answer_ends_where_the_checkpoint_says(replier):
 def test_an_answer_comes_without_its_thought(replier):
     """Whether the prompt or the answer opens it; a template's end of a turn ends it."""
     words = replier.tokenizer
-    for text in ("<think>salt</think>\n\nwhite[SEP]", "salt</think>white[SEP]", "[CLS]white [SEP]"):
+    for text in ("<think>salt</think>\n\nwhite[SEP]", "salt</think>tide</think>white[SEP]", "[CLS]white [SEP]"):
         assert replier.text(words(text, add_special_tokens=False)["input_ids"]) == "white"
 
 

@@ -100,3 +100,12 @@ def test_a_template_that_cannot_write_a_conversation_says_so(template):
     """A syntax error, a refusal of the template, an operator that fails."""
     with pytest.raises(ConversationError, match=r"the chat template cannot write this conversation: .+"):
         render(Template(template), [ASK])
+
+
+def test_results_without_ids_belong_to_the_calls_in_their_order():
+    """Each call has one result."""
+    calls = [{"id": name, "function": {"name": name, "arguments": {}}} for name in ("first", "second")]
+    called = {"role": "assistant", "content": "", "tool_calls": json.dumps(calls)}
+    template = Template(EACH + "{{ m.content }} {{ m.tool_call_id or '' }};{% endfor %}")
+    text = render(template, [ASK, called, NAMELESS, NAMELESS])
+    assert text.endswith("white first;white second;")

@@ -136,3 +136,14 @@ def test_the_cache_holds_as_many_tokens_as_its_bytes_allow(decoder, family, monk
     stored = [part for layer in read.layers for part in (layer.keys, layer.values)]
     size = sum(part.numel() * part.itemsize for part in stored) // len(PROMPTS[0])
     assert decoding._capacity(model) == 2**16 // size
+
+
+def test_tokens_are_drawn_by_their_probabilities_at_the_temperature():
+    """The likeliest at 0, the same again with the same seed."""
+    logits = torch.tensor([[0.0, 1.0, 2.0]]).expand(4000, 3)
+    for temperature in (0.5, 2.0):
+        drawn = decoding.sampler(temperature, 1)(logits, [], [])
+        assert drawn == decoding.sampler(temperature, 1)(logits, [], [])
+        shares = torch.bincount(torch.tensor(drawn), minlength=3) / len(drawn)
+        torch.testing.assert_close(shares, torch.softmax(logits[0] / temperature, dim=0), atol=0.03, rtol=0)
+    assert decoding.sampler(0, 1)(logits, [], []) == [2] * len(logits)

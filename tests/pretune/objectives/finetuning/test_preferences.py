@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from pretune.objectives.base import ObjectiveContext
+from pretune.objectives.completions import Completions
 from pretune.objectives.finetuning.table import OBJECTIVES
 from pretune.predictor import chat
 
@@ -49,4 +51,21 @@ def test_the_tools_of_a_row_reach_the_model_in_evaluation_too(name, words, monke
     with pytest.raises(Asked):
         objective.predict(None)
     assert asked
-    assert all(text.startswith("bake;") for text in asked)
+    assert all(text.startswith("bake;user: flour?") for text in asked)
+
+
+def test_the_divergence_of_kto_is_not_negative_and_good_and_bad_answers_count(words, monkeypatch):
+    """Equations 7 to 9: with an estimate below 0 the margin is that of the reference; a bad answer should have none."""
+    settings = {"template": TEMPLATE, "reply_tokens": 4, "beta": 0.4, "desirable_weight": 1.5, "undesirable_weight": 1}
+    rows = [
+        {"messages": ROW["messages"] + ROW[name], "desirable": name == "chosen", "reference": [-2.0, -3.0]}
+        for name in ("chosen", "rejected")
+    ]
+    kto = OBJECTIVES["kto"]
+    objective = kto(rows, ObjectiveContext(words, 64, 0, kto.Settings.model_validate(settings)))
+    values = iter([torch.tensor([-5.0, -5.0]), torch.tensor([-1.0, -1.0])])  # mismatched, then the answers
+    monkeypatch.setattr(Completions, "log_probs", lambda *_: next(values))
+    found = objective.score(None, objective.batch(np.zeros(2, dtype=int), np.arange(2)))
+    good, bad = torch.sigmoid(torch.tensor([0.4, -0.4]))
+    torch.testing.assert_close(found["loss"], 1.5 * (1 - good) + (1 - bad))
+    assert int(found["accuracy"]) == 1

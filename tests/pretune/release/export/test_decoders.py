@@ -15,6 +15,7 @@ from pretune.objectives.finetuning.instruction import Instruction
 from pretune.predictor.chat import Reply
 from pretune.predictor.model import Predictor
 from pretune.release.export import decoders, gguf_file
+from pretune.release.export.parity import Parity, record
 
 ROWS = [
     {"messages": [{"role": "user", "content": f"number {n} is about"}, {"role": "assistant", "content": "salt"}]}
@@ -181,6 +182,12 @@ def test_the_client_of_openai_gets_what_the_model_writes(chat, tmp_path, root):
                 assert not answer.headers.get("Access-Control-Allow-Origin")
         finally:
             server.terminate()
+
+
+def test_a_difference_that_is_no_number_is_above_every_tolerance(tmp_path):
+    """Of weights that are not finite nothing is kept."""
+    with pytest.raises(DataError, match="differs by nan"):
+        record([Parity("model", 1.0, 1, difference=float("nan"), agreement=1.0, tolerance=0.1)], tmp_path)
 
 
 @pytest.mark.slow

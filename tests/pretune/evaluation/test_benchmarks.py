@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -280,3 +281,18 @@ def test_what_benchmarks_need_is_said_before_any_work(workspace, monkeypatch):
         tasks.check(NAMES, workspace, ["bench"])
     assert missing.value.next_step == "pip install 'pretune[lm-eval]'"
     tasks.check([], workspace, [])
+
+
+def test_of_a_long_question_the_end_is_read_and_it_is_counted(plain, model, monkeypatch):
+    """So much of it as leaves room for the answer."""
+    pytest.importorskip("lm_eval", reason="pip install 'pretune[lm-eval]'")
+    from pretune.evaluation.benchmarks import decoder
+
+    loaded = decoder.Decoder(model(), plain, chats=False)
+    loaded.max_length, read = 20, []
+    monkeypatch.setattr(decoder.decoding, "generate", lambda _, prompts, *__: read.extend(prompts) or [[9], [9]])
+    texts = ["salt", " ".join(f"waves {number}" for number in range(30))]
+    options = {"until": ["."], "max_gen_toks": 8, "do_sample": False}
+    loaded.generate_until([SimpleNamespace(args=(text, options), task_name="written") for text in texts])
+    assert read == [loaded.tok_encode(text)[-12:] for text in texts]
+    assert loaded.cut == 1

@@ -187,7 +187,9 @@ def _pace(stage: Any) -> Pace:
         build.save(jobs[0].model, jobs[0].inputs, stage.out("models/pretrained"), jobs[0].inference_config)
     if referenced:  # no model from scratch can be trained on it; what the reference says does not change the pace
         _reference(stage)
+    if starts:
+        jobs.clear()  # a large model is in memory once
     jobs.append((finetune if referenced or starts else scratch).prepare(stage))
-    rounds = [[dry_run.timed(job, world, 1, 0).step for job in jobs[starts:]] for _ in range(ROUNDS)]
+    rounds = [[dry_run.timed(job, world, 1, 0).step for job in jobs] for _ in range(ROUNDS)]
     least = [min(seconds) for seconds in zip(*rounds, strict=True)]
     return Pace(least[0], least[-1])

@@ -21,9 +21,10 @@ LISTS = ("deps", "params")
 
 def needed(values: Mapping[str, Any]) -> list[str]:
     """The names of the graphs that params need."""
+    objective, graphs = values["finetune"]["objective"], ["teacher"] if values.get("teacher") else []
     if values.get("align"):
-        return ["align"]
-    return ["reference"] if values["finetune"]["objective"] in REFERENCED else []
+        return [*graphs, "align"]
+    return [*graphs, *(["reference"] if objective in REFERENCED else [])]
 
 
 def apply(document: Any, root: Path, names: Iterable[str]) -> None:

@@ -33,7 +33,7 @@ def rows(root: Path, params: Params) -> list[Line]:
         show = _image
     elif first and "x" in first[0]:
         show = _numbers
-    elif first and "messages" in first[0] and params.finetune.objective == "instruction":
+    elif first and "messages" in first[0] and params.finetune.objective in {"distillation", "instruction"}:
         show = _conversation
     elif first and "messages" in first[0]:
         show = _answers

@@ -138,6 +138,9 @@ def inputs(root: Path, values: Mapping[str, Any]) -> dict[str, list[str]]:
     checkpoint = values["model"]["init"]
     if checkpoint is not None and not HUB.fullmatch(checkpoint):
         by_stage |= {stage: [checkpoint] for stage in ("pretrain", "scratch", "label_efficiency", "evaluate")}
+    teacher = values.get("teacher")
+    if teacher and not HUB.fullmatch(teacher["init"]):
+        by_stage["teacher"] = [teacher["init"]]
     if named := benchmarks.paths(values["evaluate"].get("benchmarks", []), root):
         by_stage["evaluate"] = [*by_stage.get("evaluate", []), *named]
     return by_stage
@@ -162,7 +165,7 @@ def _yaml() -> YAML:
 
 def _with_inputs(document: Any, old: dict[str, list[str]], new: dict[str, list[str]]) -> str:
     """The text of dvc.yaml, whose content is `document`, with the new inputs in place of the old ones."""
-    for stage in sorted(old.keys() | new.keys()):
+    for stage in sorted((old.keys() | new.keys()) & set(document["stages"])):  # a graph that is left has taken its own
         deps = document["stages"][stage]["deps"]
         for path in (set(old.get(stage, [])) - set(new.get(stage, []))) & set(deps):
             deps.remove(path)

@@ -21,7 +21,7 @@ from flows.schedule import Resources, Schedule
 from flows.summary import Outcome
 from pretune import process
 from pretune.config import files, params
-from pretune.errors import PretuneError, StageFailedError, TerminatedError
+from pretune.errors import GraphError, PretuneError, StageFailedError, TerminatedError
 from pretune.evaluation.benchmarks import tasks as benchmarks
 from pretune.lineage import dvc_config, graph
 from pretune.lineage.graph import Workspace
@@ -103,6 +103,11 @@ class PipelineRun:
             self.display.warn(line)
         if self._params.align and "align" not in self.nodes:
             self.display.warn("params.yaml has a section align, dvc.yaml no such stage: it is ignored (docs/stages.md)")
+        if self._params.teacher and "finetune" in self.nodes and "teacher" not in self.nodes:
+            raise GraphError(
+                "params.yaml has a section teacher, dvc.yaml no such stage",
+                "pretune init distil, or take the stage `teacher` from examples/graphs (docs/stages.md)",
+            )
         flat = files.flatten(self._params.model_dump())
         self.name = self._choose_name(flat)
         self._recording = PipelineRecording(

@@ -58,6 +58,8 @@ def evaluate(stage: Stage) -> None:
         result["label_efficiency"] = label_efficiency.evaluate_shares(shares, bootstrap)
     if (temperature := _temperature(trained)) and isinstance(own, Classes | ManyLabels):
         result["calibration"] = confidence.evaluate_calibration(own, temperature, bootstrap)
+    if data.objective(build.model_type(trained)).taught:
+        result["taught"] = {"pretrained": stage.params.pretrain.steps > 0}
     _tell(stage, "forgetting")
     result |= _forgetting(stage, data, trained)
     _tell(stage, "benchmarks")

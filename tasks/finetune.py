@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pretune.adaptation import methods, quantization
 from pretune.config.section import training_seed
+from pretune.errors import GraphError
 from pretune.models import build
 from pretune.objectives.finetuning.labelled import LabelledData
 from pretune.training import device
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from pretune.config.params import FinetuneParams
     from pretune.runtime.stage import Stage, StageInputs
 
-REFERENCE = "data/reference"  # of the stage `reference`, where the graph has it
+REFERENCE, TEACHER = "data/reference", "data/teacher"  # of the stages of these names, where the graph has them
 
 
 def finetune(stage: Stage) -> None:
@@ -34,9 +35,15 @@ def job(stage: StageInputs, params: FinetuneParams, section: str, start: Path) -
     """The job that trains the model in the folder `start` as `params` say, which are called `section`."""
     adapt, seed = stage.params.adaptation, training_seed(params.seed, stage.params.seed)
     device.prepare(seed, stage.params.threads)
-    reference = stage.dep(REFERENCE) if REFERENCE in stage.declared("data") else None
-    data = LabelledData(stage.dep("data/prepared/labelled"), params, seed, section, reference)
+    declared = stage.declared("data")
+    reference, teacher = (stage.dep(path) if path in declared else None for path in (REFERENCE, TEACHER))
+    data = LabelledData(stage.dep("data/prepared/labelled"), params, seed, section, reference, teacher)
     objective = data.objective(build.model_type(start))
+    if objective.taught and teacher is None:
+        raise GraphError(
+            f"{section}.objective {params.objective} learns from a teacher, but in dvc.yaml no stage asks one for it",
+            "pretune init distil, or take the stage `teacher` from examples/graphs (docs/stages.md)",
+        )
     context = data.context(objective, objective.inputs(start))
     adaptation = methods.choose(adapt.method, adapt.settings)
     if adapt.quantization:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pretune.config.section import training_seed
 from pretune.data.loading.corpus import Sequences
-from pretune.models import build
+from pretune.models import build, fit
 from pretune.objectives.base import ObjectiveContext
 from pretune.objectives.pretraining.table import OBJECTIVES
 from pretune.objectives.registry import choose
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 def pretrain(stage: Stage) -> None:
     """Train a model from random weights or from those of `model.init`; write `models/pretrained`."""
     if not _take_over(stage):
-        run_training(stage, prepare(stage), out="models/pretrained")
+        job = prepare(stage)
+        _tell_cut(stage, job)
+        run_training(stage, job, out="models/pretrained")
 
 
 def _take_over(stage: Stage) -> bool:
@@ -45,6 +47,13 @@ def _take_over(stage: Stage) -> bool:
     stage.run.metrics({"epochs": 0.0, "parameters": parameters, "flops": 0, "trained_parameters": 0})
     stage.model("models/pretrained", [objective.example(context)])
     return True
+
+
+def _tell_cut(stage: Stage, job: Job) -> None:
+    """Warn where layers of the checkpoint are left out: few mean to, and the model is another one."""
+    source = build.source(stage.params.model, stage.dep)
+    if source is not None and (layers := fit.left_out(build.configuration(source), job.model.config)):
+        stage.warn(f"model.config.num_hidden_layers: the last {layers} layers of the checkpoint are left out")
 
 
 def prepare(stage: StageInputs) -> Job:

@@ -22,7 +22,7 @@ from pretune.data.inspect.proposal import Facts, Sizes
 from pretune.errors import DataError, ParamsError, did_you_mean
 from pretune.objectives import compatibility
 from pretune.objectives.requirements import COLUMNS as NEEDED
-from pretune.objectives.requirements import REFERENCED
+from pretune.objectives.requirements import REFERENCED, TAUGHT
 
 MOST_THREADS = 8
 TRIED = 100  # steps of pretraining that a rehearsal plans for
@@ -59,6 +59,11 @@ def propose(root: Path, here: Path, request: Request) -> Proposal:
     if request.objective is not None and request.objective not in NEEDED:
         near = did_you_mean(request.objective, NEEDED)
         raise DataError(f"--objective {request.objective}: unknown{near}", f"one of {', '.join(NEEDED)}")
+    if request.objective in TAUGHT:
+        raise DataError(
+            f"--objective {request.objective} needs a teacher, which no data name",
+            "pretune init distil, then name the data in ingest.source and the teacher in the section teacher",
+        )
     inspection = Inspection(root, request, places.find(root, here, request.named))
     objective = inspection.roles.objective
     found, bad = inspection.rows(inspection.ingest_params(inspection.how, inspection.roles, inspection.missing))

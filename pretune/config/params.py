@@ -131,6 +131,13 @@ class LaunchParams(Section):
     strategy: Literal["ddp", "fsdp"]
 
 
+class TeacherParams(Section):
+    """The model that `distillation` learns from, and how many of the tokens that it holds likeliest."""
+
+    init: NonEmptyStr
+    top: Count
+
+
 class ScratchParams(Section):
     """Whether the model is also trained from random weights, as the baseline for pretraining."""
 
@@ -182,7 +189,8 @@ class GateParams(Section):
 class Params(Section):
     """The whole of params.yaml.
 
-    `align` is the only section that may be missing: only a graph with the stage `align` has it.
+    `align` and `teacher` are the only sections that may be missing: only graphs with the stages of these names have
+    them.
     """
 
     seed: Seed
@@ -193,6 +201,7 @@ class Params(Section):
     pretrain: PretrainParams
     finetune: FinetuneParams
     align: FinetuneParams | None = None
+    teacher: TeacherParams | None = None
     adaptation: AdaptationParams
     launch: LaunchParams
     scratch: ScratchParams

@@ -55,7 +55,10 @@ def models_of(results: Mapping[str, Any]) -> list[str]:
 
 def brought(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Of reports/metrics.json: (model, what the gain over it is owed to) for those that were compared with."""
-    return [(name, what) for name, what in BROUGHT.items() if name in results.get("gain", {})]
+    owed = dict(BROUGHT)
+    if taught := results.get("taught"):  # the model from scratch learns from the answers alone
+        owed["scratch"] = "pretraining and the teacher" if taught["pretrained"] else "the teacher"
+    return [(name, what) for name, what in owed.items() if name in results.get("gain", {})]
 
 
 def describe(model: str) -> str:

@@ -33,7 +33,7 @@ from pretune.models import fit, weights
 from pretune.predictor.linear import LinearConfig, LinearModel
 
 if TYPE_CHECKING:
-    from pretune.config.params import ModelParams
+    from pretune.config.params import ModelParams, TeacherParams
 
 
 DOWNLOAD = "PRETUNE_DOWNLOAD"  # 1 allows fetching `model.init` from the hub
@@ -98,13 +98,15 @@ def problems(model: ModelParams) -> list[str]:
     return errors
 
 
-def source(model: ModelParams, dep: Callable[[str], Path]) -> Path | str | None:
-    """Where the initial weights come from: `dep(folder)`, NAME@REVISION of the hub, or None for random ones."""
+def source(
+    model: ModelParams | TeacherParams, dep: Callable[[str], Path], *, section: str = "model"
+) -> Path | str | None:
+    """Where the weights come from: `dep(folder)`, NAME@REVISION of the hub, or None for random ones."""
     if model.init is None or PINNED.fullmatch(model.init):
         return model.init
     if re.fullmatch(r"[^/]+(/[^/]+)?@[^/]*", model.init):
         raise ParamsError(
-            f"model.init: {model.init} is not pinned", "write NAME@REVISION, the revision as 40 hexadecimal digits"
+            f"{section}.init: {model.init} is not pinned", "write NAME@REVISION, the revision as 40 hexadecimal digits"
         )
     return dep(model.init)
 
@@ -130,7 +132,7 @@ def config_for(model: ModelParams, shape: Mapping[str, Any], source: Path | str 
         raise ParamsError(errors, CONFIG_HELP if pretrained else HELP)
     settings = copy.deepcopy(model.config)
     if pretrained is not None:
-        return type(pretrained).from_dict(pretrained.to_dict() | settings)
+        return fit.changed(pretrained, settings)
     config_class = CONFIG_MAPPING[model.type]
     keys = _keys(config_class) | ({"decoder_start_token_id"} if config_class.is_encoder_decoder else set())  # not in t5
     derived = {key: value for key, value in shape.items() if key in keys}
@@ -220,8 +222,10 @@ def save(
 
 
 def is_whole(objective: Any, source: Path | str, config: PreTrainedConfig) -> bool:
-    """Whether the checkpoint has every weight of the model of `objective`: none would be new."""
-    return fit.is_whole(objective.auto, config, weights.header(weights.files(location(source))))
+    """Whether the checkpoint has every weight of the model of `objective`, and no layers more: none would be new."""
+    return not fit.left_out(configuration(source), config) and fit.is_whole(
+        objective.auto, config, weights.header(weights.files(location(source)))
+    )
 
 
 def take_over(

@@ -15,19 +15,42 @@ from pretune.errors import DataError
 from pretune.models.layers import LAYER
 from pretune.models.weights import Header
 
+LAYERS = "num_hidden_layers"  # the name that all configurations know
 Shapes = dict[str, tuple[int, ...]]
 
 
 def problems(pretrained: PreTrainedConfig, settings: Mapping[str, Any]) -> list[str]:
-    """The keys of `model.config` with which weights would have other names or shapes than the checkpoint's."""
+    """The keys of `model.config` with which weights would have other names or shapes than the checkpoint's.
+
+    Fewer layers are allowed: they are the first of the checkpoint.
+    """
     values = pretrained.to_dict()
-    changed = {key: value for key, value in settings.items() if getattr(pretrained, key, None) != value}
-    expected = _shapes(AutoModel, pretrained, {}) if changed else None
+    others = {key: value for key, value in settings.items() if getattr(pretrained, key, None) != value}
+    expected = _shapes(AutoModel, pretrained, {}) if others else None
     return [
         f"model.config.{key}: {value}, but the checkpoint in model.init has {values.get(key, 'none')}"
-        for key, value in changed.items()
-        if _shapes(AutoModel, pretrained, {key: value}) != expected
+        for key, value in others.items()
+        if not _agree(key, _shapes(AutoModel, pretrained, {key: value}), expected)
     ]
+
+
+def changed(pretrained: PreTrainedConfig, settings: Mapping[str, Any]) -> PreTrainedConfig:
+    """The configuration of the checkpoint with other values; with fewer layers, their types are those of the first."""
+    values = copy.deepcopy(pretrained.to_dict()) | copy.deepcopy(dict(settings))
+    if LAYERS in settings and isinstance(types := values.get("layer_types"), list):
+        values["layer_types"] = types[: settings[LAYERS]]
+    return type(pretrained).from_dict(values)
+
+
+def left_out(pretrained: PreTrainedConfig, config: PreTrainedConfig) -> int:
+    """The number of layers of the checkpoint that a model of `config` leaves out."""
+    return max(0, int(getattr(pretrained, LAYERS, 0)) - int(getattr(config, LAYERS, 0)))
+
+
+def _agree(key: str, shapes: Shapes | None, expected: Shapes | None) -> bool:
+    if key != LAYERS or shapes is None or expected is None:
+        return shapes == expected
+    return shapes.items() <= expected.items()
 
 
 def is_whole(auto: Any, config: PreTrainedConfig, tensors: Header) -> bool:
@@ -56,9 +79,8 @@ def check_loaded(model: PreTrainedModel, info: Mapping[str, Any], source: Path |
 def _shapes(auto: Any, config: PreTrainedConfig, changes: Mapping[str, Any]) -> Shapes | None:
     """The shapes of the parameters, tied ones once; None for a configuration of which there is no model."""
     try:
-        changed = type(config).from_dict(copy.deepcopy(config.to_dict()) | copy.deepcopy(dict(changes)))
         with torch.device("meta"), no_init_weights():
-            model = auto.from_config(changed)
+            model = auto.from_config(changed(config, changes))
         model.tie_weights()  # no_init_weights leaves it out
     except Exception:  # of any kind: transformers checks little of a configuration
         return None

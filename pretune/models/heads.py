@@ -16,7 +16,12 @@ from transformers import PreTrainedModel
 
 from pretune.data.loading.varlen import Packed, padded, unpadded
 from pretune.models import attention, dropout
-from pretune.models.projection import projected_cross_entropy, projected_log_probs
+from pretune.models.projection import (
+    projected_cross_entropy,
+    projected_distillation,
+    projected_log_probs,
+    projected_top,
+)
 
 ENCODERS = ("bert", "modernbert", "roberta", "distilbert")
 DECODERS = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3")
@@ -92,6 +97,35 @@ def token_log_probs(model: PreTrainedModel, packed: Packed, positions: Tensor, t
         return -nn.functional.cross_entropy(logits, targets, reduction="none")
     projection = model.get_output_embeddings()
     return projected_log_probs(_head_states(model, packed, positions), projection.weight, projection.bias, targets)
+
+
+def token_distillation(
+    model: PreTrainedModel,
+    packed: Packed,
+    positions: Tensor,
+    targets: Tensor,
+    teacher: tuple[Tensor, Tensor],
+    **mix: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The losses of `projected_distillation` at `positions` (rows,), with its arguments `mix`."""
+    return projected_distillation(*_projection(model, packed, positions), targets, teacher, **mix)
+
+
+def token_top(
+    model: PreTrainedModel, packed: Packed, positions: Tensor, top: int, vocabulary: int
+) -> tuple[Tensor, Tensor]:
+    """The likeliest tokens at `positions` (rows,), as `projected_top` returns them."""
+    return projected_top(*_projection(model, packed, positions), top, vocabulary)
+
+
+def _projection(
+    model: PreTrainedModel, packed: Packed, positions: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """What is projected to the vocabulary at `positions`, weight and bias; the logits and None for padded families."""
+    if not is_packed(model):
+        return _own_logits(model, packed, per_token=True)[positions], None, None
+    projection = model.get_output_embeddings()
+    return _head_states(model, packed, positions), projection.weight, projection.bias
 
 
 def _head_states(model: PreTrainedModel, packed: Packed, positions: Tensor) -> Tensor:

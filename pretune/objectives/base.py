@@ -35,6 +35,7 @@ class ObjectiveContext:
     label_smoothing: share of each target's probability that is spread over all classes (Szegedy et al. 2016).
     temperature: divisor of the logits at inference (calibration.py); 1 leaves them as they are.
     null_threshold: margin above which a question has no answer (predictor/answers.py); None: each has one.
+    teacher: what a teacher holds likely (finetuning/teacher.py); None: there is none.
     """
 
     inputs: Any
@@ -45,6 +46,7 @@ class ObjectiveContext:
     label_smoothing: float = 0.0
     temperature: float = 1.0
     null_threshold: float | None = None
+    teacher: Any = None
 
 
 class BaseObjective(ABC):
@@ -153,6 +155,7 @@ class FinetuningObjective(BaseObjective):
     answers_untrained: whether a checkpoint can answer as it came, without a new head.
     referenced: whether the loss compares the model with the one that training starts from. Rows for training then have
     the value `reference`, a row of `log_probs` under that model, which the stage `reference` computes.
+    taught: whether the loss has the teacher of the context, which the stage `teacher` has asked.
     """
 
     columns: ClassVar[tuple[str, ...]]
@@ -160,6 +163,7 @@ class FinetuningObjective(BaseObjective):
     calibrates: ClassVar[bool] = False
     answers_untrained: ClassVar[bool] = False
     referenced: ClassVar[bool] = False
+    taught: ClassVar[bool] = False
 
     @abstractmethod
     def __init__(self, rows: Sequence[Row], context: ObjectiveContext) -> None:

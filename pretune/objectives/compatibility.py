@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from pretune.config.params import load
 from pretune.errors import ParamsError, PretuneError
-from pretune.objectives.requirements import REFERENCED, WRITERS
+from pretune.objectives.requirements import REFERENCED, TAUGHT, WRITERS
 
 if TYPE_CHECKING:
     from pretune.config.params import FinetuneParams, Params
 
-STAGES = {"pretrain", "finetune", "align", "scratch", "label_efficiency"}
+STAGES = {"pretrain", "teacher", "finetune", "align", "scratch", "label_efficiency"}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 NEXT = "edit params.yaml (docs/models.md lists what goes with what), then run again"
 
@@ -50,12 +50,16 @@ def digest_of(params: Params, root: Path) -> str:
     sections |= {
         name: getattr(params, name).model_dump() for name in ("model", "adaptation", "scratch", "label_efficiency")
     }
+    sections["teacher"] = params.teacher.model_dump() if params.teacher else {}
     sections["benchmarks"] = {"any": bool(params.evaluate.benchmarks)}
     files: list[tuple[str, str]] = []
-    if params.model.init is not None:
+    named = [params.model.init, params.teacher.init if params.teacher else None]
+    checkpoints = [folder for folder in named if folder is not None]
+    if checkpoints:
         sections["prepare"] = params.prepare.model_dump(include={"tokenizer"})
-        named = [(params.model.init, "config.json"), *((params.prepare.tokenizer, name) for name in TOKENIZER_FILES)]
-        paths = [root / folder / name for folder, name in named]
+        tokenizers = [*checkpoints, params.prepare.tokenizer]
+        paths = [root / folder / "config.json" for folder in checkpoints]
+        paths += [root / folder / name for folder in tokenizers for name in TOKENIZER_FILES]
         files = [(str(path), hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths if path.is_file()]
     return hashlib.sha256(json.dumps([sections, files], sort_keys=True).encode()).hexdigest()
 
@@ -72,11 +76,12 @@ def problems(params: Params, root: Path) -> list[str]:
     errors += registry.problems(PRETRAINING, "pretrain", params.pretrain, params.model.type)
     for name, section in labelled(params).items():
         errors += registry.problems(FINETUNING, name, section, params.model.type)
-    errors += reference_problems(params)
+    errors += reference_problems(params) + teacher_problems(params)
     adapt = params.adaptation
     errors += methods.problems(adapt.method, adapt.settings)
     errors += quantization.problems(adapt.method, adapt.settings, adapt.quantization)
-    return errors or checkpoint_problems(params, root) or [*benchmark_problems(params), *adaptation_problems(params)]
+    errors = errors or checkpoint_problems(params, root) + teacher_checkpoint_problems(params, root)
+    return errors or [*benchmark_problems(params), *adaptation_problems(params)]
 
 
 def labelled(params: Params) -> dict[str, FinetuneParams]:
@@ -95,6 +100,40 @@ def reference_problems(params: Params) -> list[str]:
     if params.label_efficiency.partial:
         errors.append(f"label_efficiency.shares: {objective} {alone}, whose reference is of all rows; write []")
     return errors
+
+
+def teacher_problems(params: Params) -> list[str]:
+    """Whether there is a teacher where one is learnt from, and nowhere else."""
+    objective, taught = params.finetune.objective, ", ".join(sorted(TAUGHT))
+    errors = []
+    if objective in TAUGHT and params.teacher is None:
+        errors.append(f"teacher: missing; finetune.objective {objective} needs the section (docs/params.md)")
+    if objective not in TAUGHT and params.teacher is not None:
+        errors.append(f"teacher: finetune.objective {objective} has none; take the section out, or write {taught}")
+    if params.align is not None and params.align.objective in TAUGHT:
+        errors.append(f"align.objective: {params.align.objective} is one for `finetune` only")
+    return errors
+
+
+def teacher_checkpoint_problems(params: Params, root: Path) -> list[str]:
+    """Why the checkpoint `teacher.init` cannot teach, if it is a folder that is there."""
+    from pretune.data import tokenizer
+    from pretune.models import build
+    from pretune.objectives.finetuning import teacher
+
+    if params.teacher is None:
+        return []
+    if params.prepare.tokenizer in tokenizer.KINDS:
+        learns = f"prepare.tokenizer: {params.prepare.tokenizer} learns other tokens than those of the teacher"
+        return [f"{learns}, whose answers are about its own; write prepare.tokenizer: {params.teacher.init}"]
+    try:
+        source, named = build.source(params.teacher, root.joinpath, section="teacher"), root / params.prepare.tokenizer
+        if not isinstance(source, Path) or not source.is_dir() or not named.is_dir():
+            return []
+        inputs = tokenizer.pretrained(named, params.prepare.max_length)
+        return teacher.problems(source, inputs, params.finetune.sequence_length)
+    except PretuneError as error:
+        return error.problems
 
 
 def benchmark_problems(params: Params) -> list[str]:

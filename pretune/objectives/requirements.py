@@ -14,6 +14,7 @@ COLUMNS = {
     "classification": ("text", "label"),
     "embedding": ("text", "pair"),
     "grpo": ("messages",),
+    "distillation": ("messages",),
     "dpo": ("messages", "chosen", "rejected"),
     "image_classification": ("image", "label"),
     "instruction": ("messages",),
@@ -32,6 +33,7 @@ COLUMNS = {
 PAIRED = {"binary", "classification", "multi_label", "regression"}  # objectives that also read pairs of texts
 WRITERS = {"continued", "reply"}  # predictors of decoders: what benchmarks can ask
 REFERENCED = {"dpo", "kto"}  # objectives that compare the model with the one that training starts from
+TAUGHT = {"distillation"}  # objectives that learn from what a teacher holds likely (params.yaml: teacher)
 FEWEST = 3  # rows: one to train on, one to test on, one to choose by
 SHOWN = 30  # columns in a message
 

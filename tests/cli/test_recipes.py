@@ -55,6 +55,9 @@ def test_dvc_yaml_lists_what_the_recipe_reads_and_nothing_else_changes(workspace
     assert deps(workspace, "ingest") == files + usual["ingest"]
     for stage in ("prepare", "pretrain", "scratch", "label_efficiency"):
         assert deps(workspace, stage) == ["checkpoints/bert-base-uncased", *usual[stage]]
+    recipes.init(workspace, "distil")
+    assert deps(workspace, "teacher")[:2] == ["checkpoints/smollm2", "data/prepared/labelled"]
+    assert deps(workspace, "finetune")[0] == "data/teacher"
     recipes.init(workspace, "digits")
     assert (workspace / "dvc.yaml").read_text(encoding="utf-8") == plain
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from contextlib import closing
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +23,7 @@ from pretune.data.loading.arrays import Columns
 from pretune.models import build
 from pretune.objectives.base import ObjectiveContext
 from pretune.objectives.finetuning.table import OBJECTIVES as FINETUNING
+from pretune.objectives.finetuning.teacher import Teacher
 from pretune.objectives.images import ImageObjective, decode
 from pretune.objectives.pretraining.table import OBJECTIVES as PRETRAINING
 from pretune.predictor.pixels import Pipeline
@@ -63,6 +65,15 @@ SETTINGS = {
     "masked_lm": {"mask_rate": 0.3, "whole_words": True},
     "causal_lm": {},
     "instruction": {"template": None, "reply_tokens": 4, "loss": "all", "reasoning": "trained", "too_long": "cut"},
+    "distillation": {
+        "template": None,
+        "reply_tokens": 4,
+        "loss": "all",
+        "reasoning": "trained",
+        "too_long": "cut",
+        "weight": 0.5,
+        "temperature": 2.0,
+    },
     "grpo": {
         "template": None,
         "reply_tokens": 4,
@@ -168,6 +179,8 @@ def objective(name, words, folder):
             rows = [row | {"messages": row["messages"][:1]} for row in rows]
         if objective_class.referenced:
             rows = [row | {"reference": [-9.0, -8.0]} for row in rows]
+        if objective_class.taught:
+            own_context = replace(own_context, teacher=teacher(objective_class(rows, own_context), words))
         return objective_class(rows, own_context)
     if not folder.exists():
         folder.mkdir(parents=True)
@@ -177,6 +190,12 @@ def objective(name, words, folder):
         )
         np.save(folder / "x.npy", np.array(COLUMNS["x"]))
     return objective_class.of(objective_class.samples(folder, own_context), own_context)
+
+
+def teacher(objective, words):
+    """What another model holds likely at the targets of the objective's samples."""
+    model = new("instruction", "llama", words)
+    return Teacher.ask(model.eval(), objective.conversations.samples, 3, len(words))
 
 
 def new(name, family, words):

@@ -24,7 +24,7 @@ def stages_with(*names):
 
 
 DEFAULT = stages_with()
-STAGES = stages_with("align")  # all there are
+STAGES = stages_with("teacher", "align")  # all there are
 PACKAGES = ("cli", "flows", "tasks", "pretune")
 EVERY_STAGE = pytest.mark.parametrize("name", STAGES)
 
@@ -211,7 +211,7 @@ def test_every_section_is_declared_by_some_stage():
 def test_a_graph_of_a_recipe_leaves_no_trace_when_another_is_taken():
     """Whatever comes after whatever, dvc.yaml is the same as if it had been the first."""
     document = YAML().load(ROOT / "dvc.yaml")
-    for names in (["align"], ["reference"], ["align"], []):
+    for names in (["align"], ["teacher"], ["reference"], ["align", "teacher"], ["align"], []):
         graphs.apply(document, ROOT, names)
         assert document["stages"] == stages_with(*names)
     assert document["stages"] == YAML().load(ROOT / "dvc.yaml")["stages"]

@@ -13,6 +13,7 @@ from pretune.models import build
 from pretune.objectives.base import FinetuningObjective, ObjectiveContext
 from pretune.objectives.finetuning import reference
 from pretune.objectives.finetuning.table import OBJECTIVES
+from pretune.objectives.finetuning.teacher import Teacher
 from pretune.objectives.predictions import Predictions
 from pretune.objectives.registry import choose
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class LabelledData:
     """folder: data/prepared/labelled; params: the section `finetune` or `align`, called `section`.
 
-    reference: data/reference, if the stage reads it.
+    reference, teacher: data/reference and data/teacher, if the stage reads them.
     """
 
     folder: Path
@@ -32,6 +33,7 @@ class LabelledData:
     seed: int
     section: str = "finetune"
     reference: Path | None = None
+    teacher: Path | None = None
 
     def objective(self, model_type: str) -> type[FinetuningObjective]:
         """The class of `objective`; ParamsError if models of this type cannot be trained on it."""
@@ -42,7 +44,8 @@ class LabelledData:
         labels = json.loads((self.folder / "labels.json").read_text(encoding="utf-8"))
         settings = objective.Settings.model_validate(self.params.settings)
         length, smoothing = self.params.sequence_length, self.params.label_smoothing
-        return ObjectiveContext(inputs, length, self.seed, settings, labels, smoothing)
+        teacher = Teacher.load(self.teacher) if objective.taught and self.teacher else None
+        return ObjectiveContext(inputs, length, self.seed, settings, labels, smoothing, teacher=teacher)
 
     def rows(self, objective: type[FinetuningObjective], split: str) -> list[Row]:
         """The rows of train, validation or test; DataError if they lack columns that the objective needs."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pretune.objectives.base import FinetuningObjective
 from pretune.objectives.finetuning.binary import Binary
 from pretune.objectives.finetuning.classification import Classification
+from pretune.objectives.finetuning.distillation import Distillation
 from pretune.objectives.finetuning.dpo import Dpo
 from pretune.objectives.finetuning.embedding import Embedding
 from pretune.objectives.finetuning.grpo import Grpo
@@ -25,6 +26,7 @@ from pretune.objectives.finetuning.token_classification import TokenClassificati
 OBJECTIVES: dict[str, type[FinetuningObjective]] = {
     "binary": Binary,
     "classification": Classification,
+    "distillation": Distillation,
     "dpo": Dpo,
     "embedding": Embedding,
     "grpo": Grpo,

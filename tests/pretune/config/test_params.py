@@ -241,11 +241,11 @@ def test_a_missing_key_is_an_error(check):
 
 
 def test_no_field_of_the_schema_has_a_default():
-    """Every key of every section is required; the section `align` only in a graph that has the stage."""
+    """Every key of every section is required; the sections `align` and `teacher` only in a graph that has the stage."""
     pending = [params.Params]
     while pending:
         for name, field in pending.pop().model_fields.items():
-            assert field.is_required() or name == "align", name
+            assert field.is_required() or name in {"align", "teacher"}, name
             if isinstance(field.annotation, type) and issubclass(field.annotation, params.Section):
                 pending.append(field.annotation)
 

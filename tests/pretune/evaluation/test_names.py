@@ -21,6 +21,15 @@ def test_the_first_model_is_evaluated_whatever_it_is_called():
     assert names.evaluated({}) == ""
 
 
+def test_what_a_teacher_brought_is_not_called_pretraining():
+    """The model from scratch has neither; over a checkpoint as it came it is training that counts."""
+    results = {"gain": {"scratch": METRIC["chrf"], "base": METRIC["chrf"]}}
+    assert names.brought(results) == [("scratch", "pretraining"), ("base", "training")]
+    for pretrained, what in ((False, "the teacher"), (True, "pretraining and the teacher")):
+        taught = results | {"taught": {"pretrained": pretrained}}
+        assert names.brought(taught) == [("scratch", what), ("base", "training")]
+
+
 def test_the_model_of_an_evaluation_is_the_evaluated_one():
     """Not what it is compared with, nor what is only an input: MLflow returns the inputs in any order."""
     makers = {"pretrain": "pretrained", "finetune": "finetuned", "align": "aligned"}

@@ -125,6 +125,20 @@ def test_a_left_over_configuration_is_named(tiny, words, tmp_path):
     )
 
 
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_fewer_layers_are_the_first_of_the_checkpoint(family, tiny, words, tmp_path):
+    """With their weights, also where the configuration lists the type of each layer; then the files are not copied."""
+    whole = build.new(MaskedLM, tiny(family))
+    build.save(whole, words, tmp_path / "model", {})
+    params = chosen(str(tmp_path / "model"), num_hidden_layers=1).model_copy(update={"type": family})
+    cut = build.first(MaskedLM, params, words, Path)
+    weights = whole.state_dict()
+    assert 0 < len(cut.state_dict()) < len(weights)
+    assert all(torch.equal(value, weights[name]) for name, value in cut.state_dict().items())
+    assert not build.is_whole(MaskedLM, tmp_path / "model", cut.config)
+    assert build.is_whole(MaskedLM, tmp_path / "model", whole.config)
+
+
 @pytest.mark.parametrize(("objective", "labels"), [(MaskedLM, None), (Classification, ["a", "b", "c"])])
 def test_weights_of_another_model_are_refused(tiny, words, tmp_path, objective, labels):
     """Of other shapes, or missing within the layers: random values would take their place. A new head may be."""

@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from pretune.models.projection import CHUNK, projected_cross_entropy, projected_log_probs
+from pretune.models.projection import (
+    CHUNK,
+    projected_cross_entropy,
+    projected_distillation,
+    projected_log_probs,
+    projected_top,
+)
 
 HIDDEN, WORDS = 12, 50
 ROWS = st.sampled_from([0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 1]) | st.integers(0, 3 * CHUNK)
@@ -142,3 +148,51 @@ def test_a_frozen_weight_gets_no_gradient_and_changes_none():
     loss = projected_cross_entropy(*frozen, targets)
     assert loss.grad_fn.saved_tensors[1:] == (None, None)
     assert torch.equal(torch.autograd.grad(loss, frozen[:1])[0], expected)
+
+
+def taught(inputs, teacher, targets, temperature):
+    """Cross entropy and divergence of each row by plain autograd, all logits at once; the rest is one class."""
+    logits, (ids, log_probs) = functional.linear(*inputs), teacher
+    log_q = torch.log_softmax(logits, dim=-1)
+    beyond = 1 - log_q.exp().gather(1, ids).sum(1, keepdim=True)
+    classes = torch.cat([log_q.gather(1, ids), beyond.clamp(min=1e-30).log()], dim=1)
+    if ids.shape[1] == WORDS:
+        classes, log_probs = classes[:, :-1], log_probs[:, :-1]
+    p, q = (torch.log_softmax(values / temperature, dim=-1) for values in (log_probs, classes))
+    divergence = functional.kl_div(q, p, reduction="none", log_target=True).sum(1)
+    return torch.stack([functional.cross_entropy(logits, targets, reduction="none"), divergence])
+
+
+@given(ROWS, st.booleans(), st.sampled_from([1, 7, WORDS]), st.floats(0, 1), st.sampled_from([0.5, 1, 4]))
+def test_distillation_is_the_mixture_of_both_losses(rows, bias, top, share, temperature):
+    """In the values and in every gradient, for any `top`; without a projection, for logits as they are."""
+    inputs, targets = problem(rows, bias=bias, seed=rows)
+    teacher = projected_top(*problem(rows, bias=bias, seed=rows + 1)[0], top, WORDS)
+    factors = torch.rand(rows)
+    expected = taught(inputs, teacher, targets, temperature) @ factors
+    given = inputs if rows % 2 else [functional.linear(*inputs), None, None]
+    loss, *alone = projected_distillation(
+        *given, targets, teacher, share=share, temperature=temperature, factors=factors
+    )
+    torch.testing.assert_close(torch.stack(alone), expected, rtol=1e-4, atol=1e-4)
+    mixed = (1 - share) * expected[0] + share * temperature**2 * expected[1]
+    torch.testing.assert_close(loss, mixed, rtol=1e-4, atol=1e-4)
+    for one, other in zip(gradients(2 * loss, inputs), gradients(2 * mixed, inputs), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-4)
+    assert not any(values.requires_grad for values in (*alone, *teacher))
+
+
+@given(st.sampled_from([1, 9, WORDS]), st.sampled_from([WORDS - 3, WORDS]))
+def test_the_likeliest_tokens_and_the_rest_are_a_distribution(top, vocabulary):
+    """Of the tokens that the tokenizer has; with all of them none is left, and a teacher learns nothing from itself."""
+    inputs, targets = problem(CHUNK + 2)
+    top = min(top, vocabulary)
+    ids, log_probs = projected_top(*inputs, top, vocabulary)
+    exact = torch.log_softmax(functional.linear(*inputs)[:, :vocabulary], dim=-1)
+    torch.testing.assert_close(log_probs[:, :-1], exact.sort(descending=True).values[:, :top])
+    torch.testing.assert_close(log_probs.exp().sum(1), torch.ones(len(ids)))
+    assert bool(log_probs[:, -1].isinf().all()) == (top == vocabulary)
+    if vocabulary == WORDS:
+        loss, _, divergence = projected_distillation(*inputs, targets, (ids, log_probs), share=1.0, temperature=2.0)
+        assert abs(float(divergence)) < 1e-3
+        assert all(float(gradient.abs().max()) < 1e-4 for gradient in gradients(loss, inputs))

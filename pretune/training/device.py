@@ -10,6 +10,9 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from pretune.training import memory
+
+GROWTH = 1.15  # of a process's memory, from which it is searched for what is free
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8  # of glibc's malloc.h
 
 
@@ -48,11 +51,32 @@ def return_memory() -> None:
     _mallopt({M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 2**20})
 
 
+class KeptMemory:
+    """Bounds what `keep_memory` keeps. Batches of varying length leave pieces that no later tensor fits into."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._held = device, 0
+
+    def bound(self) -> None:
+        """Return free memory to the system if the process has grown by GROWTH since it was asked first, or last did."""
+        if self._device.type != "cpu" or not _is_glibc():
+            return
+        held = memory.held(self._device)
+        if self._held and held > GROWTH * self._held:
+            ctypes.CDLL(None).malloc_trim(0)
+            held = memory.held(self._device)
+            self._held = max(held, self._held)
+        self._held = self._held or held
+
+
 def _mallopt(options: dict[int, int]) -> None:
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
+    if _is_glibc():
         for option, value in options.items():
-            libc.mallopt(option, value)
+            ctypes.CDLL(None).mallopt(option, value)
+
+
+def _is_glibc() -> bool:
+    return sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

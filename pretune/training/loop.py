@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from pretune import process
 from pretune.errors import DivergedError, TerminatedError
 from pretune.runtime.events import Record, Validation
-from pretune.training import dataloader, parallel, schedule
+from pretune.training import dataloader, device, parallel, schedule
 from pretune.training.learner import Learner
 from pretune.training.state import State
 from pretune.training.throughput import ThroughputMeter
@@ -75,7 +75,7 @@ def train(
     mine = range(world.rank * parts, (world.rank + 1) * parts)
     remaining = range(state.step, state.step if _out_of_patience(state, params.patience) else steps)
     batches = dataloader.batches(objective, sampler, remaining, parts=parts * world.size, mine=mine, workers=workers)
-    meter = ThroughputMeter(world, utilisation_per_token)
+    meter, kept = ThroughputMeter(world, utilisation_per_token), device.KeptMemory(world.device)
     with process.stop_signals() as signals, closing(batches):
         for batch in batches:
             rate = schedule.learning_rate(
@@ -95,6 +95,7 @@ def train(
                 report(state.validations[-1])
                 last = last or _out_of_patience(state, params.patience)
             if state.step % LOG_EVERY == 0 or last:
+                kept.bound()
                 loss, counted, skipped = learner.read_tally()
                 state.skipped += skipped
                 _refuse_divergence(state, params.max_skipped_steps, steps)

@@ -50,8 +50,9 @@ def settings(root: Path, params: Params, init: str) -> dict[str, Any]:
     chosen: dict[str, Any] = {"model.type": config.model_type, "model.init": init, "model.config": {}}
     if tokenizer := _tokenizer(root, source, init):
         chosen["prepare.tokenizer"] = tokenizer
-    chosen |= {"pretrain.steps": 0, "pretrain.evaluate_every": 0, "pretrain.validation_rows": 0}
-    chosen |= {"pretrain.metric_for_best_model": "last", "pretrain.patience": 0}
+    if params.model.init is None or not params.pretrain.steps:  # a recipe may go on with pretraining
+        chosen |= {"pretrain.steps": 0, "pretrain.evaluate_every": 0, "pretrain.validation_rows": 0}
+        chosen |= {"pretrain.metric_for_best_model": "last", "pretrain.patience": 0}
     suited = [name for name in SETTINGS if config.model_type in OBJECTIVES[name].families()]
     if suited and params.pretrain.objective not in suited:
         chosen |= {"pretrain.objective": suited[0], "pretrain.settings": SETTINGS[suited[0]]}

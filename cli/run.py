@@ -108,7 +108,12 @@ def show(screen: Console, result: dict[str, Any], *, overridden: bool) -> None:
         for row in rows:
             table.add_row(*row)
         screen.print(table)
-        lines = [summary.forgetting(results), *summary.benchmarks(results), summary.labels(results)]
+        lines = [
+            *summary.wins(results),
+            *summary.forgetting(results),
+            *summary.benchmarks(results),
+            summary.labels(results),
+        ]
         for line in filter(None, [*summary.gains(results), *lines]):
             screen.print(line, highlight=False)
     screen.print("\nwhere to look next:", highlight=False)

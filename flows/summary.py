@@ -25,7 +25,7 @@ class Outcome:
 
 def heads(results: dict[str, Any]) -> list[str]:
     """The names of the metrics that are shown: the first two."""
-    return [name for model in names.models_of(results) for name in list(results[model])[:2]][:2]
+    return list(dict.fromkeys(name for model in names.models_of(results) for name in list(results[model])[:2]))[:2]
 
 
 def rows(results: dict[str, Any]) -> list[Row]:
@@ -52,14 +52,26 @@ def _gain(metric: str, gain: dict[str, float], rival: str, what: str) -> str:
     return f"{what} brought {by} over {names.describe(rival)}"
 
 
-def forgetting(results: dict[str, Any]) -> str:
-    """What finetuning made the model forget, in bits per byte; "" if it was not measured."""
-    if "forgetting" not in results:
-        return ""
-    increase = results["forgetting"]["increase"]
-    low, value, high = (f"{increase[key]:+.3f}" for key in ("low", "value", "high"))
-    before, after = (f"{results['forgetting'][key]['value']:.3f}" for key in ("before", "after"))
-    return f"held-out text: {before} bits per byte before finetuning, {after} after: {value} ({low} to {high})"
+def wins(results: dict[str, Any]) -> list[str]:
+    """How often the evaluated model answers better than each other one, of preferences; ties count half."""
+    lines = []
+    for name, rate in results.get("win_rate", {}).items():
+        low, value, high = (f"{100 * rate[key]:.0f}" for key in ("low", "value", "high"))
+        lines.append(f"better answers than {names.describe(name)}: {value} % of the test prompts ({low} to {high} %)")
+    return lines
+
+
+def forgetting(results: dict[str, Any]) -> list[str]:
+    """What training made the model forget, in bits per byte: of all held-out texts, and of each part of a mixture."""
+    measured = results.get("forgetting", {})
+    by_part = {"": measured} | measured.get("parts", {}) if measured else {}
+    lines = []
+    for part, found in by_part.items():
+        low, value, high = (f"{found['increase'][key]:+.3f}" for key in ("low", "value", "high"))
+        before, after = (f"{found[key]['value']:.3f}" for key in ("before", "after"))
+        text = f"held-out text{f' of {part}' if part else ''}"
+        lines.append(f"{text}: {before} bits per byte before training, {after} after: {value} ({low} to {high})")
+    return lines
 
 
 def benchmarks(results: dict[str, Any]) -> list[str]:
@@ -95,7 +107,7 @@ def markdown(results: dict[str, Any], outcomes: Iterable[Outcome]) -> str:
     lines += ["| " + " | ".join(row) + " |" for row in rows(results)]
     lines += [
         "",
-        *filter(None, [*gains(results), forgetting(results), *benchmarks(results), labels(results)]),
+        *filter(None, [*gains(results), *wins(results), *forgetting(results), *benchmarks(results), labels(results)]),
         "",
         "| stage | outcome | seconds |",
         "|---|---|---|",

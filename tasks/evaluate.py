@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pretune.config import files
 from pretune.data import rows
 from pretune.errors import ParamsError
-from pretune.evaluation import baselines, forgetting, label_efficiency, slices, speed
+from pretune.evaluation import baselines, forgetting, label_efficiency, names, slices, speed
 from pretune.evaluation.benchmarks import tasks as benchmarks
 from pretune.evaluation.metrics import compute, confidence
 from pretune.evaluation.metrics.bootstrap import Bootstrap
@@ -25,7 +25,7 @@ from pretune.evaluation.report import attribution, curves, mistakes, page, sampl
 from pretune.models import build
 from pretune.objectives import predictions_io
 from pretune.objectives.finetuning.labelled import LabelledData
-from pretune.objectives.predictions import Classes, ManyLabels, Predictions
+from pretune.objectives.predictions import Classes, Likelihoods, ManyLabels, Predictions
 from pretune.objectives.predictions_io import StoredPredictions
 from pretune.objectives.requirements import WRITERS
 from pretune.predictor.model import Predictor
@@ -75,7 +75,9 @@ def evaluate(stage: Stage) -> None:
         for mistake in worst[: params.attributions]
         if (weights := attribution.attribute(model, test[mistake.row]))
     }
-    generated = samples.collect(own, model, test, predictions.get("base"))
+    before = predictions.get(names.before(predictions))
+    checkpoint = _checkpoint_writer(stage, data, trained, model) if isinstance(own, Likelihoods) else None
+    generated = samples.collect(own, model, test, before, checkpoint)
     curve_paths = {PurePosixPath(path).stem: path for path in stage.declared("reports/curves")}
     report = partial(
         page.render_report,
@@ -147,20 +149,32 @@ def _checkpoint(stage: Stage, data: LabelledData, trained: Path) -> dict[str, Pr
     return {"base": data.predictions(source, "test", like=trained)}
 
 
-def _forgetting(stage: Stage, data: LabelledData, trained: Path) -> dict[str, Any]:
-    """Bits per byte on held-out texts before and after finetuning; {} for models that do not predict text.
+def _checkpoint_writer(stage: Stage, data: LabelledData, trained: Path, model: Any) -> Any:
+    """The checkpoint as it came, with the tokenizer and settings of `model`, the predictor of `trained`; or None."""
+    source = build.source(stage.params.model, stage.dep)
+    if source is None:
+        return None
+    loaded, _ = build.load(data.objective(build.model_type(trained)), source)
+    return type(model)(loaded.eval(), model.tokenizer, model.inference_config)
 
-    A warning says why it cannot be measured.
+
+def _forgetting(stage: Stage, data: LabelledData, trained: Path) -> dict[str, Any]:
+    """Bits per byte on held-out texts before training and after; {} for models that do not predict text.
+
+    Before: of the checkpoint as it came, which pretraining may have gone on with; without one, of the pretrained model.
+    A warning says what cannot be measured.
     """
     objective = data.objective(build.model_type(trained))
     if not forgetting.applies(objective):
         return {}
-    params, train, inputs = stage.params.pretrain, data.rows(objective, "train"), objective.inputs(trained)
+    params, inputs = stage.params.pretrain, objective.inputs(trained)
+    train = data.rows(objective, "train") if stage.params.finetune.epochs or data.params.epochs else []
     held_out = forgetting.held_out_texts(stage.dep("data/prepared/corpus"), inputs, train, params, stage.params.seed)
-    if len(held_out) < forgetting.FEWEST:
-        stage.warn(forgetting.unmeasured(len(held_out), params))
+    for text in forgetting.unmeasured(held_out, params):
+        stage.warn(text)
+    if sum(map(len, held_out.values())) < forgetting.FEWEST:
         return {}
-    before = stage.dep(PRETRAINED)
+    before = build.source(stage.params.model, stage.dep) or stage.dep(PRETRAINED)
     return {"forgetting": forgetting.evaluate(before, trained, held_out, stage.params.evaluate, stage.params.seed)}
 
 

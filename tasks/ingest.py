@@ -28,7 +28,8 @@ def ingest(stage: Stage) -> None:
     for warning in counts["warnings"]:
         stage.warn(warning)
     licence = params.licence or LICENCES.get(str(params.source), "unknown")
-    weights = source_spec.weights(params.source)
-    about = {"source": origin, "licence": licence, "names": snapshot.names} | ({"weights": weights} if weights else {})
+    about = {"source": origin, "licence": licence, "names": snapshot.names}
+    if weights := source_spec.weights(params.source):
+        about |= {"weights": weights, "for_pretraining": source_spec.for_pretraining(params.source)}
     (folder / "source.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     stage.run.metrics({name: value for name, value in counts.items() if isinstance(value, int)})

@@ -27,7 +27,7 @@ def prepare(stage: Stage) -> None:
         stage.out("data/prepared/corpus"), stage.out("data/prepared/tokenizer"), stage.checkpoints
     )
     weights = about.get("weights", {})
-    write.write_weights(labelled, weights)
+    write.write_weights(labelled, {name: weights[name] for name in weights if name not in about["for_pretraining"]})
     corpus = write.write_corpus(out, assignment, about["names"], params, stage.resolve_input, weights=weights)
     if params.corpus_share < 1:
         corpus["rows_left_out"] = len(assignment.whole) - len(assignment.corpus)

@@ -1,36 +1,43 @@
-"""Write examples/data/preferences.jsonl: pairs of answers to the questions of instructions.jsonl.
+"""Write pairs of answers to the questions of instructions.jsonl, of which people prefer one.
 
-    python examples/data/preferences.py > examples/data/preferences.jsonl
+    python examples/data/preferences.py train > examples/data/preferences.jsonl
+    python examples/data/preferences.py test > examples/data/preferences-test.jsonl
 
-The chosen answer is the right one. The rejected one is, in turns, the answer to another question that begins with the
-same words, so that it is wrong but of the right kind; and the right one, but hesitant. No draw is random.
+Each question has three answers of the same content, which readers rank: the bare answer before a sentence that only
+leads up to it, and that before doubts. Of every two neighbours in the ranking there is a pair (Ouyang et al. 2022).
+So the chosen answers are half bare, half wordy: finetuning on them imitates both, and only the pairs tell which is
+better. Every fifth question is for the test, with its best answer against the second. No draw is random.
 """
 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 SOURCE = Path(__file__).parent / "instructions.jsonl"
-WORDS = 3  # at the beginning that questions of one kind share
-HESITANT = "I am not sure, but perhaps {}"
+RANKING = ("{}", "That is a good question. The answer is {}", "I am not sure, but perhaps {}")  # best first
+EVERY = 5  # one question in so many is for the test
 
 
 def main() -> None:
-    """One row for each question that has another one of its kind with another answer."""
-    turns = [json.loads(line)["messages"] for line in SOURCE.read_text(encoding="utf-8").splitlines()]
-    kinds: dict[str, list[list[Any]]] = {}
-    for conversation in turns:
-        kinds.setdefault(" ".join(conversation[0]["content"].split()[:WORDS]), []).append(conversation)
-    for conversations in kinds.values():
-        for number, (prompt, answer) in enumerate(conversations):
-            others = [other[1] for other in conversations[number + 1 :] + conversations[:number]]
-            wrong = next((other for other in others if other["content"] != answer["content"]), None)
-            if wrong:
-                rejected = wrong if number % 2 else answer | {"content": HESITANT.format(answer["content"])}
-                row = {"messages": [prompt], "chosen": [answer], "rejected": [rejected]}
+    """The pairs of the questions for training or for the test, as the argument says."""
+    test = sys.argv[1:] == ["test"]
+    for number, line in enumerate(SOURCE.read_text(encoding="utf-8").splitlines()):
+        if (number % EVERY == 0) == test:
+            prompt, answer = json.loads(line)["messages"]
+            for row in list(pairs(prompt, answer))[: 1 if test else None]:
                 print(json.dumps(row, ensure_ascii=False))
+
+
+def pairs(prompt: dict[str, Any], answer: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Neighbours in the ranking, the best ones first; the better one is chosen."""
+    ranked = [answer | {"content": form.format(answer["content"])} for form in RANKING]
+    for chosen, rejected in pairwise(ranked):
+        yield {"messages": [prompt], "chosen": [chosen], "rejected": [rejected]}
 
 
 if __name__ == "__main__":

@@ -103,13 +103,13 @@ class PretrainParams(TrainingParams):
 
 
 class FinetuneParams(TrainingParams):
-    """Training on the labelled rows.
+    """Training on the labelled rows; 0 epochs leave the model as it was pretrained.
 
     Whether the objective supports label smoothing and calibration is checked against its class
     (objectives/registry.py).
     """
 
-    epochs: Count
+    epochs: NonNegativeInt
     label_smoothing: FractionBelowOne
     calibrate: bool
 

@@ -79,6 +79,12 @@ def weights(source: Any) -> dict[str, float]:
     return {part.name: part.weight for part in parts(source) if part.name}
 
 
+def for_pretraining(source: Any) -> list[str]:
+    """The parts of a mixture all of whose texts are of the split `corpus`."""
+    labelled = {part.name for part in parts(source) if part.split != "corpus"}
+    return [name for name in weights(source) if name not in labelled]
+
+
 def _collected(items: Iterable[tuple[Any, Any]], parse: Callable[[Any, Any], list[Part]]) -> list[Part]:
     """The parts of all items. Raises ValueError with every problem."""
     parsed, problems = list[Part](), []

@@ -41,6 +41,15 @@ def evaluated(results: Mapping[str, Any]) -> str:
     return next((name for name, value in results.items() if isinstance(value, Mapping)), "")
 
 
+def before(models: Iterable[str]) -> str:
+    """Of the models that were compared, the evaluated one first: the one before its training; "" if it was not asked.
+
+    Of a second stage of finetuning that is the model of the first one, otherwise the checkpoint as it came.
+    """
+    own, *others = models
+    return next((name for name in ("finetuned", "base") if name in others and name != own), "")
+
+
 def in_order(models: Iterable[str]) -> list[str]:
     """Models in the order in which they are shown; those of a graph of one's own come first."""
     places = {name: number for number, name in enumerate(MODELS)}

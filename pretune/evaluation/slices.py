@@ -23,8 +23,10 @@ def full_text(row: Row) -> str:
 
 
 def input_text(row: Row) -> str:
-    """The text that a model reads: `full_text` without the last answer of a conversation, if it holds any."""
-    messages = row.get("messages", []) if "chosen" not in row else []
+    """The text that a model reads: `full_text` without the last answer of a conversation, and the chosen one of two."""
+    if "chosen" in row:
+        return full_text({"messages": row["messages"]})
+    messages = row.get("messages", [])
     return full_text(row | {"messages": messages[: last_answer(messages)]} if messages else row)
 
 

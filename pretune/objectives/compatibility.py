@@ -52,6 +52,7 @@ def digest_of(params: Params, root: Path) -> str:
     }
     sections["teacher"] = params.teacher.model_dump() if params.teacher else {}
     sections["benchmarks"] = {"any": bool(params.evaluate.benchmarks)}
+    sections["untrained"] = {name: not section.epochs for name, section in labelled(params).items()}
     files: list[tuple[str, str]] = []
     named = [params.model.init, params.teacher.init if params.teacher else None]
     checkpoints = [folder for folder in named if folder is not None]

@@ -59,6 +59,8 @@ def problems(table: Mapping[str, type[BaseObjective]], section: str, params: Tra
             f"{section}.gradient_accumulation_steps: {name} compares the rows of a batch with each other; write 1, "
             "and gradient_checkpointing: true if memory is short"
         )
+    if not getattr(params, "epochs", 1) and not getattr(objective, "answers_untrained", False):
+        errors.append(f"{section}.epochs: 0, but the head of {name} is new and has to be trained; write 1 or more")
     if getattr(params, "label_smoothing", 0.0) and not getattr(objective, "smooths", False):
         errors.append(f"{section}.label_smoothing: {name} has no labels to smooth; write 0.0")
     if getattr(params, "calibrate", False) and not getattr(objective, "calibrates", False):

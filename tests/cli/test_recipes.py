@@ -77,7 +77,10 @@ def test_benchmarks_are_inputs_of_evaluate_with_their_data(workspace):
 
 
 def test_a_checkpoint_becomes_all_settings_that_follow_from_it(workspace, words):
-    """Type, tokenizer, no pretraining, lengths that it can read, deps of every stage; comments stay."""
+    """Type, tokenizer, no pretraining, lengths that it can read, deps of every stage; comments stay.
+
+    A recipe that goes on with the pretraining of a checkpoint does so with another one.
+    """
     folder = workspace / "models/mine"
     folder.mkdir(parents=True)
     words.save_pretrained(folder)
@@ -95,6 +98,9 @@ def test_a_checkpoint_becomes_all_settings_that_follow_from_it(workspace, words)
     recipes.init(workspace, "instructions", model="models/mine")
     values = YAML(typ="safe").load(workspace / "params.yaml")
     assert (values["finetune"]["learning_rate"], values["finetune"]["precision"]) == (2e-5, "auto")
+    recipes.init(workspace, "continue-and-replay", model="models/mine")
+    values = YAML(typ="safe").load(workspace / "params.yaml")
+    assert (values["model"]["init"], values["pretrain"]["steps"]) == ("models/mine", 120)
 
 
 def test_a_checkpoint_that_does_not_go_with_a_recipe_is_told(workspace):

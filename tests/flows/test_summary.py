@@ -76,15 +76,26 @@ def test_the_rival_of_each_gain_is_named():
     ]
 
 
+def test_of_preferences_the_win_rate_has_a_line():
+    """Over each model that answers too; a single metric is shown once."""
+    judged = {"finetuned": {"accuracy": estimate(0.7)}, "base": {"accuracy": estimate(0.6)}}
+    results = judged | {"win_rate": {"base": estimate(0.9)}, "test_rows": 9}
+    (line,) = summary.wins(results)
+    assert line == "better answers than the checkpoint as it came: 90 % of the test prompts (88 to 92 %)"
+    assert line in summary.markdown(results | {"gain": {}}, [])
+    assert summary.heads(results) == ["accuracy"]
+    assert summary.wins(RESULTS) == []
+
+
 def test_forgetting_has_a_line_where_it_was_measured():
-    """Before, after, and the paired interval of the increase."""
-    results = RESULTS | {
-        "forgetting": {"before": estimate(1.2), "after": estimate(1.25), "increase": estimate(0.05), "texts": 9}
-    }
-    line = summary.forgetting(results)
-    assert line == "held-out text: 1.200 bits per byte before finetuning, 1.250 after: +0.050 (+0.030 to +0.070)"
+    """Before, after, and the paired interval of the increase; of each part of a mixture too."""
+    found = {"before": estimate(1.2), "after": estimate(1.25), "increase": estimate(0.05), "texts": 9}
+    results = RESULTS | {"forgetting": found | {"parts": {"replay": found}}}
+    line, of_part = summary.forgetting(results)
+    assert line == "held-out text: 1.200 bits per byte before training, 1.250 after: +0.050 (+0.030 to +0.070)"
+    assert of_part == line.replace("text:", "text of replay:")
     assert line in summary.markdown(results, [])
-    assert summary.forgetting(RESULTS) == ""
+    assert summary.forgetting(RESULTS) == []
 
 
 def test_a_metric_that_is_no_share_has_no_points():

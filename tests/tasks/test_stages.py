@@ -189,11 +189,17 @@ def test_without_validation_all_rows_train(bench):
 
 
 def test_the_parts_of_a_mixture_are_trained_by_their_weights_and_validated_each(bench):
-    """Rows carry the name of their part from the source to the split; the record has shares and losses of the parts."""
+    """Rows carry the name of their part from the source to the split; the record has shares and losses of the parts.
+
+    A part of texts for pretraining only is no part of finetuning.
+    """
     head, *lines = (bench.folder / "rows.csv").read_text(encoding="utf-8").splitlines()
     (bench.folder / "few.csv").write_text("\n".join([head, *lines[:20]]) + "\n", encoding="utf-8")
     (bench.folder / "many.csv").write_text("\n".join([head, *lines[20:60]]) + "\n", encoding="utf-8")
-    source = {"few": {"path": "few.csv", "weight": 3}, "many": {"path": "many.csv", "weight": 1}}
+    replayed = [f'"words that were known before: waves and salt, {number} times"\n' for number in range(20)]
+    (bench.folder / "replay.csv").write_text("text\n" + "".join(replayed), encoding="utf-8")
+    source = {"few": {"path": "few.csv", "weight": 3}, "many": {"path": "many.csv", "weight": 1},
+              "replay": {"path": {"corpus": "replay.csv"}, "weight": 1}}  # fmt: skip
     changes = {"ingest": {"source": source}, "finetune": {"epochs": 1}}
     bench.params = bench.params.model_copy(
         update={name: getattr(bench.params, name).model_copy(update=change) for name, change in changes.items()}
@@ -207,8 +213,9 @@ def test_the_parts_of_a_mixture_are_trained_by_their_weights_and_validated_each(
     do(bench, scratch)
     assert (bench.recorded["share_few"], bench.recorded["share_many"]) == (23 / 30, 7 / 30)
     job = prepare_pretrain(bench)
-    assert (job.mixture.weights, sum(job.mixture.sizes.values())) == ({"few": 3, "many": 1}, len(job.objective))
-    assert job.mixture.draws()["few"] > 2 * job.mixture.draws()["many"] > 0
+    assert job.mixture.weights == {"few": 3, "many": 1, "replay": 1}
+    assert sum(job.mixture.sizes.values()) == len(job.objective)
+    assert job.mixture.draws()["few"] > 2 * job.mixture.draws()["replay"] > 0
     assert sum(map(len, job.validation_parts.values())) == 4
     words = {part: bench_words(bench, job.objective.corpus, rows) for part, rows in part_rows(job.mixture).items()}
     texts = {part: (bench.folder / f"{part}.csv").read_text(encoding="utf-8") for part in words}
@@ -220,8 +227,8 @@ def test_the_parts_of_a_mixture_are_trained_by_their_weights_and_validated_each(
 
 def part_rows(mixture):
     """{part: numbers of its samples}."""
-    few, many = mixture.sizes.values()
-    return {"few": range(few), "many": range(few, few + many)}
+    ends = np.cumsum(list(mixture.sizes.values())).tolist()
+    return {name: range(end - size, end) for (name, size), end in zip(mixture.sizes.items(), ends, strict=True)}
 
 
 def bench_words(bench, corpus, numbers):

@@ -64,17 +64,18 @@ def render_report(
         plots=list(_plots(tables)),
         slices=Table("Slices", ["rows with", "number", headline], [[row["slice"], row["rows"], row] for row in slices]),
         samples=_samples(samples),
+        before=names.describe(names.before(names.models_of(result))),
         mistakes=[(_input(rows[mistake.row], attributions.get(mistake.row)), mistake) for mistake in mistakes],
         attributed=bool(attributions),
     )
 
 
 def _samples(samples: Sequence[Sample]) -> Table | None:
-    """Texts side by side, with those of the checkpoint as it came if it was asked."""
+    """Texts side by side, with those of the model before its training if it was asked."""
     asked = any(sample.before is not None for sample in samples)
     keys = ["input", "true", *(["before"] if asked else []), "predicted"]
     texts = [[_excerpt(getattr(sample, key) or "") for key in keys] for sample in samples]
-    return Table("Generated texts", keys, texts) if samples else None
+    return Table("Samples", keys, texts) if samples else None
 
 
 def _lead(result: Mapping[str, Any], headline: str) -> str:
@@ -99,9 +100,15 @@ def _models(result: Mapping[str, Any]) -> Table:
 
 
 def _gains(result: Mapping[str, Any], headline: str) -> Table:
+    """By how much the evaluated model is better than each other one; of preferences, how often its answer is."""
     gains = {name: result["gain"][name] for name in names.in_order(result["gain"])}
-    body = [[names.describe(name), gain, f"{gain['p']:.2g}"] for name, gain in gains.items()]
-    return Table("Is it better?", ["than", f"in {headline}", "p"], body)
+    rates = result.get("win_rate", {})
+    head = ["than", f"in {headline}", "p", *(["share of prompts answered better"] if rates else [])]
+    body = [
+        [names.describe(name), gain, f"{gain['p']:.2g}", *([rates.get(name, {})] if rates else [])]
+        for name, gain in gains.items()
+    ]
+    return Table("Is it better?", head, body)
 
 
 def _calibration(calibration: Mapping[str, Any]) -> Table:
@@ -112,9 +119,10 @@ def _calibration(calibration: Mapping[str, Any]) -> Table:
 
 
 def _forgetting(forgetting: Mapping[str, Any]) -> Table:
-    stages = {"before": "before finetuning", "after": "after", "increase": "increase"}
-    body = [[words, forgetting[name]] for name, words in stages.items() if name in forgetting]
-    return Table("Forgetting", ["", "bits per byte"], body)
+    """Bits per byte of all held-out texts, and of those of each part of a mixture."""
+    columns = {"bits per byte": forgetting} | forgetting.get("parts", {})
+    body = [[name, *(column.get(name, {}) for column in columns.values())] for name in ("before", "after", "increase")]
+    return Table("Forgetting", ["", *columns], body if forgetting else [])
 
 
 def _benchmarks(result: Mapping[str, Any]) -> Table:

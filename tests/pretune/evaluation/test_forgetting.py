@@ -31,7 +31,7 @@ def held_out(params, folder, words):
 
     def texts(train, **changes):
         pretrain = params.pretrain.model_copy(update={"sequence_length": 64} | changes)
-        return forgetting.held_out_texts(folder, words, train, pretrain, 0), pretrain
+        return forgetting.held_out_texts(folder, words, train, pretrain, 0).get("", []), pretrain
 
     return texts
 
@@ -56,7 +56,7 @@ def test_what_pretraining_saw_is_not_held_out(held_out, folder, words):
     assert set(found).isdisjoint([*seen, *TEXTS[:10]])
     assert set(found) <= set(TEXTS)
     assert held_out([], steps=5, validation_rows=0)[0] == []
-    assert "pretrain.validation_rows" in forgetting.unmeasured(0, pretrain)
+    assert "pretrain.validation_rows" in forgetting.unmeasured({}, pretrain)[0]
 
 
 def test_the_size_is_bounded(held_out, monkeypatch):
@@ -79,7 +79,7 @@ def models(tmp_path, words, tiny):
 def test_bits_are_those_of_the_texts_and_their_increase_is_paired(models, params, words):
     """As the cross entropy of each text by itself; the same model twice has lost exactly nothing."""
     before, after = models
-    found = forgetting.evaluate(before, after, TEXTS, params.evaluate, 0)
+    found = forgetting.evaluate(before, after, {"": TEXTS}, params.evaluate, 0)
     for name, folder in zip(("before", "after"), models, strict=True):
         model = build.load(CausalLM, folder)[0].eval()
         bits = 0.0
@@ -92,5 +92,23 @@ def test_bits_are_those_of_the_texts_and_their_increase_is_paired(models, params
     increase = found["increase"]
     assert increase["value"] == pytest.approx(found["after"]["value"] - found["before"]["value"], abs=2e-4)
     assert increase["high"] - increase["low"] < found["after"]["high"] - found["after"]["low"]
-    same = forgetting.evaluate(before, before, TEXTS, params.evaluate, 0)["increase"]
+    same = forgetting.evaluate(before, before, {"": TEXTS}, params.evaluate, 0)["increase"]
     assert (same["low"], same["value"], same["high"]) == (0, 0, 0)
+
+
+def test_parts_of_a_mixture_are_held_out_and_measured_each(params, folder, words, models):
+    """Each has texts of its own and an estimate on them alone; one with too few is told and not measured apart."""
+    corpus.write_parts(folder, {"many": corpus.Part(40, 1.0), "some": corpus.Part(15, 1.0), "few": corpus.Part(5, 1.0)})
+    pretrain = params.pretrain.model_copy(update={"sequence_length": 64, "steps": 0})
+    held_out = forgetting.held_out_texts(folder, words, [], pretrain, 0)
+    parts = {"many": TEXTS[:40], "some": TEXTS[40:55], "few": TEXTS[55:]}
+    assert {name: sorted(texts) for name, texts in held_out.items()} == {k: sorted(v) for k, v in parts.items()}
+    (told,) = forgetting.unmeasured(held_out, pretrain)
+    assert told.startswith("forgetting is not measured for few: 5 texts")
+    before, after = models
+    found = forgetting.evaluate(before, after, held_out, params.evaluate, 0)
+    alone = forgetting.evaluate(before, after, {"": held_out["some"]}, params.evaluate, 0)
+    assert list(found["parts"]) == ["many", "some"]
+    assert found["parts"]["some"]["texts"] == 15
+    assert found["parts"]["some"]["increase"]["value"] == pytest.approx(alone["increase"]["value"], abs=1e-3)
+    assert found["parts"]["some"]["increase"]["value"] != found["parts"]["many"]["increase"]["value"]

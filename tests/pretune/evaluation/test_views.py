@@ -55,6 +55,7 @@ def test_a_value_that_all_rows_share_makes_no_slice():
         ({"words": ["a", "b"], "tags": ["O", "O"]}, "a b", "a b"),
         ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "a\nb", "a"),
         ({"messages": [{"role": "user", "content": "a"}]}, "a", "a"),
+        ({"messages": [{"content": "a"}], "chosen": [{"content": "b"}], "rejected": [{"content": "c"}]}, "a\nb", "a"),
         ({"image": b"png"}, "", ""),
     ],
 )

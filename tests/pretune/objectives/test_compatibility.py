@@ -61,6 +61,7 @@ def test_all_problems_are_reported_at_once(changed, tmp_path):
         ({"pretrain": {"settings": {"mask_rate": 1.5, "whole_words": False}}}, "less than 1"),
         ({"pretrain": {"settings": {"mask_rate": 0.3}}}, "pretrain.settings.whole_words: missing"),
         ({"evaluate": {"benchmarks": ["hellaswag"]}}, "models of classification write no text"),
+        ({"finetune": {"epochs": 0}}, "finetune.epochs: 0, but the head of classification is new"),
         (
             {"finetune": {"objective": "instruction", "sequence_length": 64, "settings": SETTINGS["instruction"]}},
             "finetune.settings.reply_tokens 64 leaves no room for a prompt",

@@ -53,6 +53,19 @@ def test_what_finetuning_made_the_model_forget_is_bounded(examined, limit, high,
     assert "forgetting" not in examined(metrics=measured)
 
 
+def test_what_is_learnt_of_a_part_does_not_make_up_for_what_is_forgotten_of_another(examined):
+    """The bound holds for each part of a mixture; the message names the worst."""
+    measured = {
+        f"forgetting.{name}{end}": value
+        for name, value in {"increase": -0.4, "parts.domain.increase": -0.9, "parts.replay.increase": 0.1}.items()
+        for end in ("", ".low", ".high")
+    }
+    check = examined(metrics=measured, forgetting=0.05)["forgetting"]
+    assert not check.passed
+    assert "of replay" in check.reason
+    assert examined(metrics=measured, forgetting=0.1)["forgetting"].passed
+
+
 @pytest.mark.parametrize(
     ("name", "bound", "passed"),
     [

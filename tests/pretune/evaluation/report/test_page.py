@@ -108,13 +108,21 @@ def test_attributions_and_images_are_shown(forms):
 def test_generated_texts_are_next_to_the_true_ones(forms):
     """They are escaped like all texts. A model that generates none has no such section."""
     predictions = forms["likelihoods"]()
-    assert "Generated texts" not in rendered(predictions, rows())
+    assert "<h2>Samples" not in rendered(predictions, rows())
     text = rendered(predictions, rows(), samples=[Sample(3, "To be,", " or not <b>", " and to be")])
-    section = text[text.index("Generated texts") : text.index("Worst mistakes")]
+    section = text[text.index("<h2>Samples") : text.index("Worst mistakes")]
     assert [part in section for part in ("To be,", "or not &lt;b&gt;", "and to be", "<b>")] == [True, True, True, False]
     assert "before" not in section
     text = rendered(predictions, rows(), samples=[Sample(3, "To be,", " or not", " and to be", " maybe")])
     assert text.index("<th>before</th>") < text.index("maybe") < text.index(" and to be")
+
+
+def test_of_preferences_the_win_rate_is_shown(forms):
+    """Beside the gain over the model; other forms have no such column."""
+    rate = {"win_rate": {"scratch": {"value": 0.912, "low": 0.85, "high": 0.96}}}
+    assert "answered better" not in rendered(forms["classes"](), rows())
+    text = rendered(forms["classes"](), rows(), more=rate)
+    assert text.index("answered better") < text.index("0.912") < text.index("<h2>Slices")
 
 
 def test_the_cost_of_training_is_shown_as_far_as_it_is_known(forms):

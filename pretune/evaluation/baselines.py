@@ -27,6 +27,7 @@ from pretune.objectives.predictions import (
     Predictions,
     Preferences,
     Rankings,
+    Replies,
     Tags,
     Texts,
 )
@@ -233,11 +234,17 @@ def _judgements(_train: list[Row], test: list[Row], model: Judgements) -> dict[s
     return {"longer": Judgements(model.targets, np.array(lengths, dtype=np.float32))}
 
 
+def _replies(_train: list[Row], _test: list[Row], _model: Replies) -> dict[str, Predictions]:
+    """None: what a neighbour answered says nothing of how likely an answer is."""
+    return {}
+
+
 def _target_bytes(row: Row) -> bytes:
     return str(row.get("target") or full_text(row)).encode("utf-8", "replace")
 
 
 FORMS: dict[type, Any] = {
     Classes: _classes, ManyLabels: _many_labels, Numbers: _numbers, Tags: _tags, Answers: _answers, Texts: _texts,
+    Replies: _replies,
     Likelihoods: _likelihoods, Rankings: _rankings, Preferences: _preferences, Judgements: _judgements,
 }  # fmt: skip

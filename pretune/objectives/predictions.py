@@ -62,6 +62,17 @@ class Texts:
 
 
 @dataclass(frozen=True)
+class Replies(Texts):
+    """Generated answers, and how likely the model finds the reference.
+
+    nats: (rows,), negative log likelihood of the reference; tokens: (rows,), of the reference.
+    """
+
+    nats: npt.NDArray[np.float64]
+    tokens: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Likelihoods:
     """Likelihoods of texts. nats: (rows,), negative log likelihood of all predicted tokens; tokens, bytes: (rows,)."""
 
@@ -108,5 +119,15 @@ class Judgements:
 
 
 Predictions = (
-    Classes | ManyLabels | Numbers | Tags | Answers | Texts | Likelihoods | Rankings | Preferences | Judgements
+    Classes
+    | ManyLabels
+    | Numbers
+    | Tags
+    | Answers
+    | Texts
+    | Replies
+    | Likelihoods
+    | Rankings
+    | Preferences
+    | Judgements
 )

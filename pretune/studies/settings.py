@@ -27,13 +27,9 @@ RANGES = {
     "chrf": (0.0, 100.0), "bleu": (0.0, 100.0),
 }  # fmt: skip
 COSTS = frozenset({"seconds", "flops", "memory_gb", "parameters", "trained_parameters", "device_hours", "energy_kwh"})
-HEADLINE_LOWER = {"regression", "linear_regression", "language_modelling"}  # objectives whose headline is an error
-GENERATING = {
-    "distillation",
-    "grpo",
-    "instruction",
-    "seq2seq",
-}  # their headlines need a text for each row: by default the loss counts
+# Objectives whose headline is an error.
+HEADLINE_LOWER = {"distillation", "language_modelling", "linear_regression", "regression"}
+GENERATING = {"grpo", "instruction", "seq2seq"}  # their headlines need a text for each row: by default the loss counts
 SEEDS = frozenset({"seed", "pretrain.seed", "finetune.seed"})  # keys of params.yaml that runs of a point differ in
 PREFIX = "pretrain."  # of a metric that is one of pretraining, which then is the stage that runs
 

@@ -14,6 +14,7 @@ from pretune.objectives.predictions import (
     Numbers,
     Preferences,
     Rankings,
+    Replies,
     Tags,
     Texts,
 )
@@ -70,6 +71,12 @@ def texts(*, seed=0):
     return Texts(targets, predicted)
 
 
+def replies(*, seed=0):
+    """The texts, and the likelihood of each reference."""
+    made, likely = texts(seed=seed), likelihoods(seed=seed)
+    return Replies(made.targets, made.predicted, likely.nats, likely.tokens)
+
+
 def answers(*, seed=0):
     """An answer to each question, correct in half of the rows."""
     generator = np.random.default_rng(seed)
@@ -114,6 +121,7 @@ ALL = {
     "classes": classes, "two_classes": lambda **kw: classes(("no", "yes"), **kw), "many_labels": many_labels,
     "numbers": numbers, "tags": tags, "texts": texts, "answers": answers, "likelihoods": likelihoods,
     "preferences": preferences, "judgements": judgements, "rankings": rankings,
+    "replies": replies,
 }  # fmt: skip
 
 

@@ -190,3 +190,19 @@ def test_an_objective_without_a_teacher_gets_an_empty_folder(bench):
 def test_names_of_objectives_with_a_teacher_are_those_of_the_classes():
     """The command line knows them without importing torch."""
     assert {name for name, objective in OBJECTIVES.items() if objective.taught} == TAUGHT
+
+
+def test_a_student_is_evaluated_by_the_likelihood_of_the_answers(bench):
+    """Of the last answer of each row, after its prompt: what training on that answer alone would minimise."""
+    bench.params = bench.params.model_copy(
+        update={"finetune": bench.params.finetune.model_copy(update={"sequence_length": 60})}
+    )
+    do(bench, teacher, loss="last")
+    job = do(bench, prepare_finetune, loss="last")
+    expected = scored(job)["cross_entropy"]
+    found = job.objective.predict(job.model)
+    assert found.nats.sum() / found.tokens.sum() == pytest.approx(expected, rel=1e-4)
+    assert (
+        found.targets[1]
+        == rows.read(bench.folder / "data/prepared/labelled/train.parquet")[1]["messages"][3]["content"]
+    )

@@ -18,6 +18,7 @@ from pretune.objectives.predictions import (
     Predictions,
     Preferences,
     Rankings,
+    Replies,
     Tags,
     Texts,
 )
@@ -29,6 +30,7 @@ FORMS: dict[type, Callable[[Any], dict[str, Metric]]] = {
     Tags: text.tags,
     Answers: text.answers,
     Texts: text.texts,
+    Replies: text.replies,
     Likelihoods: regression.likelihoods,
     Rankings: ranking.rankings,
     Preferences: preferences.preferences,

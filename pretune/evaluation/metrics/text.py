@@ -12,7 +12,7 @@ from pretune.evaluation.metrics.bootstrap import Measure, Metric, Values
 from pretune.evaluation.metrics.classification import f_score
 from pretune.evaluation.metrics.statistics import Table
 from pretune.objectives.finetuning import squad
-from pretune.objectives.predictions import Answers, Tags, Texts
+from pretune.objectives.predictions import Answers, Replies, Tags, Texts
 
 ANSWER_SCORES = {"f1": squad.f1, "exact_match": squad.exact_match}
 
@@ -75,6 +75,12 @@ def texts(predictions: Texts) -> dict[str, Metric]:
         "bleu": _corpus_metric(BLEU(), predictions),
         "exact_match": Metric(statistics.mean([predicted.strip() == true.strip() for true, predicted in pairs])),
     }
+
+
+def replies(predictions: Replies) -> dict[str, Metric]:
+    """The mean cross entropy of the tokens of the references first, then the metrics of generated texts."""
+    likely = Metric(statistics.ratio(predictions.nats, predictions.tokens), higher=False)
+    return {"nats_per_token": likely} | texts(Texts(predictions.targets, predictions.predicted))
 
 
 def _macro_f1(predictions: Tags) -> Measure:

@@ -20,6 +20,7 @@ from pretune.objectives.predictions import (
     Predictions,
     Preferences,
     Rankings,
+    Replies,
     Tags,
     Texts,
 )
@@ -95,6 +96,14 @@ def _texts(predictions: Texts) -> Ranked:
             yield 100 - score, Mistake(row, true, predicted, f"chrF {score:.1f}")
 
 
+def _replies(predictions: Replies) -> Ranked:
+    rows = zip(
+        predictions.targets, predictions.predicted, predictions.nats / np.maximum(predictions.tokens, 1), strict=True
+    )
+    for row, (true, predicted, nats) in enumerate(rows):
+        yield float(nats), Mistake(row, true, predicted, f"{nats:.3f} nats a token")
+
+
 def _rankings(predictions: Rankings) -> Ranked:
     rows = zip(predictions.targets, predictions.predicted, predictions.ranks, strict=True)
     for row, (true, predicted, ranks) in enumerate(rows):
@@ -125,5 +134,6 @@ def _judgements(predictions: Judgements) -> Ranked:
 
 FORMS: dict[type, Callable[[Any], Ranked]] = {
     Classes: _classes, ManyLabels: _many_labels, Numbers: _numbers, Tags: _tags, Answers: _answers, Texts: _texts,
+    Replies: _replies,
     Likelihoods: _likelihoods, Rankings: _rankings, Preferences: _preferences, Judgements: _judgements,
 }  # fmt: skip

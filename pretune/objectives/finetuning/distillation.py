@@ -23,7 +23,10 @@ from pretune.config.section import Positive
 from pretune.data.rows import Row
 from pretune.models import heads
 from pretune.objectives.base import ObjectiveContext
-from pretune.objectives.finetuning.instruction import Instruction
+from pretune.objectives.completions import log_probs
+from pretune.objectives.conversations import Encoder
+from pretune.objectives.finetuning.instruction import Instruction, conversation_of
+from pretune.objectives.predictions import Replies
 from pretune.objectives.requirements import COLUMNS
 from pretune.objectives.tokens import TokenBatch
 
@@ -73,6 +76,21 @@ class Distillation(Instruction):
     @override
     def score(self, model: PreTrainedModel, batch: TokenBatch) -> dict[str, Tensor]:
         return dict(zip(self.metrics, self._losses(model, batch), strict=True))
+
+    @override
+    def predict(self, model: PreTrainedModel) -> Replies:
+        """The replies, and how likely the model finds the last answers as they were given."""
+        texts = super().predict(model)
+        encoder, length = Encoder(self.context.inputs, loss="last"), self.context.length
+        nats, tokens = np.zeros(len(self.rows)), np.zeros(len(self.rows), dtype=np.int64)
+        sequences, owners = [], []
+        for place, row in enumerate(self.rows):
+            for sample in encoder.conversation(conversation_of(row), row.get("tools")):
+                sequences.append((sample.ids[:length], sample.weights[:length] != 0))
+                owners.append(place)
+        np.add.at(nats, owners, -log_probs(model, sequences).astype(np.float64))
+        np.add.at(tokens, owners, [np.count_nonzero(answer) for _, answer in sequences])
+        return Replies(texts.targets, texts.predicted, nats, tokens)
 
     def _losses(self, model: PreTrainedModel, batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, cross entropy and divergence, sums over the targets by their weights, in nats."""

@@ -13,7 +13,7 @@ BASE = {"name": "one", "space": {"finetune.epochs": "1,2"}, "metric": ["headline
 FORMS = {
     "Classes": "classes", "ManyLabels": "many_labels", "Numbers": "numbers", "Tags": "tags", "Texts": "texts",
     "Answers": "answers", "Likelihoods": "likelihoods", "Rankings": "rankings", "Preferences": "preferences",
-    "Judgements": "judgements",
+    "Judgements": "judgements", "Replies": "replies",
 }  # fmt: skip
 
 

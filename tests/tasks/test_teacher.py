@@ -197,6 +197,10 @@ def test_a_student_is_evaluated_by_the_likelihood_of_the_answers(bench):
     bench.params = bench.params.model_copy(
         update={"finetune": bench.params.finetune.model_copy(update={"sequence_length": 60})}
     )
+    do(bench, teacher)
+    with pytest.raises(DataError, match=r"lacks \d+ of \d+ samples"):
+        scored(do(bench, prepare_finetune, loss="last"))  # the same tokens, other targets
+    shutil.rmtree(bench.folder / "data/teacher")
     do(bench, teacher, loss="last")
     job = do(bench, prepare_finetune, loss="last")
     expected = scored(job)["cross_entropy"]

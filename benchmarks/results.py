@@ -72,13 +72,13 @@ def measure(name: str, arguments: argparse.Namespace) -> None:
         for variant, value in {"": "", **COMPARED.get(name, {})}.items():
             began = time.monotonic()
             changes = ["--set", value] if value else []
-            run([sys.executable, "-m", "cli.app", "run", "--no-prefect", "--json", *changes], copy)
+            printed = run([sys.executable, "-m", "cli.app", "run", "--no-prefect", "--json", *changes], copy)
             minutes = (time.monotonic() - began) / 60
-            result = json.loads((copy / "reports" / "metrics.json").read_text(encoding="utf-8"))
+            result = json.loads(printed)["results"]  # another value leaves the reports of the workspace as they are
             title = f"{name}, {variant}" if variant else name
             print("\n".join(lines(title, result, minutes)), flush=True)
             samples = copy / "reports" / "evaluation" / "samples.json"
-            if arguments.samples and samples.is_file():
+            if arguments.samples and samples.is_file() and not variant:
                 add_samples(arguments.samples, title, json.loads(samples.read_text(encoding="utf-8")))
 
 

@@ -54,7 +54,8 @@ def class_of(row: Row) -> str | None:
 class SplitAssigner:
     """The split of each row, from one pass over all rows: `split`, `group`, `rank` and `stratum`, (rows,) each.
 
-    Rows without a target are NONE, unless no row has one: then the texts themselves are the target.
+    Rows without a target are NONE, unless no row has one: then the texts themselves are the target. Those of the
+    corpus do not count.
     """
 
     def __init__(self, rows: Iterable[Row], params: PrepareParams, seed: int) -> None:
@@ -72,9 +73,9 @@ class SplitAssigner:
         self.group, self.rank = np.array(groups, np.uint64), np.array(ranks, np.uint64)
         self.stratum = np.array(strata, np.int64)
         self.split = _draw(self.group, np.array(declared, np.int64), params)
-        has_target = np.array(supervised, bool)
-        if has_target.any():
-            self.split[~has_target & (self.split != CORPUS)] = NONE
+        has_target, trained = np.array(supervised, bool), self.split != CORPUS
+        if (has_target & trained).any():
+            self.split[~has_target & trained] = NONE
 
     def select(self, split: int, limit: int | None, without: npt.NDArray[np.bool_] | None = None) -> Codes:
         """The ascending numbers of at most `limit` rows of a split, stratified by class: (rows,).

@@ -109,12 +109,18 @@ def test_splits_of_the_source_are_kept_and_missing_ones_are_drawn_from_training(
 
 
 def test_rows_without_a_target_are_in_no_split_unless_no_row_has_one(prepare_params):
-    """Unlabelled texts are for the corpus if other rows have labels; else the texts themselves are the target."""
+    """Unlabelled texts are for the corpus if other rows have labels; else the texts themselves are the target.
+
+    Labels of rows for pretraining only do not count.
+    """
     texts = [{"text": f"{n}"} for n in range(50)]
     with_labels = SplitAssigner([*texts, {"text": "x", "label": "a"}], prepare_params(**SHARES), 0).split
     assert (with_labels[:50] == NONE).all()
     texts_only = SplitAssigner(texts, prepare_params(**SHARES), 0).split
     assert {TRAIN, VALIDATION, TEST} == set(texts_only.tolist())
+    replayed = {"text": "x", "label": "a", "split": "corpus"}
+    with_replay = SplitAssigner([*texts, replayed], prepare_params(**SHARES), 0).split
+    assert with_replay.tolist() == [*texts_only, CORPUS]
 
 
 @given(st.lists(st.sampled_from("aaabbc"), min_size=1, max_size=80), st.integers(1, 40))

@@ -19,7 +19,7 @@ HELP = (
 
 def chat(
     model: Annotated[
-        str | None, typer.Argument(help="As for predict; without it @champion, else models/finetuned.")
+        str | None, typer.Argument(help="As for predict; without it @champion, else the model made last.")
     ] = None,
     system: Annotated[str, typer.Option(help="An instruction before the first message.")] = "",
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.0,

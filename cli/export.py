@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from pretune.release.export.parity import Parity
 
 TEST = "data/prepared/labelled/test.parquet"
-BASE = "models/pretrained"  # what adapters were trained on
 ROWS = 500  # on which the exported model is compared with the original
 
 
@@ -71,7 +70,7 @@ def export(  # noqa: PLR0917 - typer passes them by name
         parities = [
             decoders.export(
                 predictor, _rows(root), folder, to=chosen, precision=precision and precision.value, source=source,
-                base=_base(root),
+                base=_base(root, source),
             )
         ]  # fmt: skip
     else:
@@ -100,14 +99,18 @@ def _check(to: str, precision: Precision | None, *, int8: bool, samples: bool) -
         raise DataError(problems, "pretune export --help")
 
 
-def _base(root: Path) -> Path | str:
-    """What adapters of this workspace were trained on: a checkpoint of the hub as it came, or `models/pretrained`."""
+def _base(root: Path, source: Path) -> Path | str:
+    """What the adapters of a model of this workspace were trained on: a folder, or a checkpoint of the hub."""
     from pretune.config import params
+    from pretune.evaluation.names import PRETRAINED
     from pretune.models.build import PINNED
+    from pretune.release.last_model import LastModel, last_model
 
+    finetuned = source.resolve() == (root / LastModel.path).resolve()  # also where another model is made from it
+    base = PRETRAINED if finetuned else last_model(root).origin
     chosen = params.load(root / "params.yaml")
-    as_it_came = chosen.pretrain.steps == 0 and PINNED.fullmatch(chosen.model.init or "")
-    return str(chosen.model.init) if as_it_came else root / BASE
+    as_it_came = base == PRETRAINED and chosen.pretrain.steps == 0 and PINNED.fullmatch(chosen.model.init or "")
+    return str(chosen.model.init) if as_it_came else root / base
 
 
 def _tell(parity: Parity) -> None:

@@ -28,7 +28,12 @@ class OutputFormat(StrEnum):
 
 
 def predict(  # noqa: PLR0917 - typer passes them by name
-    model: Annotated[str, typer.Argument(help="A folder, a run id, @champion or another alias.")],
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="A folder, a run id, @champion or another alias; without it @champion, else the model made last."
+        ),
+    ] = None,
     files: Annotated[
         list[Path] | None, typer.Argument(metavar="FILE …", help=".jsonl, .csv, .txt; default: -.")
     ] = None,
@@ -47,9 +52,11 @@ def predict(  # noqa: PLR0917 - typer passes them by name
     from tasks.__main__ import OFFLINE
 
     os.environ |= OFFLINE
+    if model is not None and Path(model).is_file():  # the first of the files: a model is a folder
+        files, model = [Path(model), *(files or [])], None
     answers = predictor.load_predictor(model)
     if system and "messages" not in answers.reads:
-        raise DataError(f"--system: {model} is no chat model", "leave --system out")
+        raise DataError(f"--system: {model or 'the model'} is no chat model", "leave --system out")
     rows = (
         iter([(f"--text {number}", {"text": option}) for number, option in enumerate(text, start=1)])
         if text

@@ -105,9 +105,11 @@ def run(  # noqa: PLR0917 - options of a command
     if isinstance(content.get("metric"), str):
         content["metric"] = [content["metric"]]
     from pretune.config import params
+    from pretune.release.last_model import last_model
 
-    base = params.load(home / "params.yaml")
-    content.setdefault("metric", [settings.default_metric(base.finetune.objective)])
+    last = last_model(home)
+    content["last"] = last.stage
+    content.setdefault("metric", [settings.default_metric(last.params(params.load(home / "params.yaml")).objective)])
     finite = parsed.is_finite and (content.get("trials") is None or content["trials"] >= len(parsed.grid()))
     content.setdefault("sampler", "grid" if finite else "nsga2" if len(content["metric"]) > 1 else "tpe")
     content.setdefault("name", file.stem if file else _name(parsed.keys))

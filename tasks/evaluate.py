@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from pretune.runtime.stage import Stage
 
 PARTS = ("answers", "forgetting", "benchmarks", "report", "latency")  # each takes minutes where a large model writes
-PRETRAINED = "models/pretrained"  # read to measure forgetting only: it has no head for the test rows
 
 
 def evaluate(stage: Stage) -> None:
@@ -113,7 +112,7 @@ def _tell(stage: Stage, part: str, of: str = "") -> None:
 
 def _models(stage: Stage) -> dict[str, Path]:
     """{name: folder} of the models that are compared, the evaluated one first; a stage may have left out its own."""
-    paths = [path for path in stage.declared("models") if path not in {PRETRAINED, stage.params.model.init}]
+    paths = names.compared(stage.declared("models"), stage.params.model.init)
     folders = {PurePosixPath(path).name: stage.dep(path) for path in paths}
     return {name: folder for name, folder in folders.items() if (folder / build.INFERENCE_CONFIG).is_file()}
 
@@ -174,7 +173,7 @@ def _forgetting(stage: Stage, data: LabelledData, trained: Path) -> dict[str, An
         stage.warn(text)
     if sum(map(len, held_out.values())) < forgetting.FEWEST:
         return {}
-    before = build.source(stage.params.model, stage.dep) or stage.dep(PRETRAINED)
+    before = build.source(stage.params.model, stage.dep) or stage.dep(names.PRETRAINED)
     return {"forgetting": forgetting.evaluate(before, trained, held_out, stage.params.evaluate, stage.params.seed)}
 
 

@@ -20,6 +20,7 @@ from pretune.config.files import write_atomically
 from pretune.config.params import Params
 from pretune.errors import StageFailedError
 from pretune.evaluation.metrics.bootstrap import Difference, Estimate
+from pretune.release.last_model import LastModel, last_model
 from pretune.studies import page, settings, space
 from pretune.studies.judge import Judge
 from pretune.studies.page import Section
@@ -62,6 +63,11 @@ class Study:
         """The same, as a mapping."""
         return dict(overrides.overridden(self.home / "params.yaml", self.overridden)[0])
 
+    @cached_property
+    def last(self) -> LastModel:
+        """The model that is judged."""
+        return last_model(self.home)
+
     def sweep(
         self, part: str, points: Sequence[Point], *, seeds: int, metric: str | None = None, tested: str = "all",
         overridden: Sequence[str] = (),
@@ -75,12 +81,13 @@ class Study:
         content = {
             "space": {key: _distinct([point[key] for point in points if key in point]) for key in keys},
             "points": list(points), "sampler": "grid", "seeds": seeds, "tested": tested,
-            "metric": [metric or settings.default_metric(self.params.finetune.objective)],
+            "metric": [metric or settings.default_metric(self.last.params(self.params).objective)],
         }  # fmt: skip
         changes = [*self.overridden, *overridden]
         base, _ = overrides.overridden(self.home / "params.yaml", changes)
         digest = hashlib.sha256(json.dumps([content, base], sort_keys=True, default=str).encode()).hexdigest()[:8]
-        asked = settings.validate(content | {"name": f"study-{self.name}-{part}-{digest}"})
+        name = f"study-{self.name}-{part}-{digest}"
+        asked = settings.validate(content | {"name": name, "last": self.last.stage})
         space.check(space.from_file({"space": asked.space}), self.home / "params.yaml")
         folder = SweepFolder.create(self.home, asked, changes)
         minutes = max(0.01, (self._deadline - time.monotonic()) / 60) if self._deadline else None

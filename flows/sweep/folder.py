@@ -12,6 +12,7 @@ from pretune.config import files, overrides, params
 from pretune.config.params import Params
 from pretune.errors import NotFoundInRecordsError, ParamsError, did_you_mean
 from pretune.lineage.graph import state_dir
+from pretune.release.last_model import LastModel
 from pretune.studies import outcomes, points, search, settings, space
 from pretune.studies.judge import Judge, draws, estimate_of
 from pretune.studies.results import Point, SeedResult, TrialResult
@@ -96,7 +97,7 @@ class SweepFolder:
     @cached_property
     def higher(self) -> list[bool]:
         """For each metric, whether higher is better."""
-        return self.settings.higher_is_better(self.params.finetune.objective)
+        return self.settings.higher_is_better(LastModel(self.settings.last).params(self.params).objective)
 
     @property
     def judge(self) -> Judge:

@@ -27,6 +27,7 @@ from pretune.config import overrides, params
 from pretune.config.params import Params
 from pretune.errors import PretuneError, StageFailedError
 from pretune.lineage.graph import Workspace, stage_key
+from pretune.release.last_model import LastModel
 from pretune.runtime import stage as stage_folders
 from pretune.runtime.progress import RunDisplay
 from pretune.studies import outcomes
@@ -100,7 +101,8 @@ class Slot:
         self._stop = self._stops.pop(self._request, "")
         overrides.override(Path(request.base), request.assignments, self.root / "params.yaml")
         settings = params.load(self.root / "params.yaml")
-        every = {stage: getattr(settings, stage).evaluate_every for stage in outcomes.TRAINED}
+        sections = {stage: getattr(settings, stage) for stage in outcomes.TRAINED}
+        every = {stage: section.evaluate_every for stage, section in sections.items() if section}
         trial = Trial(
             self.state, request.parent, request.name, request.tags, self._server, self.cores, self.gpus,
             Path(request.shared),
@@ -139,14 +141,16 @@ class Slot:
         result: dict[str, Any] = {"ended": "complete", "run": run.record.id, "held_out": "", "values": {}}
         result["executed"] = [name for name, outcome in run.outcomes.items() if outcome.how == "ran"]
         result["costs"] = outcomes.costs(self.root, self.state, Path(request.costs), hashes, list(run.nodes))
-        names = [stage for stage in outcomes.TRAINED if stage in run.nodes]
+        names = [stage for stage in run.nodes if stage in {*outcomes.TRAINED, request.stage}]
         curves = {stage: outcomes.read_curve(self.root / f"reports/curves/{stage}.csv") for stage in names}
-        curve = curves[request.stage]
-        result["values"] |= outcomes.last_values(curve, getattr(settings, request.stage).metric_for_best_model)
+        section = settings.pretrain if request.stage == "pretrain" else LastModel(request.stage).params(settings)
+        result["values"] |= outcomes.last_values(curves[request.stage], section.metric_for_best_model)
         result["curves"] = curves
         result["lock"] = (self.root / "dvc.lock").read_text(encoding="utf-8")
         if request.split:
-            key = stage_key(workspace.entry("finetune"))  # of data, params and code: all that predictions follow from
+            key = stage_key(
+                workspace.entry(request.stage)
+            )  # of data, params and code: all that predictions follow from
             file = Path(request.predictions) / f"{key}-{request.split}.json"
             if not file.is_file():
                 self._predict(request.split, file)

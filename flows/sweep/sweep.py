@@ -68,7 +68,8 @@ class Sweep:
 
     def _parts(self) -> tuple[list[Share], Start]:
         """What each trial may use, and what starts its process: here, or on a cluster where one is named."""
-        node, memory = Workspace(self.folder.home).node(self.settings.stage), outcomes.last_memory(self.folder.state)
+        node = Workspace(self.folder.home).node(self.settings.stage)
+        memory = outcomes.last_memory(self.folder.state, self.settings.last)
         noted = self.folder.path / "parallel"  # as many as when the sweep began, for the search depends on the number
         count = int(noted.read_text(encoding="utf-8")) if noted.is_file() else self.settings.parallel
         start: Start = LocalChannel

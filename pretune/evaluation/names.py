@@ -21,6 +21,7 @@ MODELS = {  # in the order in which they are shown
     "mean": "mean of the training rows",
     "majority": "majority baseline",
 }
+PRETRAINED = "models/pretrained"  # has no head for the test rows: it is read to measure forgetting only
 BROUGHT = {"scratch": "pretraining", "base": "training"}  # what the gain over a model is owed to
 COSTS = {  # metrics of the run of a training stage
     "seconds": "seconds",
@@ -31,6 +32,14 @@ COSTS = {  # metrics of the run of a training stage
     "parameters": "parameters",
     "system/process_memory_usage_megabytes": "MB of memory",
 }
+
+
+def compared(deps: Iterable[str], init: str | None) -> list[str]:
+    """Of the deps of `evaluate`: the folders of models that are compared, the evaluated one first.
+
+    init: the checkpoint in `model.init`, which may be a folder of the workspace.
+    """
+    return [path for path in deps if path.startswith("models/") and path not in {PRETRAINED, init}]
 
 
 def evaluated(results: Mapping[str, Any]) -> str:

@@ -6,30 +6,23 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import Any
 
-from pretune.errors import DataError, NotFoundInRecordsError
+from pretune.errors import DataError
 from pretune.predictor import decoding
 from pretune.predictor.chat import Reply
 from pretune.predictor.conversation import ConversationError
 from pretune.release import predict
 
-CHAMPION, NEWEST = "@champion", "models/finetuned"
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what a character of which bytes are missing is decoded to
 
 
 def load(model: str | None) -> Reply:
-    """The predictor of a chat model; without a name the champion, else the newest finetuned one."""
-    if model is None:
-        try:
-            return load(CHAMPION)
-        except NotFoundInRecordsError:
-            from pretune.lineage.graph import find_root
-
-            return load(str(find_root() / NEWEST))
+    """The predictor of a chat model; without a name the champion, else the one that was made last."""
     answers = predict.load_predictor(model)
     if not isinstance(answers, Reply):
+        reads, gives = ", ".join(answers.reads), ", ".join(answers.gives)
         raise DataError(
-            f"{model} is no chat model: it reads {', '.join(answers.reads)} and gives {', '.join(answers.gives)}",
-            f"pretune predict {model}",
+            f"{model or 'the model'} is no chat model: it reads {reads} and gives {gives}",
+            f"pretune predict {model or ''}".strip(),
         )
     return answers
 

@@ -14,17 +14,23 @@ from typing import IO, Any
 from pretune.data.ingest.sources import tables, text
 from pretune.data.ingest.sources.files import File
 from pretune.data.ingest.sources.record import Records
-from pretune.errors import DataError, did_you_mean
+from pretune.errors import DataError, NotFoundInRecordsError, did_you_mean
 
 Row = dict[str, Any]
 LocatedRow = tuple[str, Row | str]  # the row with its file and line; a text: why the line is not a row
 WINDOW = 4096  # rows that are predicted together, sorted by length
 PROBLEMS = 10  # shown at most
+CHAMPION = "@champion"
 FORMATS = ("jsonl", "csv", "text")
 
 
-def folder(model: str) -> Path:
-    """The folder with the files of a model, which is named by a folder, a run or an `@alias` in MLflow."""
+def folder(model: str | None) -> Path:
+    """The folder with the files of a model, which is named by a folder, a run or an `@alias` in MLflow.
+
+    Without a name: of the champion, else of the model that the workspace made last.
+    """
+    if model is None:
+        return _default()
     path = Path(model)
     if (path / "config.json").is_file():
         return path
@@ -34,14 +40,28 @@ def folder(model: str) -> Path:
     from pretune.tracking.client import model_folder
 
     if path.is_dir():
-        raise DataError(f"{path} holds no model (no config.json)", "pretune predict models/finetuned")
+        raise DataError(f"{path} holds no model (no config.json)", "pretune run   (makes one)")
     root = find_root()
     state = state_dir(root)
     runs = Runs(root, state, params.load(root / "params.yaml").gate.name)
     return model_folder(root, state, runs.model(model))
 
 
-def load_predictor(model: str) -> Any:
+def _default() -> Path:
+    from pretune.lineage.graph import find_root
+    from pretune.release.last_model import last_model
+
+    try:
+        return folder(CHAMPION)
+    except NotFoundInRecordsError:
+        root = find_root()
+        path = last_model(root).path
+        if not (root / path / "config.json").is_file():
+            raise DataError(f"there is no champion, and {path} holds no model", "pretune run   (makes one)") from None
+        return root / path
+
+
+def load_predictor(model: str | None) -> Any:
     """The predictor of a model: a class of pretune/predictor/, with `reads`, `gives` and a call."""
     from pretune.predictor.model import Predictor
 

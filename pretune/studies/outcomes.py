@@ -18,7 +18,9 @@ from pretune.objectives import predictions_io
 from pretune.objectives.predictions import Predictions
 
 PRUNED = "pruned"  # the reason for which a sweep stops a trial that is worse than others
-TRAINED = {"pretrain": "models/pretrained", "finetune": "models/finetuned"}  # stages whose costs count
+TRAINED = {  # stages whose costs count
+    "pretrain": "models/pretrained", "finetune": "models/finetuned", "align": "models/aligned",
+}  # fmt: skip
 MEASURED = ("seconds", "memory_gb", "parameters", "trained_parameters", "device_hours", "energy_kwh")
 TOTALS = ("seconds", "flops")  # sums over the trainings of a run
 KEPT = 4096  # files of predictions that are not read again: their names follow from their content
@@ -57,15 +59,21 @@ def last_values(curve: Curve, chosen_by: str) -> dict[str, float]:
 
 def predictions(file: Path) -> Predictions:
     """The predictions that `pretune.studies.held_out` has written."""
-    return predictions_io.loads(file.read_text(encoding="utf-8")).models["finetuned"]
+    return _stored(file)[1]
 
 
 @lru_cache(KEPT)
 def facts_of(file: Path) -> tuple[str, list[str]]:
     """A hash of the rows that a file of predictions is about, and the names of its metrics, the headline first."""
+    keys, predicted = _stored(file)
+    return hashlib.sha256("\n".join(keys).encode()).hexdigest(), list(compute.metrics(predicted))
+
+
+def _stored(file: Path) -> tuple[list[str], Predictions]:
+    """The keys of the rows, and the predictions of the only model in a file."""
     stored = predictions_io.loads(file.read_text(encoding="utf-8"))
-    digest = hashlib.sha256("\n".join(stored.rows).encode()).hexdigest()
-    return digest, list(compute.metrics(stored.models["finetuned"]))
+    (predicted,) = stored.models.values()
+    return stored.rows, predicted
 
 
 def values_of(file: Path) -> dict[str, float]:
@@ -82,9 +90,9 @@ def headline_name(file: Path) -> str:
     return facts_of(file)[1][0]
 
 
-def last_memory(state: Path) -> float | None:
-    """Gigabytes that finetuning took when it last ran here; None if that is not known."""
-    memory: float | None = _facts(state, "finetune").get("metrics", {}).get("memory_gb")
+def last_memory(state: Path, stage: str) -> float | None:
+    """Gigabytes that a training took when it last ran here; None if that is not known."""
+    memory: float | None = _facts(state, stage).get("metrics", {}).get("memory_gb")
     return memory
 
 

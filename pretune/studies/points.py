@@ -11,6 +11,7 @@ from pretune.studies.results import Point
 SETTINGS_OF = {  # a key: the section of settings that only its value in params.yaml understands
     "pretrain.objective": "pretrain.settings",
     "finetune.objective": "finetune.settings",
+    "align.objective": "align.settings",
     "adaptation.method": "adaptation.settings",
 }
 

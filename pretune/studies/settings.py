@@ -30,7 +30,12 @@ COSTS = frozenset({"seconds", "flops", "memory_gb", "parameters", "trained_param
 # Objectives whose headline is an error.
 HEADLINE_LOWER = {"distillation", "language_modelling", "linear_regression", "regression"}
 GENERATING = {"grpo", "instruction", "seq2seq"}  # their headlines need a text for each row: by default the loss counts
-SEEDS = frozenset({"seed", "pretrain.seed", "finetune.seed"})  # keys of params.yaml that runs of a point differ in
+SEEDS = frozenset({"seed", "pretrain.seed", "finetune.seed", "align.seed"})  # of params.yaml, in which runs differ
+TRAININGS = {  # in their order: sections that concern no training before
+    "pretrain": frozenset[str](),
+    "finetune": frozenset({"finetune", "adaptation", "align", "evaluate"}),
+    "align": frozenset({"align", "evaluate"}),
+}
 PREFIX = "pretrain."  # of a metric that is one of pretraining, which then is the stage that runs
 
 
@@ -41,7 +46,8 @@ class SweepSettings(Section):
     multi-objective search, costs among them; "headline" is the first of the report. trials: points to try; None: all
     of a finite space. seeds: runs of each point. search_seed: of the sampler. budget: minutes after which no trial is
     started. parallel: trials at once; None: as many as the machine has room for. points: those of a grid to try, in
-    this order; None: all. tested: the trials that predict the test rows when the search has ended.
+    this order; None: all. tested: the trials that predict the test rows when the search has ended. last: the stage
+    that trains the model which is judged (release/last_model.py); a sweep finds it when it is made.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")]
@@ -57,6 +63,7 @@ class SweepSettings(Section):
     parallel: Count | None = None
     points: list[dict[str, Any]] | None = None
     tested: Literal["best", "all", "none"] = "best"
+    last: str = "finetune"
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -76,9 +83,9 @@ class SweepSettings(Section):
         return self
 
     @property
-    def stage(self) -> Literal["pretrain", "finetune"]:
+    def stage(self) -> str:
         """The stage whose validation counts: the last one that a trial runs."""
-        return "pretrain" if self.metric[0].startswith(PREFIX) else "finetune"
+        return "pretrain" if self.metric[0].startswith(PREFIX) else self.last
 
     @property
     def metrics(self) -> list[str]:
@@ -88,10 +95,10 @@ class SweepSettings(Section):
     @property
     def needs_predictions(self) -> bool:
         """Whether a metric is one of predictions for the validation rows, rather than of the learning curve."""
-        return self.stage == "finetune" and any(name not in COSTS | {"loss"} for name in self.metrics)
+        return self.stage != "pretrain" and any(name not in COSTS | {"loss"} for name in self.metrics)
 
     def higher_is_better(self, objective: str) -> list[bool]:
-        """For each metric; objective: that of finetuning."""
+        """For each metric; objective: that of the model which is judged."""
         return [
             objective not in HEADLINE_LOWER if name == "headline" else name not in LOWER_IS_BETTER
             for name in self.metrics
@@ -128,6 +135,7 @@ def seed_overrides(keys: list[str], base: Mapping[str, Any], number: int) -> dic
     if number == 0:
         return {}
     sections = {key.split(".")[0] for key in keys}
-    stages = ["finetune"] if sections <= {"finetune", "adaptation", "evaluate"} else ["pretrain", "finetune"]
-    own = {stage: base[stage]["seed"] for stage in stages}
+    stages = [stage for stage in TRAININGS if base.get(stage)]
+    first = next(stage for stage in reversed(stages) if sections <= TRAININGS[stage] or stage == stages[0])
+    own = {stage: base[stage]["seed"] for stage in stages[stages.index(first) :]}
     return {f"{stage}.seed": training_seed(seed, base["seed"]) + number for stage, seed in own.items()}

@@ -62,7 +62,7 @@ def test_outside_of_a_workspace_is_told_without_a_traceback(tmp_path, monkeypatc
 def test_wrong_parameters_stop_a_stage_before_it_is_recorded(project, capsys):
     """All problems are listed, no run begins, exit code 3."""
     text = (project / "params.yaml").read_text(encoding="utf-8")
-    text = text.replace("seed: 0", "seed: -1").replace("epochs: 15", "epochs: 0")
+    text = text.replace("seed: 0", "seed: -1").replace("epochs: 15", "epochs: -1")
     (project / "params.yaml").write_text(text, encoding="utf-8")
     assert tasks.main(["ingest"]) == 3
     shown = capsys.readouterr().err

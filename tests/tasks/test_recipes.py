@@ -141,7 +141,8 @@ def test_recipes_go_with_each_other_in_what_they_do_not_say():
     for recipe in RECIPES.values():
         own = files.flatten(files.read_yaml(recipe.path))
         for section in ("launch", "evaluate", "gate"):
-            same = {key: value for key, value in usual.items() if key.startswith(f"{section}.")}
+            about = {"continue-and-replay": {"gate.forgetting"}}.get(recipe.name, set())
+            same = {key: value for key, value in usual.items() if key.startswith(f"{section}.") and key not in about}
             assert {key: own[key] for key in same} == same, recipe.name
 
 

@@ -124,6 +124,6 @@ def test_unknown_costs_are_left_out(trained):
 
 def test_memory_of_the_last_finetuning_is_known_after_it(trained, tmp_path):
     """None before."""
-    assert outcomes.last_memory(tmp_path / "state") is None
+    assert outcomes.last_memory(tmp_path / "state", "finetune") is None
     trained(MODELS, {"finetune": FINETUNED}, ["finetune"])
-    assert outcomes.last_memory(tmp_path / "state") == 3
+    assert outcomes.last_memory(tmp_path / "state", "finetune") == 3

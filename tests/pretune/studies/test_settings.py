@@ -65,6 +65,16 @@ def test_runs_change_the_seeds_of_the_trainings_that_the_space_reaches():
         assert settings.seed_overrides([*ours, other], base, 2) == {"pretrain.seed": 5, "finetune.seed": 12}
 
 
+def test_runs_change_the_seeds_of_a_second_stage_of_finetuning():
+    """It alone where the space is about it, else with that of the first: `adaptation` is that of both."""
+    base = {"seed": 3, "pretrain": {"seed": None}, "finetune": {"seed": 10}, "align": {"seed": None}}
+    assert settings.seed_overrides(["align.learning_rate"], base, 2) == {"align.seed": 5}
+    assert settings.seed_overrides(["align.epochs", "adaptation.method"], base, 2) == {
+        "finetune.seed": 12, "align.seed": 5,
+    }  # fmt: skip
+    assert settings.validate(BASE | {"last": "align"}).stage == "align"
+
+
 def test_runs_of_a_point_differ():
     """No two of them have the same seed."""
     base = {"seed": 0, "pretrain": {"seed": None}, "finetune": {"seed": None}}

@@ -237,7 +237,7 @@ def test_all_problems_of_a_space_are_listed_once(params_file):
     """Unknown keys with the nearest one, values that the schema refuses with the first point that has them."""
     lines = [
         "finetune.lerning_rate=1,2",
-        "finetune.epochs=0,1",
+        "finetune.epochs=-1,1",
         "finetune.batch_size=8..64",
         "pretrain.schedule=linear,cosin",
     ]
@@ -247,8 +247,8 @@ def test_all_problems_of_a_space_are_listed_once(params_file):
         "finetune.lerning_rate: no such key (did you mean finetune.learning_rate?)",
         "constraint finetune.bach_size > 1: finetune.bach_size is neither in params.yaml nor in",
         "constraint pretrain.schedule == linear: linear is neither in params.yaml nor in the space; a text",
-        "constraint pretrain.schedule < 3: 'linear' and 3 cannot be compared (at finetune.epochs=0",
-        "finetune.epochs: input should be greater than or equal to 1, got 0 (at finetune.epochs=0",
+        "constraint pretrain.schedule < 3: 'linear' and 3 cannot be compared (at finetune.epochs=-1",
+        "finetune.epochs: input should be greater than or equal to 0, got -1 (at finetune.epochs=-1",
         "finetune.batch_size: input should be a valid integer, got 8.0; write int:LOW..HIGH for whole numbers (at ",
         "finetune.batch_size: input should be a valid integer, got 64.0",
         "constraint pretrain.schedule < 3: 'cosin' and 3 cannot be compared",
@@ -270,7 +270,7 @@ def test_keys_that_do_not_fit_together_are_refused_with_their_point(params_file)
 
 def test_a_wrong_value_that_constraints_exclude_is_still_reported(params_file):
     """It was meant to be tried."""
-    space = spaces.parse(["finetune.epochs=0,1"], ["finetune.epochs > 0"])
+    space = spaces.parse(["finetune.epochs=-1,1"], ["finetune.epochs > 0"])
     assert len(problems(spaces.check, space, params_file)) == 1
 
 

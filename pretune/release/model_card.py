@@ -33,7 +33,13 @@ def write(
         "## Data\n\n" + _data(evaluation),
         "## Evaluation\n\n" + _metrics(run_metrics, evaluation.evaluated, params.get("evaluate.confidence", "unknown")),
         "## Limits\n\n"
-        + _limits(slices, run_metrics.get(f"{evaluation.evaluated}.calibration_error"), headline, metric.sign),
+        + "\n".join(
+            [
+                *_weakest(slices, headline, metric.sign),
+                *_errors(run_metrics, evaluation.evaluated),
+                "- inputs unlike the test rows were not evaluated",
+            ]
+        ),
         "## The gate\n\n" + "\n".join(f"- {check}" for check in checks),
         "## How to reproduce it\n\n" + _commands(evaluation, version),
         f"## Slices\n\n{headline} on rows that have something in common:\n\n{_slices(slices) or 'none'}",
@@ -95,15 +101,27 @@ def _slices(table: str) -> str:
     return _table(rows[0], rows[1:]) if rows else ""
 
 
-def _limits(table: str, error: float | None, headline: str, sign: int) -> str:
-    """The slices with the worst headline, and the calibration error. sign: -1 if a low headline is better."""
+def _weakest(table: str, headline: str, sign: int) -> list[str]:
+    """The slices with the worst headline. sign: -1 if a low headline is better."""
     rows = sorted(csv.DictReader(table.splitlines()), key=lambda row: sign * float(row["value"]))
-    lines = [
+    return [
         f"- rows with {row['slice']}: {headline} {row['value']} ({row['low']} to {row['high']})"
         for row in rows[:WEAKEST]
     ]
-    lines += [f"- its confidence is off by {error:.3f} on average (calibration error)"] if error is not None else []
-    return "\n".join([*lines, "- inputs unlike the test rows were not evaluated"])
+
+
+def _errors(run_metrics: dict[str, float], model: str) -> list[str]:
+    """The calibration error, and what was forgotten."""
+    lines = []
+    if (error := run_metrics.get(f"{model}.calibration_error")) is not None:
+        lines.append(f"- its confidence is off by {error:.3f} on average (calibration error)")
+    if "forgetting.increase" in run_metrics:
+        value, low, high = (run_metrics[f"forgetting.increase{end}"] for end in ("", ".low", ".high"))
+        lines.append(
+            f"- training cost {value:+.3f} bits per byte on held-out text ({low:+.3f} to {high:+.3f}): above zero, "
+            "it has forgotten"
+        )
+    return lines
 
 
 def _commands(evaluation: Evaluation, version: str) -> str:

@@ -53,6 +53,7 @@ def evaluated(tracked):
         run.text("evaluation/slices.csv", "slice,rows,value,low,high\nlabel yes,40,0.5,0.4,0.6\n")
         run.metrics(compute.evaluate_models(models, Bootstrap(80, 200, 0.95, 0)))
         run.metrics({"latency_p99": 0.01, "model_megabytes": 1.0})
+        run.metrics({"forgetting": {"increase": {"value": 0.02, "low": 0.01, "high": 0.03}}})
         run.end("FINISHED")
         tracked.send()
         runs = {run.data.tags["pretune.stage_key"]: run.info for run in all_runs(tracked)}
@@ -104,6 +105,7 @@ def test_a_model_is_promoted_and_the_reasons_are_kept(tracked, evaluated, promot
         "| accuracy | 0.9 |",
         "| scratch | +0.4 |",
         "- rows with label yes: accuracy 0.5 (0.4 to 0.6)",
+        "- training cost +0.020 bits per byte on held-out text (+0.010 to +0.030)",
         "- passed  better than scratch",
         "git checkout c0ffee",
         f"pretune reproduce @{version.version}",

@@ -10,8 +10,6 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from pretune.training import memory
-
 GROWTH = 1.15  # of a process's memory, from which it is searched for what is free
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8  # of glibc's malloc.h
 
@@ -59,6 +57,8 @@ class KeptMemory:
 
     def bound(self) -> None:
         """Return free memory to the system if the process has grown by GROWTH since it was asked first, or last did."""
+        from pretune.training import memory  # it needs psutil, which not every image has
+
         if self._device.type != "cpu" or not _is_glibc():
             return
         held = memory.held(self._device)

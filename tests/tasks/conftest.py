@@ -19,7 +19,9 @@ class Bench:
 
     def declared(self, folder):
         curves = [f"reports/curves/{stage}.csv" for stage in ("finetune", "pretrain", "scratch")]
-        return [path for path in ("models/finetuned", "models/scratch", *curves) if path.startswith(f"{folder}/")]
+        answers = ["data/teacher"] if (self.folder / "data/teacher").exists() else []
+        paths = ("models/finetuned", "models/scratch", *curves, *answers)
+        return [path for path in paths if path.startswith(f"{folder}/")]
 
     def resolve_input(self, place):
         return self.folder / place

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+ERRORS = frozenset({"loss", "cross_entropy", "divergence"})  # metrics of a validation of which less is better
+
 
 @dataclass(frozen=True)
 class Record:

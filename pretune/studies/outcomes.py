@@ -16,6 +16,7 @@ from pretune.config import files
 from pretune.evaluation.metrics import compute
 from pretune.objectives import predictions_io
 from pretune.objectives.predictions import Predictions
+from pretune.runtime.events import ERRORS
 
 PRUNED = "pruned"  # the reason for which a sweep stops a trial that is worse than others
 TRAINED = {  # stages whose costs count
@@ -45,7 +46,7 @@ def last_values(curve: Curve, chosen_by: str) -> dict[str, float]:
     rows = [row for row in curve if any(key.startswith("validation_") for key in row)]
     if not rows:
         return {}
-    row, sign, name = rows[-1], 1 if chosen_by == "loss" else -1, f"validation_{chosen_by}"
+    row, sign, name = rows[-1], 1 if chosen_by in ERRORS else -1, f"validation_{chosen_by}"
 
     def rank(row: dict[str, float]) -> tuple[bool, float]:
         return (True, 0.0) if math.isnan(row[name]) else (False, sign * row[name])

@@ -10,9 +10,10 @@ from pydantic import Field, ValidationError, model_validator
 
 from pretune.config.section import Count, Positive, Section, describe, training_seed
 from pretune.errors import ParamsError
+from pretune.runtime.events import ERRORS
 
-LOWER_IS_BETTER = frozenset({
-    "loss", "log_loss", "brier", "calibration_error", "hamming_loss", "rmse", "mae", "bits_per_byte", "perplexity",
+LOWER_IS_BETTER = ERRORS | frozenset({
+    "log_loss", "brier", "calibration_error", "hamming_loss", "rmse", "mae", "bits_per_byte", "perplexity",
     "nats_per_token", "seconds", "flops", "memory_gb", "parameters", "trained_parameters", "device_hours",
     "energy_kwh",
 })  # fmt: skip

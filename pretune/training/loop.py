@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from pretune import process
 from pretune.errors import DivergedError, TerminatedError
-from pretune.runtime.events import Record, Validation
+from pretune.runtime.events import ERRORS, Record, Validation
 from pretune.training import dataloader, device, parallel, schedule
 from pretune.training.learner import Learner
 from pretune.training.state import State
@@ -128,7 +128,7 @@ def _select_best(learner: Learner, state: State, metric: str) -> None:
     """Keep the weights if the last validation is the best so far by `metric`; the first of equals counts."""
     if metric == "last":
         return
-    sign = -1 if metric == "loss" else 1
+    sign = -1 if metric in ERRORS else 1
     newest, best = (sign * state.validations[index].metrics[metric] for index in (-1, state.best))
     if len(state.validations) == 1 or not (math.isnan(newest) or newest <= best):
         state.best = len(state.validations) - 1

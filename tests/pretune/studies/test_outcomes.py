@@ -26,6 +26,12 @@ def curve(tmp_path):
     return outcomes.read_curve(path)
 
 
+def test_an_error_is_best_where_it_is_least():
+    """Of distillation, cross entropy and divergence are errors as the loss is."""
+    rows = [{"step": step, "validation_divergence": value} for step, value in ((10, 2.0), (20, 1.0), (30, 1.5))]
+    assert outcomes.last_values(rows, "divergence") == {"divergence": 1.0}
+
+
 def test_gaps_of_a_curve_have_no_value(curve, tmp_path):
     """Only what was measured is there; a curve that does not exist is empty."""
     assert curve[0] == {"step": 10, "loss": 2.5, "learning_rate": 0.001, "flops": 100}

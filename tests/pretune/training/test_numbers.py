@@ -331,6 +331,7 @@ class Scripted:
         ("loss", [math.nan, 2.0, math.nan, 3.0], 2),
         ("accuracy", [0.1, 0.9, 0.5, 0.9], 2),
         ("accuracy", [0.5, 0.1, 0.6], 3),
+        ("cross_entropy", [3.0, 2.0, 2.5], 2),
     ],
 )
 def test_the_best_weights_are_those_of_the_best_validation(make, metric_for_best_model, scores, best):

@@ -20,13 +20,13 @@ from typing_extensions import override
 
 from pretune.config.params import Params, load
 from pretune.errors import PretuneError
+from pretune.evaluation.names import PRETRAINED
 from pretune.lineage.graph import Node, Workspace, state_dir
 from pretune.lineage.plan import Decision
 from pretune.runtime.launcher import trains
 from pretune.runtime.stage import StageInputs
 
 Estimate = dict[str, Any]
-PRETRAINED = "models/pretrained"
 HEADINGS = ("stage", "parameters", "FLOPs a step", "FLOPs in all", "memory at most", "time")
 
 
@@ -34,9 +34,9 @@ def estimates(root: Path, decisions: list[Decision], report: Callable[[str], Non
     """An estimate for each training stage that will run, or {"unknown": reason}."""
     nodes, params, by_stage = Workspace(root).nodes, load(root / "params.yaml"), {}
     actions = {decision.stage: decision.action for decision in decisions}
+    given = {PRETRAINED} if _checkpoint(root, params) else set()  # it will be the checkpoint
     for name in [name for name, action in actions.items() if action == "run" and trains(nodes[name], params)]:
-        node, checkpoint = nodes[name], _checkpoint(root, params)
-        given = {PRETRAINED} if checkpoint else set()  # it will be the checkpoint
+        node = nodes[name]
         pending = [up for up in node.upstream if actions.get(up, "skip") != "skip" and not given & set(nodes[up].outs)]
         missing = [path for path in node.data if path not in given and not (root / path).exists()]
         if name == "pretrain" and params.model.init is not None and not params.pretrain.steps:

@@ -172,14 +172,11 @@ def _pace(stage: Any) -> Pace:
 
     Of a checkpoint, which is not pretrained, both are those of finetuning.
     """
-    from transformers.utils.logging import disable_progress_bar
-
     from pretune.models import build
     from pretune.training import parallel
     from pretune.training.estimate import dry_run
     from tasks import finetune, pretrain, scratch
 
-    disable_progress_bar()
     world = parallel.single_process()
     jobs = [pretrain.prepare(stage)]
     referenced, starts = stage.params.finetune.objective in REFERENCED, stage.params.model.init is not None

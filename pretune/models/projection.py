@@ -121,10 +121,7 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
             b = None if bias is None else bias.to(compute)
             loss = states.new_zeros((), dtype=torch.float32)
             grad_states = torch.empty_like(x)
-            grad_weight, grad_bias = (
-                torch.zeros_like(tensor) if tensor is not None and needed else None
-                for tensor, needed in zip((weight, bias), ctx.needs_input_grad[1:3], strict=True)
-            )
+            grad_weight, grad_bias = _gradients(ctx, weight, bias)
             for rows in _chunks(x):
                 labels = targets[rows, None]
                 p = torch.log_softmax(functional.linear(x[rows], w, b), dim=-1, dtype=torch.float32)
@@ -207,10 +204,7 @@ class _ProjectedDistillation(torch.autograd.Function):
             w, b = (None if tensor is None else tensor.to(compute) for tensor in (weight, bias))
             sums = states.new_zeros(2, dtype=torch.float32)
             grad_states = torch.empty_like(x)
-            grad_weight, grad_bias = (
-                torch.zeros_like(tensor) if tensor is not None and needed else None
-                for tensor, needed in zip((weight, bias), ctx.needs_input_grad[1:3], strict=True)
-            )
+            grad_weight, grad_bias = _gradients(ctx, weight, bias)
             for rows in _chunks(x):
                 logits = _logits(x[rows], w, b)
                 target = logits.gather(1, targets[rows, None])
@@ -248,6 +242,14 @@ class _ProjectedDistillation(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         return *_scaled(ctx, grad_loss), *[None] * 7
+
+
+def _gradients(ctx: Any, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Zeros to add to, for weight and bias; None for one that is not there or is not trained."""
+    return tuple(
+        torch.zeros_like(tensor) if tensor is not None and needed else None
+        for tensor, needed in zip(tensors, ctx.needs_input_grad[1:3], strict=True)
+    )
 
 
 def _scaled(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:

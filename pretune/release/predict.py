@@ -15,12 +15,12 @@ from pretune.data.ingest.sources import tables, text
 from pretune.data.ingest.sources.files import File
 from pretune.data.ingest.sources.record import Records
 from pretune.errors import DataError, NotFoundInRecordsError, did_you_mean
+from pretune.release.registry import CHAMPION
 
 Row = dict[str, Any]
 LocatedRow = tuple[str, Row | str]  # the row with its file and line; a text: why the line is not a row
 WINDOW = 4096  # rows that are predicted together, sorted by length
 PROBLEMS = 10  # shown at most
-CHAMPION = "@champion"
 FORMATS = ("jsonl", "csv", "text")
 
 
@@ -52,7 +52,7 @@ def _default() -> Path:
     from pretune.release.last_model import last_model
 
     try:
-        return folder(CHAMPION)
+        return folder(f"@{CHAMPION}")
     except NotFoundInRecordsError:
         root = find_root()
         path = last_model(root).path

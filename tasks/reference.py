@@ -6,6 +6,7 @@ neither here nor in training.
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -47,5 +48,7 @@ def reference(stage: Stage) -> None:
         with device.autocast(model.device, params.precision), torch.no_grad():
             files.write(
                 out / f"{split}.safetensors",
-                objective(rows.read(labelled / f"{split}.parquet"), context).log_probs(model),
+                objective(rows.read(labelled / f"{split}.parquet"), context).log_probs(
+                    model, partial(stage.progress, note=split)
+                ),
             )

@@ -5,6 +5,7 @@ The teacher reads the same samples as the student: the same rows in the same cha
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,8 @@ def teacher(stage: Stage) -> None:
     half = device.computes_in_bf16(chosen, params.precision) and build.stored_dtype(source) == torch.bfloat16
     model, _ = build.load(Instruction, source, dtype=torch.bfloat16 if half else torch.float32)
     with device.autocast(chosen, params.precision):
-        found = answers.Teacher.ask(model.to(chosen).eval(), samples, section.top, len(inputs))
+        found = answers.Teacher.ask(
+            model.to(chosen).eval(), samples, section.top, len(inputs), partial(stage.progress, note="targets")
+        )
     found.save(out)
     stage.run.metrics(found.figures())

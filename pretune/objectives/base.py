@@ -183,10 +183,10 @@ class FinetuningObjective(BaseObjective):
         """
         return {}
 
-    def log_probs(self, model: Any) -> npt.NDArray[np.float32]:
+    def log_probs(self, model: Any, told: Callable[[int, int], None] | None = None) -> npt.NDArray[np.float32]:
         """The log-probabilities (nats) of what each row asks for, if `referenced`: (rows, numbers).
 
-        `model` is in eval mode and not wrapped.
+        `model` is in eval mode and not wrapped. told: is called with the tokens that are done, and all of them.
         """
         raise NotImplementedError
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,15 +50,24 @@ class Completions(Movable):
         return values.new_zeros(len(self.packed.starts)).index_add(0, self.owners, values)
 
 
-def log_probs(model: PreTrainedModel, sequences: Sequence[Encoded]) -> npt.NDArray[np.float32]:
-    """The log-probability (nats) of each completion under a model that is not in training: (sequences,)."""
+def log_probs(
+    model: PreTrainedModel, sequences: Sequence[Encoded], told: Callable[[int, int], None] | None = None
+) -> npt.NDArray[np.float32]:
+    """The log-probability (nats) of each completion under a model that is not in training: (sequences,).
+
+    told: is called with the tokens that are done, and all of them.
+    """
     order = sorted(range(len(sequences)), key=lambda place: len(sequences[place][0]))
     result = np.zeros(len(sequences), dtype=np.float32)
+    done, tokens = 0, sum(len(ids) for ids, _ in sequences)
     with torch.no_grad(), heads.packed_attention(model):
         for start in range(0, len(order), ROWS):
             places = order[start : start + ROWS]
             batch = collate([sequences[place] for place in places]).to(model.device)
             result[places] = batch.log_probs(model).float().cpu().numpy()
+            done += batch.tokens
+            if told:
+                told(done, tokens)
     return result
 
 

@@ -67,6 +67,8 @@ def test_training_begins_at_its_own_reference(bench):
     values = load_file(bench.folder / "data/reference/train.safetensors")["log_probs"]
     assert values.shape == (8, 2)
     assert (values < 0).all()
+    done, total = bench.told[-1].removesuffix(" validation").split("/")
+    assert done == total, "the progress ends with the last token"
     job = do(bench, prepare_align)
     heads.prepare(job.model)
     with torch.no_grad():

@@ -102,6 +102,7 @@ def test_the_teacher_is_asked_about_each_target_of_each_sample(bench):
     stored = load_file(bench.folder / "data/teacher/top.safetensors")
     assert len(stored["ids"]) == stored["offsets"][-1] == bench.recorded["targets"]
     assert len(stored["keys"]) > 12, "rows that are too long become several samples"
+    assert bench.told[-1] == "{0}/{0} targets".format(len(stored["ids"])), "the progress ends with all of them"
 
 
 def test_it_reads_only_settings_that_change_its_answers(bench, root):

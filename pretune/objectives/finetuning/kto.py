@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,9 +112,11 @@ class Kto(ChatObjective):
         signs = torch.where(batch.desirable, 1.0, -1.0)
         return weights * (1 - torch.sigmoid(settings.beta * signs * margins)), margins
 
-    def log_probs(self, model: PreTrainedModel) -> npt.NDArray[np.float32]:
+    def log_probs(
+        self, model: PreTrainedModel, told: Callable[[int, int], None] | None = None
+    ) -> npt.NDArray[np.float32]:
         """The log-probabilities of each answer and of the mismatched one, 0 where it is cut off: (rows, 2)."""
-        return log_probs(model, [answer for pair in self.encoded for answer in pair]).reshape(-1, 2)
+        return log_probs(model, [answer for pair in self.encoded for answer in pair], told).reshape(-1, 2)
 
     def predict(self, model: PreTrainedModel) -> Judgements:
         """Each answer in nats per token."""

@@ -7,7 +7,7 @@ and the loss follows from the log-probabilities of the tokens of the answers onl
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,9 +96,11 @@ class PairObjective(Paired, ChatObjective):
     def _preference(self, model: PreTrainedModel, batch: PairBatch) -> tuple[Tensor, Tensor]:
         return self.preference(batch.log_probs(model).view(2, -1), batch.lengths.view(2, -1), batch.reference)
 
-    def log_probs(self, model: PreTrainedModel) -> npt.NDArray[np.float32]:
+    def log_probs(
+        self, model: PreTrainedModel, told: Callable[[int, int], None] | None = None
+    ) -> npt.NDArray[np.float32]:
         """The log-probabilities of the chosen and the rejected answer of each row, 0 where it is cut off: (rows, 2)."""
-        return log_probs(model, [answer for pair in self.pairs for answer in pair]).reshape(-1, 2)
+        return log_probs(model, [answer for pair in self.pairs for answer in pair], told).reshape(-1, 2)
 
     def predict(self, model: PreTrainedModel) -> Preferences:
         """Both answers of each row in nats, and what the model itself answers."""

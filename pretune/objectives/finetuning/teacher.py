@@ -6,7 +6,7 @@ A row may become several samples, or none, and the same sample may come of sever
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -47,10 +47,18 @@ class Teacher:
         self._places = {key.tobytes(): place for place, key in enumerate(arrays["keys"])}
 
     @classmethod
-    def ask(cls, model: PreTrainedModel, samples: Iterable[Sample], top: int, vocabulary: int) -> Self:
+    def ask(
+        cls,
+        model: PreTrainedModel,
+        samples: Iterable[Sample],
+        top: int,
+        vocabulary: int,
+        told: Callable[[int, int], None] | None = None,
+    ) -> Self:
         """Ask a model that is not in training, at each target of each sample; equal samples once.
 
         top: as many tokens as there are, at most. vocabulary: the tokens of the tokenizer, which a model may exceed.
+        told: is called with the targets that are done, and all of them.
         """
         found = {_key(sample): sample for sample in samples}
         keys = np.frombuffer(b"".join(found), dtype=np.uint8).reshape(-1, KEY_BYTES)
@@ -58,12 +66,16 @@ class Teacher:
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         top = min(top, vocabulary)
         ids, log_probs = np.zeros((offsets[-1], top), np.int32), np.zeros((offsets[-1], top + 1), np.float32)
+        done = 0
         with torch.no_grad(), heads.packed_attention(model):
             for places, batch in _batches(list(found.values())):
                 packed, positions = _packed(batch)
                 answer = heads.token_top(model, packed.to(model.device), positions.to(model.device), top, vocabulary)
                 targets = np.concatenate([np.arange(offsets[place], offsets[place + 1]) for place in places])
                 ids[targets], log_probs[targets] = (values.cpu().numpy() for values in answer)
+                done += len(targets)
+                if told:
+                    told(done, len(ids))
         return cls({"keys": keys, "offsets": offsets, "ids": ids, "log_probs": log_probs})
 
     def save(self, folder: Path) -> None:

@@ -24,14 +24,18 @@ from pretune.models.projection import (
 )
 
 ENCODERS = ("bert", "modernbert", "roberta", "distilbert")
-DECODERS = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3")
+DECODERS = (
+    "gemma", "gemma3_text", "glm4", "gpt2", "llama", "mistral", "olmo2", "olmo3", "phi3", "qwen2", "qwen3", "smollm3",
+    "starcoder2",
+)  # fmt: skip
 PACKED = ENCODERS + DECODERS
 MULTIPLE = 64  # tokens: oneDNN compiles a kernel for each length that occurs
 
 
 def is_packed(model: PreTrainedModel) -> bool:
     """Whether the model runs on packed sequences without padding."""
-    return model.config.model_type in PACKED
+    capped = getattr(model.config, "final_logit_softcapping", None)  # of logits, which a projection leaves out
+    return model.config.model_type in PACKED and not capped
 
 
 def has_types(model: PreTrainedModel) -> bool:

@@ -17,7 +17,11 @@ from transformers import DynamicCache
 
 from .slots import SLOTS, Slots
 
-FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3")  # others run in transformers' generate, one by one
+# Others run in transformers' generate, one by one.
+FAMILIES = (
+    "gemma", "gemma3_text", "glm4", "gpt2", "llama", "mistral", "olmo2", "olmo3", "phi3", "qwen2", "qwen3", "smollm3",
+    "starcoder2",
+)  # fmt: skip
 MOST = 64  # rows: more are not faster
 CACHE = 2**30  # bytes of keys and values on a CPU; on a GPU half of what is free
 
@@ -41,8 +45,10 @@ def sampler(temperature: float, seed: int) -> Choose:
 
 
 def has_slots(model: Any) -> bool:
-    """Whether the model's family is decoded in slots."""
-    return model.config.model_type in FAMILIES
+    """Whether the model is decoded in slots: by its family, and if no long sequence turns the positions of others."""
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    kinds = {part.get("rope_type") for part in (rope, *rope.values()) if isinstance(part, dict)}
+    return model.config.model_type in FAMILIES and not kinds & {"dynamic", "longrope"}
 
 
 def generate(

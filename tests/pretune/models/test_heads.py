@@ -4,12 +4,14 @@ import pytest
 import torch
 
 from pretune.models import attention, heads
+from pretune.predictor import decoding
 
 # Different lengths, some alone in their bucket; equal ones, without reordering; one; single tokens and a long one.
 LENGTHS = [[5, 1, 17, 23, 40, 17, 8, 2], [12, 12, 12], [33], [1, 1, 70]]
 VARIANTS = [
     "bert", "roberta", "modernbert", "modernbert-local", "gpt2", "llama", "llama-gqa", "mistral", "mistral-window",
     "qwen2", "qwen2-window", "qwen3", "smollm3", "distilbert",
+    "gemma", "gemma3_text", "glm4", "olmo2", "olmo3", "phi3", "phi3-window", "starcoder2",
 ]  # fmt: skip
 EVERY_VARIANT = pytest.mark.parametrize("variant", VARIANTS)
 
@@ -23,6 +25,7 @@ def predicted(packed):
 def test_every_family_is_tested():
     """A family that is added to the lists is added here."""
     assert {variant.split("-", maxsplit=1)[0] for variant in VARIANTS} == {*heads.ENCODERS, *heads.DECODERS}
+    assert decoding.FAMILIES == heads.DECODERS, "what is trained packed is decoded in batches"
 
 
 @EVERY_VARIANT
@@ -179,7 +182,10 @@ CLASSIFIERS = pytest.mark.parametrize(
     ("variant", "pooling"),
     [
         *((variant, pooling) for variant in ("modernbert", "modernbert-local") for pooling in ("mean", "cls")),
-        *((variant, "") for variant in ("bert", "roberta", "distilbert", "gpt2", "llama", "qwen2-window")),
+        *(
+            (variant, "")
+            for variant in ("bert", "roberta", "distilbert", "gpt2", "llama", "qwen2-window", "gemma3_text", "phi3")
+        ),
     ],
 )
 
@@ -197,7 +203,7 @@ def test_a_packed_classifier_has_the_logits_of_transformers(small, variant, pool
     small.assert_alike(small.gradients(model, logits.square().sum()), small.gradients(own, expected.square().sum()))
 
 
-@pytest.mark.parametrize("variant", ["bert", "modernbert", "roberta", "distilbert", "gpt2", "llama", "qwen2"])
+@pytest.mark.parametrize("variant", ["bert", "modernbert", "roberta", "distilbert", "gpt2", "llama", "qwen2", "phi3"])
 def test_a_packed_token_classifier_has_the_logits_of_transformers(small, variant):
     """Logits of every token, and gradients of every parameter."""
     model, own = small.pair(variant, head="TokenClassification", num_labels=5)
@@ -210,7 +216,12 @@ def test_a_packed_token_classifier_has_the_logits_of_transformers(small, variant
 
 @pytest.mark.parametrize(
     ("family", "head", "shape"),
-    [("electra", "MaskedLM", {"embedding_size": 16}), ("albert", "MaskedLM", {}), ("opt", "CausalLM", {"ffn_dim": 40})],
+    [
+        ("electra", "MaskedLM", {"embedding_size": 16}),
+        ("albert", "MaskedLM", {}),
+        ("opt", "CausalLM", {"ffn_dim": 40}),
+        ("gemma3_text", "CausalLM", {"num_key_value_heads": 2, "head_dim": 8, "final_logit_softcapping": 0.01}),
+    ],
 )
 def test_a_family_that_does_not_run_packed_gets_padded_rows(small, family, head, shape):
     """Loss and gradients are those of transformers' own forward pass on each document."""

@@ -15,7 +15,12 @@ from pretune.predictor.slots import Slots
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 KEYS = {"num_key_value_heads": 2}  # heads share keys
-GROUPED = {"mistral": {"sliding_window": 8}, "qwen3": {"head_dim": 16}, "gpt2": {"n_inner": 48}}
+WINDOW = {"sliding_window": 8}
+GROUPED = {
+    "mistral": WINDOW, "qwen3": {"head_dim": 16}, "gpt2": {"n_inner": 48}, "gemma": {"head_dim": 8}, "phi3": WINDOW,
+    "gemma3_text": WINDOW | {"head_dim": 8, "num_hidden_layers": 6}, "olmo3": WINDOW | {"num_hidden_layers": 4},
+    "glm4": {"head_dim": 8},
+}  # fmt: skip
 STOP = [7]
 PROMPTS = [[(3 * number + place * place) % 300 + 10 for place in range(1 + 7 * number % 23)] for number in range(13)]
 LIMITS = [1 + 5 * number % 17 for number in range(13)]
@@ -94,6 +99,15 @@ def test_a_family_without_slots_is_decoded_too(decoder, monkeypatch):
     ours = decoding.generate(model, PROMPTS[:3], LIMITS[:3], STOP)
     monkeypatch.setattr(decoding, "FAMILIES", ())
     assert decoding.generate(model, PROMPTS[:3], LIMITS[:3], STOP) == ours
+
+
+@pytest.mark.parametrize("rope", [{"rope_type": "longrope"}, {"full_attention": {"rope_type": "dynamic"}}])
+def test_positions_that_a_long_sequence_turns_are_decoded_alone(decoder, rope):
+    """Such as Phi-3's from 4,096 tokens on: beside a longer one a prompt would get other tokens."""
+    model = decoder("llama")
+    assert decoding.has_slots(model)
+    model.config.rope_parameters = rope
+    assert not decoding.has_slots(model)
 
 
 def test_a_conversation_goes_on_in_its_cache(decoder, monkeypatch):

@@ -21,7 +21,6 @@ from pretune.lineage.graph import state_dir
 
 FOLDER = "examples"
 FACT = re.compile(r"# (model|data|time|expect): +(.+)")
-TRAINED = ("bpe", "byte_bpe", "unigram", "wordpiece")  # tokenizers that `prepare` trains; other values are folders
 HUB = re.compile(r"[^/]+(/[^/]+)?@[^/]+")
 
 
@@ -132,8 +131,10 @@ def declare(root: Path, stage: str, paths: Sequence[str]) -> list[str]:
 
 def inputs(root: Path, values: Mapping[str, Any]) -> dict[str, list[str]]:
     """The files and folders that params name, by the stage that reads them; dvc.yaml has to list them."""
+    from pretune.data import tokenizer
+
     by_stage = {"ingest": list(dict.fromkeys(source_spec.local_paths(values["ingest"]["source"], root)))}
-    if values["prepare"]["tokenizer"] not in TRAINED:
+    if values["prepare"]["tokenizer"] not in tokenizer.KINDS:
         by_stage["prepare"] = [values["prepare"]["tokenizer"]]
     checkpoint = values["model"]["init"]
     if checkpoint is not None and not HUB.fullmatch(checkpoint):

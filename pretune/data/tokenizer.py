@@ -10,14 +10,16 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from pretune.errors import DataError
 from pretune.predictor import inputs
+
+if TYPE_CHECKING:  # transformers takes a second to import, and `pretune init` asks for KINDS only
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 SPECIAL = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 UNKNOWN = "[UNK]"
@@ -39,6 +41,8 @@ def train(
     byte fallback. wordpiece: as BERT (Devlin et al. 2019), each Chinese character by itself, the unknown as [UNK].
     unigram: Kudo 2018, with byte fallback.
     """
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = KINDS[kind](list(texts), vocabulary_size, lowercase)
     special_tokens = [(SPECIAL[name], tokenizer.token_to_id(SPECIAL[name])) for name in ("cls_token", "sep_token")]
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -164,6 +168,8 @@ def _with_model(tokenizer: Tokenizer, model: Callable[[dict[str, int], dict[str,
 
 def pretrained(folder: Path, max_length: int) -> PreTrainedTokenizerFast:
     """The tokenizer in a folder, for at most `max_length` tokens. Raises DataError where it cannot be used."""
+    from transformers import PreTrainedTokenizerFast
+
     config = folder / "tokenizer_config.json"
     if config.is_file() and '"auto_map"' in config.read_text(encoding="utf-8"):
         raise DataError(f"{config} asks to run code (`auto_map`), which is never done", "name another tokenizer")
@@ -184,6 +190,8 @@ def pretrained(folder: Path, max_length: int) -> PreTrainedTokenizerFast:
 
 def load(folder: Path) -> PreTrainedTokenizerBase:
     """Load a tokenizer from a folder; nothing is downloaded, and no code in it is run."""
+    from transformers import PreTrainedTokenizerBase
+
     tokenizer = inputs.tokenizer(folder)
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     return tokenizer

@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
 OFFLINE = {"local_files_only": True, "trust_remote_code": False}
 GENERAL = {"PreTrainedTokenizerFast", "TokenizersBackend"}
 
@@ -17,6 +15,8 @@ def tokenizer(folder: Path | str) -> Any:
 
     AutoTokenizer would turn a general one into that of the model's type, which adds tokens of its own.
     """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
     path = Path(folder) / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     tokenizer_class = PreTrainedTokenizerFast if config.get("tokenizer_class") in GENERAL else AutoTokenizer

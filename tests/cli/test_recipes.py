@@ -9,7 +9,6 @@ import pytest
 from ruamel.yaml import YAML
 
 from cli import checkpoint, recipes
-from pretune.data import tokenizer
 from pretune.errors import DataError, NotFoundInRecordsError, ParamsError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -143,8 +142,3 @@ def test_a_file_that_does_not_say_what_it_is_is_named(workspace):
     (workspace / "examples" / "mine.yaml").write_text("# Mine\n# model: bert\n\nseed: 0\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"mine\.yaml does not say `# data"):
         recipes.every(workspace)
-
-
-def test_tokenizers_that_are_learnt_are_known():
-    """Any other value of prepare.tokenizer is a folder that dvc.yaml has to list."""
-    assert set(recipes.TRAINED) == set(tokenizer.KINDS)

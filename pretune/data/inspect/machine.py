@@ -15,7 +15,7 @@ FAMILIES = {
 CALIBRATED = {"binary", "classification", "multi_label", "image_classification"}
 SIZES = ((10, 128, 2), (60, 256, 4), (math.inf, 512, 6))  # up to these minutes: hidden size, layers
 FINETUNING = 0.3  # share of the time for finetuning; the same again goes to the model from scratch
-EPOCHS = 3  # of finetuning a checkpoint at most
+EPOCHS = 3  # of finetuning: for a checkpoint at most, with many rows enough
 PASSES = 30  # over the corpus at most, in pretraining
 OVERHEAD = 25  # seconds of what is not training: imports, other stages, records
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -163,10 +163,8 @@ def adapting(objective: str) -> dict[str, Any]:
 
 def short(pace: Pace, minutes: float, *, rows: int, batch: int) -> Plan:
     """As many of EPOCHS as fit, for a checkpoint: no pretraining, and no model from scratch."""
-    most, per_epoch = max(1, int(60 * minutes / pace.finetune)), max(1, math.ceil(rows / batch))
-    train_rows, per_epoch = (most * batch, most) if per_epoch > most else (None, per_epoch)
-    epochs = max(1, min(EPOCHS, most // per_epoch))
-    return Plan(0, epochs, train_rows, (OVERHEAD + epochs * per_epoch * pace.finetune) / 60)
+    epochs, train_rows, seconds = _finetuning(pace, 60 * minutes, Enough(0, EPOCHS, 0), rows=rows, batch=batch)
+    return Plan(0, epochs, train_rows, (OVERHEAD + seconds) / 60)
 
 
 def plan(pace: Pace, minutes: float, *, enough: Enough, rows: int, batch: int, corpus_steps: float) -> Plan:
@@ -175,16 +173,21 @@ def plan(pace: Pace, minutes: float, *, enough: Enough, rows: int, batch: int, c
     A share FINETUNING of the time goes to each of finetuning and scratch, if they need it; the rest to pretraining.
     """
     whole = 60 * minutes
-    most = max(1, int(FINETUNING * whole / pace.finetune))  # steps of finetuning
-    wanted = max(enough.steps, 3 * math.ceil(rows / batch))
-    per_epoch = max(1, math.ceil(rows / batch))
-    train_rows = None
-    if per_epoch > most:
-        train_rows, per_epoch = most * batch, most
-    epochs = max(1, min(enough.epochs, min(wanted, most) // per_epoch))
-    finetuned = epochs * per_epoch * pace.finetune
+    epochs, train_rows, finetuned = _finetuning(pace, FINETUNING * whole, enough, rows=rows, batch=batch)
     fits = (whole - 2 * finetuned) / pace.pretrain
     steps = max(1, min(fits, max(enough.pretraining, PASSES * corpus_steps)))
     steps = int(steps // 50 * 50 if steps >= 100 else steps)
     seconds = OVERHEAD + steps * pace.pretrain + 2 * finetuned
     return Plan(steps, epochs, train_rows, seconds / 60)
+
+
+def _finetuning(pace: Pace, seconds: float, enough: Enough, *, rows: int, batch: int) -> tuple[int, int | None, float]:
+    """Epochs that fit into `seconds`, of as many rows as fit (None: all), and the seconds that they take.
+
+    No more than are enough, but EPOCHS at least where there are many rows.
+    """
+    most, per_epoch = max(1, int(seconds / pace.finetune)), max(1, math.ceil(rows / batch))
+    steps = min(most, max(enough.steps, EPOCHS * per_epoch))
+    train_rows, per_epoch = (most * batch, most) if per_epoch > most else (None, per_epoch)
+    epochs = max(1, min(enough.epochs, steps // per_epoch))
+    return epochs, train_rows, epochs * per_epoch * pace.finetune

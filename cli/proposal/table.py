@@ -7,7 +7,7 @@ from typing import Any
 
 from cli.proposal.inspection import SHOWN, Inspection, listed, names_of
 from cli.proposal.rehearsal import Rehearsal
-from cli.recipes import TRAINED
+from pretune.data import tokenizer
 from pretune.data.inspect import sample
 from pretune.data.inspect.machine import Plan
 from pretune.data.inspect.proposal import Facts, Sizes
@@ -87,7 +87,7 @@ def settings(
     reasons += [f"{sizes.train:,} rows take longer than the budget"] if limit else []
     yield "splits", rows, "; ".join(reasons)
     if facts.characters:
-        if prepared["tokenizer"] in TRAINED:
+        if prepared["tokenizer"] in tokenizer.KINDS:
             yield "tokenizer", f"{prepared['tokenizer']}, {prepared['vocabulary_size']:,} tokens", "; ".join(why)
         else:
             yield "tokenizer", f"that in {prepared['tokenizer']}", "of the checkpoint"

@@ -49,14 +49,15 @@ SETTINGS: dict[str, tuple[str, list[str]]] = {
     ),
 }  # fmt: skip
 STEP = """
-import sys
+import sys, tempfile
 from pathlib import Path
 from cli.estimates import DryRunStage
 from pretune.lineage.graph import Workspace
 from pretune.config.params import load
 import importlib
 name, root = sys.argv[1], Path.cwd()
-view = DryRunStage(root, Workspace(root).node(name), load(root / "params.yaml"))
+folder = tempfile.TemporaryDirectory()
+view = DryRunStage(root, Workspace(root).node(name), load(root / "params.yaml"), Path(folder.name))
 job = importlib.import_module(f"tasks.{name}").prepare(view)
 job = type(job)(**vars(job) | {"params": job.params.model_copy(update={"gradient_checkpointing": False})})
 from torch.utils.flop_counter import FlopCounterMode

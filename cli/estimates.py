@@ -11,8 +11,10 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +36,12 @@ def estimates(root: Path, decisions: list[Decision], report: Callable[[str], Non
     """An estimate for each training stage that will run, or {"unknown": reason}."""
     nodes, params, by_stage = Workspace(root).nodes, load(root / "params.yaml"), {}
     actions = {decision.stage: decision.action for decision in decisions}
-    given = {PRETRAINED} if _checkpoint(root, params) else set()  # it will be the checkpoint
+    given = {PRETRAINED} if _unchanged(params) else set()  # it will be the checkpoint
     for name in [name for name, action in actions.items() if action == "run" and trains(nodes[name], params)]:
         node = nodes[name]
         pending = [up for up in node.upstream if actions.get(up, "skip") != "skip" and not given & set(nodes[up].outs)]
         missing = [path for path in node.data if path not in given and not (root / path).exists()]
-        if name == "pretrain" and params.model.init is not None and not params.pretrain.steps:
+        if name == "pretrain" and _unchanged(params):
             by_stage[name] = {"unknown": "it trains no step: the checkpoint stays as it is"}
         elif pending:
             by_stage[name] = {"unknown": f"it reads what {', '.join(pending)} will make"}
@@ -51,10 +53,9 @@ def estimates(root: Path, decisions: list[Decision], report: Callable[[str], Non
     return by_stage
 
 
-def _checkpoint(root: Path, params: Params) -> Path | None:
-    """The folder with the checkpoint that `pretrain` leaves as it is; None if it trains, or if that lies in the hub."""
-    folder = root / (params.model.init or "")
-    return folder if params.model.init and not params.pretrain.steps and folder.is_dir() else None
+def _unchanged(params: Params) -> bool:
+    """Whether `pretrain` leaves a checkpoint as it is."""
+    return params.model.init is not None and not params.pretrain.steps
 
 
 def rows(by_stage: dict[str, Estimate]) -> list[tuple[str, ...]]:
@@ -94,29 +95,36 @@ def _short(number: float) -> str:
 
 
 class DryRunStage(StageInputs):
-    """The argument of a training stage's `prepare` function in place of the stage; it cannot write."""
+    """The argument of a training stage's `prepare` function in place of the stage; it writes to `folder` only."""
 
-    def __init__(self, root: Path, node: Node, params: Any) -> None:
-        self.name, self.params, self._root, self._node = node.name, params, root, node
+    def __init__(self, root: Path, node: Node, params: Any, folder: Path) -> None:
+        self.name, self.params, self._root, self._node, self._folder = node.name, params, root, node, folder
 
     @override
     def dep(self, path: str) -> Path:
-        checkpoint = _checkpoint(self._root, self.params) if path == PRETRAINED else None
-        return checkpoint or self._root / path
+        return self._pretrained if path == PRETRAINED and _unchanged(self.params) else self._root / path
+
+    @cached_property
+    def _pretrained(self) -> Path:
+        """What `pretrain` will make of the checkpoint, which is not copied for that."""
+        from tasks import pretrain
+
+        pretrain.link(self, self._folder / "pretrained")
+        return self._folder / "pretrained"
 
     @override
     def declared(self, folder: str) -> list[str]:
         return [path for path in self._node.deps if path.startswith(f"{folder}/")]
 
 
-def estimate(name: str) -> Estimate:
-    """Build the job of a stage, compute its cost, and time some of its steps."""
+def estimate(name: str, folder: Path) -> Estimate:
+    """Build the job of a stage, compute its cost, and time some of its steps. folder: for temporary files."""
     start = time.perf_counter()
     gc.disable()  # what imports make stays, and searching it for garbage takes a third of their time
     import importlib
 
     root = Path.cwd()
-    stage = DryRunStage(root, Workspace(root).node(name), load(root / "params.yaml"))
+    stage = DryRunStage(root, Workspace(root).node(name), load(root / "params.yaml"), folder)
     job = importlib.import_module(f"tasks.{name}").prepare(stage)
     from pretune.training import memory, parallel
     from pretune.training.estimate import dry_run, saving
@@ -147,7 +155,8 @@ def main() -> None:
 
     os.environ |= OFFLINE
     try:
-        result = estimate(sys.argv[1])
+        with tempfile.TemporaryDirectory(prefix="pretune-plan-") as folder:
+            result = estimate(sys.argv[1], Path(folder))
     except PretuneError as error:
         result = {"unknown": "; ".join(error.problems)}
     print(json.dumps(result))

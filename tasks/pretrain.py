@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pretune.config.section import training_seed
 from pretune.data.loading.corpus import Sequences
-from pretune.models import build, fit
+from pretune.models import build, fit, weights
 from pretune.objectives.base import ObjectiveContext
 from pretune.objectives.pretraining.table import OBJECTIVES
 from pretune.objectives.registry import choose
@@ -15,6 +15,10 @@ from pretune.training.job import Job, process_group, run_training, write_learnin
 from pretune.training.state import State
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import PreTrainedConfig
+
     from pretune.runtime.stage import Stage, StageInputs
 
 
@@ -28,25 +32,41 @@ def pretrain(stage: Stage) -> None:
 
 def _take_over(stage: Stage) -> bool:
     """Without steps, write the checkpoint as it is, which is faster than loading it; False if it has to be loaded."""
-    params, architecture = stage.params.pretrain, stage.params.model
-    source = build.source(architecture, stage.dep)
-    if params.steps or source is None:
+    source = build.source(stage.params.model, stage.dep)
+    if stage.params.pretrain.steps or source is None:
         return False
-    objective, settings = choose(OBJECTIVES, "pretrain", params, architecture.type)
-    inputs = objective.inputs(stage.dep("data/prepared/tokenizer"))
-    context = ObjectiveContext(inputs, params.sequence_length, training_seed(params.seed, stage.params.seed), settings)
-    config = build.config_for(architecture, objective.shape(inputs), source)
+    objective, context, config = _checkpoint(stage, source)
     if not build.is_whole(objective, source, config):
         return False
     with process_group(stage.key) as world:
         if world.rank:
             return True
     out = stage.out("models/pretrained")
-    parameters = build.take_over(source, config, inputs, out, objective.inference_config(context))
+    parameters = build.take_over(source, config, context.inputs, out, objective.inference_config(context))
     write_learning_curve(stage.out("reports/curves/pretrain.csv"), State(), 0)
     stage.run.metrics({"epochs": 0.0, "parameters": parameters, "flops": 0, "trained_parameters": 0})
     stage.model("models/pretrained", [objective.example(context)])
     return True
+
+
+def link(stage: StageInputs, folder: Path) -> None:
+    """Write to `folder` what pretraining without steps makes of the checkpoint, its weights as links: for a dry run.
+
+    Weights that the checkpoint lacks are missing.
+    """
+    source = build.source(stage.params.model, stage.dep)
+    assert source is not None
+    objective, context, config = _checkpoint(stage, source)
+    build.take_over(source, config, context.inputs, folder, objective.inference_config(context), place=weights.link)
+
+
+def _checkpoint(stage: StageInputs, source: Path | str) -> tuple[type[Any], ObjectiveContext, PreTrainedConfig]:
+    """The pretraining objective and its context, and the configuration of the model that begins as `source`."""
+    params, seed = stage.params.pretrain, training_seed(stage.params.pretrain.seed, stage.params.seed)
+    objective, settings = choose(OBJECTIVES, "pretrain", params, stage.params.model.type)
+    inputs = objective.inputs(stage.dep("data/prepared/tokenizer"))
+    context = ObjectiveContext(inputs, params.sequence_length, seed, settings)
+    return objective, context, build.config_for(stage.params.model, objective.shape(inputs), source)
 
 
 def _tell_cut(stage: Stage, job: Job) -> None:

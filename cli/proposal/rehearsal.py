@@ -170,7 +170,7 @@ def _corpus(folder: Path) -> int:
 def _pace(stage: Any) -> Pace:
     """Seconds of a step of both trainings, as measured here: the least of ROUNDS, for other work slows some down.
 
-    Of a checkpoint, which is not pretrained, both are those of finetuning.
+    Of a checkpoint, which is read where it lies and not pretrained, both are those of finetuning.
     """
     from pretune.models import build
     from pretune.training import parallel
@@ -178,14 +178,14 @@ def _pace(stage: Any) -> Pace:
     from tasks import finetune, pretrain, scratch
 
     world = parallel.single_process()
-    jobs = [pretrain.prepare(stage)]
     referenced, starts = stage.params.finetune.objective in REFERENCED, stage.params.model.init is not None
-    if referenced or starts:
+    jobs = [] if starts else [pretrain.prepare(stage)]
+    if starts:
+        pretrain.link(stage, stage.out("models/pretrained"))
+    elif referenced:
         build.save(jobs[0].model, jobs[0].inputs, stage.out("models/pretrained"), jobs[0].inference_config)
     if referenced:  # no model from scratch can be trained on it; what the reference says does not change the pace
         _reference(stage)
-    if starts:
-        jobs.clear()  # a large model is in memory once
     jobs.append((finetune if referenced or starts else scratch).prepare(stage))
     rounds = [[dry_run.timed(job, world, 1, 0).step for job in jobs] for _ in range(ROUNDS)]
     least = [min(seconds) for seconds in zip(*rounds, strict=True)]

@@ -229,14 +229,23 @@ def is_whole(objective: Any, source: Path | str, config: PreTrainedConfig) -> bo
 
 
 def take_over(
-    source: Path | str, config: PreTrainedConfig, inputs: Any, folder: Path, inference_config: Mapping[str, Any]
+    source: Path | str,
+    config: PreTrainedConfig,
+    inputs: Any,
+    folder: Path,
+    inference_config: Mapping[str, Any],
+    *,
+    place: Callable[[Path, Path], None] = weights.copy,
 ) -> int:
-    """Write the checkpoint `source` to `folder` as `save` would, without loading it; returns its parameters."""
+    """Write the checkpoint `source` to `folder` as `save` would, without loading it; returns its parameters.
+
+    place: called with each file of weights and where it belongs.
+    """
     files = weights.files(location(source))
     generation = weights.find(location(source), GENERATION_CONFIG_NAME)
     folder.mkdir(parents=True)
     for path in [*files, *([generation] if generation else [])]:
-        weights.copy(path, folder / path.name)
+        place(path, folder / path.name)
     config.save_pretrained(folder)
     _save_inputs(inputs, folder, inference_config)
     return sum(prod(shape) for _, shape in weights.header(files).values())

@@ -75,6 +75,11 @@ def dtype(tensors: Header) -> torch.dtype:
     return torch.bfloat16 if sizes and sizes.most_common(1)[0][0] == "BF16" else torch.float32
 
 
+def link(source: Path, target: Path) -> None:
+    """Make `target` a symbolic link to the file: to read it from another folder for a while."""
+    target.symlink_to(source.resolve())
+
+
 def copy(source: Path, target: Path) -> None:
     """Copy a file. Where the file system can (btrfs, XFS), both share the blocks until one is changed.
 

@@ -11,6 +11,8 @@ from pretune.config import params
 from pretune.config.overrides import override
 from pretune.lineage.graph import Node
 from pretune.lineage.plan import Decision
+from pretune.models import build
+from pretune.objectives.pretraining.masked_lm import MaskedLM
 
 KNOWN = {
     "parameters": 873216,
@@ -71,16 +73,25 @@ def test_a_stage_that_trains_and_can_is_tried_out(graph, tried):
     assert len(messages) == 1
 
 
-def test_a_checkpoint_that_stays_as_it_is_need_not_be_waited_for(graph, tried):
-    """Finetuning is tried out on it: what `pretrain` will make is its copy, whatever an earlier run has left."""
-    assigned = ["model.init=prepared", "model.config={}", "pretrain.steps=0"]
+def test_a_checkpoint_that_stays_as_it_is_need_not_be_waited_for(graph, tried, tiny, words):
+    """Finetuning is tried out on it: what `pretrain` will make has its weights, whatever an earlier run has left.
+
+    They are not copied. The tokenizer is that of `prepare`; the checkpoint need not have one.
+    """
+    build.new(MaskedLM, tiny()).save_pretrained(graph / "checkpoint")
+    words.save_pretrained(graph / "data" / "prepared" / "tokenizer")
+    assigned = ["model.init=checkpoint", "model.config={}", "pretrain.steps=0", "pretrain.objective=masked_lm"]
     override(graph / "params.yaml", assigned, graph / "params.yaml")
     found, _ = estimated(graph, prepare="skip", pretrain="run", finetune="run")
     assert (found["finetune"], tried) == (KNOWN, ["finetune"])
     stage = estimates.DryRunStage(
-        graph, estimates.Workspace(graph).nodes["finetune"], params.load(graph / "params.yaml")
+        graph, estimates.Workspace(graph).nodes["finetune"], params.load(graph / "params.yaml"), graph
     )
-    assert stage.dep("models/pretrained") == graph / "prepared"
+    folder = stage.dep("models/pretrained")
+    assert (folder / "model.safetensors").readlink() == graph / "checkpoint" / "model.safetensors"
+    assert MaskedLM.inputs(folder).get_vocab() == words.get_vocab()
+    assert build.load(MaskedLM, folder)[1] == frozenset()
+    assert build.inference_config(folder)
 
 
 def test_what_will_not_run_is_not_tried_out(graph, tried):

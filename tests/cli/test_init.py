@@ -108,12 +108,16 @@ def test_files_named_for_a_split_and_texts_for_pretraining(workspace):
 
 
 def test_own_files_and_a_checkpoint(workspace, monkeypatch, tiny, words):
-    """Type, tokenizer and deps are the checkpoint's; it is not pretrained, and gets adapters, as many epochs as fit."""
+    """Type, tokenizer and deps are the checkpoint's; it is not pretrained, and gets adapters, as many epochs as fit.
+
+    Steps are timed on the checkpoint where it lies.
+    """
     from pretune.models import build
     from pretune.objectives.finetuning.instruction import Instruction
 
     monkeypatch.setattr(rehearsal, "_pace", PACE)
     build.save(build.new(Instruction, tiny("llama")), words, workspace / "mine", {})
+    monkeypatch.delattr(build, "save")
     talk = [{"instruction": f"Say {n} twice.", "input": "", "output": f"{n} {n}."} for n in range(80)]
     (workspace / "talk.json").write_text(json.dumps(talk), encoding="utf-8")
     assert "mine" in run("talk.json", "--model", "mine", "--yes")

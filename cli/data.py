@@ -22,7 +22,10 @@ ROWS = "rows.parquet"
 
 @app.command(epilog="Example:  pretune data show")
 def show(as_json: Json = False) -> None:
-    """Print the data card that `prepare` wrote to reports/data, and the first rows as the model will get them."""
+    """Print the data card that `prepare` wrote to reports/data, and what finetuning will make of the rows.
+
+    Of conversations, how many are cut, dropped, split or left out; and the first rows as the model will get them.
+    """
     from cli import preview
     from pretune.config.params import load
     from pretune.lineage.graph import find_root
@@ -31,10 +34,11 @@ def show(as_json: Json = False) -> None:
     folder = root / "reports" / "data"
     if not (folder / "card.md").is_file():
         raise DataError("there is no data card yet", "pretune run prepare")
-    first = preview.rows(root, load(root / "params.yaml"))
+    params = load(root / "params.yaml")
+    first, counts = preview.rows(root, params), preview.training_rows(root, params)
     if as_json:
         card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-        print(json.dumps(card | {"as_the_model_gets_them": first}, ensure_ascii=False))
+        print(json.dumps(card | {"training_rows": counts, "as_the_model_gets_them": first}, ensure_ascii=False))
         return
     from rich.console import Console
     from rich.markdown import Markdown
@@ -43,6 +47,15 @@ def show(as_json: Json = False) -> None:
 
     screen = Console()
     screen.print(Markdown((folder / "card.md").read_text(encoding="utf-8")))
+    for section, found in counts.items():
+        title = f"rows that {section} trains on, at {section}.sequence_length {found['sequence_length']}"
+        splits = list(dict.fromkeys(split for line in found["rows"].values() for split in line))
+        table = Table("", *splits, title=title, title_justify="left")
+        for name, line in found["rows"].items():
+            table.add_row(name, *(str(line.get(split, "")) for split in splits))
+        screen.print(table)
+        for text in found["warnings"]:
+            screen.print(f"warning: {text}", style="yellow", markup=False)
     for number, row in enumerate(first, start=1):
         table = Table(title=f"training row {number}, as the model will get it", show_header=False, title_justify="left")
         for name, value in row.items():

@@ -1,4 +1,4 @@
-"""The first training rows as the model will get them: after the tokenizer, chat template or image pipeline."""
+"""The rows as the model will get them: the first after tokenizer, template or image pipeline, and counts of all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pretune.config.params import Params
+from pretune.config.params import FinetuneParams, Params
 from pretune.errors import DataError
 
 ROWS = 3
@@ -38,6 +38,31 @@ def rows(root: Path, params: Params) -> list[Line]:
     elif first and "messages" in first[0]:
         show = _answers
     return [show(folder / "tokenizer", params, row) | _targets(row, labels) | {"from": row["origin"]} for row in first]
+
+
+def training_rows(root: Path, params: Params) -> dict[str, Line]:
+    """{section: warnings and figures of the conversations in data/prepared/labelled, as its objective takes them}.
+
+    {} before `prepare` has run, and for objectives that count nothing.
+    """
+    from pretune.objectives import requirements
+
+    folder = root / "data" / "prepared"
+    if not (folder / "labelled" / "train.parquet").is_file():
+        return {}
+    sections = [name for name, of in params.objectives.items() if "messages" in requirements.COLUMNS.get(of, ())]
+    found = {section: _told(folder, getattr(params, section), section) for section in sections}
+    return {section: line for section, line in found.items() if line["warnings"] or line["rows"]}
+
+
+def _told(folder: Path, params: FinetuneParams, section: str) -> Line:
+    from pretune.objectives.finetuning.labelled import LabelledData
+    from pretune.objectives.finetuning.table import OBJECTIVES
+
+    objective = OBJECTIVES[params.objective]
+    data = LabelledData(folder / "labelled", params, seed=0, section=section)
+    warnings, figures = data.told(objective, objective.inputs(folder / "tokenizer"))
+    return {"sequence_length": params.sequence_length, "warnings": warnings, "rows": figures}
 
 
 def _labels(folder: Path) -> list[str]:

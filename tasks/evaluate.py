@@ -57,7 +57,8 @@ def evaluate(stage: Stage) -> None:
         result["label_efficiency"] = label_efficiency.evaluate_shares(shares, bootstrap)
     if (temperature := _temperature(trained)) and isinstance(own, Classes | ManyLabels):
         result["calibration"] = confidence.evaluate_calibration(own, temperature, bootstrap)
-    if data.objective(build.model_type(trained)).taught:
+    objective = data.objective(build.model_type(trained))
+    if objective.taught:
         result["taught"] = {"pretrained": stage.params.pretrain.steps > 0}
     _tell(stage, "forgetting")
     result |= _forgetting(stage, data, trained)
@@ -87,6 +88,7 @@ def evaluate(stage: Stage) -> None:
         mistakes=worst,
         attributions=attributions,
         samples=generated,
+        told=data.told(objective, objective.inputs(trained)),
         training={name: files.read_csv(stage.dep(path)) for name, path in curve_paths.items()},
     )
 

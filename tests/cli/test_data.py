@@ -51,7 +51,11 @@ def test_the_card_is_shown_and_its_absence_is_told(project, capsys):
     data.show()
     assert "Data card: x" in capsys.readouterr().out
     data.show(as_json=True)
-    assert json.loads(capsys.readouterr().out) == {"source": "x", "as_the_model_gets_them": []}
+    assert json.loads(capsys.readouterr().out) == {
+        "source": "x",
+        "training_rows": {},
+        "as_the_model_gets_them": [],
+    }
 
 
 def test_the_first_rows_are_shown_as_the_model_gets_them(project, words, capsys):
@@ -73,6 +77,40 @@ def test_the_first_rows_are_shown_as_the_model_gets_them(project, words, capsys)
     shown = capsys.readouterr().out
     assert "[CLS]number 1" in shown
     assert "\x1b" not in shown
+
+
+def test_conversations_are_counted_as_they_will_be_trained_on(project, words, capsys):
+    """Of training and validation rows: cut, dropped, and with nothing to learn, by the settings in params.yaml."""
+    (project / "reports" / "data").mkdir(parents=True)
+    (project / "reports" / "data" / "card.md").write_text("# Data card: x\n", encoding="utf-8")
+    (project / "reports" / "data" / "card.json").write_text('{"source": "x"}', encoding="utf-8")
+    labelled = project / "data" / "prepared" / "labelled"
+    labelled.mkdir(parents=True)
+    long = "butter " * 100
+    talks = [("ice?", "white"), ("snow?", long), (long, "late"), (long, long)]
+    talks = [[{"role": "user", "content": asked}, {"role": "assistant", "content": said}] for asked, said in talks]
+    made = [{"messages": talk, "origin": f"a:{line}"} for line, talk in enumerate(talks, start=1)]
+    for split, part in {"train": made, "validation": made[:1]}.items():
+        rows.write(labelled / f"{split}.parquet", part)
+    (labelled / "labels.json").write_text("[]", encoding="utf-8")
+    words.save_pretrained(project / "data" / "prepared" / "tokenizer")
+    settings = {"template": None, "reply_tokens": 4, "loss": "all", "reasoning": "trained"}
+    expected = {"cut": {"rows": 4, "samples": 2, "cut": 3, "dropped": 0, "empty": 2},
+                "drop": {"rows": 4, "samples": 1, "cut": 0, "dropped": 3, "empty": 0}}  # fmt: skip
+    for too_long, counts in expected.items():
+        values = YAML(typ="safe").load(project / "params.yaml")
+        values["finetune"] |= {"objective": "instruction", "settings": settings | {"too_long": too_long}}
+        YAML().dump(values, project / "params.yaml")
+        data.show(as_json=True)
+        found = json.loads(capsys.readouterr().out)["training_rows"]["finetune"]
+        shown = {name.removesuffix(" rows"): line for name, line in found["rows"].items()}
+        assert {name: shown[name]["train"] for name in counts} == counts
+        assert (shown["rows"]["validation"], shown["cut"]["validation"]) == (1, 0)
+        assert all(text.startswith("train: ") for text in found["warnings"])
+    data.show()
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "warning: train: 3 of 4 rows are longer than finetune.sequence_length 64 and left out" in shown
+    assert "rows that finetune trains on, at finetune.sequence_length 64" in shown
 
 
 def test_data_that_params_name_are_listed_by_one_command(project, capsys):

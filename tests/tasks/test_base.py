@@ -96,6 +96,7 @@ def test_a_checkpoint_is_asked_as_it_came(finetuned, monkeypatch):
     assert result["forgetting"]["texts"] >= 20
     assert result["forgetting"]["increase"]["value"] == pytest.approx(0, abs=1e-6)
     assert "<h2>Forgetting</h2>" in report
+    assert "<h2>Rows that are trained on</h2>" in report
     assert "<h2>Benchmarks</h2>" in report
     benchmark = result["benchmarks"]["numbers/acc"]
     assert benchmark["samples"] == 40

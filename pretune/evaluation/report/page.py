@@ -39,8 +39,11 @@ def render_report(
     samples: Sequence[Sample],
     training: Curves,
     costs: Mapping[str, Mapping[str, float]],
+    told: tuple[Sequence[str], Mapping[str, Mapping[str, int]]],
 ) -> str:
     """The page. result: the content of reports/metrics.json; rows: of the test set; attributions: by row.
+
+    told: warnings about the rows that are trained on, and their figures by split (LabelledData.told).
 
     costs: {stage: metrics of its run}; empty for a page that has to be the same each time.
     """
@@ -58,6 +61,8 @@ def render_report(
         forgetting_table=_forgetting(result.get("forgetting", {})),
         benchmarks=_benchmarks(result),
         label_efficiency=_label_efficiency(result.get("label_efficiency", {}), headline),
+        training_rows=_training_rows(told[1]),
+        training_warnings=told[0],
         training_plots=list(_training_plots(training)),
         costs=_costs(training, costs, words),
         costs_vary=bool(words),
@@ -68,6 +73,13 @@ def render_report(
         mistakes=[(_input(rows[mistake.row], attributions.get(mistake.row)), mistake) for mistake in mistakes],
         attributed=bool(attributions),
     )
+
+
+def _training_rows(figures: Mapping[str, Mapping[str, int]]) -> Table:
+    """Training and validation rows; figures: {what: {split: count}}."""
+    splits = list(dict.fromkeys(split for counts in figures.values() for split in counts))
+    body = [[name, *(counts.get(split, "") for split in splits)] for name, counts in figures.items()]
+    return Table("Rows that are trained on", ["", *splits], body)
 
 
 def _samples(samples: Sequence[Sample]) -> Table | None:

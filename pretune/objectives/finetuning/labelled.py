@@ -77,6 +77,26 @@ class LabelledData:
             )
         return reference.attach(rows, self.reference / f"{split}.safetensors")
 
+    def told(self, objective: type[FinetuningObjective], inputs: Any) -> tuple[list[str], dict[str, dict[str, int]]]:
+        """Warnings about the rows that are trained on, and their figures: {what: {split: count}}, without a model.
+
+        inputs: the model's input pipeline. An error of the objective is among the warnings. Objectives that have
+        nothing to tell do not read the rows.
+        """
+        warnings, figures = list[str](), dict[str, dict[str, int]]()
+        if objective.told is FinetuningObjective.told:
+            return warnings, figures
+        context = self.context(objective, inputs)
+        for split in ("train", "validation"):
+            try:
+                lines, found = objective(self.rows(objective, split), context).told()
+            except DataError as error:
+                lines, found = error.problems, {}
+            warnings += [f"{split}: {line}" for line in lines]
+            for name, count in found.items():
+                figures.setdefault(name.removeprefix("conversations_").replace("_", " "), {})[split] = int(count)
+        return warnings, figures
+
     def predictions(self, model: Path | str, split: str, *, like: Path | None = None) -> Predictions:
         """The predictions of `model` for the rows of train, validation or test.
 

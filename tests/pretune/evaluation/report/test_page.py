@@ -33,7 +33,7 @@ def png(size=4):
     return file.getvalue()
 
 
-def rendered(predictions, rows, attributions=None, *, samples=(), costs=None, more=None):
+def rendered(predictions, rows, attributions=None, *, samples=(), costs=None, more=None, told=((), {})):
     """The page of a model that is compared with itself; `more` is added to its results."""
     bootstrap = Bootstrap(compute.count(predictions), 100, 0.9, 0)
     models = dict.fromkeys(("finetuned", "scratch", "majority"), predictions)
@@ -45,6 +45,7 @@ def rendered(predictions, rows, attributions=None, *, samples=(), costs=None, mo
         mistakes=mistakes.worst_mistakes(predictions, 5),
         attributions=attributions or {},
         samples=samples,
+        told=told,
         training={"pretrain": CURVE, "finetune": CURVE},
         costs=costs or {},
     )
@@ -64,6 +65,15 @@ def test_every_form_has_a_page_that_stands_alone(forms, name):
         assert part in text
     assert text.count("<svg") == text.count("</svg>") >= 2
     assert text == rendered(forms[name](), rows())
+
+
+def test_what_became_of_long_rows_is_in_the_report(forms):
+    """The warnings, and the counts of each split; nothing for objectives that count none."""
+    told = (["train: 3 of 9 rows are cut"], {"rows": {"train": 9, "validation": 4}, "cut rows": {"train": 3}})
+    section = rendered(forms["texts"](), rows(), told=told).partition("<h2>Rows that are trained on</h2>")[2]
+    cells = re.findall(r"<(?:t[dh]|p)[^>]*>(.*?)</(?:t[dh]|p)>", section.partition("</section>")[0])
+    assert cells == [*told[0], "", "train", "validation", "rows", "9", "4", "cut rows", "3", ""]
+    assert "Rows that are trained on" not in rendered(forms["texts"](), rows())
 
 
 def test_benchmarks_stand_in_a_table(forms):

@@ -39,6 +39,11 @@ Once = Callable[[str, Callable[[Path], None]], Path]
 WORDS = {"sea": "wave tide ship salt sail reef", "sky": "cloud star moon wind bird", "land": "hill rock tree soil"}
 
 
+def new_mark() -> str:
+    """A mark for the processes of one clone; all are of one length."""
+    return f"clone-{uuid.uuid4().hex}"
+
+
 class Warm:
     """A process that has imported what commands need, and forks one for each."""
 
@@ -47,6 +52,7 @@ class Warm:
         self._path = f"{self._folder.name}/socket"
         command = [sys.executable, str(Path(__file__).with_name("warm.py")), self._path]
         quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1"}
+        quiet |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "CLONE_MARK": new_mark()}
         self._server = subprocess.Popen(
             command, cwd="/", env=os.environ | quiet, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
         )
@@ -92,7 +98,7 @@ class Clone:
     """A git clone of the project in a folder of its own; every process started from it carries `mark`."""
 
     root: Path
-    mark: str = field(default_factory=lambda: f"clone-{uuid.uuid4().hex}")
+    mark: str = field(default_factory=new_mark)
 
     @property
     def state(self) -> Path:

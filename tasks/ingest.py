@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pretune.config import source_spec
 from pretune.data import workers
@@ -28,8 +28,10 @@ def ingest(stage: Stage) -> None:
     for warning in counts["warnings"]:
         stage.warn(warning)
     licence = params.licence or LICENCES.get(str(params.source), "unknown")
-    about = {"source": origin, "licence": licence, "names": snapshot.names}
+    about: dict[str, Any] = {"source": origin, "licence": licence, "names": snapshot.names}
     if weights := source_spec.weights(params.source):
         about |= {"weights": weights, "for_pretraining": source_spec.for_pretraining(params.source)}
+    if temperature := source_spec.temperature(params.source):
+        about["temperature"] = temperature
     (folder / "source.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     stage.run.metrics({name: value for name, value in counts.items() if isinstance(value, int)})

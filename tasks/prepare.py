@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from pretune.data import workers
 from pretune.data.prepare import card, labels, write
+from pretune.data.prepare.mixing import Mixing
 from pretune.data.prepare.split_assignment import SplitAssignment
 from pretune.data.prepare.splits import SPLITS
 
@@ -26,9 +28,11 @@ def prepare(stage: Stage) -> None:
     out = write.CorpusOutputs(
         stage.out("data/prepared/corpus"), stage.out("data/prepared/tokenizer"), stage.checkpoints
     )
-    weights = about.get("weights", {})
-    write.write_weights(labelled, {name: weights[name] for name in weights if name not in about["for_pretraining"]})
-    corpus = write.write_corpus(out, assignment, about["names"], params, stage.resolve_input, weights=weights)
+    mixing = Mixing.of(about)
+    tuned = mixing.only(mixing.given.keys() - about.get("for_pretraining", []))
+    parts = Counter(row["part"] for row in assignment.rows_of("train")) if tuned.temperature else {}
+    write.write_weights(labelled, tuned.weights(parts))
+    corpus = write.write_corpus(out, assignment, about["names"], params, stage.resolve_input, mixing=mixing)
     if params.corpus_share < 1:
         corpus["rows_left_out"] = len(assignment.whole) - len(assignment.corpus)
     sizes = {part: len(getattr(assignment, part)) for part in (*SPLITS, "corpus")}

@@ -17,6 +17,7 @@ SPLIT_ALIASES = {"dev": "validation", "valid": "validation", "val": "validation"
 SQLITE = "sqlite:///"
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz")
 REMOTE = ("http://", "https://", "s3://", "gs://", "az://", "hf://")
+TEMPERATURE = "temperature"  # of a mixture, beside its parts
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")  # of a part of a mixture, which names metrics
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -47,7 +48,7 @@ class Part:
     """Places that are read one after the other, or in parallel: `aligned`, as (column, place).
 
     `split` is None where `prepare` assigns the rows to splits. name, weight: of the part of a mixture, "" and 0 where
-    the source is none.
+    the source is none; the weight is 0 also where the mixture has a temperature.
     """
 
     split: str | None
@@ -65,18 +66,24 @@ class Part:
 def parts(source: Any) -> list[Part]:
     """Parse `ingest.source`: a place, a list of places, {column: place}, {split: any of these}, or a mixture.
 
-    A mixture is {name: {path: any of the others, weight: a number}}. A place is a string, or {type: hub, name: NAME, …}
-    for a data set of the hub. Raises ValueError for anything else.
+    A mixture is {name: {path: any of the others, weight: a number}}, or {temperature: a number, name: {path: …}}. A
+    place is a string, or {type: hub, name: NAME, …} for a data set of the hub. Raises ValueError for anything else.
     """
     if isinstance(source, dict) and any(isinstance(value, dict) and "path" in value for value in source.values()):
-        return _collected(source.items(), _mixed)
+        weighted = TEMPERATURE not in source
+        return _collected(source.items(), lambda name, value: _mixed(name, value, weighted=weighted))
     by_split = isinstance(source, dict) and source and set(source) <= set(SPLITS)
     return _collected(source.items() if by_split else [(None, source)], lambda split, value: [_part(split, value)])
 
 
 def weights(source: Any) -> dict[str, float]:
-    """{name: weight} of the parts of a mixture; {} for any other source."""
+    """{name: weight} of the parts of a mixture, 0 where a temperature is in their place; {} for any other source."""
     return {part.name: part.weight for part in parts(source) if part.name}
+
+
+def temperature(source: Any) -> float | None:
+    """That of a mixture whose weights follow from the sizes of its parts; None of any other source."""
+    return float(source[TEMPERATURE]) if any(weight == 0 for weight in weights(source).values()) else None
 
 
 def for_pretraining(source: Any) -> list[str]:
@@ -98,19 +105,28 @@ def _collected(items: Iterable[tuple[Any, Any]], parse: Callable[[Any, Any], lis
     return parsed
 
 
-def _mixed(name: Any, value: Any) -> list[Part]:
-    """The parts of {path, weight}, one entry of a mixture."""
-    weight = value.get("weight") if isinstance(value, dict) else None
-    if not isinstance(value, dict) or set(value) != {"path", "weight"}:
-        raise ValueError(f"{name}: a part of a mixture is {{path: source, weight: number}}, got {value!r}")
+def _mixed(name: Any, value: Any, *, weighted: bool) -> list[Part]:
+    """The parts of one entry of a mixture: {path, weight}; {path} or the temperature itself if it is not `weighted`."""
+    if name == TEMPERATURE:
+        if not _is_number(value) or not 1 <= value < math.inf:
+            raise ValueError(f"{TEMPERATURE}: that of a mixture is a number of 1 or more, got {value!r}")
+        return []
+    form = "{path: source, weight: number}" if weighted else f"{{path: source}} where the mixture has a {TEMPERATURE}"
+    if not isinstance(value, dict) or set(value) != ({"path", "weight"} if weighted else {"path"}):
+        raise ValueError(f"{name}: a part of a mixture is {form}, got {value!r}")
     if not NAME.fullmatch(str(name)) or name in SPLITS:
         raise ValueError(f"{name}: the name of a part is a word other than {', '.join(SPLITS)}")
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+    weight = value.get("weight", 0)
+    if weighted and (not _is_number(weight) or not 0 < weight < math.inf):
         raise ValueError(f"{name}: a weight is a number above 0, got {weight!r}")
     inner = parts(value["path"])
     if any(part.name for part in inner):
         raise ValueError(f"{name}: a mixture in a mixture")
     return [replace(part, name=str(name), weight=float(weight)) for part in inner]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _part(split: str | None, source: Any) -> Part:

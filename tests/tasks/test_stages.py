@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -223,6 +224,26 @@ def test_the_parts_of_a_mixture_are_trained_by_their_weights_and_validated_each(
     curve = (bench.folder / "reports/curves/scratch.csv").read_text(encoding="utf-8").splitlines()
     assert curve[0].endswith("validation_loss_few,validation_loss_many")
     assert "| few | 20 |" in bench.texts["data-card.md"]
+
+
+def test_parts_of_a_mixture_without_weights_are_drawn_by_their_sizes_and_a_temperature(bench):
+    """At 2 by the square roots: of training rows in finetuning, of documents in pretraining."""
+    head, *lines = (bench.folder / "rows.csv").read_text(encoding="utf-8").splitlines()
+    for name, kept in {"few": lines[:12], "many": lines[12:60]}.items():
+        (bench.folder / f"{name}.csv").write_text("\n".join([head, *kept]) + "\n", encoding="utf-8")
+    (bench.folder / "replay.csv").write_text("text\n" + "".join(f"salt {number}\n" for number in range(25)), "utf-8")
+    source = {"few": {"path": "few.csv"}, "many": {"path": "many.csv"},
+              "replay": {"path": {"corpus": "replay.csv"}}, "temperature": 2}  # fmt: skip
+    ingested = bench.params.ingest.model_copy(update={"source": source})
+    bench.params = bench.params.model_copy(update={"ingest": ingested})
+    do(bench, ingest, prepare)
+    train = Counter(row["part"] for row in rows.read(bench.folder / "data/prepared/labelled/train.parquet"))
+    mixture = prepare_scratch(bench).mixture
+    assert mixture.weights == {name: train[name] ** 0.5 for name in ("few", "many")}
+    assert train["few"] < mixture.draws()["few"] < mixture.draws()["many"] < train["many"]
+    parts = json.loads((bench.folder / "data/prepared/corpus/parts.json").read_text(encoding="utf-8"))
+    assert parts["replay"] == {"documents": 25, "weight": 5.0}
+    assert all(part["weight"] == part["documents"] ** 0.5 for part in parts.values())
 
 
 def part_rows(mixture):

@@ -17,6 +17,7 @@ from pretune.data import rows, tokenizer
 from pretune.data.loading import arrays
 from pretune.data.loading.corpus import Part, write_parts
 from pretune.data.prepare import images, splits
+from pretune.data.prepare.mixing import Mixing
 from pretune.data.prepare.shards import Shards
 from pretune.data.prepare.split_assignment import SplitAssignment
 from pretune.data.rows import Row
@@ -101,12 +102,12 @@ def write_corpus(
     params: PrepareParams,
     resolve_input: Callable[[str], Path],
     *,
-    weights: dict[str, float],
+    mixing: Mixing,
 ) -> dict[str, Any]:
     """Write the corpus and the input pipeline for images, numbers or text; return the size of the corpus.
 
-    `resolve_input` returns the folder of a tokenizer that is named in params. `weights`: {part: weight} of a mixture.
-    Raises DataError for an empty corpus.
+    `resolve_input` returns the folder of a tokenizer that is named in params. `mixing`: of documents, with those of
+    each part. Raises DataError for an empty corpus.
     """
     first = next(assignment.rows_of("corpus"), None)
     if first is None:
@@ -133,9 +134,10 @@ def write_corpus(
     tokens = Shards(shards, loaded).write(assignment.documents())
     for path in sorted(shards.iterdir()):
         _link(path, out.corpus / path.name)
-    if weights:
+    if mixing.given:
         found = assignment.documents_by_source()
-        sizes = found | {name: 0 for name in weights if name not in found}
+        sizes = found | {name: 0 for name in mixing.given if name not in found}
+        weights = mixing.weights(sizes)
         write_parts(out.corpus, {name: Part(size, weights[name]) for name, size in sizes.items()})
     return {"tokens": tokens, "vocabulary": len(loaded)}
 

@@ -51,3 +51,25 @@ def test_all_that_is_wrong_in_a_mixture_is_told_at_once():
         source_spec.parts(mixture)
     problems = str(caught.value).split("; ")
     assert [problem.partition(":")[0] for problem in problems] == ["a", "b", "c", "d", "test", "e f", "g"]
+
+
+def test_a_temperature_stands_in_place_of_weights(tmp_path):
+    """It is beside the parts, and no part or place."""
+    source = {"temperature": 2, "chat": {"path": "a.jsonl"}, "general": {"path": {"corpus": "b.txt"}}}
+    assert source_spec.temperature(source) == 2.0
+    assert list(source_spec.weights(source)) == ["chat", "general"]
+    assert source_spec.for_pretraining(source) == ["general"]
+    assert list(source_spec.local_paths(source, tmp_path)) == ["a.jsonl", "b.txt"]
+    assert source_spec.temperature({"chat": {"path": "a.jsonl", "weight": 1}}) is None
+    assert source_spec.temperature({"train": "a.jsonl"}) is None
+
+
+@pytest.mark.parametrize("value", [0.5, True, "2", float("inf"), None, {"path": "a.csv"}])
+def test_a_temperature_excludes_weights(value):
+    """Each part with a weight is told, beside a temperature that is none."""
+    source = {"temperature": value, "a": {"path": "a.csv", "weight": 1}, "b": {"path": "b.csv"}, "c": "c.csv"}
+    with pytest.raises(ValueError, match="a number of 1 or more") as caught:
+        source_spec.parts(source)
+    problems = str(caught.value).split("; ")
+    assert [problem.partition(":")[0] for problem in problems] == ["temperature", "a", "c"]
+    assert "{path: source} where the mixture has a temperature, got {'path': 'a.csv', 'weight': 1}" in problems[1]

@@ -11,6 +11,7 @@ from PIL import Image
 
 from pretune.data import rows
 from pretune.data.prepare import write
+from pretune.data.prepare.mixing import Mixing
 from pretune.data.prepare.split_assignment import SplitAssignment
 from pretune.errors import DataError
 
@@ -111,7 +112,7 @@ def corpus(tmp_path, snapshot, prepare_params):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         out = write.CorpusOutputs(folder / "corpus", folder / "tokenizer", folder / "checkpoints")
         (folder / "checkpoints").mkdir(parents=True)
-        write.write_corpus(out, SplitAssignment(made, params, 0), {}, params, lambda name: name, weights={})
+        write.write_corpus(out, SplitAssignment(made, params, 0), {}, params, lambda name: name, mixing=Mixing({}))
         return [{p.name: p.read_bytes() for p in sorted(part.iterdir())} for part in (out.corpus, out.inputs)]
 
     return write_corpus

@@ -48,9 +48,9 @@ def show(as_json: Json = False) -> None:
     screen = Console()
     screen.print(Markdown((folder / "card.md").read_text(encoding="utf-8")))
     for section, found in counts.items():
-        title = f"rows that {section} trains on, at {section}.sequence_length {found['sequence_length']}"
+        screen.print(f"rows that {section} trains on, at {section}.sequence_length {found['sequence_length']}:")
         splits = list(dict.fromkeys(split for line in found["rows"].values() for split in line))
-        table = Table("", *splits, title=title, title_justify="left")
+        table = Table("", *splits)
         for name, line in found["rows"].items():
             table.add_row(name, *(str(line.get(split, "")) for split in splits))
         screen.print(table)

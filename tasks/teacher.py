@@ -21,7 +21,13 @@ from pretune.objectives.finetuning.table import OBJECTIVES
 from pretune.training import device
 
 if TYPE_CHECKING:
-    from pretune.runtime.stage import Stage
+    from collections.abc import Callable
+
+    from transformers import PreTrainedModel
+
+    from pretune.config.params import Params
+    from pretune.objectives.conversations import Sample
+    from pretune.runtime.stage import Stage, StageInputs
 
 SPLITS = ("train", "validation")  # that training reads
 
@@ -32,13 +38,25 @@ def teacher(stage: Stage) -> None:
     It reads only those keys of `finetune` that change the result: another weight leaves the teacher's answers as they
     are.
     """
-    params, section = stage.params.finetune, stage.params.teacher
-    assert section is not None  # DVC refuses a declared key that params.yaml lacks
     out = stage.out("data/teacher")
     out.mkdir(parents=True)
-    objective = OBJECTIVES.get(params.objective)
-    if objective is None or not objective.taught:
+    if not asks(stage.params):
         return
+    found = ask(stage, *prepare(stage), partial(stage.progress, note="targets"))
+    found.save(out)
+    stage.run.metrics(found.figures())
+
+
+def asks(params: Params) -> bool:
+    """Whether the objective learns from a teacher."""
+    objective = OBJECTIVES.get(params.finetune.objective)
+    return objective is not None and objective.taught
+
+
+def prepare(stage: StageInputs) -> tuple[PreTrainedModel, list[Sample], int]:
+    """The teacher, in eval mode, the samples that it reads, and the tokens of the tokenizer."""
+    params, section = stage.params.finetune, stage.params.teacher
+    assert section is not None  # DVC refuses a declared key that params.yaml lacks
     device.prepare(0, stage.params.threads)
     inputs = tokenizer.load(stage.dep("data/prepared/tokenizer"))
     source = build.source(section, stage.resolve_input, section="teacher")
@@ -54,9 +72,17 @@ def teacher(stage: Stage) -> None:
     chosen = device.choose()
     half = device.computes_in_bf16(chosen, params.precision) and build.stored_dtype(source) == torch.bfloat16
     model, _ = build.load(Instruction, source, dtype=torch.bfloat16 if half else torch.float32)
-    with device.autocast(chosen, params.precision):
-        found = answers.Teacher.ask(
-            model.to(chosen).eval(), samples, section.top, len(inputs), partial(stage.progress, note="targets")
-        )
-    found.save(out)
-    stage.run.metrics(found.figures())
+    return model.to(chosen).eval(), samples, len(inputs)
+
+
+def ask(
+    stage: StageInputs,
+    model: PreTrainedModel,
+    samples: list[Sample],
+    vocabulary: int,
+    told: Callable[[int, int], None] | None = None,
+) -> answers.Teacher:
+    """What the teacher holds likely at each target of the samples."""
+    assert stage.params.teacher is not None
+    with device.autocast(model.device, stage.params.finetune.precision):
+        return answers.Teacher.ask(model, samples, stage.params.teacher.top, vocabulary, told)

@@ -243,9 +243,15 @@ def _batches(lengths: Sequence[int], model: Any) -> Iterator[tuple[list[int], in
 
 def _capacity(model: Any) -> int:
     """Tokens that the cache may hold."""
-    config, device = model.config, model.device
+    device = model.device
+    free = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else CACHE
+    return int(free // token_bytes(model))
+
+
+def token_bytes(model: Any) -> int:
+    """Bytes of the keys and values of a token."""
+    config = model.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    free = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else CACHE
-    width = 4 if device.type == "cpu" else model.dtype.itemsize
-    return int(free // (2 * config.num_hidden_layers * heads * size * width))
+    width = 4 if model.device.type == "cpu" else model.dtype.itemsize
+    return int(2 * config.num_hidden_layers * heads * size * width)

@@ -38,6 +38,9 @@ class StageInputs(Protocol):
     def declared(self, folder: str) -> list[str]:
         """The declared inputs within a folder, in the order of dvc.yaml."""
 
+    def resolve_input(self, place: str) -> Path:
+        """The place of a path that params.yaml names."""
+
 
 class Recorder(Protocol):
     """The record of a run: metrics and texts, which may vary from run to run, unlike outputs."""

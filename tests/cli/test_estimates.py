@@ -30,8 +30,8 @@ def tried(monkeypatch):
     """The stages whose training would be timed; none is."""
     stages = []
 
-    def estimate(_root, name):
-        stages.append(name)
+    def estimate(_root, name, later):
+        stages.append(" ".join([name, *later]))
         return KNOWN
 
     monkeypatch.setattr(estimates, "_estimate_in_process", estimate)
@@ -50,8 +50,11 @@ def graph(monkeypatch, tmp_path, params_file):
     nodes = {
         "prepare": node("prepare", [], ["prepared"], [], ["prepare"]),
         "pretrain": node("pretrain", ["prepared"], ["models/pretrained"], ["prepare"], ["pretrain", "launch"]),
-        "finetune": node("finetune", ["models/pretrained"], ["finetuned"], ["pretrain"], ["finetune", "launch"]),
+        "finetune": node("finetune", ["models/pretrained"], ["models/finetuned"], ["pretrain"], ["finetune", "launch"]),
         "label_efficiency": node("label_efficiency", ["prepared"], ["fewer"], ["prepare"], ["finetune", "launch"]),
+        "evaluate": node(
+            "evaluate", ["models/pretrained", "models/finetuned"], ["reports"], ["pretrain", "finetune"], ["evaluate"]
+        ),
     }
     monkeypatch.setattr(estimates, "Workspace", lambda _: type("", (), {"nodes": nodes}))
     return tmp_path
@@ -94,6 +97,17 @@ def test_a_checkpoint_that_stays_as_it_is_need_not_be_waited_for(graph, tried, t
     assert build.inference_config(folder)
 
 
+def test_evaluation_is_tried_before_its_models_are_trained(graph, tried):
+    """With the pretrained model in place of those that will be made, once that is there."""
+    found, _ = estimated(graph, pretrain="run", finetune="run", evaluate="run")
+    assert found["evaluate"] == {"unknown": "it reads what pretrain will make"}
+    (graph / "models" / "pretrained").mkdir(parents=True)
+    found, _ = estimated(graph, pretrain="skip", finetune="run", evaluate="run")
+    assert (found["evaluate"], tried[-1]) == (KNOWN, "evaluate models/finetuned")
+    estimated(graph, pretrain="skip", finetune="skip", evaluate="run")
+    assert tried[-1] == "evaluate"
+
+
 def test_what_will_not_run_is_not_tried_out(graph, tried):
     """Skipped and restored stages cost nothing."""
     assert estimated(graph, prepare="skip", pretrain="skip", finetune="restore") == ({}, [])
@@ -125,4 +139,6 @@ def test_numbers_are_told_in_short():
     """Three columns of sizes, one of memory, one of time; what is not known has a line instead."""
     found = {"pretrain": KNOWN, "finetune": {"unknown": "it reads what pretrain will make"}}
     assert estimates.rows(found) == [("pretrain", "873.2k", "6.4G", "5.8T", "0.6 GB", "59 s")]
+    evaluated = {key: KNOWN[key] for key in ("parameters", "memory_gb", "seconds")}
+    assert estimates.rows({"evaluate": evaluated}) == [("evaluate", "873.2k", "", "", "0.6 GB", "59 s")]
     assert estimates.unknown(found) == ["finetune: no estimate, it reads what pretrain will make"]

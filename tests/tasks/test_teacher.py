@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.numpy import load_file
 
+from cli import dry_runs
 from pretune.config.params import FinetuneParams, TeacherParams, restrict_params
 from pretune.data import rows
 from pretune.data import tokenizer as tokenizers
@@ -103,6 +105,15 @@ def test_the_teacher_is_asked_about_each_target_of_each_sample(bench):
     assert len(stored["ids"]) == stored["offsets"][-1] == bench.recorded["targets"]
     assert len(stored["keys"]) > 12, "rows that are too long become several samples"
     assert bench.told[-1] == "{0}/{0} targets".format(len(stored["ids"])), "the progress ends with all of them"
+
+
+def test_what_it_will_cost_is_tried_on_some_samples(bench):
+    """Nothing is written, and all of it where half a second is enough."""
+    found = do(bench, lambda stage: dry_runs.teacher(stage, stage.folder, time.perf_counter()))
+    assert 0 < found["seconds"] < 100
+    assert found["parameters"] > 0
+    assert found["memory_gb"] > 0.1
+    assert not (bench.folder / "data/teacher").exists()
 
 
 def test_it_reads_only_settings_that_change_its_answers(bench, root):

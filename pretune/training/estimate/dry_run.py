@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from pretune.training import checkpoint, dataloader, memory, schedule
+from pretune.training.estimate import answering
 from pretune.training.learner import Learner
 
 if TYPE_CHECKING:
@@ -112,7 +113,18 @@ def _validation(learner: Learner, job: Job, processes: int, *, large: bool) -> f
         learner.validate(few, 0)
         took = time.perf_counter() - began
     samples = len(job.validation) + sum(map(len, job.validation_parts.values()))
-    return took * samples / len(few) / processes
+    return took * samples / len(few) / processes + _generation(learner, job)
+
+
+def _generation(learner: Learner, job: Job) -> float:
+    """Seconds in which process 0 generates the texts by whose metric the best weights are chosen, if one is."""
+    validated = [job.validation, *job.validation_parts.values()]
+    if job.params.metric_for_best_model not in getattr(job.validation, "generated", ()):
+        return 0.0
+    learner.model.eval()
+    took = sum(answering.seconds(objective, learner.model) for objective in validated)
+    learner.model.train()
+    return took
 
 
 class _FirstSamples:

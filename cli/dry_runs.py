@@ -1,12 +1,7 @@
-"""What a stage will cost, measured on a part of its work in this process: what `pretune plan` tells.
-
-Training stages take some of their steps, `evaluate` answers some rows, `teacher` is asked about some samples.
-"""
+"""What `evaluate` and `teacher` will cost, measured on a part of their work in this process, for `pretune plan`."""
 
 from __future__ import annotations
 
-import gc
-import importlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +17,6 @@ from pretune.evaluation import baselines, forgetting, names, speed
 from pretune.evaluation.metrics import compute
 from pretune.evaluation.metrics.bootstrap import Bootstrap
 from pretune.evaluation.report import attribution
-from pretune.lineage.graph import state_dir
 from pretune.models import build
 from pretune.objectives.base import ObjectiveContext
 from pretune.objectives.finetuning.labelled import LabelledData
@@ -30,8 +24,8 @@ from pretune.objectives.finetuning.language_modelling import LOGITS, LanguageMod
 from pretune.objectives.finetuning.teacher import TOKENS
 from pretune.objectives.predictions import Texts
 from pretune.predictor.model import ANSWERS
-from pretune.training import device, memory, parallel
-from pretune.training.estimate import answering, dry_run, saving
+from pretune.training import device, memory
+from pretune.training.estimate import answering
 
 if TYPE_CHECKING:
     from pretune.objectives.base import FinetuningObjective
@@ -42,30 +36,7 @@ Estimate = dict[str, Any]
 ALONE = 5  # rows that are answered one by one, for the latency
 
 
-def training(stage: StageInputs, root: Path, began: float) -> Estimate:
-    """Build the job of the stage, compute its cost, and time some of its steps. began: when the process did."""
-    job = importlib.import_module(f"tasks.{stage.name}").prepare(stage)
-    launch, world = stage.params.launch, parallel.single_process()
-    processes = launch.processes * launch.nodes
-    memory_before = memory.held(world.device)
-    cost = job.cost(stage.name, world.device, processes=processes, strategy=launch.strategy)
-    startup = time.perf_counter() - began
-    gc.enable()
-    gc.freeze()
-    result = dry_run.timed(job, world, processes, cost.snapshot)
-    saved = saving.timed(job.model, state_dir(root))
-    return {
-        "parameters": cost.parameters,
-        "flops_per_step": cost.flops,
-        "steps": job.steps,
-        "flops": cost.flops * job.steps,
-        "memory_gb": max(result.memory, memory_before, memory.highest(world.device)) / 1e9,
-        "seconds": startup + result.training + saved,
-        "seconds_per_step": result.step,
-    }
-
-
-def teacher(stage: StageInputs, root: Path, began: float) -> Estimate:  # noqa: ARG001 - as `training`
+def teacher(stage: StageInputs, began: float) -> Estimate:
     """Ask the teacher about some samples: by their tokens, the seconds of all; one forward pass reads more of them."""
     from tasks import teacher as task
 
@@ -87,7 +58,7 @@ def teacher(stage: StageInputs, root: Path, began: float) -> Estimate:  # noqa: 
     }
 
 
-def evaluate(stage: StageInputs, root: Path, began: float) -> Estimate:  # noqa: ARG001 - as `training`
+def evaluate(stage: StageInputs, began: float) -> Estimate:
     """Answer some test rows with the model that is evaluated, and measure the baselines, intervals and the rest.
 
     Each model that is compared is loaded, and answers all rows. Benchmarks are not tried.
@@ -209,6 +180,3 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
     began = time.perf_counter()
     result = work()
     return result, time.perf_counter() - began
-
-
-OTHERS = {"evaluate": evaluate, "teacher": teacher}  # than training

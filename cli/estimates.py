@@ -13,23 +13,28 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
 from pretune.config.params import Params, load
 from pretune.errors import PretuneError
 from pretune.evaluation.names import PRETRAINED
-from pretune.lineage.graph import Node, Workspace
+from pretune.lineage.graph import Node, Workspace, state_dir
 from pretune.lineage.plan import Decision
 from pretune.objectives.requirements import TAUGHT
 from pretune.runtime.launcher import trains
 from pretune.runtime.stage import StageInputs
 
+if TYPE_CHECKING:
+    from pretune.training.job import Job
+
 Estimate = dict[str, Any]
+OTHERS = ("evaluate", "teacher")  # than training (cli/dry_runs.py)
 READ = {"data/prepared/labelled", "data/prepared/corpus", PRETRAINED}  # in a trial of `evaluate`
 HEADINGS = ("stage", "parameters", "FLOPs a step", "FLOPs in all", "memory at most", "time")
 
@@ -38,6 +43,7 @@ def estimates(root: Path, decisions: list[Decision], report: Callable[[str], Non
     """An estimate for each stage that will run and works with a model, or {"unknown": reason}."""
     nodes, params, by_stage = Workspace(root).nodes, load(root / "params.yaml"), {}
     actions = {decision.stage: decision.action for decision in decisions}
+    tried: dict[str, list[str]] = {}
     given = {PRETRAINED} if _unchanged(params) else set()  # it will be the checkpoint
     for name in [name for name, action in actions.items() if action == "run" and _works(nodes[name], params)]:
         node = nodes[name]
@@ -55,8 +61,13 @@ def estimates(root: Path, decisions: list[Decision], report: Callable[[str], Non
         elif missing:
             by_stage[name] = {"unknown": f"{', '.join(missing)} is missing"}
         else:
+            tried[name] = later
+            by_stage[name] = {}
+    with ExitStack() as stack:  # all import at once, then one after the other is measured
+        children = {name: stack.enter_context(_start(root, name, later)) for name, later in tried.items()}
+        for name, child in children.items():
             report(f"trying {name} for some seconds (not with --quick) …")
-            by_stage[name] = _estimate_in_process(root, name, later)
+            by_stage[name] = _finish(child)
     return by_stage
 
 
@@ -85,15 +96,26 @@ def unknown(by_stage: dict[str, Estimate]) -> list[str]:
     return [f"{name}: no estimate, {reason}" for name, reason in reasons.items()]
 
 
-def _estimate_in_process(root: Path, name: str, later: list[str]) -> Estimate:
-    done = subprocess.run(
+@contextmanager
+def _start(root: Path, name: str, later: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """The process of a stage, which waits for a line before it measures."""
+    with subprocess.Popen(
         [sys.executable, "-m", "cli.estimates", name, *later],
-        cwd=root, stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding="utf-8", check=False,
-    )  # fmt: skip
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
+        cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
+    ) as child:  # fmt: skip
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
+def _finish(child: subprocess.Popen[str]) -> Estimate:
+    """Let the process measure; what it has found."""
+    output, errors = child.communicate("\n")
+    if child.returncode:
+        lines = errors.strip().splitlines() or [f"ended with {child.returncode}"]
         return {"unknown": f"the trial failed: {lines[-1]}"}
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return dict(json.loads(output.splitlines()[-1]))
 
 
 def _row(estimate: Estimate) -> tuple[str, ...]:
@@ -144,13 +166,42 @@ class DryRunStage(StageInputs):
 
 def estimate(name: str, pending: list[str], folder: Path) -> Estimate:
     """What a stage will cost. pending: models that are not there yet. folder: for temporary files."""
-    start = time.perf_counter()
+    began = time.perf_counter()
     gc.disable()  # what imports make stays, and searching it for garbage takes a third of their time
-    from cli import dry_runs
+    import importlib
 
-    root, params = Path.cwd(), load(Path("params.yaml"))
-    stage = DryRunStage(root, Workspace(root).node(name), params, folder, pending)
-    return dry_runs.OTHERS.get(name, dry_runs.training)(stage, root, start)
+    tried = importlib.import_module("cli.dry_runs" if name in OTHERS else f"tasks.{name}")
+    root = Path.cwd()
+    stage = DryRunStage(root, Workspace(root).node(name), load(root / "params.yaml"), folder, pending)
+    took = time.perf_counter() - began
+    sys.stdin.readline()  # the stage before is measured
+    began = time.perf_counter() - took
+    return dict(getattr(tried, name)(stage, began)) if name in OTHERS else _training(stage, tried.prepare(stage), began)
+
+
+def _training(stage: StageInputs, job: Job, began: float) -> Estimate:
+    """Compute the cost of a stage's job, and time some of its steps. began: when the process did."""
+    from pretune.training import memory, parallel
+    from pretune.training.estimate import dry_run, saving
+
+    launch, world = stage.params.launch, parallel.single_process()
+    processes = launch.processes * launch.nodes
+    memory_before = memory.held(world.device)
+    cost = job.cost(stage.name, world.device, processes=processes, strategy=launch.strategy)
+    startup = time.perf_counter() - began
+    gc.enable()
+    gc.freeze()
+    result = dry_run.timed(job, world, processes, cost.snapshot)
+    saved = saving.timed(job.model, state_dir(Path.cwd()))
+    return {
+        "parameters": cost.parameters,
+        "flops_per_step": cost.flops,
+        "steps": job.steps,
+        "flops": cost.flops * job.steps,
+        "memory_gb": max(result.memory, memory_before, memory.highest(world.device)) / 1e9,
+        "seconds": startup + result.training + saved,
+        "seconds_per_step": result.step,
+    }
 
 
 def main() -> None:

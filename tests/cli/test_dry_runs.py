@@ -53,7 +53,7 @@ def tried(root, params, objective, *, scratch=False):
     }
     node = Node("evaluate", "", DEPS, [], [], [], {})
     stage = DryRunStage(root, node, params.model_copy(update=changed), root, ["models/finetuned", "models/scratch"])
-    return dry_runs.evaluate(stage, root, time.perf_counter())
+    return dry_runs.evaluate(stage, time.perf_counter())
 
 
 @pytest.mark.parametrize("objective", ASKED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 
 import pytest
 
@@ -30,11 +31,12 @@ def tried(monkeypatch):
     """The stages whose training would be timed; none is."""
     stages = []
 
-    def estimate(_root, name, later):
+    def start(_root, name, later):
         stages.append(" ".join([name, *later]))
-        return KNOWN
+        return nullcontext()
 
-    monkeypatch.setattr(estimates, "_estimate_in_process", estimate)
+    monkeypatch.setattr(estimates, "_start", start)
+    monkeypatch.setattr(estimates, "_finish", lambda _: KNOWN)
     return stages
 
 

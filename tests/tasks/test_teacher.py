@@ -109,7 +109,7 @@ def test_the_teacher_is_asked_about_each_target_of_each_sample(bench):
 
 def test_what_it_will_cost_is_tried_on_some_samples(bench):
     """Nothing is written, and all of it where half a second is enough."""
-    found = do(bench, lambda stage: dry_runs.teacher(stage, stage.folder, time.perf_counter()))
+    found = do(bench, lambda stage: dry_runs.teacher(stage, time.perf_counter()))
     assert 0 < found["seconds"] < 100
     assert found["parameters"] > 0
     assert found["memory_gb"] > 0.1

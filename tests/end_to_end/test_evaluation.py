@@ -41,7 +41,7 @@ def test_a_model_is_promoted_served_and_rolled_back(copy):
     assert json.loads(answer)["label"] in labels
     assert "replaced none" in copy.pretune("rollback", code=4)
     copy.set(gate__size=0.001)
-    assert "FAILED  size" in copy.alone("-m", "cli.app", "promote", code=12)
+    assert "FAILED  size" in copy.pretune("promote", code=12)
 
 
 def test_a_pipeline_run_is_reproduced_to_the_bit(copy):
@@ -103,9 +103,7 @@ def test_mlflow_serves_the_model(copy):
         )  # fmt: skip
         with urllib.request.urlopen(request, timeout=60) as response:
             served = json.loads(response.read())["predictions"]
-        output = copy.alone(
-            "-m", "cli.app", "predict", "models/finetuned", "--text", "the wave and the tide", "--text", "a hill"
-        )
+        output = copy.pretune("predict", "models/finetuned", "--text", "the wave and the tide", "--text", "a hill")
         expected = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     finally:
         server.terminate()

@@ -72,12 +72,12 @@ def test_experiments_run_by_hand_are_recorded_where_they_were_started(committed)
     rate = "finetune.learning_rate=2e-3"
     temporary, here = "evaluate.bootstrap_samples=103", "evaluate.bootstrap_samples=104"
     before, known = own_files(committed), {run.info.run_id for run in committed.records()}
-    committed.alone("-m", "dvc", "exp", "run", "--queue", "--name", "queued", "--set-param", rate)
-    committed.alone("-m", "dvc", "exp", "run", "--run-all")
-    committed.alone("-m", "dvc", "exp", "run", "--temp", "--name", "temporary", "--set-param", temporary)
+    committed.run("-m", "dvc", "exp", "run", "--queue", "--name", "queued", "--set-param", rate)
+    committed.run("-m", "dvc", "exp", "run", "--run-all")
+    committed.run("-m", "dvc", "exp", "run", "--temp", "--name", "temporary", "--set-param", temporary)
     committed.wait_for_end()
     assert own_files(committed) == before
-    committed.alone("-m", "dvc", "exp", "run", "--name", "here", "--set-param", here)
+    committed.run("-m", "dvc", "exp", "run", "--name", "here", "--set-param", here)
 
     params = {name: found for name, (found, _) in shown(committed).items()}
     assert params["queued"]["finetune"]["learning_rate"] == 2e-3

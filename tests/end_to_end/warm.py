@@ -33,7 +33,7 @@ PACKAGES = (
 )  # fmt: skip
 OURS = ("cli", "flows", "tasks", "pretune")
 STARTS = {"cli.app": 2, "flows.sweep.slot": 2, "tasks": 1}  # a sender, a fork server or a slot
-STARTS_STAGES = 8  # what `pretune reproduce` starts
+STARTS_STAGES, STAGES = {"reproduce", "repro", "exp"}, 7  # words of commands that start a process for each stage
 MARK = "CLONE_MARK"  # of the processes of a clone; see conftest.py
 PATH = sys.path[1:]
 waiting = []  # (pid, socket) of children that wait for what this process starts
@@ -48,13 +48,15 @@ class Popen(subprocess.Popen):
     """Starts `python -m` of ours in a process that waits for it, as long as there is one; all else as usual."""
 
     def _execute_child(self, args, *rest):  # the arguments of subprocess.Popen, in its order
-        if not (waiting and args[:2] == [sys.executable, "-m"] and args[2].split(".")[0] in OURS):
+        by_dvc = str(args[-1]).startswith("exec python -m tasks ")  # through a shell
+        command = args[-1].split()[1:] if by_dvc else args
+        if not (waiting and command[0] in {"python", sys.executable} and command[2].split(".")[0] in OURS):
             super()._execute_child(args, *rest)
             return
         (pass_fds, cwd, env), pipes, (session, group) = rest[3:6], rest[9:15], rest[-2:]
         own = [number if end == -1 else end for number, end in enumerate((pipes[0], pipes[3], pipes[5]))]
         request = {
-            "arguments": args[1:], "cwd": os.fspath(cwd or Path.cwd()), "environment": dict(env or os.environ),
+            "arguments": command[1:], "cwd": os.fspath(cwd or Path.cwd()), "environment": dict(env or os.environ),
             "descriptors": [0, 1, 2, *pass_fds], "session": session, "group": group,
         }  # fmt: skip
         self.pid, channel = waiting.pop()
@@ -68,7 +70,7 @@ class Popen(subprocess.Popen):
 def keep_ready():
     """Fork processes that wait until this one starts a command; return, in each that gets one, its request."""
     subprocess.Popen = Popen
-    for _ in range(STARTS_STAGES if "reproduce" in sys.argv else STARTS.get(sys.argv[0], 0)):
+    for _ in range(STAGES if STARTS_STAGES & set(sys.argv) else STARTS.get(sys.argv[0], 0)):
         ours, theirs = socket.socketpair()
         if not (pid := os.fork()):
             ours.close()

@@ -78,8 +78,11 @@ def named(nodes, monkeypatch):
 
 @pytest.fixture(scope="module")
 def clones():
-    """The module that makes clones, tests/end_to_end/conftest.py."""
+    """The module that makes clones, tests/end_to_end/conftest.py, with its warm process if tests there have run."""
     path = Path(__file__).parents[1] / "end_to_end" / "conftest.py"
+    for known in list(sys.modules.values()):
+        if getattr(known, "__file__", None) == str(path):
+            return known
     spec = importlib.util.spec_from_file_location("clones_for_clusters", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # its dataclasses look it up
@@ -96,7 +99,7 @@ def prepared(clones, tmp_path_factory):
     text = code.read_text(encoding="utf-8")
     assert "\nEVERY = 60.0" in text
     code.write_text(text.replace("\nEVERY = 60.0", "\nEVERY = 0.0"), encoding="utf-8")
-    clone.alone("-m", "cli.app", "run", "prepare", "--no-prefect")
+    clone.pretune("run", "prepare", "--no-prefect")
     clone.wait_for_end()
     return clone
 
@@ -113,7 +116,7 @@ def clone(clones, prepared, tmp_path):
 def expected(clones, prepared, tmp_path_factory):
     """What the sweep gives without a cluster."""
     clone = clones.copy_clone(prepared, tmp_path_factory.mktemp("here"))
-    clone.alone("-m", "cli.app", *SWEEP, "--parallel", "1")
+    clone.pretune(*SWEEP, "--parallel", "1")
     return outcomes(clone)
 
 

@@ -77,12 +77,14 @@ def trials_to_find(folder, sampler, seed):
 @pytest.mark.slow
 def test_tpe_finds_a_planted_point_and_random_search_does_not(tmp_path):
     """Within 50 trials and a loss of 0.15, TPE finds it in at least 9 of 10 seeds; chance does in at most 7."""
-    found = {
-        sampler: sum(trials_to_find(tmp_path / f"{sampler}-{seed}", sampler, seed) <= TRIALS for seed in SEEDS)
-        for sampler in ("tpe", "random")
-    }
-    assert found["tpe"] >= 9
-    assert found["random"] <= 7
+
+    def missed(sampler, enough):
+        """Whether `enough` of the seeds do not find it; the others need not be tried then."""
+        misses = (seed for seed in SEEDS if trials_to_find(tmp_path / f"{sampler}-{seed}", sampler, seed) > TRIALS)
+        return len(list(itertools.islice(misses, enough))) == enough
+
+    assert not missed("tpe", 2)
+    assert missed("random", 3)
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])

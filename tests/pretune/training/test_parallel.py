@@ -91,10 +91,10 @@ def by_one(case):
 
 
 FIXED = [case for case in STOPPED if not case.dropout]  # each process draws its own dropout
-IN_TWO = [
+IN_TWO = list(dict.fromkeys([
     *SHARED, *SPOILT, *STOPPED, *map(resumed, STOPPED), *map(undisturbed, STOPPED),
     *(otherwise(resumed(case)) for case in FIXED), *map(resumed, BY_ONE),
-]  # fmt: skip
+]))  # fmt: skip
 
 
 def launch(cases, folder):

@@ -99,6 +99,8 @@ class PipelineRun:
             compatibility.before_work(self.root, self.state, self._params, self._processes.start)
         if "evaluate" in self.nodes:
             benchmarks.check(self._params.evaluate.benchmarks, self.root, self.nodes["evaluate"].deps)
+        if "evaluate" in stages:
+            benchmarks.fetch(self._params.evaluate.benchmarks, self._processes.start)
         for line in [] if self.trial else params.advice(self._params):  # a sweep tries what is rarely meant
             self.display.warn(line)
         if self._params.align and "align" not in self.nodes:

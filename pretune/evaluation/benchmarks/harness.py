@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -66,6 +67,20 @@ def run(
     return results, files, cut
 
 
+def problems(names: Sequence[str]) -> tuple[list[str], str]:
+    """Load tasks of the harness, which fetches their data. Why some cannot be asked, one line each; the next step."""
+    found, next_step = [], ""
+    for name in names:
+        try:
+            with _loaded([name], Path):
+                pass
+        except PretuneError as error:
+            text = "evaluate.benchmarks: "
+            found += [f"{text}{name}: {problem.removeprefix(text)}" for problem in error.problems]
+            next_step = next_step or error.next_step
+    return found, next_step
+
+
 @contextmanager
 def _loaded(names: Sequence[str], resolve: Callable[[str], Path]) -> Iterator[dict[str, Any]]:
     """The tasks with their data, as the harness loads them. Their templates run in Jinja's sandbox."""
@@ -124,6 +139,8 @@ def _told(name: str, make: Callable[[], Any]) -> Any:
         return make()
     except PretuneError:
         raise
+    except ConnectionError as error:
+        raise DataError(f"{name}: {' '.join(str(error).split())}", tasks.FETCH) from error
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{name}: {type(error).__name__}: {reason}", tasks.NEXT) from error
@@ -211,3 +228,13 @@ def _line(model: str, sample: Sample) -> str:
 def _plain(value: Any) -> Any:
     """A value of numpy, or a set, as JSON has it."""
     return sorted(value) if isinstance(value, set | frozenset) else value.tolist()
+
+
+def main(names: list[str]) -> int:
+    """Print `problems` of these tasks as JSON."""
+    print(json.dumps(problems(names)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -5,9 +5,10 @@ Everything here is checked before any stage works: neither torch nor the harness
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,6 +41,8 @@ AGGREGATIONS = {
     "perplexity", "ter", "weighted_perplexity",
 }  # fmt: skip
 NEXT = "correct evaluate.benchmarks or the file (docs/evaluation.md), then run again"
+
+FETCH = f"{DOWNLOAD}=1 pretune run   (with network, once: the data stay), or name files of the workspace"
 
 
 def is_file(name: str) -> bool:
@@ -75,8 +78,25 @@ def check_environment(names: Sequence[str]) -> None:
     if hub and os.environ.get(DOWNLOAD) != "1":
         raise ParamsError(
             [f"evaluate.benchmarks: {name} is a task of the harness, whose data come from the hub" for name in hub],
-            f"{DOWNLOAD}=1 pretune run   (allows fetching them), or name files of the workspace",
+            FETCH,
         )
+
+
+def fetch(names: Sequence[str], start: Callable[..., Any]) -> None:
+    """Fetch the data of the harness's own tasks; DataError for those that are unknown or out of reach.
+
+    start: starts a module as a process, for the harness takes seconds to import.
+    """
+    hub = [name for name in names if not is_file(name)]
+    if not hub:
+        return
+    with start("pretune.evaluation.benchmarks.harness", *hub) as child:
+        output = child.stdout.read()
+    if child.returncode:
+        raise SystemExit(output)
+    problems, next_step = json.loads(output.splitlines()[-1])  # others are the harness's own
+    if problems:
+        raise DataError(problems, next_step)
 
 
 def paths(names: Sequence[str], root: Path) -> list[str]:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
+import sys
+from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 
@@ -281,6 +284,35 @@ def test_what_benchmarks_need_is_said_before_any_work(workspace, monkeypatch):
         tasks.check(NAMES, workspace, ["bench"])
     assert missing.value.next_step == "pip install 'pretune[lm-eval]'"
     tasks.check([], workspace, [])
+
+
+def test_tasks_out_of_reach_are_told_before_any_work_with_what_to_do(monkeypatch):
+    """All at once, in a process before the stages; tasks in files need no network and no process."""
+    pytest.importorskip("lm_eval", reason="pip install 'pretune[lm-eval]'")
+    from pretune.evaluation.benchmarks import harness
+
+    class Harness:
+        task_index, all_tasks = {"hellaswag": 1, "mmlu": 1}, ("hellaswag", "mmlu")
+
+        def __init__(self, **_): ...
+
+        def load(self, names):
+            raise ConnectionError(f"Couldn't reach '{names[0]}' on the Hub (OfflineModeIsEnabled)")
+
+    monkeypatch.setattr(harness, "TaskManager", Harness)
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    assert harness.main(["hellaswag", "mmlu", "hellaswga"]) == 0
+    printed = sys.stdout.getvalue()
+    child = SimpleNamespace(stdout=io.StringIO("loading\n" + printed), returncode=0)
+    with pytest.raises(DataError) as caught:
+        tasks.fetch([*NAMES, "hellaswag", "mmlu", "hellaswga"], lambda *_: nullcontext(child))
+    reached = "Couldn't reach '{0}' on the Hub (OfflineModeIsEnabled)"
+    assert caught.value.problems[:2] == [
+        f"evaluate.benchmarks: {name}: {reached.format(name)}" for name in ("hellaswag", "mmlu")
+    ]
+    assert "did you mean hellaswag?" in caught.value.problems[2]
+    assert caught.value.next_step == tasks.FETCH
+    tasks.fetch(NAMES, None)
 
 
 def test_of_a_long_question_the_end_is_read_and_it_is_counted(plain, model, monkeypatch):

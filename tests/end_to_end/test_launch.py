@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -16,14 +15,8 @@ STAGE = ["-m", "tasks", "pretrain"]
 FOREVER = 100_000  # steps
 
 
-def _clones():
-    spec = importlib.util.spec_from_file_location("clones", Path(__file__).with_name("conftest.py"))
-    sys.modules["clones"] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-clones = _clones()
+CONFTEST = str(Path(__file__).with_name("conftest.py"))
+clones = next(module for module in list(sys.modules.values()) if getattr(module, "__file__", None) == CONFTEST)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +25,7 @@ def prepared(tmp_path_factory):
     clone = clones.make_clone(tmp_path_factory.mktemp("prepared"))
     clone.set(launch__processes=2, pretrain__optimizer="adamw")
     for stage in ("ingest", "prepare"):
-        clone.alone("-m", "tasks", stage)
+        clone.run("-m", "tasks", stage)
     clone.wait_for_end()
     return clone
 
@@ -87,7 +80,7 @@ def test_two_processes_do_what_one_does(clone, prepared, tmp_path):
     assert not list((clone.state / "launch").iterdir())
     one = clones.copy_clone(prepared, tmp_path / "one")
     one.set(launch__processes=1)
-    one.alone(*STAGE)
+    one.run(*STAGE)
     (weights, curve), (expected, curve_of_one) = learnt(clone), learnt(one)
     assert [line.split(",")[0] for line in curve] == [line.split(",")[0] for line in curve_of_one]
     assert weights.keys() == expected.keys()

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     CONFIG_MAPPING,
@@ -26,7 +27,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import GENERATION_CONFIG_NAME
+from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
 from pretune.errors import DataError, ParamsError, did_you_mean
 from pretune.models import fit, weights
@@ -270,6 +271,14 @@ def location(source: Path | str) -> dict[str, Any]:
         name, revision = pinned["name"], pinned["revision"]
         return {"pretrained_model_name_or_path": name, "revision": revision, "local_files_only": offline}
     return {"pretrained_model_name_or_path": _safe(Path(source)), "local_files_only": True}
+
+
+def is_cached(source: str) -> bool:
+    """Whether the configuration of a checkpoint of the hub is on this machine."""
+    pinned = PINNED.fullmatch(source)
+    return pinned is not None and isinstance(
+        try_to_load_from_cache(pinned["name"], CONFIG_NAME, revision=pinned["revision"]), str
+    )
 
 
 def _missing(source: Path | str, error: Exception) -> DataError:

@@ -148,13 +148,13 @@ def benchmark_problems(params: Params) -> list[str]:
 
 
 def checkpoint_problems(params: Params, root: Path) -> list[str]:
-    """Why type, configuration or tokenizer do not fit the checkpoint `model.init`, if it is a folder that is there."""
+    """Why type, configuration or tokenizer do not fit the checkpoint `model.init`, if it is on this machine."""
     from pretune.data import tokenizer
     from pretune.models import build
 
     try:
         source = build.source(params.model, root.joinpath)
-        if not isinstance(source, Path) or not source.is_dir():
+        if source is None or not (source.is_dir() if isinstance(source, Path) else build.is_cached(source)):
             return []
         named, shape = root / params.prepare.tokenizer, {}
         if hasattr(build.configuration(source), "vocab_size") and named.is_dir():

@@ -191,5 +191,20 @@ def test_what_does_not_fit_a_checkpoint_that_is_there_is_reported(changed, tiny,
     assert compatibility.problems(found(tokenizer="words"), tmp_path) == []
 
 
+def test_what_does_not_fit_a_checkpoint_of_the_hub_is_reported_once_it_is_on_this_machine(
+    changed, tiny, tmp_path, monkeypatch
+):
+    """Before it is fetched nothing is known of it."""
+    revision = "0" * 40
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    params = changed(
+        model={"init": f"some/one@{revision}", "type": "bert", "config": {}},
+        pretrain={"objective": "masked_lm", "settings": {"mask_rate": 0.3, "whole_words": False}},
+    )
+    assert compatibility.problems(params, tmp_path) == []
+    tiny("modernbert").save_pretrained(tmp_path / "hub/models--some--one/snapshots" / revision)
+    assert compatibility.problems(params, tmp_path) == ["model.type: bert, but model.init holds a modernbert"]
+
+
 def _fulll(params):
     return params.adaptation.model_copy(update={"method": "fulll"})

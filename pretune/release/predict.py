@@ -96,7 +96,8 @@ def as_conversations(rows: Iterable[LocatedRow], system: str) -> Iterator[Locate
             yield place, "`messages` begin with an instruction already, and --system gives another"
         else:
             instruction = [{"role": "system", "content": system}] if system else []
-            yield place, row if messages is None else row | {"messages": instruction + messages}
+            tools = {"tools": json.dumps(row["tools"])} if isinstance(row.get("tools"), list) else {}
+            yield place, row if messages is None else row | {"messages": instruction + messages} | tools
 
 
 def _malformed(messages: Any) -> str:

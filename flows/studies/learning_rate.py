@@ -1,4 +1,4 @@
-"""Which learning rate? A range test brackets it, then a short sweep with several seeds measures it."""
+"""Which learning rate? A range test brackets it for each stage, then a short sweep with several seeds measures it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from pretune.studies.range_test import Bracket, Plateau
 from pretune.studies.results import Point
 
 HIGHEST = 0.5  # the last rate of a range test; the first is 1/100,000 of it
-STEPS = {"pretrain": 150, "finetune": 400}  # of a range test; few labelled rows make a noisy loss
+STEPS = {"pretrain": 150, "finetune": 400, "align": 400}  # of a range test; few labelled rows make a noisy loss
+NAMES = {"pretrain": "Pretraining", "finetune": "Finetuning", "align": "Alignment"}
 SHORT = 12  # the sweep of pretraining has one step for so many of params.yaml, and not fewer than its range test
 QUESTION = "Which learning rate, for pretraining and for finetuning?"
 
@@ -42,15 +43,21 @@ class Measured:
 def run(study: Study, *, rates: int = 5) -> Result:
     """The study; rates: how many the sweep tries within the bracket."""
     seeds = study.seeds or 3
-    stages = ["finetune", *(["pretrain"] if study.params.pretrain.steps else [])]
-    return conclude([_measure(study, stage, rates, seeds) for stage in reversed(stages)], study.commands(), seeds)
+    there = {
+        "pretrain": study.params.pretrain.steps,
+        "finetune": study.params.finetune.epochs,
+        "align": study.last.stage == "align",
+    }
+    stages = [stage for stage, runs in there.items() if runs]
+    return conclude([_measure(study, stage, rates, seeds) for stage in stages], study.commands(), seeds)
 
 
 def conclude(trainings: Sequence[Measured], commands: list[str], seeds: int) -> Result:
     """The page: a section for each training, and how they differ."""
     sentences = [_sentence(training) for training in trainings]
-    if len(trainings) == 2:
-        sentences.append(_compared(*trainings))
+    by_stage = {training.stage: training for training in trainings}
+    if {"pretrain", "finetune"} <= by_stage.keys():
+        sentences.append(_compared(by_stage["pretrain"], by_stage["finetune"]))
     data = {
         training.stage: {
             "bracket": asdict(training.bracket) if training.bracket else None, "plateau": asdict(training.plateau),
@@ -103,8 +110,8 @@ def _range_test(study: Study, stage: str) -> tuple[list[float], list[float]]:
         point |= {"pretrain.steps": STEPS[stage], "pretrain.evaluate_every": STEPS[stage]}
         part = study.sweep("range-pretrain", [point], seeds=1, metric="pretrain.loss", tested="none")
     else:
-        point |= {"finetune.epochs": _epochs(study, STEPS[stage]), "finetune.calibrate": False}
-        part = study.sweep("range-finetune", [point], seeds=1, metric="loss", tested="none")
+        point |= {f"{stage}.epochs": _epochs(study, stage), f"{stage}.calibrate": False}
+        part = study.sweep(f"range-{stage}", [point], seeds=1, metric="loss", tested="none")
     curve = part.outcome(part.best(part.trials), 0)["curves"][stage]
     rows = [row for row in curve if "loss" in row]
     return [row["learning_rate"] for row in rows], [row["loss"] for row in rows]
@@ -112,8 +119,8 @@ def _range_test(study: Study, stage: str) -> tuple[list[float], list[float]]:
 
 def _sweep(study: Study, stage: str, rates: Sequence[float], seeds: int) -> tuple[Part, int]:
     points = [{f"{stage}.learning_rate": rate} for rate in rates]
-    if stage == "finetune":
-        return study.sweep("finetune", points, seeds=seeds, tested="none"), 0
+    if stage != "pretrain":
+        return study.sweep(stage, points, seeds=seeds, tested="none"), 0
     steps = min(study.params.pretrain.steps, max(STEPS["pretrain"], study.params.pretrain.steps // SHORT))
     short: Point = {"pretrain.steps": steps, "pretrain.evaluate_every": steps}
     part = study.sweep(
@@ -122,14 +129,14 @@ def _sweep(study: Study, stage: str, rates: Sequence[float], seeds: int) -> tupl
     return part, steps
 
 
-def _epochs(study: Study, steps: int) -> int:
-    """The epochs that take about so many steps, by the number of rows in params.yaml."""
-    rows = study.params.prepare.train_rows or steps * study.params.finetune.batch_size
-    return max(1, round(steps * study.params.finetune.batch_size / rows))
+def _epochs(study: Study, stage: str) -> int:
+    """The epochs that take about as many steps as a range test, by the number of rows in params.yaml."""
+    rows = STEPS[stage] * getattr(study.params, stage).batch_size
+    return max(1, round(rows / (study.params.prepare.train_rows or rows)))
 
 
 def _sentence(training: Measured) -> str:
-    plateau, name = training.plateau, {"pretrain": "Pretraining", "finetune": "Finetuning"}[training.stage]
+    plateau, name = training.plateau, NAMES[training.stage]
     span = f"from {plateau.low:.2g} to {plateau.high:.2g}" if plateau.low < plateau.high else f"at {plateau.low:.2g}"
     words = f"{name} is best at {plateau.best:.2g}; {span} no difference shows."
     return " ".join([words, *_edges(training)])
@@ -159,7 +166,7 @@ def _compared(pretraining: Measured, finetuning: Measured) -> str:
 
 
 def _section(training: Measured, seeds: int) -> Section:
-    title = {"pretrain": "Pretraining", "finetune": "Finetuning"}[training.stage]
+    title = NAMES[training.stage]
     bracket = training.bracket
     text = (
         f"Range test: one run of {STEPS[training.stage]} steps in which the rate grows (Smith 2017). The loss falls "

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from flows.studies import data, labels, seeds
+from flows.studies import data, labels, learning_rate, seeds
 from flows.studies.label_curves import Measured
 from flows.studies.study import Study
 from pretune.config.files import read_yaml
@@ -33,6 +34,47 @@ def rendered(result):
     text, _ = page.study_markdown(title=result.title, commands=result.commands, **content)
     assert result.answer.split(".")[0].split(" (")[0][:20] in text
     return page.render_study(title=result.title, commands=result.commands, **content)
+
+
+# learning rate
+
+
+class Planted:
+    """A study of a graph with `align`, whose losses fall with the rate up to 0.01 and rise beyond."""
+
+    seeds = 2
+
+    def __init__(self, params):
+        align = params.finetune.model_copy(update={"learning_rate": 0.003})
+        self.params = params.model_copy(update={"align": align})
+        self.last, self.swept = SimpleNamespace(stage="align"), []
+
+    def sweep(self, name, points, **_):
+        stage = next(iter(points[0])).partition(".")[0]
+        self.swept.append(name)
+        trials = [SimpleNamespace(number=number, point=point) for number, point in enumerate(points)]
+        values = {trial.number: abs(math.log10(trial.point[f"{stage}.learning_rate"]) + 2) for trial in trials}
+        estimates = {number: Estimate(value, value - 0.01, value + 0.01) for number, value in values.items()}
+        ranged = [{"learning_rate": 10 ** (step / 20 - 5), "loss": abs(step / 20 - 3)} for step in range(90)]
+        return SimpleNamespace(
+            trials=trials, estimates=estimates, metric="loss", folder=SimpleNamespace(higher=[False]),
+            best=lambda trials: trials[0], outcome=lambda *_: {"curves": {stage: ranged}},
+        )  # fmt: skip
+
+    def commands(self):
+        return COMMANDS
+
+
+def test_each_stage_that_trains_gets_its_rate(params):
+    """Also the one after finetuning, by its own range test and sweep."""
+    study = Planted(params)
+    result = learning_rate.run(study)
+    parts = ("pretrain", "finetune", "align")
+    assert study.swept == [name for part in parts for name in (f"range-{part}", part)]
+    assert [section.title for section in result.sections] == ["Pretraining", "Finetuning", "Alignment"]
+    assert "Alignment is best at" in result.answer
+    assert all(3e-3 < result.data[part]["plateau"]["best"] < 3e-2 for part in parts)
+    assert "<svg" in rendered(result)
 
 
 # seeds

@@ -13,7 +13,7 @@ import typer
 from cli.options import Json, console, open_workspace
 
 STUDIES = {  # what each answers
-    "learning-rate": "which rate, for pretraining and for finetuning",
+    "learning-rate": "which rate, for each training",
     "size": "is a larger model better here",
     "adaptation": "must all parameters be tuned",
     "labels": "how many labels are needed, what do more bring",

@@ -1,4 +1,4 @@
-"""Which learning rate? A range test brackets it for each stage, then a short sweep with several seeds measures it."""
+"""Which learning rate? A range test brackets it, then a short sweep with several seeds measures it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from pretune.studies.results import Point
 
 HIGHEST = 0.5  # the last rate of a range test; the first is 1/100,000 of it
 STEPS = {"pretrain": 150, "finetune": 400, "align": 400}  # of a range test; few labelled rows make a noisy loss
-NAMES = {"pretrain": "Pretraining", "finetune": "Finetuning", "align": "Alignment"}
+NAMES = {"pretrain": "Pretraining", "finetune": "Finetuning", "align": "Alignment"}  # trainings, in their order
 SHORT = 12  # the sweep of pretraining has one step for so many of params.yaml, and not fewer than its range test
-QUESTION = "Which learning rate, for pretraining and for finetuning?"
+QUESTION = "Which learning rate, for each training?"
 
 
 @dataclass(frozen=True)
@@ -43,21 +43,16 @@ class Measured:
 def run(study: Study, *, rates: int = 5) -> Result:
     """The study; rates: how many the sweep tries within the bracket."""
     seeds = study.seeds or 3
-    there = {
-        "pretrain": study.params.pretrain.steps,
-        "finetune": study.params.finetune.epochs,
-        "align": study.last.stage == "align",
-    }
-    stages = [stage for stage, runs in there.items() if runs]
-    return conclude([_measure(study, stage, rates, seeds) for stage in stages], study.commands(), seeds)
+    there = {"pretrain": study.params.pretrain.steps, "finetune": True, "align": study.params.align}
+    trainings = [_measure(study, stage, rates, seeds) for stage in NAMES if there[stage]]
+    return conclude(trainings, study.commands(), seeds)
 
 
 def conclude(trainings: Sequence[Measured], commands: list[str], seeds: int) -> Result:
     """The page: a section for each training, and how they differ."""
     sentences = [_sentence(training) for training in trainings]
-    by_stage = {training.stage: training for training in trainings}
-    if {"pretrain", "finetune"} <= by_stage.keys():
-        sentences.append(_compared(by_stage["pretrain"], by_stage["finetune"]))
+    if [training.stage for training in trainings[:2]] == ["pretrain", "finetune"]:
+        sentences.append(_compared(*trainings[:2]))
     data = {
         training.stage: {
             "bracket": asdict(training.bracket) if training.bracket else None, "plateau": asdict(training.plateau),
@@ -111,7 +106,8 @@ def _range_test(study: Study, stage: str) -> tuple[list[float], list[float]]:
         part = study.sweep("range-pretrain", [point], seeds=1, metric="pretrain.loss", tested="none")
     else:
         point |= {f"{stage}.epochs": _epochs(study, stage), f"{stage}.calibrate": False}
-        part = study.sweep(f"range-{stage}", [point], seeds=1, metric="loss", tested="none")
+        ends = stage if study.params.align else None  # a finetuning at every rate is nothing to align
+        part = study.sweep(f"range-{stage}", [point], seeds=1, metric="loss", tested="none", last=ends)
     curve = part.outcome(part.best(part.trials), 0)["curves"][stage]
     rows = [row for row in curve if "loss" in row]
     return [row["learning_rate"] for row in rows], [row["loss"] for row in rows]
@@ -130,9 +126,9 @@ def _sweep(study: Study, stage: str, rates: Sequence[float], seeds: int) -> tupl
 
 
 def _epochs(study: Study, stage: str) -> int:
-    """The epochs that take about as many steps as a range test, by the number of rows in params.yaml."""
-    rows = STEPS[stage] * getattr(study.params, stage).batch_size
-    return max(1, round(rows / (study.params.prepare.train_rows or rows)))
+    """The epochs that take about STEPS, by the number of rows in params.yaml."""
+    seen = STEPS[stage] * getattr(study.params, stage).batch_size
+    return max(1, round(seen / (study.params.prepare.train_rows or seen)))
 
 
 def _sentence(training: Measured) -> str:
@@ -166,7 +162,6 @@ def _compared(pretraining: Measured, finetuning: Measured) -> str:
 
 
 def _section(training: Measured, seeds: int) -> Section:
-    title = NAMES[training.stage]
     bracket = training.bracket
     text = (
         f"Range test: one run of {STEPS[training.stage]} steps in which the rate grows (Smith 2017). The loss falls "
@@ -188,7 +183,7 @@ def _section(training: Measured, seeds: int) -> Section:
     figures: list[Any] = [figure("Range test", lines.lines({"loss": logs}, x="log10 of the rate", y="training loss"))]
     drawn = [(rate, _drawable(estimate)) for rate, estimate in finite]
     figures.append(figure("Sweep", charts.lines_log({training.metric: drawn}, x="learning rate", y=training.metric)))
-    return Section(title, text, [table], figures)
+    return Section(NAMES[training.stage], text, [table], figures)
 
 
 def _drawable(estimate: dict[str, float]) -> dict[str, float]:

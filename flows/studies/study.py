@@ -70,12 +70,13 @@ class Study:
 
     def sweep(
         self, part: str, points: Sequence[Point], *, seeds: int, metric: str | None = None, tested: str = "all",
-        overridden: Sequence[str] = (),
+        overridden: Sequence[str] = (), last: str | None = None,
     ) -> Part:  # fmt: skip
         """Run the points, or take what is known of them. StageFailedError if the time was up before all had run.
 
         metric: of the validation rows; default: the headline. tested: the trials that predict the test rows: best,
-        all or none. overridden: more `section.key=value` for the runs of this part.
+        all or none. overridden: more `section.key=value` for the runs of this part. last: the stage that its runs end
+        with, where no metric needs predictions of the model that is judged.
         """
         keys = list(dict.fromkeys(key for point in points for key in point))
         content = {
@@ -87,7 +88,7 @@ class Study:
         base, _ = overrides.overridden(self.home / "params.yaml", changes)
         digest = hashlib.sha256(json.dumps([content, base], sort_keys=True, default=str).encode()).hexdigest()[:8]
         name = f"study-{self.name}-{part}-{digest}"
-        asked = settings.validate(content | {"name": name, "last": self.last.stage})
+        asked = settings.validate(content | {"name": name, "last": last or self.last.stage})
         space.check(space.from_file({"space": asked.space}), self.home / "params.yaml")
         folder = SweepFolder.create(self.home, asked, changes)
         minutes = max(0.01, (self._deadline - time.monotonic()) / 60) if self._deadline else None

@@ -45,7 +45,7 @@ class SweepFolder:
         if file.is_file():
             same_params = folder.params_file.read_bytes() == new_params.read_bytes()
             new_params.unlink()
-            if json.loads(file.read_text(encoding="utf-8")) != json.loads(content) or not same_params:
+            if folder.settings != asked or not same_params:
                 what = "other settings" if same_params else "another params.yaml"
                 raise ParamsError(
                     f"there is a sweep {asked.name} with {what}",

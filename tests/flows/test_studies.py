@@ -36,47 +36,6 @@ def rendered(result):
     return page.render_study(title=result.title, commands=result.commands, **content)
 
 
-# learning rate
-
-
-class Planted:
-    """A study of a graph with `align`, whose losses fall with the rate up to 0.01 and rise beyond."""
-
-    seeds = 2
-
-    def __init__(self, params):
-        align = params.finetune.model_copy(update={"learning_rate": 0.003})
-        self.params = params.model_copy(update={"align": align})
-        self.last, self.swept = SimpleNamespace(stage="align"), []
-
-    def sweep(self, name, points, **_):
-        stage = next(iter(points[0])).partition(".")[0]
-        self.swept.append(name)
-        trials = [SimpleNamespace(number=number, point=point) for number, point in enumerate(points)]
-        values = {trial.number: abs(math.log10(trial.point[f"{stage}.learning_rate"]) + 2) for trial in trials}
-        estimates = {number: Estimate(value, value - 0.01, value + 0.01) for number, value in values.items()}
-        ranged = [{"learning_rate": 10 ** (step / 20 - 5), "loss": abs(step / 20 - 3)} for step in range(90)]
-        return SimpleNamespace(
-            trials=trials, estimates=estimates, metric="loss", folder=SimpleNamespace(higher=[False]),
-            best=lambda trials: trials[0], outcome=lambda *_: {"curves": {stage: ranged}},
-        )  # fmt: skip
-
-    def commands(self):
-        return COMMANDS
-
-
-def test_each_stage_that_trains_gets_its_rate(params):
-    """Also the one after finetuning, by its own range test and sweep."""
-    study = Planted(params)
-    result = learning_rate.run(study)
-    parts = ("pretrain", "finetune", "align")
-    assert study.swept == [name for part in parts for name in (f"range-{part}", part)]
-    assert [section.title for section in result.sections] == ["Pretraining", "Finetuning", "Alignment"]
-    assert "Alignment is best at" in result.answer
-    assert all(3e-3 < result.data[part]["plateau"]["best"] < 3e-2 for part in parts)
-    assert "<svg" in rendered(result)
-
-
 # seeds
 
 
@@ -169,6 +128,40 @@ def test_what_the_study_of_seeds_cannot_vary_is_refused(tmp_path, params_file):
     with pytest.raises(ParamsError) as raised:
         seeds.run(study, vary=["prepare"])
     assert len(raised.value.problems) == 2
+
+
+# learning rate
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_a_rate_is_looked_for_in_each_training(params, aligned):
+    """That of `align` too; its model judges the rates of finetuning, but for their range test, which ruins a model."""
+    asked = []
+
+    def sweep(part, points, *, last=None, **_):
+        stage = part.removeprefix("range-")
+        asked.append((part, last))
+        assert {key.split(".")[0] for point in points for key in point} == {stage}
+        rates = np.geomspace(1e-6, 0.5, 40)
+        curve = [{"learning_rate": rate, "loss": 1 + (math.log10(rate) + 3) ** 2} for rate in rates]
+        return SimpleNamespace(
+            trials=[SimpleNamespace(number=number, point=point) for number, point in enumerate(points)],
+            estimates={number: Estimate(0.7, 0.6, 0.8) for number in range(len(points))},
+            folder=SimpleNamespace(higher=[True]), metric="accuracy", best=lambda trials: trials[0],
+            outcome=lambda trial, seed: {"curves": {stage: curve}},
+        )  # fmt: skip
+
+    own = params.model_copy(update={"align": params.finetune if aligned else None})
+    result = learning_rate.run(SimpleNamespace(params=own, seeds=None, sweep=sweep, commands=lambda: COMMANDS))
+    trainings = ["pretrain", "finetune", *(["align"] if aligned else [])]
+    assert [part for part, _ in asked] == [part for name in trainings for part in (f"range-{name}", name)]
+    ends = [last for part, last in asked if part in {"range-finetune", "range-align"}]
+    assert ends == (["finetune", "align"] if aligned else [None])
+    assert [last for part, last in asked if not part.startswith("range")] == [None] * len(trainings)
+    assert ("Alignment is best at" in result.answer) == aligned
+    assert "same rate here" in result.answer
+    assert set(result.data) == set(trainings)
+    rendered(result)
 
 
 # labels

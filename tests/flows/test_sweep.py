@@ -111,9 +111,18 @@ def test_an_unknown_metric_ends_the_sweep_with_those_that_there_are(sweep):
 
 
 def test_the_same_words_open_the_same_sweep_and_others_are_refused(sweep, tmp_path):
-    """Another space, or a params.yaml that was edited, is another sweep: its trials would not be comparable."""
-    asked = sweep.settings
+    """Another space, or a params.yaml that was edited, is another sweep: its trials would not be comparable.
+
+    One that was made before its settings had the key `last` judged the finetuned model.
+    """
+    asked, file = sweep.settings, sweep.folder.path / "settings.json"
     assert SweepFolder.create(tmp_path, asked).path == sweep.folder.path
+    old = {key: value for key, value in json.loads(file.read_text(encoding="utf-8")).items() if key != "last"}
+    file.write_text(json.dumps(old), encoding="utf-8")
+    assert SweepFolder.create(tmp_path, asked).settings == SweepFolder.open(tmp_path, asked.name).settings == asked
+    assert asked.stage == "finetune"
+    with pytest.raises(ParamsError, match="other settings"):
+        SweepFolder.create(tmp_path, asked.model_copy(update={"last": "align"}))
     with pytest.raises(ParamsError, match="other settings"):
         SweepFolder.create(tmp_path, asked.model_copy(update={"seeds": 2}))
     params = tmp_path / "params.yaml"

@@ -17,6 +17,8 @@ from pretune.objectives.finetuning.instruction import Instruction
 from pretune.objectives.finetuning.kto import mismatch
 from pretune.objectives.finetuning.table import OBJECTIVES
 from pretune.objectives.requirements import REFERENCED
+from pretune.predictor.model import Predictor
+from pretune.release.export import decoders
 from tasks.align import align
 from tasks.align import prepare as prepare_align
 from tasks.reference import reference
@@ -76,8 +78,14 @@ def test_training_begins_at_its_own_reference(bench):
     assert float(score["loss"]) / 8 == pytest.approx(np.log(2), abs=1e-5)
 
 
-def test_a_second_stage_trains_the_finetuned_model(bench):
-    """It writes models/aligned, another model, and the curve with the accuracy of pairs."""
+def test_a_second_stage_trains_the_finetuned_model(bench, monkeypatch):
+    """It writes models/aligned, another model, and the curve with the accuracy of pairs.
+
+    Its adapters, exported alone, answer as it does on the finetuned model; not on another one.
+    """
+    section = bench.params.align.model_copy(update={"learning_rate": 0.1, "epochs": 10})
+    lora = bench.params.adaptation.model_copy(update={"method": "lora", "settings": {"r": 2}})
+    bench.params = bench.params.model_copy(update={"align": section, "adaptation": lora})
     do(bench, reference)
     do(bench, align)
     assert build.model_type(bench.folder / "models/aligned") == "llama"
@@ -85,6 +93,14 @@ def test_a_second_stage_trains_the_finetuned_model(bench):
     assert files[0].read_bytes() != files[1].read_bytes()
     head = (bench.folder / "reports/curves/align.csv").read_text(encoding="utf-8").splitlines()[0]
     assert "validation_accuracy" in head
+    monkeypatch.setattr(decoders, "TOKENS", 8)
+    start, source = bench.folder / "models/finetuned", bench.folder / "models/aligned"
+    model, asked = Predictor(str(source)).answers, [pair(number) for number in range(3)]
+    told = {"to": "adapter", "precision": None, "source": source}
+    parity = decoders.export(model, asked, bench.folder / "exported", base=start, **told)
+    assert (parity.difference < decoders.SAME, parity.texts) == (True, 1)
+    with pytest.raises(DataError, match="differs by"):
+        decoders.export(model, asked, bench.folder / "other", base=source, **told)
 
 
 def test_without_its_reference_nothing_is_trained(bench):

@@ -31,7 +31,7 @@ FORMATS = ("safetensors", "adapter", "gguf")
 ROWS = 16  # on which an exported model is compared
 TOKENS = 32  # that it may write to each
 TOP = 20  # tokens of each step whose log-probabilities are compared, if
-LIKELY = math.log(0.01)  # they are above this
+LIKELY = math.log(0.01)  # they are above this, or the best: where all are as likely, none is above
 TOLERANCE = {"f32": 0.01, "f16": 0.02, "bf16": 0.1, "q8_0": 0.5}  # nats; what rounding to a precision may change
 SAME = 1e-3  # nats; where the weights are those that were trained
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -185,11 +185,14 @@ def _compare(model: Any, prompts: list[Prompt], engine: Engine, path: Path, tole
 
 
 def _difference(expected: Tensor, steps: Steps) -> float:
-    """The mean difference of the log-probabilities of likely tokens. expected: (steps, vocabulary), of the original."""
+    """The mean difference of the log-probabilities of likely tokens and of the best.
+
+    expected: (steps, vocabulary), of the original.
+    """
     differences = [
         abs(float(expected[place, token]) - value)
-        for place, (_, likeliest) in enumerate(steps)
+        for place, (best, likeliest) in enumerate(steps)
         for token, value in likeliest.items()
-        if value >= LIKELY
+        if value >= LIKELY or token == best
     ]
     return sum(differences) / len(differences) if differences else 0.0

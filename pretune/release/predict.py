@@ -96,8 +96,7 @@ def as_conversations(rows: Iterable[LocatedRow], system: str) -> Iterator[Locate
             yield place, "`messages` begin with an instruction already, and --system gives another"
         else:
             instruction = [{"role": "system", "content": system}] if system else []
-            tools = {"tools": json.dumps(row["tools"])} if isinstance(row.get("tools"), list) else {}
-            yield place, row if messages is None else row | {"messages": instruction + messages} | tools
+            yield place, row if messages is None else row | {"messages": instruction + messages}
 
 
 def _malformed(messages: Any) -> str:

@@ -19,14 +19,6 @@ PACKAGE = Path(__file__).parents[1]  # pretune
 REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}  # error codes that no retry fixes
 LINK = re.compile(rf"\]\({ARTIFACT}([^)]*)\)")
 LATER = "model.json"  # artifact of a trial's stage: what it says of its model, which MLflow does not have yet
-TURN = (
-    "role",
-    "content",
-    "reasoning",
-    "tool_calls",
-    "tool_call_id",
-    "name",
-)  # of a message: texts, the first two always
 BATCH = 500  # metrics per request; MLflow takes 1000
 
 
@@ -215,7 +207,7 @@ def _signature(config: dict[str, dict[str, str]]) -> Any:
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import Array, Object, Property
 
-    message = Object([Property(name, DataType.string, required=name in {"role", "content"}) for name in TURN])
+    message = Object([Property(name, DataType.string) for name in ("role", "content")])
 
     def schema(columns: dict[str, str]) -> Any:
         specs = []

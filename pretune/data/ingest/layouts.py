@@ -6,7 +6,7 @@
 | Alpaca | `instruction`, `input`, `output`, with `system` and `history` |
 | preferences | `chosen` and `rejected`, with a conversation, an instruction or a prompt before them, or none |
 | KTO | a prompt, its answer and `label`, which is true or false |
-| verifiable rewards | a prompt and what its answer is compared with, as `solution`; or `question` and `answer` |
+| verifiable rewards | a prompt and what its answer is compared with, as `solution` |
 
 The result has the form of `ingest.columns`: what is recognised here could be written there.
 """
@@ -36,8 +36,6 @@ def columns_of(record: dict[str, Any]) -> Columns:
     """{our column: columns of the source} for a record that holds a conversation; empty for any other."""
     whole = next((name for name in CONVERSATION if conversations.is_conversation(record.get(name))), None)
     question = _filled(record, QUESTION) or next((name for name in QUESTION if name in record), None)
-    if not question and _filled(record, ANSWER) and not {"context", "answers"} & record.keys():
-        question = _filled(record, ("question",))  # with a context it is one whose answer is found there
     columns: Columns = {}
     if all(name in record for name in PREFERENCE) and (_filled(record, PREFERENCE) or not (whole or question)):
         if whole or question:

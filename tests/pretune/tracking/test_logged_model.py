@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import json
-
-import pandas as pd
 import pytest
 
 from pretune.config.params import ModelParams
@@ -108,24 +105,4 @@ def test_every_kind_of_objective_answers_from_mlflow(tracked, tiny, words, name,
     loaded = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
     answers = loaded.predict(loaded.input_example)
     assert len(answers) == 1
-    if name == "instruction":
-        assert_tools_pass(loaded, monkeypatch)
     assert list(answers.columns) == [column.name for column in loaded.metadata.signature.outputs]
-
-
-def assert_tools_pass(loaded, monkeypatch):
-    """Tools, calls of them and their results get to the model as they were sent."""
-    call = [{"id": "1", "type": "function", "function": {"name": "tide", "arguments": {"at": "noon"}}}]
-    asked = {
-        "messages": [
-            {"role": "user", "content": "waves?"},
-            {"role": "assistant", "content": "", "tool_calls": json.dumps(call)},
-            {"role": "tool", "content": "high", "tool_call_id": "1", "name": "tide"},
-        ],
-        "tools": json.dumps([{"type": "function", "function": {"name": "tide", "parameters": {}}}]),
-    }
-    answers, rows = loaded._model_impl.answers, []
-    own = answers.prompt
-    monkeypatch.setattr(answers, "prompt", lambda row: (rows.append(row), own(row))[1])
-    loaded.predict(pd.DataFrame([asked]))
-    assert rows == [asked]

@@ -136,8 +136,6 @@ def test_a_preference_is_the_same_row_in_each_layout(read, values):
         ({"messages": ASK, "ground_truth": 4}, {"messages": ASK, "target": "4"}),
         ({"prompt": "q", "completion": "yes", "solution": "no"}, {"messages": ASK + YES}),
         ({"instruction": "q", "output": "yes", "text": "q yes"}, {"messages": ASK + YES}),  # text tells it again
-        ({"question": "q", "answer": "yes"}, {"messages": ASK + YES}),  # as in GSM8K
-        ({"question": "q", "context": "c", "answer": "yes"}, {"question": "q", "context": "c"}),  # an answer found in c
         ({"prompt": "q"}, "no text: the columns are prompt"),
         ({"instruction": "q", "output": None}, "messages: nothing for assistant: output: empty"),
     ],

@@ -20,7 +20,7 @@ class Reply(Text):
     """Generates a reply to the last message of each conversation, by greedy search."""
 
     auto = "AutoModelForCausalLM"
-    reads: ClassVar[dict[str, str]] = {"messages": "list(message)"}
+    reads: ClassVar[dict[str, str]] = {"messages": "list(message)", "tools": "any?"}
     gives: ClassVar[dict[str, str]] = {"text": "string"}
     generated = "text"
 
@@ -67,7 +67,7 @@ class Reply(Text):
 class Reward(Number):
     """Scores the last answer of each conversation: the larger the better."""
 
-    reads: ClassVar[dict[str, str]] = {"messages": "list(message)"}
+    reads: ClassVar[dict[str, str]] = {"messages": "list(message)", "tools": "any?"}
     gives: ClassVar[dict[str, str]] = {"score": "double"}
 
     @override

@@ -73,7 +73,7 @@ def render_spans(
     tokenizer: Any, messages: list[Row], tools: str | list[Row] | None = None, **options: Any
 ) -> tuple[str, list[tuple[int, int]] | None]:
     """As `render`; besides, the spans that the template marks as generated, in characters, None if it marks none."""
-    schemas = [_schema(tool) for tool in (json.loads(tools) if isinstance(tools, str) else tools or [])] or None
+    schemas = _schemas(tools) or None
     template = template_of(tokenizer, schemas)
     return _write(tokenizer, template, messages, _dialect(tokenizer, template), schemas, **options)
 
@@ -108,8 +108,14 @@ def template_of(tokenizer: Any, tools: list[Row] | None = None) -> str:
     return re.sub(r"""strftime_now\((['"])(.*?)\1\)""", lambda call: repr(TODAY.strftime(call[2])), template)
 
 
-def _schema(tool: Row) -> Row:
-    return tool if "function" in tool else {"type": "function", "function": tool}
+def _schemas(tools: str | list[Row] | None) -> list[Row]:
+    try:
+        listed = json.loads(tools) if isinstance(tools, str) else tools or []
+    except ValueError:
+        listed = None
+    if not isinstance(listed, list) or not all(isinstance(tool, dict) for tool in listed):
+        raise ConversationError(f"tools are no list of schemas, nor its JSON: {tools!r:.100}")
+    return [tool if "function" in tool else {"type": "function", "function": tool} for tool in listed]
 
 
 def _write(

@@ -20,6 +20,7 @@ REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}  # error codes that no retr
 LINK = re.compile(rf"\]\({ARTIFACT}([^)]*)\)")
 LATER = "model.json"  # artifact of a trial's stage: what it says of its model, which MLflow does not have yet
 BATCH = 500  # metrics per request; MLflow takes 1000
+MESSAGE = ("content", "reasoning", "tool_call_id", "name")  # texts of a message that may lack (data/rows.py)
 
 
 class Outbox:
@@ -201,19 +202,23 @@ class Outbox:
 def _signature(config: dict[str, dict[str, str]]) -> Any:
     """MLflow's signature of the columns that a model reads and returns.
 
-    A type is `string`, `list(double)` and the like, followed by `?` if the column may be missing.
+    A type is `string`, `list(double)` and the like, followed by `?` if the column may be missing; `any` is JSON of any
+    shape, as tools, which are a list of schemas or its text. MLflow refuses keys of a message that are not named here.
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import Array, Object, Property
+    from mlflow.types.schema import AnyType, Array, Object, Property
 
-    message = Object([Property(name, DataType.string) for name in ("role", "content")])
+    texts = [Property(name, DataType.string, required=False) for name in MESSAGE]
+    others = [Property("tool_calls", AnyType(), required=False), Property("weight", DataType.double, required=False)]
+    message = Object([Property("role", DataType.string), *texts, *others])
 
     def schema(columns: dict[str, str]) -> Any:
         specs = []
         for name, column_type in columns.items():
             inner = column_type.removesuffix("?").removeprefix("list(").removesuffix(")")
-            type_ = Array(message if inner == "message" else inner) if column_type.startswith("list(") else inner
+            type_ = {"message": message, "any": AnyType()}.get(inner, inner)
+            type_ = Array(type_) if column_type.startswith("list(") else type_
             specs.append(ColSpec(type_, name, required=not column_type.endswith("?")))
         return Schema(specs)
 

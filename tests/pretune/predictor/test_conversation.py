@@ -87,6 +87,9 @@ def test_tools_are_given_as_schemas_of_functions():
     wrapped = [{"type": "function", "function": tool}]
     for tools in (json.dumps([tool]), wrapped):
         assert render(template, [ASK], tools) == json.dumps(wrapped) + "salt?"
+    for tools in ("look", "{}", ["look"]):
+        with pytest.raises(ConversationError, match="no list of schemas"):
+            render(template, [ASK], tools)
 
 
 def test_a_template_that_writes_the_date_writes_the_same_on_each_day():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from pretune.config.params import ModelParams
@@ -106,3 +108,29 @@ def test_every_kind_of_objective_answers_from_mlflow(tracked, tiny, words, name,
     answers = loaded.predict(loaded.input_example)
     assert len(answers) == 1
     assert list(answers.columns) == [column.name for column in loaded.metadata.signature.outputs]
+    if name == "instruction":
+        assert_tools_are_read(loaded, monkeypatch)
+
+
+def assert_tools_are_read(loaded, monkeypatch):
+    """Declared as optional; over HTTP too they reach the template with calls and results, as a list and as its JSON."""
+    from mlflow.pyfunc.scoring_server import infer_and_parse_data
+
+    prompts, answers = [], loaded._model_impl.answers
+    read = answers.prompt
+    monkeypatch.setattr(answers, "prompt", lambda row: prompts.append(read(row)) or prompts[-1])
+    monkeypatch.setattr(answers.tokenizer, "chat_template", "{{ tools | tojson }}{{ messages | tojson }}")
+    assert loaded.metadata.signature.inputs.optional_input_names() == ["tools"]
+    call = {"id": "c1", "type": "function", "function": {"name": "salt", "arguments": {"sea": "flour"}}}
+    messages = [
+        {"role": "user", "content": "salt"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "bread", "tool_call_id": "c1"},
+    ]
+    tools = [{"type": "function", "function": {"name": "salt", "parameters": {"type": "object"}}}]
+    written = [{"messages": messages, "tools": tools}, {"messages": messages, "tools": json.dumps(tools)}]
+    rows = [*written, {"messages": messages[:1]}]
+    asked = json.loads(json.dumps({"dataframe_records": rows}))
+    loaded.predict(infer_and_parse_data(asked, loaded.metadata.get_input_schema()))
+    assert prompts == [read(row) for row in rows]
+    assert prompts[0] == prompts[1] != read({"messages": messages})

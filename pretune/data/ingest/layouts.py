@@ -4,6 +4,7 @@
 |---|---|
 | OpenAI, ShareGPT | `messages` or `conversations`, with `tools` |
 | Alpaca | `instruction`, `input`, `output`, with `system` and `history` |
+| GSM8K, OpenOrca | `question` and its `answer` or `response`, both texts |
 | preferences | `chosen` and `rejected`, with a conversation, an instruction or a prompt before them, or none |
 | KTO | a prompt, its answer and `label`, which is true or false |
 | verifiable rewards | a prompt and what its answer is compared with, as `solution` |
@@ -22,20 +23,21 @@ Names = str | list[str] | dict[str, list[str]]  # of columns of the source
 Columns = dict[str, Names]  # {ours: theirs}
 
 CONVERSATION = ("messages", "conversations", "conversation", "dialog", "dialogue", "chat", "turns")
-QUESTION = ("instruction", "prompt")
+QUESTION = ("instruction", "prompt", "question")
 CONTEXT = ("input", "context")
 ANSWER = ("output", "response", "completion", "answer", "reply")
 REFERENCE = ("target", "solution", "ground_truth", "reference", "reference_answer")
 SYSTEM = ("system", "system_prompt")
 TOOLS = ("tools", "functions")
 PREFERENCE = ("chosen", "rejected")
+BESIDE = ("context", "passage", "sentence", "label", "labels", "score")  # where a `question` is no prompt
 REPLACED = ("text", "pair", "question", "context")  # columns that tell a recognised conversation again
 
 
 def columns_of(record: dict[str, Any]) -> Columns:
     """{our column: columns of the source} for a record that holds a conversation; empty for any other."""
     whole = next((name for name in CONVERSATION if conversations.is_conversation(record.get(name))), None)
-    question = _filled(record, QUESTION) or next((name for name in QUESTION if name in record), None)
+    question = _asked(record)
     columns: Columns = {}
     if all(name in record for name in PREFERENCE) and (_filled(record, PREFERENCE) or not (whole or question)):
         if whole or question:
@@ -66,6 +68,14 @@ def is_verdict(value: Any) -> bool:
 def _filled(record: dict[str, Any], names: tuple[str, ...]) -> str | None:
     """The first of these columns that holds a value."""
     return next((name for name in names if name in record and not is_empty(record[name])), None)
+
+
+def _asked(record: dict[str, Any]) -> str | None:
+    """The column of a prompt. A `question` whose answer is found in another text, is rated, or is a class, is none."""
+    name = _filled(record, QUESTION) or next((name for name in QUESTION if name in record), None)
+    answer = record.get(_filled(record, (*ANSWER, *REFERENCE)) or "", "")
+    is_text = isinstance(answer, str) and not is_verdict(answer)
+    return None if name == "question" and (_filled(record, BESIDE) or not is_text) else name
 
 
 def _turns(record: dict[str, Any], whole: str | None, question: str | None, answer: str | None = None) -> Names:

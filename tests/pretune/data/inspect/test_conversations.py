@@ -10,9 +10,10 @@ SHAREGPT = {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "
 PAIR = {"prompt": "q", "chosen": "a", "rejected": "b"}
 VERDICT = {"prompt": "q", "completion": "a", "label": True}
 REFERENCE = {"prompt": "q", "solution": "4"}
+GSM8K = {"question": "q", "answer": "a #### 4"}
 NEEDED = {
     "instruction": ("messages",), "seq2seq": ("text", "target"), "dpo": ("messages", "chosen", "rejected"),
-    "orpo": ("messages", "chosen", "rejected"), "kto": ("messages", "desirable"), "grpo": ("messages", "target"),
+    "orpo": ("messages", "chosen", "rejected"), "kto": ("messages", "desirable"), "grpo": ("messages",),
 }  # fmt: skip
 
 
@@ -26,6 +27,13 @@ NEEDED = {
         ([VERDICT], "instruction", "instruction"),
         ([VERDICT, ALPACA], None, "instruction"),  # the label is not in all rows
         ([REFERENCE], None, "grpo"),
+        ([ALPACA], "grpo", "grpo"),
+        ([GSM8K], None, "instruction"),
+        ([GSM8K], "grpo", "grpo"),
+        ([{"question": "q", "chosen": "a", "rejected": "b"}], None, "dpo"),
+        ([GSM8K | {"context": "t"}], None, None),  # as in SQuAD
+        ([GSM8K | {"answer": "true"}], None, None),  # as in BoolQ
+        ([GSM8K | {"answer": 2}], None, None),  # as in MMLU
         ([ALPACA], "seq2seq", None),
         ([ALPACA, {"text": "t"}], None, None),  # no more than half of the rows
     ],

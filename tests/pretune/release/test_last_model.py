@@ -9,7 +9,6 @@ import pytest
 from ruamel.yaml import YAML
 
 from cli import graphs
-from cli.export import _base
 from pretune.config import overrides, params
 from pretune.errors import DataError, NotFoundInRecordsError
 from pretune.release import predict
@@ -62,14 +61,3 @@ def test_a_model_without_a_name_is_the_last_one_while_there_is_no_champion(make,
         predict.folder(None)
     shutil.copytree(root / "models/finetuned", root / "models/aligned")
     assert predict.folder(None) == root / "models/aligned"
-
-
-def test_adapters_lie_on_the_model_that_their_training_began_with(make):
-    """Those of `align` on the finetuned model; those of finetuning on the pretrained one, or the hub's."""
-    root = make("align")
-    assert _base(root, root / "models/aligned") == root / "models/finetuned"
-    assert _base(root, root / "models/finetuned") == root / "models/pretrained"
-    pinned = f"owner/model@{'a' * 40}"
-    overrides.override(root / "params.yaml", [f"model.init={pinned}", "pretrain.steps=0"], root / "params.yaml")
-    assert _base(root, root / "models/aligned") == root / "models/finetuned"
-    assert _base(root, root / "models/finetuned") == pinned

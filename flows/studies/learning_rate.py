@@ -127,7 +127,7 @@ def _sweep(study: Study, stage: str, rates: Sequence[float], seeds: int) -> tupl
 
 def _epochs(study: Study, stage: str) -> int:
     """The epochs that take about STEPS, by the number of rows in params.yaml."""
-    seen = STEPS[stage] * getattr(study.params, stage).batch_size
+    seen: int = STEPS[stage] * getattr(study.params, stage).batch_size
     return max(1, round(seen / (study.params.prepare.train_rows or seen)))
 
 

@@ -1,7 +1,4 @@
-"""Runs a stage in several processes: torchrun starts them; this process waits, records and publishes.
-
-`python -m pretune.runtime.launcher …` is torchrun, except that it dies with the process that started it.
-"""
+"""Runs a stage in several processes: an engine starts them; this process waits, records and publishes."""
 
 from __future__ import annotations
 
@@ -9,10 +6,8 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +16,10 @@ from pretune import errors
 from pretune.config.params import Params, load
 from pretune.errors import PretuneError, TerminatedError, WorkspaceError
 from pretune.lineage.graph import Entry, Node, Workspace
-from pretune.process import PARENT, die_with_parent, stop_signals
-from pretune.runtime.worker import ORDER, WORKER
+from pretune.process import stop_signals
+from pretune.runtime.engines import start
+from pretune.runtime.engines.job import Job, Task
+from pretune.runtime.worker import ORDER
 from pretune.tracking import journal
 
 if TYPE_CHECKING:
@@ -36,17 +33,18 @@ Message = dict[str, Any]
 
 
 def is_distributed(node: Node, params: Params) -> bool:
-    """Whether a stage runs in several processes: it trains, and params.yaml sets more than one."""
-    return trains(node, params) and params.launch.processes * params.launch.nodes > 1
+    """Whether a stage runs in other processes: it trains, and params.yaml sets several, or another engine."""
+    launch = params.launch
+    return trains(node, params) and (launch.engine != "local" or launch.processes * launch.nodes > 1)
 
 
 def trains(node: Node, params: Params) -> bool:
-    """Whether a stage trains: it reads `launch`, and params.yaml does not leave it without work."""
+    """Whether a stage trains: it reads keys of `launch`, and params.yaml does not leave it without work."""
     idle = {
         "scratch": not params.scratch.trains(params.model),
         "label_efficiency": not params.label_efficiency.partial,
     }
-    return "launch" in node.params and not idle.get(node.name, False)
+    return "launch.processes" in node.params and not idle.get(node.name, False)
 
 
 def node_rank(params: Params) -> int:
@@ -94,16 +92,23 @@ def run_on_other_machine(root: Path, state: Path, name: str) -> None:
 
 
 class WorkerGroup:
-    """The processes of one machine that run a stage."""
+    """The processes that run a stage: those of this machine, or all of them where another engine starts them."""
 
     def __init__(self, root: Path, state: Path, node: Node, entry: Entry, params: Params) -> None:
-        self._root, self._name, self._launch, self._machine = root, node.name, params.launch, node_rank(params)
-        name = f"{node.name}-{self._machine}" if self._machine else node.name
+        self._name, self._launch, machine = node.name, params.launch, node_rank(params)
+        self._here = params.launch.engine == "local"
+        self._number = params.launch.processes * (1 if self._here else params.launch.nodes)
+        name = f"{node.name}-{machine}" if machine else node.name
         self._folder, self._log = state / "launch" / name, state / "logs" / f"{name}.workers.log"
-        self._threads = params.threads
+        self._task = Task(
+            root, node.name, params.launch, params.threads, self._folder, self._log, machine=machine,
+            tell=lambda text: print(text, file=sys.stderr, flush=True),
+        )  # fmt: skip
         self._order = {"root": str(root), "node": asdict(node), "entry": entry, "params": params.model_dump()}
         self._offsets: dict[Path, int] = {}  # bytes read of each file of messages
+        self._attempt = 0
         self._ends: list[tuple[int, Message]] = []  # (rank, message) of how processes began and ended
+        self._logged: set[tuple[str, int]] = set()  # (metric, step)
 
     def run(self, handle: Callable[[Message], None]) -> Message:
         """Start the processes, pass their messages to `handle`, and wait for their end.
@@ -112,73 +117,55 @@ class WorkerGroup:
         after a crash.
         """
         shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(parents=True)
+        (self._folder / "0").mkdir(parents=True)
         self._log.parent.mkdir(parents=True, exist_ok=True)
+        self._log.write_bytes(b"")
         (self._folder / ORDER).write_text(json.dumps(self._order), encoding="utf-8")
-        with stop_signals(second_kills=False) as signals, self._log.open("w", encoding="utf-8") as log:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "pretune.runtime.launcher", *self._arguments()],
-                cwd=self._root, env=self._environment(),
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+        with stop_signals(second_kills=False) as signals:
+            job = start(self._task)
             try:
-                self._follow(child, handle, signals)
+                code = self._follow(job, handle, signals)
             finally:
-                child.kill()  # and with it the processes
-                child.wait()
+                job.kill()
         shutil.rmtree(self._folder)
-        return self._result(child.returncode, signals)
+        return self._result(code, signals)
 
-    def _arguments(self) -> list[str]:
-        launch = self._launch
-        host, _, port = launch.rendezvous.rpartition(":")
-        rendezvous = [f"--nnodes={launch.nodes}", f"--node-rank={self._machine}"]
-        rendezvous += [f"--master-addr={host}", f"--master-port={port}"]
-        machines = ["--standalone"] if launch.nodes == 1 else rendezvous
-        return [*machines, f"--nproc-per-node={launch.processes}", "--module", "tasks", self._name]
-
-    def _environment(self) -> dict[str, str]:
-        variables = {WORKER: str(self._folder), PARENT: str(os.getpid()), "OMP_NUM_THREADS": str(self._threads)}
-        if self._launch.nodes == 1 and sys.platform == "linux":
-            variables["GLOO_SOCKET_IFNAME"] = "lo"  # whatever this machine's name resolves to: nothing leaves it
-        return os.environ | variables
-
-    def _follow(self, child: subprocess.Popen[bytes], handle: Callable[[Message], None], signals: list[int]) -> None:
+    def _follow(self, job: Job, handle: Callable[[Message], None], signals: list[int]) -> int:
+        """The exit code; 1 after a second signal, which waits for nothing."""
         stopped = False
         while True:
-            ended = child.poll() is not None  # before reading: no message is lost
+            code = job.wait(POLL_EVERY)  # before reading: no message is lost
             for message in self._new_messages():
-                handle(message)
-            if ended:
-                return
+                if not self._known(message):
+                    handle(message)
+            if code is not None:
+                return code
             if signals and not stopped:
                 stopped = True
-                self._stop_processes(child)
+                job.stop([message["pid"] for _, message in self._ends if message["event"] == "begin"])
             if len(signals) > 1:
-                return
-            with suppress(subprocess.TimeoutExpired):
-                child.wait(POLL_EVERY)
+                return 1
 
     def _new_messages(self) -> Iterator[Message]:
-        for path in sorted(self._folder.glob("*.jsonl")):
+        for path in sorted(self._folder.glob("*/*.jsonl"), key=lambda path: (int(path.parent.name), int(path.stem))):
+            if (
+                attempt := int(path.parent.name)
+            ) > self._attempt:  # how the one before ended, the engine has dealt with
+                self._attempt, self._ends = attempt, []
             messages, self._offsets[path] = journal.read(path, self._offsets.get(path, 0))
             for message in messages:
                 if message["event"] not in {"metrics", "text", "progress", "validation", "line"}:
                     self._ends.append((int(path.stem), message))
                 yield message
 
-    def _stop_processes(self, child: subprocess.Popen[bytes]) -> None:
-        """Send SIGTERM to the processes themselves: torchrun would kill them after half a minute.
-
-        While some have not begun, no work can be lost, and torchrun is killed.
-        """
-        pids = [message["pid"] for _, message in self._ends if message["event"] == "begin"]
-        if len(pids) < self._launch.processes:
-            child.kill()
-            return
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+    def _known(self, message: Message) -> bool:
+        """Whether an earlier attempt has told it: the next one repeats the steps after its checkpoint."""
+        if message["event"] != "metrics":
+            return False
+        told = {(name, message["step"]) for name in message["values"]}
+        known = bool(self._attempt) and told <= self._logged
+        self._logged |= told
+        return known
 
     def _result(self, code: int, signals: list[int]) -> Message:
         messages = [message for _, message in self._ends]
@@ -187,7 +174,7 @@ class WorkerGroup:
         for error in errors:
             if not isinstance(error, TerminatedError):  # those are of processes that torchrun stopped because of it
                 raise error
-        if code == 0 and len(done) == self._launch.processes:
+        if code == 0 and len(done) == self._number:
             return done[min(done)]
         if signals and signals[0] == signal.SIGINT:
             raise KeyboardInterrupt
@@ -222,16 +209,3 @@ def _error(message: Message) -> PretuneError:
     error = error_class(message["problems"], message["next_step"])
     error.exit_code = message["exit_code"]
     return error
-
-
-def main(arguments: list[str]) -> None:
-    """Run torchrun in this process, which dies with its parent, as its own processes die with it."""
-    die_with_parent()
-    os.environ[PARENT] = str(os.getpid())
-    from torch.distributed.run import main as torchrun
-
-    torchrun(arguments)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -245,7 +245,7 @@ class PublishedStage(Stage):
 
 def checkpoint_folder(state: Path, entry: Entry) -> Path:
     """Where the training of a stage with these inputs keeps its checkpoints."""
-    params = {key: value for key, value in entry["params"].items() if key != "launch"}
+    params = {key: value for key, value in entry["params"].items() if key.partition(".")[0] != "launch"}
     return state / "checkpoints" / stage_key(entry | {"params": params})
 
 

@@ -27,7 +27,8 @@ from pretune.runtime import monitoring
 from pretune.runtime.stage import Stage
 from pretune.tracking.journal import EventLog
 
-WORKER = "PRETUNE_WORKER"  # the folder of this machine's order and messages
+WORKER = "PRETUNE_WORKER"  # the folder of the order, and of the messages of each attempt
+ATTEMPT = "PRETUNE_ATTEMPT"  # how often an engine has started the processes before
 ORDER = "order.json"
 
 
@@ -100,7 +101,7 @@ def main(name: str, stage_function: Callable[[str], Callable[[Stage], None]]) ->
     """Run the stage as the process that torchrun's environment variables describe. Returns the exit code."""
     folder, rank = Path(os.environ[WORKER]), int(os.environ["RANK"])
     with (
-        closing(WorkerEvents(folder / f"{rank}.jsonl", first=rank == 0)) as events,
+        closing(WorkerEvents(folder / os.environ.get(ATTEMPT, "0") / f"{rank}.jsonl", first=rank == 0)) as events,
         redirect_stderr(StderrForwarder(events)) if rank == 0 else nullcontext(),
     ):
         return _work(folder, name, stage_function, events)

@@ -398,6 +398,20 @@ def undisturbed(finished: Clone, once: Once) -> Clone:
     return Clone(once("undisturbed", run).resolve() / "clone")
 
 
+@pytest.fixture(scope="session")
+def prepared(once: Once) -> Clone:
+    """A clone whose `pretrain` comes next, in two processes; AdamW, whose rounding is that of fp32."""
+
+    def run(folder: Path) -> None:
+        clone = make_clone(folder)
+        clone.set(launch__processes=2, pretrain__optimizer="adamw")
+        for stage in ("ingest", "prepare"):
+            clone.run("-m", "tasks", stage)
+        clone.wait_for_end()
+
+    return Clone(once("prepared", run).resolve() / "clone")
+
+
 @pytest.fixture
 def stale(copy: Clone) -> Clone:
     """A finished clone whose next run will pretrain for LONG steps: time enough to interfere."""

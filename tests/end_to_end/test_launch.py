@@ -19,17 +19,6 @@ CONFTEST = str(Path(__file__).with_name("conftest.py"))
 clones = next(module for module in list(sys.modules.values()) if getattr(module, "__file__", None) == CONFTEST)
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """A clone whose `pretrain` comes next, in two processes; AdamW, whose rounding is that of fp32."""
-    clone = clones.make_clone(tmp_path_factory.mktemp("prepared"))
-    clone.set(launch__processes=2, pretrain__optimizer="adamw")
-    for stage in ("ingest", "prepare"):
-        clone.run("-m", "tasks", stage)
-    clone.wait_for_end()
-    return clone
-
-
 @pytest.fixture
 def clone(prepared, tmp_path):
     """A copy of it for one test."""
@@ -72,7 +61,7 @@ def test_two_processes_do_what_one_does(clone, prepared, tmp_path):
     (run,) = [run for run in clone.records() if run.info.run_name == "pretrain"]
     assert run.info.status == "FINISHED"
     assert {"loss", "validation_loss", "train_loss", "tokens_per_second", "seconds"} <= run.data.metrics.keys()
-    assert clone.locked()["pretrain"]["params"]["params.yaml"]["launch"]["strategy"] == "fsdp"
+    assert clone.locked()["pretrain"]["params"]["params.yaml"]["launch.strategy"] == "fsdp"
     lines = printed.splitlines()
     assert lines[-1] == "pretrain: done, recorded in dvc.lock"
     assert len(lines) == len(set(lines))

@@ -12,8 +12,10 @@ import pytest
 from pretune.errors import DataError, DivergedError, TerminatedError, WorkspaceError
 from pretune.lineage.graph import Node
 from pretune.runtime import launcher, worker
+from pretune.runtime.engines import agent
+from pretune.runtime.engines.job import Lease, Task
 
-NODE = Node("pretrain", "", deps=[], params=["launch"], outs=["model"], upstream=[], meta={})
+NODE = Node("pretrain", "", deps=[], params=["launch.processes"], outs=["model"], upstream=[], meta={})
 
 
 @pytest.fixture
@@ -31,12 +33,12 @@ def params_for(params):
 def group(tmp_path, params_for):
     """Two processes that never start; `write(rank, event, …)` writes a message of one of them."""
     workers = launcher.WorkerGroup(tmp_path, tmp_path, NODE, {}, params_for())
-    workers._folder.mkdir(parents=True)
+    (workers._folder / "0").mkdir(parents=True)
     workers._log.parent.mkdir(parents=True)
     workers._log.write_text("output of torchrun\n", encoding="utf-8")
 
     def write(rank, event, **content):
-        with closing(worker.WorkerEvents(workers._folder / f"{rank}.jsonl", first=rank == 0)) as events:
+        with closing(worker.WorkerEvents(workers._folder / "0" / f"{rank}.jsonl", first=rank == 0)) as events:
             events.write(event, **content)
 
     workers.write = write
@@ -83,10 +85,71 @@ def test_the_first_process_reports_what_was_written(group):
     """Whichever ends first; half a line is not taken for a message."""
     group.write(1, "done", written=[], models=[])
     group.write(0, "done", written=["model"], models=[])
-    with (group._folder / "0.jsonl").open("a", encoding="utf-8") as file:
+    with (group._folder / "0" / "0.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"event": "li')
     read_messages(group)
     assert group._result(0, [])["written"] == ["model"]
+
+
+def test_another_attempt_replaces_how_the_one_before_ended(group):
+    """A job that was queued again: the stop is forgotten, and metrics of repeated steps are told once."""
+    group.write(0, "metrics", values={"loss": 2.0}, step=1)
+    group.write(0, "error", **TerminatedError("stopped", "next").as_dict())
+    told = [message for message in read_messages(group) if not group._known(message)]
+    (group._folder / "1").mkdir()
+    with closing(worker.WorkerEvents(group._folder / "1" / "0.jsonl", first=True)) as events:
+        for step in (1, 2):
+            events.metrics({"loss": 2.0 / step}, step)
+        events.write("done", written=["model"], models=[])
+    group.write(1, "done", written=[], models=[])  # of the attempt before, and late
+    with closing(worker.WorkerEvents(group._folder / "1" / "1.jsonl", first=False)) as events:
+        events.write("done", written=[], models=[])
+    told += [message for message in read_messages(group) if not group._known(message)]
+    assert [message["step"] for message in told if message["event"] == "metrics"] == [1, 2]
+    assert group._result(0, [])["written"] == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("codes", "trained", "expected"),
+    [
+        ({0: 0, 1: 0}, True, 0),
+        ({0: 1, 1: 1}, True, 1),
+        ({0: agent.AGAIN, 1: agent.STOPPED}, False, agent.AGAIN),
+        ({0: 1}, True, agent.AGAIN),  # the other machine is lost
+        ({0: 1}, False, 1),  # before it trained: it would be lost again
+    ],
+)
+def test_work_goes_on_if_it_was_interrupted_or_lost_a_machine(
+    tmp_path, params_for, monkeypatch, *, codes, trained, expected
+):
+    """By what the agents of two machines have written down."""
+    (tmp_path / "3").mkdir()
+    order = {"params": params_for(1, 2).model_dump()}
+    (tmp_path / worker.ORDER).write_text(json.dumps(order), encoding="utf-8")
+    for machine, code in codes.items():
+        (tmp_path / "3" / f"{machine}.code").write_text(str(code), encoding="utf-8")
+    with closing(worker.WorkerEvents(tmp_path / "3" / "0.jsonl", first=True)) as events:
+        events.write("begin", pid=1)
+        if trained:
+            events.metrics({"loss": 1.0}, 1)
+    monkeypatch.setenv(worker.WORKER, str(tmp_path))
+    assert agent.outcome(3) == expected
+
+
+def test_work_that_nobody_waits_for_is_stopped(tmp_path, params_for, monkeypatch):
+    """Once the sign of life has not changed for so long, whatever the clocks say."""
+    launch = params_for(1).launch
+    task = Task(tmp_path, "pretrain", launch, 1, tmp_path, tmp_path / "log", print)
+    own = agent._Agent(task, tmp_path / "0")
+    lease = Lease(tmp_path)
+    lease.renew()
+    assert own._why([]) == 0
+    monkeypatch.setattr(agent, "PATIENCE", 0.0)
+    assert own._why([]) == agent.STOPPED
+    monkeypatch.setattr(agent, "PATIENCE", 60.0)
+    assert own._why([signal.SIGTERM]) == agent.AGAIN
+    lease.stop()
+    assert own._why([signal.SIGTERM]) == agent.STOPPED
 
 
 def test_a_mistake_is_raised_as_what_it_is(group):
@@ -159,13 +222,14 @@ def run_worker(tmp_path, params_for):
     def run(action, rank=0):
         order = {
             "root": str(tmp_path), "entry": {"params": {}, "deps": {}, "outs": []}, "params": params_for().model_dump(),
-            "node": {"name": "pretrain", "desc": "", "deps": [], "params": ["launch"], "outs": ["model"],
+            "node": {"name": "pretrain", "desc": "", "deps": [], "params": ["launch.processes"], "outs": ["model"],
                      "upstream": [], "meta": {}},
         }  # fmt: skip
+        (tmp_path / "0").mkdir(exist_ok=True)
         (tmp_path / worker.ORDER).write_text(json.dumps(order), encoding="utf-8")
         os.environ |= {worker.WORKER: str(tmp_path), "RANK": str(rank)}
         code = worker.main("pretrain", FakeStageFunction(action))
-        path = tmp_path / f"{rank}.jsonl"
+        path = tmp_path / "0" / f"{rank}.jsonl"
         return code, [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
     yield run

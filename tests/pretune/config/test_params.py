@@ -169,6 +169,11 @@ def problems(params_file):
         ({"finetune.patience": 2}, "finetune: patience 2 needs metric_for_best_model"),
         ({"pretrain.warmup": 1.5}, "pretrain: warmup 1.5 must be a share below 1 or a whole number of steps"),
         ({"launch.strategy": "fsdp"}, "pretrain.optimizer muon needs whole matrices"),
+        ({"launch.options": {"time": 60}}, "launch: options are of another engine"),
+        (
+            {"launch.engine": "slurm", "launch.options": {"time": 60, "nodes": 2, "-w": "a"}},
+            "options: nodes, -w cannot",
+        ),
         ({"pretrain.validation_rows": 0}, "pretrain.evaluate_every needs pretrain.validation_rows"),
         ({"prepare.validation_rows": 0}, "finetune.evaluate_every needs prepare.validation_rows"),
     ],
@@ -195,6 +200,7 @@ def test_keys_that_do_not_fit_together_are_refused(problems, changes, expected):
         {"pretrain.evaluate_every": 0, "pretrain.validation_rows": 0},
         {"finetune.evaluate_every": 0, "prepare.validation_rows": 0},
         {"launch.rendezvous": "node-1.example.org:1234"},
+        {"launch.engine": "slurm", "launch.options": {"time": "4:00:00", "gpus-per-node": 8}},
     ],
     ids=str,
 )

@@ -214,7 +214,7 @@ stages:
   finetune:
     cmd: cp prepared.txt tuned.txt
     deps: [prepared.txt]
-    params: [finetune, launch]
+    params: [finetune, launch.processes]
     outs: [tuned.txt]
   scratch:
     cmd: cp raw.txt scratch.txt

@@ -17,8 +17,8 @@ from pretune.config.params import Params, load
 from pretune.errors import PretuneError, TerminatedError, WorkspaceError
 from pretune.lineage.graph import Entry, Node, Workspace
 from pretune.process import stop_signals
-from pretune.runtime.engines import start
 from pretune.runtime.engines.job import Job, Task
+from pretune.runtime.engines.start import start
 from pretune.runtime.worker import ORDER
 from pretune.tracking import journal
 

@@ -51,9 +51,15 @@ def graph(monkeypatch, tmp_path, params_file):
 
     nodes = {
         "prepare": node("prepare", [], ["prepared"], [], ["prepare"]),
-        "pretrain": node("pretrain", ["prepared"], ["models/pretrained"], ["prepare"], ["pretrain", "launch"]),
-        "finetune": node("finetune", ["models/pretrained"], ["models/finetuned"], ["pretrain"], ["finetune", "launch"]),
-        "label_efficiency": node("label_efficiency", ["prepared"], ["fewer"], ["prepare"], ["finetune", "launch"]),
+        "pretrain": node(
+            "pretrain", ["prepared"], ["models/pretrained"], ["prepare"], ["pretrain", "launch.processes"]
+        ),
+        "finetune": node(
+            "finetune", ["models/pretrained"], ["models/finetuned"], ["pretrain"], ["finetune", "launch.processes"]
+        ),
+        "label_efficiency": node(
+            "label_efficiency", ["prepared"], ["fewer"], ["prepare"], ["finetune", "launch.processes"]
+        ),
         "evaluate": node(
             "evaluate", ["models/pretrained", "models/finetuned"], ["reports"], ["pretrain", "finetune"], ["evaluate"]
         ),

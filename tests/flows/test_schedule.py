@@ -132,7 +132,7 @@ def test_branches_of_the_graph_run_at_the_same_time():
 )
 def test_a_stage_asks_for_its_threads_or_its_gpus(params, stage, shares, gpus, asked):
     """Threads for each process of a stage that trains, or a GPU and a core for each; one core without either."""
-    sections = {"prepare": ["prepare"], "evaluate": ["threads"]}.get(stage, ["threads", "launch"])
+    sections = {"prepare": ["prepare"], "evaluate": ["threads"]}.get(stage, ["threads", "launch.processes"])
     launch = params.launch.model_copy(update={"processes": 3})
     few = params.label_efficiency.model_copy(update={"shares": shares})
     params = params.model_copy(update={"threads": 2, "launch": launch, "label_efficiency": few})

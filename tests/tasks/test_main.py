@@ -133,7 +133,7 @@ def test_energy_is_measured_of_stages_that_train(project, params, monkeypatch):
     for node in Workspace(project).nodes.values():
         with tasks.monitored(SimpleNamespace(metrics=None), node, params.model_copy(update={"launch": launch})):
             pass
-    assert asked == [3] * sum("launch" in node.params for node in Workspace(project).nodes.values())
+    assert asked == [3] * sum("launch.processes" in node.params for node in Workspace(project).nodes.values())
     assert asked
 
 

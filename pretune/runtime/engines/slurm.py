@@ -62,7 +62,7 @@ class SlurmJob:
         if done.returncode:
             raise WorkspaceError(
                 f"Slurm refuses the job: {_first(done.stderr)}",
-                "edit launch.options in params.yaml: they are options of sbatch, as {partition: gpu, time: 4:00:00}",
+                "edit launch.options in params.yaml: they are options of sbatch, as {partition: gpu, time: '4:00:00'}",
             )
         return done.stdout.strip().partition(";")[0]
 

@@ -45,7 +45,9 @@ def test_the_tools_of_a_row_reach_the_model_in_evaluation_too(name, words, monke
         asked.extend(chat.render(self.tokenizer, list(row["messages"]), row.get("tools")) for row in rows)
         raise Asked
 
-    monkeypatch.setattr("pretune.objectives.finetuning.preferences.log_probs", lambda _, both: np.zeros(len(both)))
+    monkeypatch.setattr(
+        "pretune.objectives.finetuning.preferences.log_probs", lambda _, both, told: np.zeros(len(both))
+    )
     monkeypatch.setattr(chat.Reply, "__call__", note)
     monkeypatch.setattr(chat.Reward, "logits", note)
     with pytest.raises(Asked):

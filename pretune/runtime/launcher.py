@@ -148,9 +148,8 @@ class WorkerGroup:
 
     def _new_messages(self) -> Iterator[Message]:
         for path in sorted(self._folder.glob("*/*.jsonl"), key=lambda path: (int(path.parent.name), int(path.stem))):
-            if (
-                attempt := int(path.parent.name)
-            ) > self._attempt:  # how the one before ended, the engine has dealt with
+            attempt = int(path.parent.name)
+            if attempt > self._attempt:  # how the one before ended, the engine has dealt with
                 self._attempt, self._ends = attempt, []
             messages, self._offsets[path] = journal.read(path, self._offsets.get(path, 0))
             for message in messages:

@@ -58,13 +58,19 @@ def test_the_card_is_shown_and_its_absence_is_told(project, capsys):
     }
 
 
-def test_the_first_rows_are_shown_as_the_model_gets_them(project, words, capsys):
-    """After the tokenizer, with special tokens, what is cut, and ids of labels; no control character is printed."""
+def prepared(project):
+    """Write a data card; the folder for the labelled rows, which are not there yet."""
     (project / "reports" / "data").mkdir(parents=True)
     (project / "reports" / "data" / "card.md").write_text("# Data card: x\n", encoding="utf-8")
     (project / "reports" / "data" / "card.json").write_text('{"source": "x"}', encoding="utf-8")
     labelled = project / "data" / "prepared" / "labelled"
     labelled.mkdir(parents=True)
+    return labelled
+
+
+def test_the_first_rows_are_shown_as_the_model_gets_them(project, words, capsys):
+    """After the tokenizer, with special tokens, what is cut, and ids of labels; no control character is printed."""
+    labelled = prepared(project)
     texts = ["number 1 is about waves\x1b", "number 2 " * 60]
     rows.write(labelled / "train.parquet", [{"text": text, "label": "sea", "origin": "a:1"} for text in texts])
     (labelled / "labels.json").write_text('["kitchen", "sea"]', encoding="utf-8")
@@ -81,11 +87,7 @@ def test_the_first_rows_are_shown_as_the_model_gets_them(project, words, capsys)
 
 def test_conversations_are_counted_as_they_will_be_trained_on(project, words, capsys):
     """Of training and validation rows: cut, dropped, and with nothing to learn, by the settings in params.yaml."""
-    (project / "reports" / "data").mkdir(parents=True)
-    (project / "reports" / "data" / "card.md").write_text("# Data card: x\n", encoding="utf-8")
-    (project / "reports" / "data" / "card.json").write_text('{"source": "x"}', encoding="utf-8")
-    labelled = project / "data" / "prepared" / "labelled"
-    labelled.mkdir(parents=True)
+    labelled = prepared(project)
     long = "butter " * 100
     talks = [("ice?", "white"), ("snow?", long), (long, "late"), (long, long)]
     talks = [[{"role": "user", "content": asked}, {"role": "assistant", "content": said}] for asked, said in talks]

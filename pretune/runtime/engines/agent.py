@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from pretune.config.files import write_atomically
 from pretune.config.params import LaunchParams
 from pretune.process import stop_signals
 from pretune.runtime.engines.job import ALIVE, STOP, Task
-from pretune.runtime.engines.local import start_torchrun
+from pretune.runtime.engines.local import start_torchrun, stop_processes
 from pretune.runtime.worker import ATTEMPT, ORDER, WORKER
 from pretune.tracking import journal
 
@@ -120,14 +119,12 @@ class _Agent:
         """Send SIGTERM to the processes of this machine, which save together; without the others they fail, or hang."""
         first, number = self.task.machine * self.task.launch.processes, self.task.launch.processes
         begun = [m["pid"] for rank in range(first, first + number) for m in _messages(self.messages, rank)[:1]]
-        if not save or len(begun) < number:
-            with suppress(subprocess.TimeoutExpired):
-                child.wait(0 if save else FAILS_IN)
-            child.kill()
+        if save:
+            stop_processes(child, begun, number)
             return
-        for pid in begun:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(FAILS_IN)
+        child.kill()
 
 
 def _messages(folder: Path, rank: int) -> list[dict[str, Any]]:

@@ -36,16 +36,8 @@ class LocalJob:
         return self._child.returncode
 
     def stop(self, pids: Collection[int]) -> None:
-        """Send SIGTERM to the processes themselves: torchrun would kill them after half a minute.
-
-        While some have not begun, no work can be lost, and torchrun is killed.
-        """
-        if len(pids) < self._processes:
-            self._child.kill()
-            return
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+        """As Job says."""
+        stop_processes(self._child, pids, self._processes)
 
     def kill(self) -> None:
         """End torchrun, and with it the processes."""
@@ -66,6 +58,19 @@ def start_torchrun(task: Task, meeting: str, environment: dict[str, str], log: T
         cwd=task.root, env=os.environ | variables | environment,
         stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
     )  # fmt: skip
+
+
+def stop_processes(child: subprocess.Popen[bytes], pids: Collection[int], number: int) -> None:
+    """Send SIGTERM to the processes themselves: torchrun, the child, would kill them after half a minute.
+
+    While some of the `number` of them have not begun, no work can be lost, and torchrun is killed.
+    """
+    if len(pids) < number:
+        child.kill()
+        return
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
 
 
 def main(arguments: list[str]) -> None:

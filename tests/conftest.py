@@ -214,7 +214,7 @@ stages:
   finetune:
     cmd: cp prepared.txt tuned.txt
     deps: [prepared.txt]
-    params: [finetune, launch.processes]
+    params: [finetune, launch.processes, launch.nodes]
     outs: [tuned.txt]
   scratch:
     cmd: cp raw.txt scratch.txt

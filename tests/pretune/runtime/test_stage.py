@@ -258,15 +258,20 @@ def edit(path, old, new):
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
-    [("processes: 1", "processes: 2"), ("nodes: 1", "nodes: 2"), ("127.0.0.1:29500", "elsewhere:29501")],
+    ("old", "new", "the_same"),
+    [
+        ("processes: 1", "processes: 2", False),
+        ("nodes: 1", "nodes: 2", False),
+        ("127.0.0.1:29500", "elsewhere:29501", True),
+        ("engine: local", "engine: slurm", True),
+    ],
 )
-def test_training_goes_on_however_it_is_launched(begin, done, old, new):
-    """Other processes or machines make another stage key, but not another place of the checkpoints."""
+def test_training_goes_on_however_it_is_launched(begin, done, old, new, the_same):
+    """Their number makes another stage key, the way to start them does not; no checkpoint changes its place."""
     before = begin("finetune")
     edit(done / "params.yaml", old, new)
     after = begin("finetune")
-    assert before.key != after.key
+    assert (before.key == after.key) == the_same
     assert before.checkpoints == after.checkpoints
 
 

@@ -242,10 +242,6 @@ class Params(Section):
                     f"{name}.batch_size {section.batch_size} must be a multiple of {parts} "
                     "(gradient_accumulation_steps x launch.processes x launch.nodes)"
                 )
-            if section.optimizer == "muon" and self.launch.strategy == "fsdp":
-                problems.append(
-                    f"{name}.optimizer muon needs whole matrices: write launch.strategy: ddp, or optimizer: adamw"
-                )
         if self.adaptation.quantization and self.launch.strategy == "fsdp":
             problems.append("adaptation.quantization: quantised matrices are not sharded; write launch.strategy: ddp")
         if self.pretrain.steps and self.pretrain.evaluate_every and not self.pretrain.validation_rows:

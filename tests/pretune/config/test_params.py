@@ -168,7 +168,6 @@ def problems(params_file):
         ),
         ({"finetune.patience": 2}, "finetune: patience 2 needs metric_for_best_model"),
         ({"pretrain.warmup": 1.5}, "pretrain: warmup 1.5 must be a share below 1 or a whole number of steps"),
-        ({"launch.strategy": "fsdp"}, "pretrain.optimizer muon needs whole matrices"),
         ({"launch.options": {"time": 60}}, "launch: options are of another engine"),
         (
             {"launch.engine": "slurm", "launch.options": {"time": 60, "nodes": 2, "-w": "a"}},
@@ -194,7 +193,7 @@ def test_keys_that_do_not_fit_together_are_refused(problems, changes, expected):
             "launch.nodes": 2,
             "finetune.batch_size": 64,
         },
-        {"launch.strategy": "fsdp", "pretrain.optimizer": "adamw"},
+        {"launch.strategy": "fsdp"},
         {"finetune.metric_for_best_model": "accuracy", "finetune.patience": 3},
         {"pretrain.metric_for_best_model": "loss", "pretrain.patience": 1},
         {"pretrain.evaluate_every": 0, "pretrain.validation_rows": 0},
@@ -230,13 +229,8 @@ def test_every_problem_of_a_level_is_listed_at_once(problems):
     (both,) = [line for line in inside if line.startswith("finetune")]
     assert "gradient_accumulation_steps 3" in both
     assert "patience 2" in both
-    (among,) = problems({"launch.processes": 5, "launch.strategy": "fsdp", "prepare.validation_rows": 0})
-    for part in (
-        "pretrain.batch_size 32",
-        "finetune.batch_size 16",
-        "pretrain.optimizer muon",
-        "prepare.validation_rows",
-    ):
+    (among,) = problems({"launch.processes": 5, "prepare.validation_rows": 0})
+    for part in ("pretrain.batch_size 32", "finetune.batch_size 16", "prepare.validation_rows"):
         assert part in among
 
 

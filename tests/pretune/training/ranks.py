@@ -11,7 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 import transformers
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from pretune.adaptation import methods
 from pretune.config.params import TrainingParams
@@ -23,6 +27,7 @@ from pretune.objectives.pretraining.causal_lm import CausalLM
 from pretune.objectives.pretraining.masked_lm import MaskedLM
 from pretune.training import device, loop, parallel
 from pretune.training.checkpoint import Checkpoints
+from pretune.training.muon import Muon
 
 WORDS, LENGTH, ROWS, SEED = 60, 16, 8, 3
 SHAPE = {
@@ -155,12 +160,33 @@ def learn(case, folder, world=None):
     }
 
 
+SIZES = [(8, 24), (24, 8), (16, 16), (1, 5), (7, 3)]  # an odd number; of one row, the second process has none
+
+
+def step_by_muon(world=None):
+    """Matrices after three steps of Muon with the same gradients, sharded over the group's processes."""
+    draw = torch.Generator().manual_seed(0)
+    sharded = (lambda tensor: tensor) if world is None else _sharded_by(init_device_mesh("cpu", (world.size,)))
+    matrices = [nn.Parameter(sharded(torch.randn(size, generator=draw))) for size in SIZES]
+    optimizer = Muon([{"params": matrices, "weight_decay": 0.1}], lr=0.02)
+    for _ in range(3):
+        for matrix in matrices:
+            matrix.grad = sharded(torch.randn(matrix.shape, generator=draw))
+        optimizer.step()
+    return [(matrix.full_tensor() if isinstance(matrix, DTensor) else matrix).detach() for matrix in matrices]
+
+
+def _sharded_by(mesh):
+    return lambda tensor: distribute_tensor(tensor, mesh, [Shard(0)])
+
+
 def main(folder):
-    """Train the cases in `cases.pickle` of the folder, in this process of several; write the results."""
+    """Train the cases in `cases.pickle` of the folder, in this process of several; write the results and Muon's."""
     with (folder / "cases.pickle").open("rb") as file:
         cases = pickle.load(file)  # noqa: S301 - our own
     with parallel.init_process_group() as world:
         results = [learn(case, folder, world) for case in cases]
+        results.append(step_by_muon(world))
         with (folder / f"results-{world.rank}.pickle").open("wb") as file:
             pickle.dump(results, file)
 

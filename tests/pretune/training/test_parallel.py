@@ -34,6 +34,7 @@ SHARED = [
     Case(MASKED, gradient_accumulation_steps=2, checkpointing=True),
     Case(MASKED, optimizer="muon"),
     Case(MASKED, metric_for_best_model="loss", gradient_accumulation_steps=4),
+    Case(MASKED, optimizer="muon", strategy="fsdp"),
     Case(MASKED, strategy="fsdp", gradient_accumulation_steps=2),
     Case(MASKED, strategy="fsdp", checkpointing=True),
     Case(TIED, gradient_accumulation_steps=2),
@@ -53,6 +54,7 @@ SHARED = [
     Case(CLASSES, adaptation="head", strategy="fsdp", gradient_accumulation_steps=2),
     Case(CLASSES, adaptation="gradual", gradient_accumulation_steps=2),
     Case(ROBERTA, adaptation="gradual", strategy="fsdp"),
+    Case(CAUSAL, optimizer="muon", adaptation="lora", strategy="fsdp"),
 ]
 STOP = 7  # the step in which SIGTERM arrives
 STOPPED = [
@@ -60,6 +62,7 @@ STOPPED = [
     Case(CLASSES, strategy="fsdp", stop=STOP, folder="fsdp"),
     Case(TIED, strategy="fsdp", stop=STOP, folder="best", metric_for_best_model="loss"),
     Case(CAUSAL, optimizer="muon", stop=STOP, folder="dropout", dropout=0.1),
+    Case(CAUSAL, optimizer="muon", strategy="fsdp", stop=STOP, folder="muon"),
     Case(CLASSES, adaptation="lora", stop=STOP, folder="lora"),
     Case(CLASSES, adaptation="gradual", strategy="fsdp", stop=STOP, folder="gradual"),
 ]
@@ -150,7 +153,7 @@ def alone(folder):
 def both(trained):
     """The results of all cases of IN_TWO, for both processes. They start once, for that takes seconds."""
     return [
-        dict(zip(IN_TWO, pickle.loads((trained / f"results-{rank}.pickle").read_bytes()), strict=True))  # noqa: S301 - ours
+        dict(zip([*IN_TWO, "muon"], pickle.loads((trained / f"results-{rank}.pickle").read_bytes()), strict=True))  # noqa: S301 - ours
         for rank in range(2)
     ]
 
@@ -245,3 +248,10 @@ def test_a_step_that_is_not_finite_in_one_process_is_skipped_by_both(case, both,
     """Though the loss of the other is finite: the results are those of one process."""
     assert (both[0][case]["skipped"], both[1][case]["skipped"]) == (1, 1)
     assert_same(both[0][case], alone(by_one(case)), rounding(case))
+
+
+def test_muon_gives_sharded_matrices_the_bits_of_whole_ones(both):
+    """Of any number and any number of rows."""
+    whole = ranks.step_by_muon()
+    for process in both:
+        assert all(torch.equal(one, other) for one, other in zip(process["muon"], whole, strict=True))

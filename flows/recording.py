@@ -38,8 +38,10 @@ class PipelineRecording:
         self.run = Run(state, name, parent=parent, tags=self._tags | {"pretune.kind": "pipeline"} | dict(tags))
         self._sender = None if trial else Sender(home, state).start()
         self.run.params(params)
+        patch = provenance.patch(home) if self._tags["git.dirty"] == "true" else ""
         if self._tags["git.dirty"] == "true":
-            self.run.text("changes.patch", provenance.patch(home))
+            self.run.text("changes.patch", patch)
+        self.warnings = provenance.warnings(patch)
         self._children: list[Run] = []
         self._reading = threading.Lock()
 

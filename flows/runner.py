@@ -117,6 +117,8 @@ class PipelineRun:
             trial=(self.trial.parent, self.trial.tags) if self.trial else None,
         )  # fmt: skip
         self.record = self._recording.run
+        for line in [] if self.trial else self._recording.warnings:
+            self.display.warn(line)
         self._stack.enter_context(process.stop_signals(self._handle_signal))
         self.display.start(list(self.nodes))
 

@@ -170,7 +170,10 @@ def recorded(
         tags["prefect.flow_run_id"] = prefect_run
     run = Run(records, name, parent=parent, tags=tags)
     if tags["git.dirty"] == "true":
-        run.text("changes.patch", provenance.patch(home))
+        patch = provenance.patch(home)
+        run.text("changes.patch", patch)
+        for line in [] if parent else provenance.warnings(patch):  # the flow has printed it
+            print(f"warning: {line}", file=sys.stderr)
     sender = None if parent else Sender(origin or root, records).start()
     start, status = time.monotonic(), "FAILED"
     try:

@@ -7,10 +7,12 @@ import fcntl
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +37,7 @@ settings.register_profile(
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+settings.register_profile("fuzz", settings.get_profile("pretune"), derandomize=False, max_examples=1000)
 settings.load_profile("pretune")
 
 
@@ -69,6 +72,26 @@ def environment():
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
         torch.use_deterministic_algorithms(mode=False)
+
+
+@pytest.fixture(scope="session")
+def ends():
+    """A context manager that fails where its block, which takes milliseconds, does not end at all."""
+
+    def give_up(*_):
+        raise AssertionError("not done after a minute")
+
+    @contextmanager
+    def watched():
+        before = signal.signal(signal.SIGALRM, give_up)
+        signal.alarm(60)
+        try:
+            yield
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
+
+    return watched
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,8 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pretune.errors import ParamsError
 
+BROKEN = (YAMLError, ValueError, LookupError, RecursionError)  # the date 2001-99-99, `!!bool maybe`, 1,000 brackets
+VALUES = 100_000  # in one file of YAML: a few lines of aliases can stand for any number
 CONFLICT = "<<<<<<< "  # git's mark of where one begins
 
 
@@ -27,17 +29,37 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"{path.name} is missing in {path.parent}",
             "git checkout " + path.name + "   (or run in the folder that holds dvc.yaml)",
         ) from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except BROKEN as error:
         check_conflicts(path)
         position = ""
         if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
             mark = error.problem_mark
             position = f", line {mark.line + 1}, column {mark.column + 1}"
-        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
         raise ParamsError(f"{path.name}{position}: not valid YAML: {reason}") from None
     if not isinstance(data, dict):
         raise ParamsError(f"{path.name} must hold `section: {{key: value}}`, not {type(data).__name__}")
+    check_size(data, path.name)
     return data
+
+
+def check_size(data: Any, name: str) -> None:
+    """Raise ParamsError for YAML whose anchors and aliases stand for more than VALUES values, or for themselves."""
+    sizes: dict[int, float] = {}
+
+    def size(value: Any) -> float:
+        if not isinstance(value, dict | list):
+            return 1
+        if id(value) not in sizes:
+            sizes[id(value)] = float("inf")  # while it is being counted: a value within itself
+            parts = value.values() if isinstance(value, dict) else value
+            sizes[id(value)] = 1 + sum(map(size, parts))
+        return sizes[id(value)]
+
+    if size(data) > VALUES:
+        raise ParamsError(
+            f"{name} stands for more than {VALUES:,} values, by anchors (`&`) and aliases (`*`)", f"edit {name}"
+        )
 
 
 def check_conflicts(path: Path) -> None:

@@ -9,10 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from pretune.config.files import read_yaml, write_atomically
+from pretune.config.files import BROKEN, read_yaml, write_atomically
 from pretune.config.params import RENAMED, Params, validate
 from pretune.errors import ParamsError, did_you_mean
 
@@ -77,7 +76,7 @@ def _parse(assignment: str, known: Collection[str]) -> tuple[str, Any]:
         raise ValueError(f"no such key{hint}")
     try:
         return dotted, YAML(typ="safe", pure=True).load(text)
-    except YAMLError:
+    except BROKEN:
         raise ValueError("the value is not valid YAML") from None
 
 

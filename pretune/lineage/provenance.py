@@ -9,6 +9,10 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from pretune.lineage import secrets
+
+LEFT_OUT = "# left out"  # in a patch: a file that it does not contain
+SECRET = f"{LEFT_OUT}, looks like a secret"
 PATCH_FILE = 100_000  # bytes of an untracked file that still goes into the patch
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "mlflow", "dvc", "prefect")
 
@@ -38,17 +42,31 @@ def changes(root: Path) -> str:
 
 
 def patch(root: Path) -> str:
-    """The patch from the commit to the files as they are, with files in no commit of up to PATCH_FILE bytes."""
-    parts = [_git(root, "diff", "--binary", "HEAD", "--", ".", ":!dvc.lock")]
+    """The patch from the commit to the files as they are, with files in no commit of up to PATCH_FILE bytes.
+
+    What looks like a secret is left out: others read a record. A line `# left out, REASON: NAME` stands for the file.
+    """
+    changed = _git(root, "diff", "--name-only", "--no-renames", "-z", "--relative", "HEAD", "--", ".", ":!dvc.lock")
+    parts = {
+        name: _git(root, "diff", "--binary", "--no-renames", "HEAD", "--", f":(literal){name}")
+        for name in filter(None, changed.split("\0"))
+    }
     new = ["--others", *(["--cached"] if commit(root) == "none" else [])]
     for name in _git(root, "ls-files", "-z", *new, "--exclude-standard").split("\0"):
         if not name or name == "dvc.lock" or not (root / name).is_file():
             continue
         if (root / name).stat().st_size <= PATCH_FILE:
-            parts.append(_git(root, "diff", "--no-index", "--binary", "--", os.devnull, name, differs=True))
+            parts[name] = _git(root, "diff", "--no-index", "--binary", "--", os.devnull, name, differs=True)
         else:
-            parts.append(f"# left out, larger than {PATCH_FILE} bytes: {name}\n")
-    return "".join(parts)
+            parts[name] = f"{LEFT_OUT}, larger than {PATCH_FILE} bytes: {name}\n"
+    kinds = {name: secrets.found(name, part) for name, part in parts.items()}
+    return "".join(f"{SECRET} ({kinds[name]}): {name}\n" if kinds[name] else part for name, part in parts.items())
+
+
+def warnings(patch: str) -> list[str]:
+    """A warning for each file that a patch lacks because it looks like a secret."""
+    lines = [line.removeprefix(SECRET) for line in patch.splitlines() if line.startswith(SECRET)]
+    return [f"left out of the record, since it looks like a secret{line}; .gitignore ends this" for line in lines]
 
 
 def changed_since(root: Path, file: str, folder: str) -> dict[str, str]:

@@ -17,6 +17,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 
 from pretune.errors import DataError
 
+HEADER = 100_000_000  # bytes of a header at most, as safetensors itself reads
 Header = dict[str, tuple[str, tuple[int, ...]]]  # name of a tensor: its type, as BF16, and its shape
 
 
@@ -38,11 +39,26 @@ def files(location: Mapping[str, Any]) -> list[Path]:
         raise DataError(
             f"{place} has no {SAFE_WEIGHTS_NAME}", "only weights in safetensors are read: pickled ones can run code"
         )
-    parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    parts = _parts(index)
     found = [find(location, name) for name in parts]
     if missing := [name for name, path in zip(parts, found, strict=True) if path is None]:
         raise DataError([f"{place}: {name} is missing" for name in missing], "fetch the whole checkpoint")
     return [index, *filter(None, found)]
+
+
+def _parts(index: Path) -> list[str]:
+    """The names of the files in an index. DataError where it is none, or names what is no file of weights beside it.
+
+    A name as `../../.ssh/id_rsa` would make a file of this machine a part of the model.
+    """
+    try:
+        parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        wrong = [name for name in parts if Path(name).name != name or not name.endswith(".safetensors")]
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
+        raise DataError(f"{index} is no index of weights", "fetch the checkpoint again") from None
+    if wrong:
+        raise DataError(f"{index} names {wrong[0]}, which is no file of weights beside it", "use another model")
+    return parts
 
 
 def header(paths: Sequence[Path]) -> Header:
@@ -53,13 +69,14 @@ def header(paths: Sequence[Path]) -> Header:
             continue
         try:
             with path.open("rb") as file:
-                entries = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+                (size,) = struct.unpack("<Q", file.read(8))
+                entries = json.loads(file.read(size) if size <= HEADER else "")
             tensors |= {
                 name: (entry["dtype"], tuple(entry["shape"]))
                 for name, entry in entries.items()
                 if name != "__metadata__"
             }
-        except (struct.error, ValueError, LookupError, MemoryError, OverflowError):
+        except (struct.error, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise DataError(f"{path} is no file in safetensors' format", "fetch the checkpoint again") from None
     return tensors
 

@@ -32,6 +32,9 @@ TODAY = date(
     2024, 7, 26
 )  # what templates that write the date get, the one that Llama 3 falls back to: it never changes
 THINK = "<think>\n{}\n</think>\n\n"  # a thought, for templates that have no place for it
+BROKEN = (  # what a template raises, by itself or by a filter, an operator or `range(10**9)`, which the sandbox refuses
+    TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError,
+)  # fmt: skip
 CLOSINGS = ("</think>", "[/THINK]", "<|END_THINKING|>", "<channel|>", "<|channel|>final<|message|>")  # of thoughts
 CALL_ID = re.compile(r"[A-Za-z0-9]{9}")  # what Mistral's templates take
 
@@ -130,7 +133,7 @@ def _write(
             return_assistant_tokens_mask=marked,
             **(_ends_of_text(tokenizer) | options),
         )
-    except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:  # of a filter or operator too
+    except BROKEN as error:
         raise ConversationError(f"the chat template cannot write this conversation: {error}") from None
     return str(texts[0]), spans[0] if marked else None
 

@@ -14,8 +14,15 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 FILE = "preprocessor_config.json"
+PIXELS = 89_478_485  # of which Pillow warns; a file of 200 kB may declare twice as many, which take gigabytes
 MODES = {1: "L", 3: "RGB"}
-BROKEN = (Image.DecompressionBombError, ValueError, SyntaxError, struct.error)  # what Pillow raises but for OSError
+BROKEN = (
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+    ValueError,
+    SyntaxError,
+    struct.error,
+)  # what Pillow raises but for OSError
 
 
 class Pipeline:
@@ -71,10 +78,12 @@ def open_image(file: bytes) -> Image.Image:
     """The image in a file, in training as in prediction: grey or RGB, 8 bits, upright. OSError if it is none.
 
     The orientation of EXIF is applied, 16 bits are scaled to 8, what is transparent lies on white, and of several
-    frames it is the first.
+    frames it is the first. Nothing is decoded of one that declares more than PIXELS.
     """
     try:
         with Image.open(io.BytesIO(file)) as image:
+            if image.width * image.height > PIXELS:
+                raise OSError(f"{image.width} x {image.height} pixels, more than {PIXELS:,}")
             upright = ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
         raise OSError("no known image format") from None

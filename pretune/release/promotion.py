@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pretune.config.params import load
 from pretune.errors import NotFoundInRecordsError
 from pretune.lineage.graph import Workspace, state_dir
+from pretune.lineage.provenance import LEFT_OUT
 from pretune.objectives.predictions_io import StoredPredictions
 from pretune.release import gate, model_card
 from pretune.release.compare import Comparison, compare
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 FORMER = "pretune.former_champion"  # tag of a version: the version that it replaced
 EVALUATION = "pretune.evaluation"  # tag of a version: the run of its evaluation
 OUTPUTS = ("data/raw", "data/prepared/", "models/", "reports/")  # paths that stages write
-LEFT_OUT = "# left out"  # in a patch: a file that it does not contain
 
 
 @dataclass(frozen=True)

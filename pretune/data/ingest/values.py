@@ -45,7 +45,8 @@ def canonical(value: bool | float | str) -> str:
         return str(int(value)) if value.is_integer() else repr(value)
     stripped = str(value).strip()
     if WHOLE.fullmatch(stripped):
-        return str(int(stripped.partition(".")[0]))
+        whole = stripped.partition(".")[0]
+        return "0" if whole == "-0" else whole
     return stripped.lower() if stripped in {"True", "TRUE", "False", "FALSE"} else stripped
 
 
@@ -80,8 +81,9 @@ def parsed(value: Any) -> Any:
         items = _flat_list(stripped[1:-1].strip())
         if items is not None:
             return items
-    literal = None if _joins_texts(stripped) else _literal(stripped)
-    return literal if isinstance(literal, list | dict) else None  # a set has no order
+    literal = _literal(stripped)
+    is_list = isinstance(literal, list | dict)  # a set has no order
+    return literal if is_list and not _joins_texts(stripped) else None
 
 
 def _flat_list(content: str) -> list[Any] | None:

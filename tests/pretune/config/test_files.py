@@ -77,6 +77,28 @@ def test_broken_yaml_is_an_error_with_its_line(tmp_path, text, line):
         params.load(path)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30)),
+        "a: &a [*a]\n",
+        "a: &a {b: *a}\n",
+        "a: " + "[" * 2000,
+        "a: 2001-99-99\n",
+        "a: !!bool maybe\n",
+        "a: !!python/object/apply:os.system [exit]\n",
+        f"a: {'1' * 5000}\n",
+    ],
+    ids=["a billion laughs", "in itself", "in itself, by a key", "deep", "no date", "no bool", "code", "5,000 digits"],
+)
+def test_hostile_yaml_is_an_error_that_names_the_file(tmp_path, ends, text):
+    """Aliases that stand for more than memory holds, values of other kinds than they say: and it ends."""
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    with ends(), pytest.raises(ParamsError, match=r"params\.yaml"):
+        files.read_yaml(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"just a text", b"- a\n- b\n", b"seed: \xff\n", b"3: 4\n"])
 def test_a_file_that_holds_no_sections_is_an_error(tmp_path, content):
     """Empty, a list, invalid bytes, keys that are not text: ParamsError, never another exception."""

@@ -43,6 +43,46 @@ def test_the_patch_leads_from_the_commit_to_the_files(project, tmp_path):
     assert not (clone / "pretune" / "helper.py").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        (".env", "COLOUR=red\n", "its name"),
+        ("keys/id_rsa", "x\n", "its name"),
+        ("notes.py", "-----BEGIN OPENSSH " + "PRIVATE KEY-----\n", "a private key"),
+        ("pretune/helper.py", "KEY = 'AKIA" + "A1" * 8 + "'\n", "a key of AWS"),
+        ("ü b.py", "TOKEN = 'hf_" + "a1" * 17 + "'\n", "a token of Hugging Face"),
+        ("notes.md", "postgresql://me:" + "salt-and-waves@example.org/x\n", "an address with a password"),
+    ],
+)
+def test_what_looks_like_a_secret_is_left_out_with_a_warning(project, name, content, kind):
+    """New or changed, by name or content; all other files are in the patch, and the rest can be applied."""
+    (project / name).parent.mkdir(exist_ok=True)
+    (project / name).write_text(content, encoding="utf-8")
+    (project / "new.py").write_text("NEW = 1\n", encoding="utf-8")
+    patch = provenance.patch(project)
+    assert content not in patch
+    assert f"# left out, looks like a secret ({kind}): {name}\n" in patch
+    assert "+NEW = 1" in patch
+    (warning,) = provenance.warnings(patch)
+    assert kind in warning
+    assert name in warning
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (".env.example", "KEY=\n"),
+        ("a.py", "risk-assessment-of-the-whole-thing sk-learn hf_hub_download\n"),
+        ("b.md", "https://" + "USER:${PASSWORD}@example.org http://127.0.0.1:5000/x@y AKIA\n"),
+        ("dvc.yaml", "md5: 0123456789abcdef0123456789abcdef\n"),
+    ],
+)
+def test_what_only_resembles_a_secret_stays(project, name, content):
+    """Hashes, words, examples with a variable: a record without them could not be made again."""
+    (project / name).write_text(content, encoding="utf-8")
+    assert provenance.warnings(provenance.patch(project)) == []
+
+
 def test_a_clean_workspace_has_no_patch(project):
     """Nothing changed: nothing to keep."""
     assert provenance.patch(project) == ""

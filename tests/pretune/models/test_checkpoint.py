@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from pretune.config.params import ModelParams
 from pretune.data import tokenizer
 from pretune.errors import DataError, ParamsError
-from pretune.models import build, heads
+from pretune.models import build, heads, weights
 from pretune.objectives.base import ObjectiveContext
 from pretune.objectives.finetuning.classification import Classification
 from pretune.objectives.pretraining.masked_lm import MaskedLM
@@ -132,9 +133,9 @@ def test_fewer_layers_are_the_first_of_the_checkpoint(family, tiny, words, tmp_p
     build.save(whole, words, tmp_path / "model", {})
     params = chosen(str(tmp_path / "model"), num_hidden_layers=1).model_copy(update={"type": family})
     cut = build.first(MaskedLM, params, words, Path)
-    weights = whole.state_dict()
-    assert 0 < len(cut.state_dict()) < len(weights)
-    assert all(torch.equal(value, weights[name]) for name, value in cut.state_dict().items())
+    state = whole.state_dict()
+    assert 0 < len(cut.state_dict()) < len(state)
+    assert all(torch.equal(value, state[name]) for name, value in cut.state_dict().items())
     assert not build.is_whole(MaskedLM, tmp_path / "model", cut.config)
     assert build.is_whole(MaskedLM, tmp_path / "model", whole.config)
 
@@ -155,6 +156,35 @@ def test_weights_of_another_model_are_refused(tiny, words, tmp_path, objective, 
     save_file(saved, file, metadata={"format": "pt"})
     with pytest.raises(DataError, match=rf"{name} is missing"):
         build.load(objective, folder, labels)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", struct.pack("<Q", 2**62), struct.pack("<Q", 2**40) + b"{}", struct.pack("<Q", 2) + b"[]",
+        struct.pack("<Q", 7) + b'{"a":1}', struct.pack("<Q", 50_000) + b"[" * 50_000,
+    ],
+    ids=["empty", "exabytes", "a terabyte", "a list", "no tensor", "deep"],
+)  # fmt: skip
+def test_a_hostile_header_of_weights_is_an_error(tmp_path, content):
+    """Nothing is allocated by the size that it declares."""
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"model\.safetensors is no file in safetensors' format"):
+        weights.header([file])
+
+
+@pytest.mark.parametrize("name", ["../secret", "../secret.safetensors", "/etc/passwd", "pytorch_model.bin"])
+@pytest.mark.parametrize("index", ['{{"weight_map": {{"w": "{}"}}}}', "[", '{{"weight_map": ["{}"]}}'])
+def test_an_index_names_weights_beside_it_alone(tmp_path, name, index):
+    """Else a model from the net would make any file of this machine a part of the next one, and of its records."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "secret").write_text("x", encoding="utf-8")
+    (folder / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
+    (folder / "model.safetensors.index.json").write_text(index.format(name), encoding="utf-8")
+    with pytest.raises(DataError, match=r"no file of weights beside it|no index of weights"):
+        weights.files(build.location(folder))
 
 
 def test_a_name_without_a_revision_is_refused(words):

@@ -98,9 +98,17 @@ def test_a_template_that_writes_the_date_writes_the_same_on_each_day():
     assert render(Template(template), [ASK]) == "26 Jul 2024salt?"
 
 
-@pytest.mark.parametrize("template", ["{% for m in messages %}", "{{ raise_exception('not so') }}", "{{ 1 + 'a' }}"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}", "{{ raise_exception('not so') }}", "{{ 1 + 'a' }}", "{{ 1 / 0 }}",
+        "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "{% for n in range(10**9) %}x{% endfor %}",
+        "{{ messages.append(1) }}", "{{ ''.__class__.__mro__[1].__subclasses__() }}", "{% include '/etc/passwd' %}",
+        "{{ cycler.__init__.__globals__.os.popen('exit') }}",
+    ],
+)  # fmt: skip
 def test_a_template_that_cannot_write_a_conversation_says_so(template):
-    """A syntax error, a refusal of the template, an operator that fails."""
+    """A syntax error, its own refusal, an operator that fails; what the sandbox refuses: files, code, long loops."""
     with pytest.raises(ConversationError, match=r"the chat template cannot write this conversation: .+"):
         render(Template(template), [ASK])
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -24,6 +26,17 @@ def test_sixteen_bits_become_eight():
     values = np.array([[0, 257, 1000, 32896, 65535]], np.uint16)
     for kind in ("PNG", "TIFF"):
         assert np.asarray(open_image(encoded(Image.fromarray(values), kind))).tolist() == [[0, 1, 4, 128, 255]]
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [10_000, 13_000, 100_000])
+def test_an_image_that_declares_too_many_pixels_is_refused(side):
+    """By its header, before anything is decoded: a file of a few bytes would take gigabytes."""
+    small = bytearray(encoded(Image.new("L", (2, 2))))
+    small[16:24] = struct.pack(">II", side, side)
+    small[29:33] = struct.pack(">I", zlib.crc32(small[12:29]))
+    with pytest.raises(OSError, match="pixels"):
+        open_image(bytes(small))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 
 SENTENCE_ENDS = (".", "!", "?", '"', "\u201d", "\u2019", "…", "。", "\uff01", "\uff1f")  # Chinese too
-SENTENCE = re.compile('[.!?]+(?=\\s|$|[")\u201d\u2019])|[。\uff01\uff1f]')
+SENTENCE = re.compile('(?<![.!?])[.!?]++(?=\\s|$|[")\u201d\u2019])|[。\uff01\uff1f]')
 STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}
 TOP_N_GRAMS = {2: 0.20, 3: 0.18, 4: 0.16}  # Gopher, table A1: limits for characters in the commonest n-gram
 REPEATED_N_GRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}  # in repeated n-grams

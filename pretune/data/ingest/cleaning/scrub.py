@@ -5,8 +5,10 @@ from __future__ import annotations
 import ipaddress
 import re
 
+# Each takes time in proportion to the text, whatever the text is: what may repeat before the part that decides is
+# bounded, or cannot begin anew within itself.
 PATTERNS = {
-    "email": re.compile(r"\b[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}\b"),
+    "email": re.compile(r"\b[A-Za-z0-9._%+-]{1,254}+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}\b"),
     "phone": re.compile(
         r"(?<![\w.+-])(?:\+\d{7,15}|(?:\+\d{1,3}[ .-]?)?(?:\(\d{1,5}\)[ .-]?)?\d{2,8}(?:[ .-]\d{2,8}){1,4})"
         r"(?![\w-]|\.\d)"
@@ -15,10 +17,9 @@ PATTERNS = {
         r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7})(?![\w:]|\.\d)"
     ),
     "key": re.compile(
-        r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----"
+        r"-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*+(?:-(?!----)[^-]*+)*+-----END [A-Z ]*PRIVATE KEY-----"
         r"|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bgh[pousr]_[A-Za-z0-9]{36,}\b|\bsk-[A-Za-z0-9_-]{20,}\b"
-        r"|\bxox[abprs]-[A-Za-z0-9-]{10,}\b|\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{10,}",
-        re.DOTALL,
+        r"|\bxox[abprs]-[A-Za-z0-9-]{10,}\b|\beyJ[\w-]{10,1000}+\.[\w-]{10,}+\.[\w-]{10,}"
     ),
 }
 DIGITS = range(7, 16)  # of a phone number (ITU-T E.164: at most 15)

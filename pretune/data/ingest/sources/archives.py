@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import mmap
+import os
 import shutil
+import stat
 import tarfile
 import tempfile
 import zipfile
@@ -18,8 +20,10 @@ from typing import Any, BinaryIO
 from typing_extensions import override
 
 from pretune.config.source_spec import ARCHIVES
-from pretune.data.ingest.sources.files import BROKEN, File
+from pretune.data.ingest.sources.files import BROKEN, File, limit
 from pretune.errors import DataError
+
+Members = dict[str, tuple[Callable[[], Any], int]]  # {name: what opens it, its size}
 
 ENCRYPTED = 1  # a flag of .zip (APPNOTE.TXT 4.4.4)
 
@@ -27,8 +31,9 @@ ENCRYPTED = 1  # a flag of .zip (APPNOTE.TXT 4.4.4)
 def members(file: File, pattern: str = "") -> list[File]:
     """The files in an archive that match a pattern, sorted by name; the file itself where it is none.
 
-    Hidden members and those of `__MACOSX/` are left out. Raises DataError for an archive that is broken or encrypted,
-    and where no member matches.
+    Hidden members and those of `__MACOSX/` are left out. Raises DataError for an archive that is broken, encrypted or
+    a bomb, for a member that leads out of it, and where no member matches. A member that is a link fails when it is
+    opened.
     """
     if not file.name.lower().endswith(ARCHIVES):
         return [file]
@@ -36,10 +41,12 @@ def members(file: File, pattern: str = "") -> list[File]:
         found = _zipped(file) if file.ending == ".zip" else _tarred(file)
     except (*BROKEN, ValueError) as error:
         raise DataError(f"{file.name}: cannot be read ({error})", "download the archive again") from None
-    chosen = {name: opener for name, opener in found.items() if _is_chosen(name, pattern)}
+    if outside := [name for name in found if ".." in PurePosixPath(name).parts]:
+        raise DataError(f"{file.name}: its member {outside[0]} leads out of it", "ask who made it for another")
+    chosen = {name: member for name, member in found.items() if _is_chosen(name, pattern)}
     if not chosen:
         raise DataError(f"ingest.source: {file.name} holds no {pattern or 'files'}", "correct ingest.source")
-    return [File(f"{file.name}/{name}", opener) for name, opener in sorted(chosen.items())]
+    return [File(f"{file.name}/{name}", opener, size) for name, (opener, size) in sorted(chosen.items())]
 
 
 def _is_chosen(name: str, pattern: str) -> bool:
@@ -59,18 +66,35 @@ def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
     return fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
-def _zipped(file: File) -> dict[str, Callable[[], Any]]:
-    archive = zipfile.ZipFile(_mapped(file))
+def _zipped(file: File) -> Members:
+    content = _mapped(file)
+    archive = zipfile.ZipFile(content)
     entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    check_sizes(file, archive, content.seek(0, os.SEEK_END))
     if any(entry.flag_bits & ENCRYPTED for entry in entries):
         raise DataError(f"{file.name}: is encrypted", f"unpack {file.name} yourself")
     names = [entry.filename.replace("\\", "/") for entry in entries]  # as Windows writes some
     if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
         raise DataError(f"{file.name}: two members are called {', '.join(repeated)}", f"unpack {file.name} yourself")
-    return {name: partial(archive.open, entry) for name, entry in zip(names, entries, strict=True)}
+    return {
+        name: (partial(_open_zipped, archive, entry), entry.file_size)
+        for name, entry in zip(names, entries, strict=True)
+    }
 
 
-def _tarred(file: File) -> dict[str, Callable[[], Any]]:
+def check_sizes(file: File, archive: zipfile.ZipFile, size: int) -> None:
+    """Raise DataError for a .zip of `size` bytes that unpacks to too many. No member gives more than it declares."""
+    if sum(entry.file_size for entry in archive.infolist()) > limit(size):
+        raise file.bomb()
+
+
+def _open_zipped(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Any:
+    if stat.S_ISLNK(entry.external_attr >> 16):  # its content would be the name of another file
+        raise zipfile.BadZipFile("a link, which is not followed")
+    return archive.open(entry)
+
+
+def _tarred(file: File) -> Members:
     content = _mapped(file)
     archive = tarfile.open(fileobj=content, mode="r:")  # noqa: SIM115 - open as long as its members are
     entries = archive.getmembers()
@@ -78,10 +102,20 @@ def _tarred(file: File) -> dict[str, Callable[[], Any]]:
     if content.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # one cut between two members ends without
         raise tarfile.ReadError("unexpected end of data")
     return {
-        entry.name.removeprefix("./"): partial(archive.extractfile, entry)
+        entry.name.removeprefix("./"): (partial(_open_tarred, archive, entry), entry.size)
         for entry in entries
-        if entry.isreg() or entry.islnk()
+        if entry.isreg() or entry.islnk() or entry.issym()
     }
+
+
+def _open_tarred(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> Any:
+    """The content of a member; of a hard link that of the member before it which it names."""
+    if entry.issym():
+        raise tarfile.ReadError(f"a link to {entry.linkname}, which is not followed")
+    try:
+        return archive.extractfile(entry)
+    except (KeyError, RecursionError):
+        raise tarfile.ReadError(f"a link to {entry.linkname}, which is not in the archive") from None
 
 
 def _mapped(file: File) -> BinaryIO:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from pretune.data.ingest import conversations
 from pretune.data.ingest.layouts import TOOLS
-from pretune.data.ingest.sources.files import File
+from pretune.data.ingest.sources.files import File, limit
 from pretune.data.ingest.sources.record import Record, Records
 from pretune.errors import DataError
 
@@ -31,6 +31,8 @@ BATCH = 64  # records, of which each may hold images
 BUFFER = 2**20  # bytes; Arrow would read whole row groups ahead, and a file may be one
 MAGIC = b"ARROW1"  # Arrow's file format begins with it; a stream does not
 STREAM_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # a continuation of length 0 (Arrow columnar format, IPC)
+ROW = 100  # bytes that count for a row besides its texts
+PLAIN = "if you trust it, write it anew, uncompressed and without dictionaries"
 INDEX = re.compile(r"__index_level_\d+__")  # what pandas calls an index without a name: no column
 FEATURES = b"huggingface"  # metadata key of `datasets`
 
@@ -40,20 +42,48 @@ Reader = Callable[[Any], Any]  # from a value of Arrow to that of a record; rais
 def parquet(file: File) -> Records:
     """A .parquet file."""
     with _seekable(file, "Parquet") as raw:
+        size = raw.seek(0, os.SEEK_END)
         table = pq.ParquetFile(raw, pre_buffer=False, buffer_size=BUFFER)
-        yield from records(file.name, table.iter_batches(BATCH), features(file.name, table.schema_arrow))
+        groups = (table.metadata.row_group(number) for number in range(table.metadata.num_row_groups))
+        if sum(group.total_byte_size for group in groups) + ROW * table.metadata.num_rows > limit(size):
+            raise file.bomb(PLAIN)
+        rows = records(file.name, table.iter_batches(BATCH), features(file.name, table.schema_arrow))
+        yield from _bounded(file, size, rows)
 
 
 def arrow(file: File) -> Records:
     """An .arrow or .feather file, in Arrow's file format or as a stream (which `datasets` writes)."""
     with _seekable(file, "Arrow") as raw:
+        size = raw.seek(0, os.SEEK_END)
+        raw.seek(0)
         if raw.read(len(MAGIC)) == MAGIC:
             table = pa.ipc.open_file(raw)
             batches = (table.get_batch(number) for number in range(table.num_record_batches))
         else:
             _check_complete(raw)
             table = batches = pa.ipc.open_stream(raw)
-        yield from records(file.name, batches, features(file.name, table.schema))
+        rows = records(file.name, _counted(file, size, batches), features(file.name, table.schema))
+        yield from _bounded(file, size, rows)
+
+
+def _counted(file: File, size: int, batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches, as long as the rows that they declare are not too many for a file of `size` bytes."""
+    left = limit(size)
+    for batch in batches:
+        left -= ROW * batch.num_rows
+        if left < 0:
+            raise file.bomb(PLAIN)
+        yield batch
+
+
+def _bounded(file: File, size: int, rows: Records) -> Records:
+    """The records of a file of `size` bytes. A dictionary stands for any number of texts, and nulls take no bytes."""
+    left = limit(size)
+    for record in rows:
+        left -= ROW + sum(len(value) for value in record.values.values() if isinstance(value, str | bytes))
+        if left < 0:
+            raise file.bomb(PLAIN)
+        yield record
 
 
 @contextmanager

@@ -7,21 +7,23 @@ import codecs
 import gzip
 import io
 import lzma
+import os
 import re
 import shutil
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
+from typing_extensions import override
 
 from pretune.errors import DataError, did_you_mean
 
@@ -42,16 +44,20 @@ PROSE = (".txt", ".md", "")  # may be HTML
 SHOWN = 10  # names in a message
 HEAD = 4096  # bytes that tell text from other content
 ZEROS = 0.01  # share of zero bytes from which it is no text
+FREE = 2**28  # bytes, and characters of a table, that any file may unpack to
+EXPANSION = 200  # times its own size that a larger one may unpack to; text comes to 10, a bomb to 1,000 and more
+CACHED = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}(\.dir|$)")  # a file in a cache of DVC
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 UTF_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
 
 @dataclass(frozen=True)
 class File:
-    """A file: its name in origins, and a function that opens it."""
+    """A file: its name in origins, and a function that opens it. size: of what that gives, where it does not tell."""
 
     name: str
     open_raw: Callable[[], Any]
+    size: int | None = None
 
     @property
     def ending(self) -> str:
@@ -66,13 +72,32 @@ class File:
 
     @contextmanager
     def binary(self) -> Iterator[BinaryIO]:
-        """Open the decompressed bytes. Raises DataError where they cannot be read, or are a pointer to others."""
+        """Open the decompressed bytes. Raises DataError where they cannot be read, or are a pointer to others.
+
+        While they are read it raises DataError as soon as there are too many for the size of the file.
+        """
         try:
-            with self.open_raw() as raw, _decompressed(raw, self._compression) as stream:
+            with self.open_raw() as raw, self._unpacked(raw) as stream:
                 self._check_pointer(stream.peek(len(POINTER)))  # type: ignore[attr-defined]
                 yield stream
         except BROKEN as error:
             raise DataError(f"{self.name}: cannot be read ({error})", "download or compress the file again") from None
+
+    def _unpacked(self, raw: Any) -> BinaryIO:
+        if not self._compression:
+            return _decompressed(raw, "")
+        bounded = _Bounded(self, _decompressed(raw, self._compression), limit(self._size(raw)))
+        return io.BufferedReader(bounded, _Bounded.CHUNK)
+
+    def _size(self, raw: Any) -> int:
+        return os.fstat(raw.fileno()).st_size if self.size is None else self.size
+
+    def bomb(self, step: str = "") -> DataError:
+        """The error for a file that unpacks to more than `limit` allows. step: the way on, where it is another."""
+        return DataError(
+            f"{self.name}: unpacks to more than {EXPANSION} times its size, as a decompression bomb does",
+            step or f"if you trust it, unpack {self.name} yourself",
+        )
 
     @contextmanager
     def seekable(self) -> Iterator[BinaryIO]:
@@ -145,6 +170,38 @@ class File:
             )
 
 
+def limit(size: int) -> int:
+    """How much a file of `size` bytes may unpack to."""
+    return max(FREE, EXPANSION * size)
+
+
+class _Bounded(io.RawIOBase):
+    """A stream that raises DataError when more than `allowed` bytes were read from it."""
+
+    CHUNK = 2**20
+
+    def __init__(self, file: File, stream: BinaryIO, allowed: int) -> None:
+        self._file, self._stream, self._left = file, stream, allowed
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def readinto(self, buffer: Any) -> int:
+        part = self._stream.read(len(buffer))
+        buffer[: len(part)] = part
+        self._left -= len(part)
+        if self._left < 0:
+            raise self._file.bomb()
+        return len(part)
+
+    @override
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
 def _decompressed(raw: Any, suffix: str) -> BinaryIO:
     """The decompressed bytes. Arrow reads zstd, but it takes a truncated .gz for a complete one."""
     if suffix == ".gz":
@@ -156,24 +213,51 @@ def _decompressed(raw: Any, suffix: str) -> BinaryIO:
     return io.BufferedReader(pa.input_stream(raw, compression="zstd" if suffix == ".zst" else None))
 
 
-def local(start: str, pattern: str, base: Path) -> list[File]:
+def local(start: str, pattern: str, base: Path, *, outside: bool = True) -> list[File]:
     """The files of a path, a folder or a glob, sorted by name.
 
     start: the fixed part of the place, `base` its location; pattern: the rest, "" without one. A folder stands for the
-    files in it at any depth, but for hidden ones. Raises DataError where there is none.
+    files in it at any depth, but for hidden ones. outside: whether links may lead out of the workspace. Raises
+    DataError where there is no file, and for links that lead to nothing or to a folder, into which no glob goes.
     """
     if not base.exists():
         raise missing(start, base)
-    candidates = sorted(base.glob(pattern or "**/*")) if base.is_dir() else [base]
-    paths = [path for path in candidates if path.is_file() and not _is_hidden(path.relative_to(base))]
+    matches = sorted(base.glob(pattern or "**/*")) if base.is_dir() else [base]
+    candidates = [path for path in matches if not _is_hidden(path.relative_to(base))]
+    paths = [path for path in candidates if path.is_file()]
+    if lost := [path for path in candidates if path != base and path.is_symlink() and not path.is_file()]:
+        raise DataError(
+            [f"ingest.source: {path.relative_to(base.parent)} is a link that is not followed" for path in lost[:SHOWN]],
+            "name the folder that it leads to in ingest.source, or remove the link",
+        )
     if not paths:
         place = f"{start}/{pattern}" if pattern else start
         found = sorted({path.suffix for path in base.glob("**/*") if path.suffix and path.is_file()})[:SHOWN]
         hint = f"; the files there end in {', '.join(found)}" if pattern and found else ""
         raise DataError(f"ingest.source: {place} holds no files{hint}", "correct ingest.source, then: pretune run")
+    if not outside:
+        check_links(start, base, paths)
     prefix = PurePosixPath(start).name if start.startswith("/") else start  # no output holds an absolute path
     names = [str(PurePosixPath(prefix) / path.relative_to(base).as_posix()) for path in paths]
     return [File(name, partial(path.open, "rb")) for name, path in zip(names, paths, strict=True)]
+
+
+def check_links(start: str, base: Path, paths: Iterable[Path]) -> None:
+    """Raise DataError for paths that are, or lie behind, links out of the workspace.
+
+    start: a path in the workspace, `base` its location. Such a link can come with somebody's branch, and would make any
+    file of this machine a part of the data. DVC's caches are part of the workspace wherever they are.
+    """
+    depth = len(PurePosixPath(start).parts)
+    workspace = os.path.realpath(base.parents[depth - 1] if depth else base)
+    folder = cache(os.path.realpath)
+    for path in paths:
+        target = Path(os.path.realpath(path) if path.is_symlink() else Path(folder(path.parent), path.name))
+        if not target.is_relative_to(workspace) and not CACHED.search(str(target)):
+            raise DataError(
+                f"ingest.source: {start} holds a link out of the workspace, to {target}",
+                "add outside to ingest.allow in params.yaml",
+            )
 
 
 def missing(start: str, base: Path) -> DataError:

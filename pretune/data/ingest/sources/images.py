@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -14,6 +15,7 @@ from pretune.data.ingest.sources.record import Record, Records
 from pretune.errors import DataError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+DIMENSIONS = range(1, 5)  # of an IDX file: numbers, rows, grey images, colour images
 SEVERAL = (".gif", ".webp", ".tif", ".tiff")  # may hold several frames
 
 
@@ -47,13 +49,15 @@ def idx(file: File) -> Records:
 
 def _array(name: str, content: bytes) -> npt.NDArray[np.uint8]:
     """Parse two zero bytes, the type (8: unsigned bytes), the number of dimensions, their big-endian sizes, data."""
-    if content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * content[3]:
+    if content[:3] != b"\0\0\x08" or not 4 < len(content) >= 4 + 4 * content[3] or content[3] not in DIMENSIONS:
         raise DataError(f"{name}: not an IDX file of unsigned bytes", "see docs/data.md for the formats")
-    shape = np.frombuffer(content, ">u4", count=content[3], offset=4).astype(np.int64)
+    shape = np.frombuffer(content, ">u4", count=content[3], offset=4).tolist()
     data = np.frombuffer(content, np.uint8, offset=4 + 4 * content[3])
-    if len(data) != shape.prod():
-        raise DataError(f"{name}: {len(data)} bytes of data instead of {shape.prod()}", "download the file again")
-    return data.reshape(shape)
+    if len(data) != math.prod(shape):  # of Python's numbers, which do not overflow
+        raise DataError(f"{name}: {len(data)} bytes of data instead of {math.prod(shape)}", "download the file again")
+    if not len(data) and shape[0]:
+        raise DataError(f"{name}: {shape[0]} entries without a byte", "download the file again")
+    return data.reshape(shape if len(data) else (0,))
 
 
 def digits() -> Records:

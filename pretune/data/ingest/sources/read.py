@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -111,8 +112,8 @@ def _open(
     scheme, path = source_spec.scheme(place), source_spec.local_path(place)
     if path is None and scheme != "built-in":
         _check_allowed(place, "network", params)
-    if path is not None and (path.startswith("/") or ".." in path.split("/")):
-        _check_allowed(place, "outside", params)
+    if path is not None:
+        _check_local(place, path, params, resolve_input)
     if isinstance(place, HubDataset):
         location = None if path is None else resolve_input(path)
         yield from ((split, records()) for split, records in hub.read(place, location))
@@ -125,7 +126,8 @@ def _open(
     elif path == place.rstrip("/") and hub.is_saved(location := resolve_input(path)):
         yield from ((split, records()) for split, records in hub.read(HubDataset(path), location))
     else:
-        matches = _members(remote.find(place)) if path is None else _local(place, path, resolve_input)
+        outside = "outside" in params.allow
+        matches = _members(remote.find(place)) if path is None else _local(place, path, resolve_input, outside=outside)
         kept, warning = matches, ""
         if len(matches) > 1:
             kept, warning = strays.leave_out(matches, [_format(file) for file in matches], params.format)
@@ -135,16 +137,17 @@ def _open(
             yield None, _with_warning(records, "" if number else warning, empty)
 
 
-def _local(place: str, start: str, resolve_input: ResolveInput) -> list[File]:
+def _local(place: str, start: str, resolve_input: ResolveInput, *, outside: bool) -> list[File]:
     """The files of a place on this machine, of which `start` is fixed. A path that exists is no glob."""
+    local = partial(files.local, outside=outside)
     if start != place.rstrip("/"):
         with suppress(UndeclaredInputError):
             if (location := resolve_input(place.rstrip("/"))).exists():
-                return _members(files.local(place.rstrip("/"), "", location))
+                return _members(local(place.rstrip("/"), "", location))
     location, pattern = resolve_input(start), place.removeprefix(start).strip("/")
     if location.is_file():
-        return _members(files.local(start, "", location), pattern)
-    return _members(files.local(start, pattern, location))
+        return _members(local(start, "", location), pattern)
+    return _members(local(start, pattern, location))
 
 
 def _members(matches: list[File], pattern: str = "") -> list[File]:
@@ -159,6 +162,15 @@ def _with_warning(records: Records, warning: str, empty: list[Record]) -> Record
         yield replace(record, warning=text)
         break
     yield from records
+
+
+def _check_local(place: Place, path: str, params: IngestParams, resolve_input: ResolveInput) -> None:
+    """Raise DataError where a path leads out of the workspace, by itself or by a link, and may not."""
+    if path.startswith("/") or ".." in path.split("/"):
+        _check_allowed(place, "outside", params)
+    elif "outside" not in params.allow:
+        location = resolve_input(path)
+        files.check_links(path, location, [location])
 
 
 def _check_allowed(place: Place, permission: Literal["network", "outside"], params: IngestParams) -> None:

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 from pretune.data.ingest.sources import conll, dialect
-from pretune.data.ingest.sources.files import File
+from pretune.data.ingest.sources.files import SHOWN, File
 from pretune.data.ingest.sources.record import Record, Records
 from pretune.errors import DataError
 
@@ -133,10 +133,10 @@ def _doubt(fields: list[str], line_count: int) -> str:
 def column_names(file: File, fields: list[str]) -> list[str]:
     """The names of the columns, those without one by their number. Raises DataError for two of the same name."""
     names = [name.strip() or str(number) for number, name in enumerate(fields, start=1)]
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise DataError(
-            f"{file.name}: two columns are called {', '.join(repeated)}",
+            f"{file.name}: two columns are called {', '.join(repeated[:SHOWN])}{', …' * (len(repeated) > SHOWN)}",
             f"rename one in {file.name}, or set ingest.header: false if its first line holds values",
         )
     return names

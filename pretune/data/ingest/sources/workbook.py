@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 from pretune.data.ingest.sources import tables
-from pretune.data.ingest.sources.files import File
+from pretune.data.ingest.sources.archives import check_sizes
+from pretune.data.ingest.sources.files import BROKEN, File
 from pretune.data.ingest.sources.record import Record, Records
 from pretune.errors import DataError
+
+UNREADABLE = (  # what openpyxl raises for a broken file
+    *BROKEN, LookupError, ValueError, TypeError, SyntaxError, AttributeError, ArithmeticError, AssertionError,
+    RecursionError,
+)  # fmt: skip
 
 
 def sheet(file: File, *, header: bool) -> Records:
@@ -24,9 +31,10 @@ def sheet(file: File, *, header: bool) -> Records:
         raise DataError(f"{file.name}: .xlsx needs the package openpyxl", "pip install 'pretune[excel]'") from None
     with file.seekable() as raw:
         try:
+            check_sizes(file, ZipFile(raw), raw.seek(0, os.SEEK_END))
             values, formulas = (openpyxl.load_workbook(raw, read_only=True, data_only=only) for only in (True, False))
             yield from _records(file, values, formulas, header=header)
-        except (BadZipFile, KeyError, ValueError, TypeError, SyntaxError) as error:
+        except UNREADABLE as error:
             raise DataError(f"{file.name}: not a workbook of Excel ({error})", f"correct {file.name}") from None
 
 

@@ -56,3 +56,11 @@ def write():
             )
 
     return write_file
+
+
+@pytest.fixture
+def read_in(ingest_params):
+    """A function that returns the values of a source in a folder of its own."""
+    return lambda folder, source, **changes: [
+        record.values for _, record in read.read(ingest_params(source=source, **changes), lambda path: folder / path)
+    ]

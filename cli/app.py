@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import typer
 
-from cli import data, sweep
+from cli import data, stack, sweep
 from cli.chat import chat
 from cli.compare import compare
 from cli.doctor import doctor
@@ -61,6 +61,7 @@ COMMANDS: dict[Callable[..., None], str] = {  # each with an example
 for command, example in COMMANDS.items():
     app.command(epilog=f"Example:  {example}")(command)
 app.add_typer(sweep.app, name="sweep", epilog=sweep.EXAMPLES)
+app.add_typer(stack.app, name="stack", epilog=stack.EXAMPLES)
 app.add_typer(data.app, name="data", epilog="Example:  pretune data show")
 
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import typer
 
@@ -22,9 +18,9 @@ from flows.prefect_server import HOST, address_file, start_server
 from pretune.errors import LockedError, WorkspaceError
 from pretune.lineage.graph import state_dir
 from pretune.process import terminating
+from pretune.stack.parts import MLFLOW, mlflow_server
+from pretune.stack.server import answers, in_use, stop_group, wait
 from pretune.tracking.client import connect, page, tracking_uri
-
-START = 120.0  # seconds that a server may take to start
 
 
 def ui(
@@ -42,7 +38,7 @@ def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
     """
     uri, state = tracking_uri(root), state_dir(root)
     remote = uri.startswith("http")
-    if busy := [port for port in ([] if remote else [mlflow_port]) + [prefect_port] if _in_use(port)]:
+    if busy := [port for port in ([] if remote else [mlflow_port]) + [prefect_port] if in_use(port)]:
         raise LockedError(
             [f"port {port} is in use" for port in busy],
             f"pretune ui --mlflow-port {mlflow_port + 1} --prefect-port {prefect_port + 1}",
@@ -77,49 +73,29 @@ def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
 
 
 def _start_mlflow(root: Path, uri: str, port: int, log: Path) -> subprocess.Popen[bytes]:
-    environment = os.environ | {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes that the pages do not need
-    }
     store = ["--backend-store-uri", uri, "--default-artifact-root", (root / "mlartifacts").as_uri()]
     with log.open("wb") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1", *store],
-            env=environment, stdout=file, stderr=file, stdin=subprocess.DEVNULL, process_group=0,
+            mlflow_server(HOST, port, *store), env=os.environ | MLFLOW, stdout=file, stderr=file,
+            stdin=subprocess.DEVNULL, process_group=0,
         )  # fmt: skip
 
 
 @contextmanager
 def _stopped_after(server: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """Stop a server, with its process group, at the end of the block."""
+
+    def ended(seconds: float) -> bool:
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(timeout=seconds)
+        return server.returncode is not None
+
     try:
         yield server
     finally:
-        for number in (signal.SIGTERM, signal.SIGKILL):  # SIGKILL for processes that outlive SIGTERM
-            try:
-                os.killpg(server.pid, number)
-                server.wait(timeout=10)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                continue
+        stop_group(server.pid, ended)
 
 
 def _wait(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START
-    while server.poll() is None and time.monotonic() < deadline:
-        try:
-            with urlopen(url, timeout=2):
-                return
-        except (URLError, OSError):
-            time.sleep(0.2)
-    raise WorkspaceError(f"the server did not start; see {log}", "pretune doctor")
-
-
-def _in_use(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return True
-    return False
+    if not wait(lambda: answers(url), lambda: server.poll() is None):
+        raise WorkspaceError(f"the server did not start; see {log}", "pretune doctor")

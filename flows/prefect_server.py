@@ -3,12 +3,13 @@
 Prefect would start such a server itself, but only after importing all of Prefect into our process. Started here, it
 comes up while the graph is read.
 
-`python -m flows.prefect_server PORT [ephemeral]` is the server. It listens on this machine only, and refuses requests
-for another host name (Host) or from another page in a browser (Origin), which Prefect alone would answer.
+`python -m flows.prefect_server PORT` is the server. It listens on this machine only, unless told otherwise, and refuses
+requests for another host name (Host) or from another page in a browser (Origin), which Prefect alone would answer.
 """
 
 from __future__ import annotations
 
+import argparse
 import gc
 import json
 import os
@@ -16,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,15 +43,12 @@ def start_server(root: Path, port: int, log: Path, *, ephemeral: bool = False) -
 
     ephemeral: for one flow run, without UI and scheduler.
     """
-    settings = PRIVATE | {
+    settings = {
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{quote(str(state_dir(root) / 'prefect.db'))}",
-        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins(port),
-        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
-        "PREFECT_UI_API_URL": f"http://{HOST}:{port}/api",
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]),
         process.PARENT: str(os.getpid()),
     }
-    arguments = [str(port), *(["ephemeral"] if ephemeral else [])]
+    arguments = [str(port), *(["--ephemeral"] if ephemeral else [])]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as file:
         return subprocess.Popen(
@@ -132,19 +130,19 @@ def wait(server: subprocess.Popen[bytes], url: str) -> bool:
     return False
 
 
-def addresses(port: int) -> list[str]:
-    """The addresses that a client on this machine may use, as HOST:PORT."""
-    return [f"{HOST}:{port}", f"localhost:{port}"]
+def addresses(port: int, names: Sequence[str] = ()) -> list[str]:
+    """The addresses that a client may use, as HOST:PORT: those of this machine, and other names that it has."""
+    return [f"{name}:{port}" for name in dict.fromkeys([HOST, "localhost", *names])]
 
 
-def origins(port: int) -> str:
+def origins(port: int, names: Sequence[str] = ()) -> str:
     """The origins of the server's own pages, in the format of Prefect's setting."""
-    return ",".join(f"http://{address}" for address in addresses(port))
+    return ",".join(f"http://{address}" for address in addresses(port, names))
 
 
-def own_address(app: App, port: int) -> App:
+def own_address(app: App, port: int, names: Sequence[str] = ()) -> App:
     """Refuse requests and websockets with another Host or Origin. Clients other than browsers send no Origin."""
-    allowed = {b"host": addresses(port), b"origin": origins(port).split(",")}
+    allowed = {b"host": addresses(port, names), b"origin": origins(port, names).split(",")}
 
     async def guarded(scope: Message, receive: Callable[[], Awaitable[Message]], send: Send) -> None:
         headers = [(name, value.decode("latin-1").lower()) for name, value in scope.get("headers", ())]
@@ -160,18 +158,30 @@ def own_address(app: App, port: int) -> App:
     return guarded
 
 
-def main(port: int, *, ephemeral: bool) -> None:
+def main(port: int, host: str, names: Sequence[str], *, ephemeral: bool) -> None:
     """Serve until SIGTERM."""
+    os.environ |= PRIVATE | {
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins(port, names),
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        "PREFECT_UI_API_URL": f"http://{addresses(port, names)[-1 if names else 0]}/api",
+    }
     gc.disable()  # collecting garbage during the imports takes a fifth of the time
     import uvicorn
     from prefect.server.api.server import create_app
 
-    app = own_address(create_app(final=True, ephemeral=ephemeral), port)
+    app = own_address(create_app(final=True, ephemeral=ephemeral), port, names)
     gc.freeze()
     gc.enable()
-    uvicorn.run(app, host=HOST, port=port, log_level="error", timeout_graceful_shutdown=1)
+    uvicorn.run(app, host=host, port=port, log_level="error", timeout_graceful_shutdown=1)
 
 
 if __name__ == "__main__":
-    process.die_with_parent()
-    main(int(sys.argv[1]), ephemeral="ephemeral" in sys.argv[2:])
+    if process.PARENT in os.environ:  # a part of a stack outlives the command that starts it
+        process.die_with_parent()
+    parser = argparse.ArgumentParser(prog="python -m flows.prefect_server")
+    parser.add_argument("port", type=int)
+    parser.add_argument("--host", default=HOST, help="the address to listen on")
+    parser.add_argument("--name", action="append", default=[], help="a name by which clients reach this machine")
+    parser.add_argument("--ephemeral", action="store_true", help="for one flow run, without UI and scheduler")
+    given = parser.parse_args()
+    main(given.port, given.host, given.name, ephemeral=given.ephemeral)

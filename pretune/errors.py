@@ -12,7 +12,7 @@
 | 7 | inputs changed while a stage was running |
 | 8 | training diverged (a loss that is not finite) |
 | 9 | the environment is unsuitable (no git, a wrong interpreter, a missing package) |
-| 10 | `doctor` found a problem |
+| 10 | `doctor` found a problem; `stack status`: a part is not healthy |
 | 11 | training does not fit into memory |
 | 12 | the gate rejected a model; `reproduce`: the outputs differ |
 | 130, 143 | stopped by Ctrl-C, by SIGTERM |

@@ -113,8 +113,10 @@ def _as_text(difference: dict[str, Any]) -> str:
 
 def _rows(root: Path, name: str, target: Path) -> Path:
     """The rows of a snapshot: in a folder, in the workspace, or of a commit, fetched from DVC's cache to `target`."""
+    from pretune.data import rows
+
     for folder in (root / "data" / "raw" if name == "." else Path(name), Path(name) / "data" / "raw"):
-        if (folder / ROWS).is_file():
+        if rows.exist(folder / ROWS):
             return folder / ROWS
     command = [sys.executable, "-m", "dvc", "get", str(root), f"data/raw/{ROWS}", "--rev", name, "--out", str(target)]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)

@@ -29,6 +29,8 @@ def ingest(stage: Stage) -> None:
         stage.warn(warning)
     licence = params.licence or LICENCES.get(str(params.source), "unknown")
     about: dict[str, Any] = {"source": origin, "licence": licence, "names": snapshot.names}
+    if params.storage:
+        about["storage"] = params.storage
     if weights := source_spec.weights(params.source):
         about |= {"weights": weights, "for_pretraining": source_spec.for_pretraining(params.source)}
     if temperature := source_spec.temperature(params.source):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from pretune.data import workers
+from pretune.data import rows, workers
 from pretune.data.prepare import card, labels, write
 from pretune.data.prepare.mixing import Mixing
 from pretune.data.prepare.split_assignment import SplitAssignment
@@ -26,7 +25,10 @@ def prepare(stage: Stage) -> None:
     labelled = stage.out("data/prepared/labelled")
     balance = write.write_labelled(labelled, assignment, about["names"], params)
     out = write.CorpusOutputs(
-        stage.out("data/prepared/corpus"), stage.out("data/prepared/tokenizer"), stage.checkpoints
+        stage.out("data/prepared/corpus"),
+        stage.out("data/prepared/tokenizer"),
+        stage.checkpoints,
+        about.get("storage", ""),
     )
     mixing = Mixing.of(about)
     tuned = mixing.only(mixing.given.keys() - about.get("for_pretraining", []))
@@ -36,12 +38,10 @@ def prepare(stage: Stage) -> None:
     if params.corpus_share < 1:
         corpus["rows_left_out"] = len(assignment.whole) - len(assignment.corpus)
     sizes = {part: len(getattr(assignment, part)) for part in (*SPLITS, "corpus")}
-    with (raw / "rows.parquet").open("rb") as file:
-        md5 = hashlib.file_digest(file, "md5").hexdigest()
     facts = {
         "source": about["source"],
         "licence": about["licence"],
-        "md5": md5,
+        "md5": rows.digest(raw / "rows.parquet"),
         "raw": counts,
         "splits": {
             part: {"rows": sizes[part], "labels": balance.get(part, {})} | card.facts_of(assignment.rows_of(part))

@@ -405,3 +405,31 @@ def browse(tmp_path):
         return Page(done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line])
 
     return load
+
+
+@pytest.fixture(scope="session")
+def moto():
+    """A server on this machine with the protocol of S3."""
+    pytest.importorskip("s3fs", reason="the extra `remote` is not installed")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(moto, monkeypatch):
+    """The bucket `bucket` on that server: the environment holds its address, and the test has a client of its own."""
+    import s3fs
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": moto, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", "NO_PROXY": "127.0.0.1",
+        "AWS_CONFIG_FILE": "/nowhere", "AWS_SHARED_CREDENTIALS_FILE": "/nowhere",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    store = s3fs.S3FileSystem(skip_instance_cache=True)
+    store.makedirs("bucket", exist_ok=True)
+    yield store
+    s3fs.S3FileSystem.clear_instance_cache()

@@ -62,7 +62,19 @@ class IngestParams(Section):
     missing: list[Scalar]
     allow: list[Literal["network", "outside"]]
     licence: str
+    storage: str
     clean: CleanParams
+
+    @model_validator(mode="after")
+    def _check_storage(self) -> Self:
+        if not self.storage:
+            return self
+        scheme, separator, place = self.storage.partition("://")
+        if not (scheme and separator and place) or scheme.startswith("http"):
+            raise ValueError(f"storage: an address as s3://bucket/folder, or '', got {self.storage!r}")
+        if scheme != "file" and "network" not in self.allow:
+            raise ValueError(f"storage: {self.storage} is reached over the network: add network to ingest.allow")
+        return self
 
     @field_validator("source")
     @classmethod

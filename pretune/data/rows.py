@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from pretune.data import storage
 
 Row = dict[str, Any]
 
@@ -60,13 +63,26 @@ NOT_INPUT = {"label", "labels", "score", "tags", "answers", "target", "chosen", 
              "y", "split", "group", "part", "origin"}  # fmt: skip
 CLASSES = ("label", "labels", "tags")  # columns that hold names of classes
 CHUNK = 8192  # rows
+PART = 2**30  # bytes in memory, compressed some four times; a part ends with the chunk that reaches this number
 FILLED = "columns"  # metadata key: names of the columns that occur; the others are not read
 FEATURES = "huggingface"  # metadata key of `datasets`: what the columns of a file stand for
 
 
-def write(path: Path, rows: Iterable[Row]) -> int:
-    """Write rows and return their number. The bytes are a function of the rows; CHUNK rows are held in memory."""
-    return _write(path, rows, pa.schema(list(COLUMNS.items())))
+def write(path: Path, rows: Iterable[Row], address: str = "") -> int:
+    """Write rows and return their number. The bytes are a function of the rows; CHUNK rows are held in memory.
+
+    With an address they go to the storage there, part by part: `NAME-00000.parquet` and so on.
+    """
+    schema = pa.schema(list(COLUMNS.items()))
+    if not address:
+        return _write(path, rows, schema)
+    remaining, total, number = iter(rows), 0, 0
+    while (first := next(remaining, None)) is not None:
+        part = path.with_name(f"{path.stem}-{number:05d}{path.suffix}")
+        count = _write(part, chain([first], remaining), schema, most=PART)
+        storage.store(part, address, rows=count)
+        total, number = total + count, number + 1
+    return total
 
 
 def write_features(path: Path, rows: Iterable[Row], columns: Collection[str], classes: dict[str, list[str]]) -> int:
@@ -90,13 +106,15 @@ def write_features(path: Path, rows: Iterable[Row], columns: Collection[str], cl
     return _write(path, (_encoded(row, ids) for row in rows), pa.schema(list(types.items()), metadata))
 
 
-def _write(path: Path, rows: Iterable[Row], schema: Any) -> int:
-    count, filled = 0, set[str]()
+def _write(path: Path, rows: Iterable[Row], schema: Any, *, most: float = math.inf) -> int:
+    """Write rows until their tables have `most` bytes; return their number."""
+    count, size, filled = 0, 0, set[str]()
     remaining = iter(rows)
     with pq.ParquetWriter(path, schema, compression="zstd") as file:
-        while chunk := list(islice(remaining, CHUNK)):
-            file.write_table(pa.Table.from_pylist(chunk, schema=schema))
-            count += len(chunk)
+        while size < most and (chunk := list(islice(remaining, CHUNK))):
+            table = pa.Table.from_pylist(chunk, schema=schema)
+            file.write_table(table)
+            count, size = count + len(chunk), size + table.nbytes
             filled.update(*chunk)
         file.add_key_value_metadata({FILLED: " ".join(name for name in COLUMNS if name in filled)})
     return count
@@ -125,8 +143,43 @@ def _mapped(value: Any, function: Callable[[Any], Any]) -> Any:
 
 
 def iterate(path: Path, numbers: npt.NDArray[np.int64] | None = None) -> Iterator[Row]:
-    """The rows one after the other: all, or those with these ascending numbers. Other rows are not decoded."""
-    with pq.ParquetFile(path) as file:
+    """The rows one after the other: all, or those with these ascending numbers. Other rows are not decoded.
+
+    Of rows in storage, the parts that hold none of them are not fetched.
+    """
+    begin = 0
+    for part in _parts(path):
+        end = begin + storage.facts(part).get("rows", 0)
+        if numbers is None or end == begin:
+            yield from _iterate(part, numbers)
+        elif len(selected := numbers[slice(*np.searchsorted(numbers, [begin, end]))]):
+            yield from _iterate(part, selected - begin)
+        begin = end
+
+
+def digest(path: Path) -> str:
+    """The MD5 of a file of rows; of rows in storage, the MD5 of those of their parts."""
+    parts = [storage.facts(part).get("md5", "") for part in _parts(path)]
+    if any(parts):
+        return hashlib.md5("".join(parts).encode(), usedforsecurity=False).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def exist(path: Path) -> bool:
+    """Whether there are rows at `path`, here or in storage."""
+    return path.is_file() or _parts(path) != [path]
+
+
+def _parts(path: Path) -> list[Path]:
+    """The files of rows in storage; else the file itself."""
+    if path.exists():
+        return [path]
+    return storage.paths(path.parent, f"{path.stem}-*{path.suffix}") or [path]
+
+
+def _iterate(path: Path, numbers: npt.NDArray[np.int64] | None) -> Iterator[Row]:
+    with storage.read(path, pq.ParquetFile) as file:
         metadata = file.metadata.metadata
         filled = metadata[FILLED.encode()].decode().split()
         features = json.loads(metadata.get(FEATURES.encode(), b"{}")).get("info", {}).get("features", {})

@@ -197,7 +197,7 @@ def tell(stage: Stage, job: Job) -> dict[str, float]:
     for text in warnings:
         stage.warn(text)
     draws = job.mixture.draws() if job.mixture else {}
-    return figures | {f"share_{part}": count / len(job.objective) for part, count in draws.items()}
+    return figures | {f"share_{part}": count / len(job.objective) for part, count in draws.items() if part}
 
 
 def write_learning_curve(path: Path, state: State, flops: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pretune.errors import DataError
@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Parts of the samples, which lie one after the other. sizes: samples by part; weights: of each part."""
+    """Parts of the samples, which lie one after the other. sizes: samples by part; weights: of each part.
+
+    blocks: {part: the samples in each of its shards in storage, in order}, {} where the samples lie on this disk.
+    """
 
     sizes: dict[str, int]
     weights: dict[str, float]
+    blocks: dict[str, list[int]] = field(default_factory=dict)
 
     def draws(self) -> dict[str, int]:
         """Samples of each part that are drawn in an epoch: as many as there are in all, by the largest remainder."""
@@ -52,12 +56,18 @@ def of(
 
 
 def of_corpus(sequences: Sequences) -> Mixture | None:
-    """The parts of a corpus; None without a mixture. Raises DataError for a part without any sequence."""
+    """The parts of a corpus; None without a mixture, unless the corpus lies in storage: then there is one part, "".
+
+    Raises DataError for a part without any sequence.
+    """
+    stored = sequences.blocks()
     if not sequences.parts:
-        return None
-    sizes = {name: len(part) for name, part in sequences.by_part().items()}
+        return Mixture({"": len(sequences)}, {"": 1.0}, {"": stored}) if stored else None
+    parts = sequences.by_part()
+    sizes = {name: len(part) for name, part in parts.items()}
     _check(sizes, len(sequences), "sequence", "add texts, lower pretrain.validation_rows")
-    return Mixture(sizes, {name: part.weight for name, part in sequences.parts.items()})
+    blocks = {name: part.blocks() for name, part in parts.items()} if stored else {}
+    return Mixture(sizes, {name: part.weight for name, part in sequences.parts.items()}, blocks)
 
 
 def _check(sizes: Mapping[str, int], samples: int, kind: str, remedy: str) -> None:

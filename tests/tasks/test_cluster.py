@@ -14,7 +14,7 @@ import tempfile
 import numpy as np
 import pytest
 
-from pretune.data import workers
+from pretune.data import rows, storage, workers
 from pretune.data.prepare import shards
 from pretune.errors import DataError, WorkspaceError
 from tasks.ingest import ingest
@@ -27,6 +27,7 @@ pytestmark = [
 ]
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
+CORPUS = "data/prepared/corpus"
 TRIES = 3  # Ray gives a node's helpers 15 seconds to start, which they can miss on a busy machine
 TEXTS = [f"text {number} is about salt and {'butter ' * (number % 9)}" for number in range(60)]
 
@@ -164,13 +165,14 @@ def made(folder):
 def run(settings, words, tmp_path, make_bench):
     """A function that runs both stages in a folder of that name."""
 
-    def run(where, tokenizer):
+    def run(where, tokenizer, storage=""):
         folder = tmp_path / where
         folder.mkdir()
         write_rows(folder)
         words.save_pretrained(folder / "given")
         prepare_params = settings.prepare.model_copy(update={"tokenizer": tokenizer})
-        bench = make_bench(folder, settings.model_copy(update={"prepare": prepare_params}))
+        ingest_params = settings.ingest.model_copy(update={"storage": storage})
+        bench = make_bench(folder, settings.model_copy(update={"ingest": ingest_params, "prepare": prepare_params}))
         for stage in (ingest, prepare):
             bench.name = stage.__name__
             stage(bench)
@@ -189,6 +191,35 @@ def test_a_cluster_makes_the_same_bytes(cluster, run, tmp_path, monkeypatch, tok
     assert signal.getsignal(signal.SIGTERM) == handler
     assert made(tmp_path / "cluster") == made(tmp_path / "here")
     assert sum("tokens-" in path for path in made(tmp_path / "here")) > 1
+
+
+def test_rows_and_tokens_go_to_storage_and_are_those_of_this_disk(cluster, run, s3, tmp_path, monkeypatch):
+    """In parts, of which this machine holds one or two; the workspace has pointers to them, and all else as ever."""
+    monkeypatch.setenv(storage.FOLDER, str(tmp_path / "copies"))
+    monkeypatch.setenv(storage.SIZE, "2e-5")
+    monkeypatch.setattr(rows, "CHUNK", 16)
+    monkeypatch.setattr(rows, "PART", 2000)
+    run("cluster", "wordpiece", "s3://bucket/texts")
+    monkeypatch.delenv(workers.CLUSTER)
+    run("here", "wordpiece")
+    stored, here = made(tmp_path / "cluster"), made(tmp_path / "here")
+    moved = {path for path in here if path.startswith(("data/raw/rows", "data/prepared/corpus/tokens"))}
+    told = {"data/raw/source.json", *(f"reports/data/card.{ending}" for ending in ("json", "md", "html"))}  # the MD5
+    pointers = {path for path in stored if path.endswith(".remote")}
+    assert stored.keys() - pointers == here.keys() - moved
+    assert {path for path in here.keys() - moved if here[path] != stored[path]} <= told
+    found = [list(rows.iterate(tmp_path / each / "data/raw/rows.parquet")) for each in ("cluster", "here")]
+    assert found[0] == found[1]
+    tokens = [
+        list(map(_tokens, storage.paths(tmp_path / each / CORPUS, "tokens-*.npy"))) for each in ("cluster", "here")
+    ]
+    assert tokens[0] == tokens[1]
+    assert len(s3.find("bucket/texts")) == len(pointers) > 8
+    assert sum(path.stat().st_size for path in (tmp_path / "copies").iterdir()) <= 2e4
+
+
+def _tokens(path):
+    return storage.read(path, np.load).tolist()
 
 
 def test_a_worker_that_is_killed_changes_nothing(cluster, tmp_path):

@@ -1,13 +1,15 @@
 """A snapshot: the clean rows of a source without duplicates, and the rows that were left out with the reason.
 
 It takes two passes over the rows, because duplicates are known when all rows have been read. Memory does not grow with
-the texts.
+the texts, and with `ingest.storage` the disk needs room for a part of the rows and the fingerprints only.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import socket
 import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pretune.data import rows
+from pretune.data import rows, storage
 from pretune.data.ingest.cleaning.text import Cleaner, check_languages
 from pretune.data.ingest.columns import ColumnMapping
 from pretune.data.ingest.sources.record import Record
@@ -47,6 +49,8 @@ class Snapshot:
         self._mapping = ColumnMapping(params)
         self._work = folder / "work"
         self._work.mkdir(parents=True)
+        place = hashlib.md5(f"{socket.gethostname()} {folder}".encode(), usedforsecurity=False).hexdigest()
+        self._pending = params.storage and f"{params.storage.rstrip('/')}/pending/{place}"
         self._tally = Tally(params, self._mapping)
         self._scrubbed: dict[str, int] = dict.fromkeys(params.clean.scrub, 0)
         self.names: dict[str, list[str]] = {}
@@ -64,15 +68,19 @@ class Snapshot:
         quarantine_file = self._folder / "quarantine.jsonl"
         with closing(duplicates), quarantine_file.open("w", encoding="utf-8", newline="\n") as quarantine:
             clean_rows = self._clean_rows(records, duplicates, quarantine)
-            count = rows.write(all_rows, clean_rows if clean.duplicates == "keep" else self._log_origins(clean_rows))
+            kept = clean_rows if clean.duplicates == "keep" else self._log_origins(clean_rows)
+            count = rows.write(all_rows, kept, self._pending)
         self._tally.check(kept=count)
         if not count:
             source = describe_source(self._params.source)
             raise DataError(f"ingest.source: {source} holds no rows", "add rows, then: pretune run")
         counts = Counter[str]()
         with (self._folder / "duplicates.jsonl").open("w", encoding="utf-8", newline="\n") as log:
-            rows.write(self._folder / "rows.parquet", self._without_duplicates(all_rows, duplicates, log, counts))
+            originals = self._without_duplicates(all_rows, duplicates, log, counts)
+            rows.write(self._folder / "rows.parquet", originals, self._params.storage)
         shutil.rmtree(self._work)
+        if self._pending:
+            storage.remove(self._pending)
         result = {
             "read": self._tally.read, "quarantined": self._tally.quarantined,
             "reasons": {reason: places.count for reason, places in sorted(self._tally.bad.items())},

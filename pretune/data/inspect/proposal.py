@@ -75,6 +75,7 @@ def ingest(sources: Sequence[Source], how: Reading, roles: Roles | None, missing
         "missing": sorted(missing),
         "allow": allow,
         "licence": "unknown",
+        "storage": "",
     }
 
 

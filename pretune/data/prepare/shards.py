@@ -51,11 +51,12 @@ class Shards:
     """Writes texts as `tokens-N.npy`, (tokens,) uint16 or uint32, and `ends-N.npy`, (documents,) int64.
 
     `ends` holds the end of each document in `tokens`. The shards are a function of the texts alone, and not of the
-    number of workers or of interruptions. Started again, it continues after the last complete shard.
+    number of workers or of interruptions. Started again, it continues after the last complete shard. With an address of
+    storage, tokens go there, shard by shard.
     """
 
-    def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-        self._folder, self._encoder = folder, Encoder(tokenizer)
+    def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerFast, storage: str = "") -> None:
+        self._folder, self._encoder, self._storage = folder, Encoder(tokenizer), storage
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, texts: Iterable[str]) -> int:
@@ -79,4 +80,4 @@ class Shards:
 
     def _save(self, number: int, shard: list[tuple[Tokens, npt.NDArray[np.int64]]]) -> None:
         tokens, sizes = (np.concatenate(parts) for parts in zip(*shard, strict=True))
-        save(self._folder, number, tokens, np.cumsum(sizes))
+        save(self._folder, number, tokens, np.cumsum(sizes), self._storage)

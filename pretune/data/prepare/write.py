@@ -88,11 +88,15 @@ def _count_labels(split_rows: Iterable[Row], columns: dict[str, set[str]]) -> di
 
 @dataclass(frozen=True)
 class CorpusOutputs:
-    """Folders of the corpus, of the input pipeline, and of the state from which a stopped run continues."""
+    """Folders of the corpus, of the input pipeline, and of the state from which a stopped run continues.
+
+    storage: the address of the storage for tokens, "" for this disk.
+    """
 
     corpus: Path
     inputs: Path
     checkpoints: Path
+    storage: str = ""
 
 
 def write_corpus(
@@ -131,7 +135,7 @@ def write_corpus(
     loaded = tokenizer.pretrained(folder, params.max_length)
     loaded.save_pretrained(out.inputs)
     shards = out.checkpoints / "corpus"
-    tokens = Shards(shards, loaded).write(assignment.documents())
+    tokens = Shards(shards, loaded, out.storage).write(assignment.documents())
     for path in sorted(shards.iterdir()):
         _link(path, out.corpus / path.name)
     if mixing.given:

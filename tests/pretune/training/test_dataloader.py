@@ -54,11 +54,16 @@ def test_each_epoch_shows_every_sample_once(samples, rows, epochs, seed):
     sizes=st.lists(st.tuples(st.integers(1, 20), st.floats(0.1, 10)), min_size=1, max_size=4),
     rows=SIZES,
     seed=st.integers(0, 2**32 - 1),
+    shard=st.integers(0, 9),
 )
-def test_parts_of_a_mixture_are_drawn_by_their_weights(sizes, rows, seed):
-    """In each epoch, within one draw; no sample twice before all others of its part, over epochs too."""
+def test_parts_of_a_mixture_are_drawn_by_their_weights(sizes, rows, seed, shard):
+    """In each epoch, within one draw; no sample twice before all others of its part, over epochs too.
+
+    Also where they lie in shards in storage.
+    """
+    blocks = {str(n): [shard] * (size // shard) + [size % shard] for n, (size, _) in enumerate(sizes)} if shard else {}
     mixture = Mixture(
-        {str(n): size for n, (size, _) in enumerate(sizes)}, {str(n): w for n, (_, w) in enumerate(sizes)}
+        {str(n): size for n, (size, _) in enumerate(sizes)}, {str(n): w for n, (_, w) in enumerate(sizes)}, blocks
     )
     total, weight = sum(mixture.sizes.values()), sum(mixture.weights.values())
     steps = [EpochSampler(total, rows, seed, mixture).step(step)[1] for step in range(-(-3 * total // rows))]
@@ -71,6 +76,24 @@ def test_parts_of_a_mixture_are_drawn_by_their_weights(sizes, rows, seed):
             counts = np.bincount(np.concatenate(own[:epochs]) - begin, minlength=size)
             assert counts.max() - counts.min() <= 1
         begin += size
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("processes", [1, 4, 16])
+def test_a_process_reads_few_shards_at_a_time_and_each_about_once(processes, parts):
+    """Those that are in storage; of each part the processes together read 16 at a time, each its own."""
+    shards, size, epochs = 64, 50, 2
+    sizes = {str(part): shards * size for part in range(parts)}
+    mixture = Mixture(sizes, dict.fromkeys(sizes, 1.0), dict.fromkeys(sizes, [size] * shards))
+    sampler = EpochSampler(parts * shards * size, 32, 0, mixture)
+    kept, fetched = [[] for _ in range(processes)], 0
+    for step in range(epochs * parts * shards * size // 32):
+        for process, samples in enumerate(np.array_split(sampler.step(step)[1], processes)):
+            for shard in dict.fromkeys((samples // size).tolist()):
+                fetched += shard not in kept[process]
+                kept[process] = [other for other in kept[process] if other != shard] + [shard]
+            del kept[process][: -2 * parts * 16 // processes]
+    assert fetched <= epochs * parts * (shards + 2 * 16)
 
 
 @given(samples=SIZES, rows=SIZES, seed=st.integers(0, 2**32 - 1), steps=st.lists(st.integers(0, 50), min_size=1))

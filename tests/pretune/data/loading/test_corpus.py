@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pretune.data import storage
 from pretune.data.loading import corpus
 from pretune.errors import DataError
 
@@ -44,6 +45,36 @@ def test_rows_hold_documents_of_one_part_and_all_of_them(sizes, length, tmp_path
     found = [sorted(token for row in pieces(part) for piece in row for token in piece) for part in parts.values()]
     bounds = np.cumsum([0, 0, *map(sum, sizes), 0])
     assert found == [list(range(*span)) for span in pairwise(bounds.tolist())]
+
+
+@given(sizes=st.lists(SIZES, min_size=1, max_size=5), length=LENGTHS, held_out=st.integers(0, 9), parts=st.booleans())
+def test_shards_in_storage_are_read_as_they_lie(sizes, length, held_out, parts, tmp_path_factory):
+    """Every token once; no row holds documents of two shards or parts; `blocks` counts the rows of each shard."""
+    folder = tmp_path_factory.mktemp("stored")
+    begin = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(storage.FOLDER, str(folder / "copies"))
+        for number, shard in enumerate(sizes):
+            tokens = np.arange(begin, begin + sum(shard), dtype=np.uint16)
+            corpus.save(folder, number, tokens, np.cumsum(shard), f"file://{folder}/storage")
+            begin += sum(shard)
+        documents = sum(map(len, sizes))
+        if parts:
+            halves = {"a": documents // 2, "b": documents - documents // 2}
+            corpus.write_parts(folder, {name: corpus.Part(count, 1.0) for name, count in halves.items()})
+        whole = corpus.Sequences(folder, length, PADDING)
+        shown = pieces(whole)
+        assert sorted(token for row in shown for piece in row for token in piece) == list(range(begin))
+        bounds = np.cumsum([sum(shard) for shard in sizes])
+        shards = [np.unique(np.searchsorted(bounds, np.concatenate(row), side="right")) for row in shown]
+        assert all(len(found) == 1 for found in shards)
+        assert [row for part in whole.by_part().values() for row in pieces(part)] == (shown if parts else [])
+        if held_out < len(whole):
+            training, validation = whole.divide(held_out, 0)
+            chosen = pieces(validation) if validation else []
+            assert len(chosen) == held_out
+            assert sorted(pieces(training) + chosen) == sorted(shown)
+            assert sum(training.blocks()) == len(training)
 
 
 def pieces(sequences, samples=None):

@@ -27,6 +27,7 @@ from pretune.lineage import dvc_config, graph
 from pretune.lineage.graph import Workspace
 from pretune.objectives import compatibility
 from pretune.runtime import launcher, progress
+from pretune.runtime.engines import start as engines
 from pretune.runtime.progress import RunDisplay
 from tasks import __main__ as tasks
 
@@ -95,6 +96,8 @@ class PipelineRun:
             server=self.trial.server if self.trial else None,
         )  # fmt: skip
         self._stack.callback(self._processes.close)
+        if any(launcher.trains(self.nodes[name], self._params) for name in stages):
+            engines.check(self._params.launch.engine)
         if compatibility.STAGES & set(stages):
             compatibility.before_work(self.root, self.state, self._params, self._processes.start)
         if "evaluate" in self.nodes:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from pretune.cluster import connection
 from pretune.config import source_spec
-from pretune.data import workers
 from pretune.data.ingest import pydocs
 from pretune.data.ingest.snapshot import Snapshot, describe_source
 from pretune.data.ingest.sources import read
@@ -19,7 +19,7 @@ LICENCES = {"pydocs": "PSF-2.0", "digits": "CC BY 4.0"}  # of the built-in sets,
 
 def ingest(stage: Stage) -> None:
     """Write `data/raw`: the rows of `ingest.source`, cleaned and deduplicated, with counts of the rows dropped."""
-    workers.connect()
+    connection.connect()
     params = stage.params.ingest
     origin = pydocs.version() if params.source == "pydocs" else describe_source(params.source)
     folder = stage.out("data/raw")

@@ -6,7 +6,8 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from pretune.data import rows, workers
+from pretune.cluster import connection
+from pretune.data import rows
 from pretune.data.prepare import card, labels, write
 from pretune.data.prepare.mixing import Mixing
 from pretune.data.prepare.split_assignment import SplitAssignment
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def prepare(stage: Stage) -> None:
     """Turn the snapshot into labelled rows, a tokenizer and a tokenized corpus for training, and write a data card."""
-    workers.connect()
+    connection.connect()
     params, raw = stage.params.prepare, stage.dep("data/raw")
     about, counts = (json.loads((raw / name).read_text(encoding="utf-8")) for name in ("source.json", "counts.json"))
     assignment = SplitAssignment(raw / "rows.parquet", params, stage.params.seed)

@@ -6,27 +6,19 @@ The trial of a node that is lost runs again on another, from its checkpoint.
 
 from __future__ import annotations
 
-import os
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flows import schedule
 from flows.sweep import relay
-from flows.sweep.cluster_channel import ClusterChannel, reason
+from flows.sweep.cluster_channel import ClusterChannel
 from flows.sweep.pool import Share
-from pretune import process
+from pretune.cluster import connection, nodes
 from pretune.config.params import Params
-from pretune.data import workers
 from pretune.errors import WorkspaceError
 from pretune.lineage.dvc_config import cache_dir
 from pretune.lineage.graph import Node
-
-CHECK = 60.0  # seconds that a node has to say what it has
-PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "dvc")  # results or caches could depend on their versions
-OURS = ("PRETUNE_", "MLFLOW_", "DVC_", "HF_", "OMP_", "MKL_")  # variables that are the same on all nodes
-RAYS = ("RAY_",)
 
 
 @dataclass(frozen=True)
@@ -39,9 +31,7 @@ class Place:
 
     def fits(self, node: dict[str, Any]) -> int:
         """How many slots a node, as `ray.nodes()` describes it, has room for."""
-        has = node["Resources"] if node["Alive"] else {}
-        wanted = {"CPU": self.cores, "GPU": self.gpus, "memory": self.memory}
-        return min(int(has.get(name, 0) // count) for name, count in wanted.items() if count)
+        return nodes.fits(node, {"CPU": self.cores, "GPU": self.gpus, "memory": self.memory})
 
 
 class Cluster:
@@ -51,12 +41,13 @@ class Cluster:
         self.ray, self.next_step = ray, f"pretune sweep resume {folder.name}"
         self._home, self._folder, self._place = home, folder, Place(1, 0)
         self._channels: list[ClusterChannel] = []
-        ray.cloudpickle.register_pickle_by_value(relay)
+        for module in (nodes, relay):
+            ray.cloudpickle.register_pickle_by_value(module)
 
     @classmethod
     def connect(cls, home: Path, folder: Path) -> Cluster | None:
         """The cluster that PRETUNE_CLUSTER names; None if it names none. WorkspaceError if it does not answer."""
-        ray = workers.connect()
+        ray = connection.connect()
         return cls(ray, home, folder) if ray else None
 
     def shares(self, stage: Node, params: Params, parallel: int | None, memory_gb: float | None = None) -> list[Share]:
@@ -65,17 +56,24 @@ class Cluster:
         memory_gb: what one trial is known to take. WorkspaceError, with all that is wrong on all nodes, if some of
         those that have room lack the workspace or have other versions, or if there are none.
         """
-        nodes = self.ray.nodes()
-        names = ["0"] if any(node["Resources"].get("GPU", 0) >= 1 for node in nodes if node["Alive"]) else []
-        self._place = _place(nodes, schedule.needs(stage, params, names), memory_gb)
-        rooms = {node["NodeID"]: self._place.fits(node) for node in nodes}
+        if params.launch.engine == "ray":
+            raise WorkspaceError(
+                "launch.engine is ray: a trial of a sweep on the cluster is trained on one node of it",
+                "write launch.engine: local in params.yaml, and start the sweep anew",
+            )
+        found = self.ray.nodes()
+        names = ["0"] if any(node["Resources"].get("GPU", 0) >= 1 for node in found if node["Alive"]) else []
+        self._place = _place(found, schedule.needs(stage, params, names), memory_gb)
+        rooms = {node["NodeID"]: self._place.fits(node) for node in found}
         if not any(rooms.values()):
             gpus = f" and {self._place.gpus} GPUs" if self._place.gpus else ""
             raise WorkspaceError(
                 f"no node of the cluster has {self._place.cores} cores{gpus} for a trial",
                 f"ray status   (shows the nodes), then: {self.next_step}",
             )
-        self._check([node for node in nodes if rooms[node["NodeID"]]])
+        with_room = [node for node in found if rooms[node["NodeID"]]]
+        folders = [self._folder, cache_dir(self._home)]
+        nodes.check(self.ray, with_room, self._home / "params.yaml", folders, self.next_step)
         count = min(parallel or sum(rooms.values()), sum(rooms.values()))
         return [Share(self._place.cores, [str(number) for number in range(self._place.gpus)])] * count
 
@@ -87,16 +85,11 @@ class Cluster:
 
     def actor(self, home: Path, root: Path, share: Share, log: Path) -> Any:
         """Have Ray start a slot. Returns the handle of its Relay."""
-        environment = {name: value for name, value in os.environ.items() if name.startswith(OURS)}
-        environment.pop(
-            workers.CLUSTER, None
-        )  # all cores of the cluster are for trials: data stages would wait for one
+        ours = nodes.own_variables()
+        ours.pop(connection.CLUSTER, None)  # all cores of the cluster are for trials: data stages would wait for one
         options = {"num_cpus": share.cores, "num_gpus": len(share.gpus), "memory": self._place.memory or None}
         relays = self.ray.remote(relay.Relay).options(**options, max_concurrency=4, scheduling_strategy="SPREAD")
-        return relays.remote(
-            [str(home), str(root), str(share.cores)], len(share.gpus), str(log),
-            environment=environment, dropped=OURS + RAYS, parent=process.PARENT,
-        )  # fmt: skip
+        return relays.remote([str(home), str(root), str(share.cores)], len(share.gpus), str(log), ours)
 
     def make_room(self) -> None:
         """End the slots that have nothing to do, because one waits. WorkspaceError if no node could ever have room."""
@@ -108,50 +101,10 @@ class Cluster:
                 f"ray status   (shows the nodes), then: {self.next_step}",
             )
 
-    def _check(self, nodes: list[dict[str, Any]]) -> None:
-        """Compare each node with this machine: versions, and files that only a shared file system can show to it."""
-        tokens = [folder / f"cluster-{uuid.uuid4().hex}" for folder in (self._folder, cache_dir(self._home))]
-        for token in tokens:
-            token.parent.mkdir(parents=True, exist_ok=True)
-            token.write_text(token.name, encoding="utf-8")
-        try:
-            problems = self._differences(nodes, [str(path) for path in (self._home / "params.yaml", *tokens)])
-        finally:
-            for token in tokens:
-                token.unlink()
-        if problems:
-            raise WorkspaceError(
-                problems,
-                "run `make setup` with the same lock file on all nodes, mount the workspace at the same path, "
-                f"start Ray there again, then: {self.next_step}",
-            )
 
-    def _differences(self, nodes: list[dict[str, Any]], paths: list[str]) -> list[str]:
-        """One line for each difference between a node and this machine."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
-
-        task, problems = self.ray.remote(relay.describe), []
-        versions, contents = relay.describe(PACKAGES, paths)
-        options = [{"num_cpus": 0, "scheduling_strategy": On(node["NodeID"], soft=False)} for node in nodes]
-        answers = [task.options(**each).remote(PACKAGES, paths) for each in options]
-        for node, answer in zip(nodes, answers, strict=True):
-            name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-            try:
-                its_versions, its_contents = self.ray.get(answer, timeout=CHECK)
-            except self.ray.exceptions.RayError as error:
-                problems.append(f"{name} does not answer: {reason(error)}")
-                continue
-            for package, here in versions.items():
-                if its_versions[package] != here:
-                    problems.append(f"{name} has {package} {its_versions[package]}; here there is {here}")
-            folders = sorted({str(Path(path).parent) for path in paths if its_contents[path] != contents[path]})
-            problems += [f"{name} does not see {folder} of this machine" for folder in folders]
-        return problems
-
-
-def _place(nodes: list[dict[str, Any]], needs: schedule.Resources, memory_gb: float | None) -> Place:
+def _place(found: list[dict[str, Any]], needs: schedule.Resources, memory_gb: float | None) -> Place:
     """What a trial takes of a node: what it needs, or the most that one has, except for GPUs."""
-    has = [node["Resources"] for node in nodes if node["Alive"] and node["Resources"].get("GPU", 0) >= needs.gpus]
+    has = [node["Resources"] for node in found if node["Alive"] and node["Resources"].get("GPU", 0) >= needs.gpus]
     cores = max([int(each.get("CPU", 0)) for each in has], default=0)
     memory = max([int(each.get("memory", 0)) for each in has], default=0)
     wanted = int(memory_gb * 1e9) if memory_gb and not needs.gpus else 0

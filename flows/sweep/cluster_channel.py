@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from flows import overrides
 from flows.sweep import slot
 from flows.sweep.pool import END, Share
+from pretune.cluster.nodes import reason
 from pretune.errors import StageFailedError
 from pretune.lineage.graph import state_dir
 
@@ -178,9 +179,3 @@ class ClusterChannel:
                 self._give_up()
             else:
                 self._begin()
-
-
-def reason(error: Exception) -> str:
-    """What an error of Ray's says, in one line: the first is the same for all, the details are indented."""
-    lines = [line for line in str(error).splitlines() if line and not line[0].isspace()]
-    return (lines[1:] or lines or [type(error).__name__])[0].strip()

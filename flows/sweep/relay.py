@@ -1,12 +1,7 @@
-"""What a node of a cluster does for a sweep: it says what it has, and runs the process of a slot.
-
-Ray sends this code by value, so that a node that lacks the workspace can still say so: standard library only.
-"""
+"""What a node of a cluster does for a sweep: it runs the process of a slot. Ray sends this code by value."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 import platform
 import queue
 import subprocess
@@ -14,55 +9,23 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-DEVICES = "CUDA_VISIBLE_DEVICES"
-
-
-def versions(packages: Sequence[str]) -> dict[str, str]:
-    """The versions of Python and of packages; "missing" for one that is not installed."""
-    found = {"Python": platform.python_version()}
-    for name in packages:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "missing"
-    return found
-
-
-def contents(paths: Sequence[str]) -> dict[str, str]:
-    """{path: hash of its content}; "" for a file that cannot be read."""
-    found = dict.fromkeys(paths, "")
-    for path in paths:
-        with suppress(OSError):
-            found[path] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    return found
-
-
-def describe(packages: Sequence[str], paths: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """The versions on this node, and what it has at these paths."""
-    return versions(packages), contents(paths)
+from pretune.cluster.nodes import DEVICES, environment
 
 
 class Relay:
     """Starts `python -m flows.sweep.slot HOME ROOT CORES GPUS` and passes lines. Ray makes an actor of it.
 
-    arguments: HOME, ROOT, CORES. gpus: how many of the node's are for the slot; Ray says which. environment: of the
-    slot, in addition to the node's own without the variables that begin with a name in `dropped`. parent: the
-    variable for the pid of this process.
+    arguments: HOME, ROOT, CORES. gpus: how many of the node's are for the slot; Ray says which. ours: variables of the
+    slot (see pretune/cluster/nodes.py).
 
     The kernel kills the slot when the thread that started it ends, so that thread stays until the slot has ended.
     """
 
-    def __init__(
-        self, arguments: Sequence[str], gpus: int, log: str, *, environment: Mapping[str, str],
-        dropped: Sequence[str], parent: str,
-    ) -> None:  # fmt: skip
-        devices = os.environ.get(DEVICES, "") if gpus else ""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(tuple(dropped))}
-        self._command = [sys.executable, "-m", "flows.sweep.slot", *arguments, devices]
-        self._environment = {**kept, **environment, DEVICES: devices, parent: str(os.getpid())}
+    def __init__(self, arguments: Sequence[str], gpus: int, log: str, ours: Mapping[str, str]) -> None:
+        self._environment = environment(ours, gpus)
+        self._command = [sys.executable, "-m", "flows.sweep.slot", *arguments, self._environment[DEVICES]]
         self._root, self._log = arguments[1], log
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._started, self._writing, self._written = threading.Event(), threading.Lock(), 0

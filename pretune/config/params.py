@@ -134,13 +134,13 @@ class LaunchParams(Section):
     processes: Count
     nodes: Count
     strategy: Literal["ddp", "fsdp"]
-    engine: Literal["local", "slurm"]
+    engine: Literal["local", "slurm", "ray"]
     options: dict[str, str | int]
     rendezvous: Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-]+:[0-9]+$")]
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        if self.options and self.engine == "local":
+        if self.options and self.engine != "slurm":
             raise ValueError("options are of another engine: write engine: slurm, or options: {}")
         if taken := [name for name in self.options if name in TAKEN or not OPTION.fullmatch(name)]:
             raise ValueError(f"options: {', '.join(taken)} cannot be set here; long names of sbatch can, as time, gres")

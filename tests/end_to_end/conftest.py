@@ -204,6 +204,13 @@ class Clone:
             for file in [self.root / "dvc.lock", *sorted(files)]
         }
 
+    def checkpoint_always(self) -> None:
+        """Have training save as often as it can."""
+        code = self.root / "pretune" / "training" / "checkpoint.py"
+        text = code.read_text(encoding="utf-8")
+        assert "\nEVERY = 60.0" in text
+        code.write_text(text.replace("\nEVERY = 60.0", "\nEVERY = 0.0"), encoding="utf-8")
+
     def client(self) -> tuple[Any, str]:
         """An MLflow client of the clone's own database, once all is sent, and the id of the experiment."""
         import mlflow
@@ -425,6 +432,19 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     own = tmp_path_factory.getbasetemp()
     with team_stack.shared(own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def trained(prepared: Clone, once: Once) -> Clone:
+    """The same after LONG steps of `pretrain` in two processes of this machine, and nothing went wrong."""
+
+    def run(folder: Path) -> None:
+        clone = copy_clone(prepared, folder)
+        clone.set(pretrain__steps=LONG)
+        clone.alone("-m", "tasks", "pretrain")
+        clone.wait_for_end()
+
+    return Clone(once("trained", run).resolve() / "clone")
 
 
 @pytest.fixture

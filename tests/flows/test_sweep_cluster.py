@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from flows.schedule import Resources
-from flows.sweep import cluster, relay
+from flows.sweep import cluster
 from flows.sweep.cluster import Cluster, Place
-from pretune.data import workers
+from pretune.cluster import connection
+from pretune.cluster import nodes as cluster_nodes
 from pretune.errors import PretuneError, WorkspaceError
 from pretune.lineage.graph import Node, Workspace
 from pretune.runtime.stage import checkpoint_folder
@@ -72,7 +73,7 @@ def named(nodes, monkeypatch):
     """The cluster, with two nodes and named by PRETUNE_CLUSTER."""
     if not nodes.worker_nodes:
         add(nodes)
-    monkeypatch.setenv(workers.CLUSTER, nodes.address)
+    monkeypatch.setenv(connection.CLUSTER, nodes.address)
     return nodes
 
 
@@ -95,10 +96,7 @@ def prepared(clones, tmp_path_factory):
     """A tiny clone with prepared data, which pretrains for a while with as many checkpoints as possible."""
     clone = clones.make_clone(tmp_path_factory.mktemp("prepared"))
     clone.set(pretrain__steps=200, pretrain__evaluate_every=50)
-    code = clone.root / "pretune" / "training" / "checkpoint.py"
-    text = code.read_text(encoding="utf-8")
-    assert "\nEVERY = 60.0" in text
-    code.write_text(text.replace("\nEVERY = 60.0", "\nEVERY = 0.0"), encoding="utf-8")
+    clone.checkpoint_always()
     clone.pretune("run", "prepare", "--no-prefect")
     clone.wait_for_end()
     return clone
@@ -168,7 +166,7 @@ def test_a_sweep_that_is_killed_and_then_loses_a_node_finds_what_one_machine_fin
 
     Both nodes take part; the same values and dvc.lock of each run as without a cluster; no copy stays.
     """
-    lost, address = next(iter(named.worker_nodes)), {workers.CLUSTER: named.address}
+    lost, address = next(iter(named.worker_nodes)), {connection.CLUSTER: named.address}
     sweep = clone.start("-m", "cli.app", *SWEEP, **SETTINGS, **address)
     for node in (named.head_node, lost):
         clone.wait(partial(copy_on, clone, node), "a slot on each node", process=sweep)
@@ -191,10 +189,10 @@ def test_a_sweep_that_is_killed_and_then_loses_a_node_finds_what_one_machine_fin
 def test_nodes_that_differ_are_refused_all_at_once(named, tmp_path, params, monkeypatch):
     """Another version, and a workspace that is not seen, on every node; with the next command."""
     (tmp_path / "params.yaml").write_text("seed: 1\n", encoding="utf-8")
-    here, versions, contents = os.getpid(), relay.versions, relay.contents
-    monkeypatch.setattr(relay, "versions", lambda names: versions(names) | {"torch": str(os.getpid() == here)})
+    here, versions, contents = os.getpid(), cluster_nodes.versions, cluster_nodes.contents
+    monkeypatch.setattr(cluster_nodes, "versions", lambda names: versions(names) | {"torch": str(os.getpid() == here)})
     monkeypatch.setattr(
-        relay, "contents", lambda paths: contents(paths) if os.getpid() == here else dict.fromkeys(paths, "")
+        cluster_nodes, "contents", lambda paths: contents(paths) if os.getpid() == here else dict.fromkeys(paths, "")
     )
     joined = Cluster.connect(tmp_path, tmp_path / ".pretune" / "sweeps" / "rates")
     with pytest.raises(WorkspaceError) as caught:

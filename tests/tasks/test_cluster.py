@@ -14,6 +14,7 @@ import tempfile
 import numpy as np
 import pytest
 
+from pretune.cluster import connection
 from pretune.data import rows, storage, workers
 from pretune.data.prepare import shards
 from pretune.errors import DataError, WorkspaceError
@@ -81,7 +82,7 @@ def add(cluster, **settings):
 @pytest.fixture
 def cluster(nodes, monkeypatch):
     """The same, named by PRETUNE_CLUSTER."""
-    monkeypatch.setenv(workers.CLUSTER, nodes.address)
+    monkeypatch.setenv(connection.CLUSTER, nodes.address)
     return nodes
 
 
@@ -186,7 +187,7 @@ def test_a_cluster_makes_the_same_bytes(cluster, run, tmp_path, monkeypatch, tok
     """Rows, quarantine, duplicates, splits, tokens and card; and SIGTERM stays ours."""
     handler = signal.getsignal(signal.SIGTERM)
     run("cluster", tokenizer)
-    monkeypatch.delenv(workers.CLUSTER)
+    monkeypatch.delenv(connection.CLUSTER)
     run("here", tokenizer)
     assert signal.getsignal(signal.SIGTERM) == handler
     assert made(tmp_path / "cluster") == made(tmp_path / "here")
@@ -200,7 +201,7 @@ def test_rows_and_tokens_go_to_storage_and_are_those_of_this_disk(cluster, run, 
     monkeypatch.setattr(rows, "CHUNK", 16)
     monkeypatch.setattr(rows, "PART", 2000)
     run("cluster", "wordpiece", "s3://bucket/texts")
-    monkeypatch.delenv(workers.CLUSTER)
+    monkeypatch.delenv(connection.CLUSTER)
     run("here", "wordpiece")
     stored, here = made(tmp_path / "cluster"), made(tmp_path / "here")
     moved = {path for path in here if path.startswith(("data/raw/rows", "data/prepared/corpus/tokens"))}
@@ -261,7 +262,7 @@ def test_killed_on_a_cluster_it_goes_on_to_the_same_bytes(cluster, words, tmp_pa
     monkeypatch.setattr(shards, "SHARD", 100)
     monkeypatch.setattr(shards, "BATCH", 100)
     shards.Shards(tmp_path / "stopped", words).write(TEXTS)
-    monkeypatch.delenv(workers.CLUSTER)
+    monkeypatch.delenv(connection.CLUSTER)
     shards.Shards(tmp_path / "whole", words).write(TEXTS)
     contents = [{p.name: p.read_bytes() for p in (tmp_path / each).iterdir()} for each in ("stopped", "whole")]
     assert contents[0] == contents[1]

@@ -130,8 +130,10 @@ def test_work_goes_on_if_it_was_interrupted_or_lost_a_machine(
         (tmp_path / "3" / f"{machine}.code").write_text(str(code), encoding="utf-8")
     with closing(worker.WorkerEvents(tmp_path / "3" / "0.jsonl", first=True)) as events:
         events.write("begin", pid=1)
+        events.metrics({"system/cpu_utilization_percentage": 1.0}, 9)
         if trained:
             events.metrics({"loss": 1.0}, 1)
+    assert agent.reached(tmp_path / "3") == (1 if trained else None)
     monkeypatch.setenv(worker.WORKER, str(tmp_path))
     assert agent.outcome(3) == expected
 
@@ -148,6 +150,8 @@ def test_work_that_nobody_waits_for_is_stopped(tmp_path, params_for, monkeypatch
     assert own._why([]) == agent.STOPPED
     monkeypatch.setattr(agent, "PATIENCE", 60.0)
     assert own._why([signal.SIGTERM]) == agent.AGAIN
+    (tmp_path / "1").mkdir()  # another attempt has begun: this machine was cut off
+    assert own._why([]) == 1
     lease.stop()
     assert own._why([signal.SIGTERM]) == agent.STOPPED
 

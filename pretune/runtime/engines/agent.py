@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from pretune.config.files import write_atomically
 from pretune.config.params import LaunchParams
 from pretune.process import stop_signals
@@ -25,6 +27,8 @@ STOPPED = 143
 PATIENCE = 300.0  # seconds without a sign of life of the process that waits, before the work is stopped
 FAILS_IN = 10.0  # seconds for processes to tell why they fail, once another machine has failed
 POLL_EVERY = 0.3  # seconds
+SYSTEM = "system/"  # the beginning of the names of metrics that are not of training
+INTERFACE = "GLOO_SOCKET_IFNAME"
 
 
 def run(machine: int, attempt: int, address: str) -> None:
@@ -47,13 +51,24 @@ def outcome(attempt: int) -> int:
     """
     folder = Path(os.environ[WORKER])
     launch = json.loads((folder / ORDER).read_text(encoding="utf-8"))["params"]["launch"]
-    codes = _codes(folder / str(attempt))
-    if AGAIN in codes.values():
+    ended = codes(folder / str(attempt))
+    if AGAIN in ended.values():
         return AGAIN
-    if len(codes) < launch["nodes"]:
-        trained = any(message["event"] == "metrics" for message in _messages(folder / str(attempt), 0))
-        return AGAIN if trained else 1
-    return max(codes.values())
+    if len(ended) < launch["nodes"]:
+        return 1 if reached(folder / str(attempt)) is None else AGAIN
+    return max(ended.values())
+
+
+def codes(folder: Path) -> dict[int, int]:
+    """{machine: exit code} of those that have ended in the attempt whose messages lie in `folder`."""
+    return {int(path.stem): int(path.read_text(encoding="utf-8")) for path in folder.glob("*.code")}
+
+
+def reached(folder: Path) -> int | None:
+    """The last step of training that an attempt has told; None if it has not trained."""
+    told = [message for message in _messages(folder, 0) if message["event"] == "metrics"]
+    steps = [each["step"] for each in told if not all(name.startswith(SYSTEM) for name in each["values"])]
+    return max(steps, default=None)
 
 
 class _Agent:
@@ -68,9 +83,9 @@ class _Agent:
         self.messages.mkdir(exist_ok=True)
         with stop_signals(second_kills=False) as signals:
             meeting = self._meet(address, signals)
-            code = self._work(meeting, signals) if meeting is not None else self._why(signals)
+            code = self._work(meeting, address, signals) if meeting is not None else self._why(signals)
             write_atomically(self.messages / f"{self.task.machine}.code", str(code))
-            while not code and 0 not in _codes(self.messages) and not self._abandoned:
+            while not code and 0 not in codes(self.messages) and not self._abandoned:
                 time.sleep(POLL_EVERY)  # the first machine ends last: what comes after it is given up
 
     def _meet(self, address: str, signals: list[int]) -> str | None:
@@ -88,9 +103,10 @@ class _Agent:
             time.sleep(POLL_EVERY)
         return path.read_text(encoding="utf-8")
 
-    def _work(self, meeting: str, signals: list[int]) -> int:
+    def _work(self, meeting: str, address: str, signals: list[int]) -> int:
         """Wait for torchrun. Once the work has to stop, its processes save and end."""
-        child, why = start_torchrun(self.task, meeting, {ATTEMPT: self.messages.name}, sys.stderr), 0
+        variables = {ATTEMPT: self.messages.name} | _interface(address)
+        child, why = start_torchrun(self.task, meeting, variables, sys.stderr), 0
         while child.poll() is None:
             if not why and (why := self._why(signals)):
                 self._stop(child, save=why != 1)
@@ -99,12 +115,13 @@ class _Agent:
         return why or min(abs(child.returncode), 1)
 
     def _why(self, signals: list[int]) -> int:
-        """Why the work has to stop: as an exit code; 0 if it does not. 1: another machine failed."""
+        """Why the work has to stop: as an exit code; 0 if it does not. 1: it cannot go on together."""
         if (self.task.folder / STOP).exists() or self._abandoned:
             return STOPPED
         if signals:
             return AGAIN
-        return int(any(code not in {0, AGAIN, STOPPED} for code in _codes(self.messages).values()))
+        replaced = self.messages.with_name(str(int(self.messages.name) + 1)).exists()  # this machine was cut off
+        return int(replaced or any(code not in {0, AGAIN, STOPPED} for code in codes(self.messages).values()))
 
     @property
     def _abandoned(self) -> bool:
@@ -133,6 +150,7 @@ def _messages(folder: Path, rank: int) -> list[dict[str, Any]]:
     return journal.read(path, 0)[0] if path.exists() else []
 
 
-def _codes(folder: Path) -> dict[int, int]:
-    """{machine: exit code} of those that have ended."""
-    return {int(path.stem): int(path.read_text(encoding="utf-8")) for path in folder.glob("*.code")}
+def _interface(address: str) -> dict[str, str]:
+    """The variable that has gloo use the interface with this address: a machine's own name may lead to another."""
+    names = [name for name, found in psutil.net_if_addrs().items() if address in [each.address for each in found]]
+    return {INTERFACE: names[0]} if names and INTERFACE not in os.environ else {}

@@ -35,15 +35,19 @@ exit $code
 """
 
 
+def check() -> None:
+    """Raise WorkspaceError where no jobs are submitted."""
+    if missing := [name for name in ("sbatch", "scontrol", "scancel") if not shutil.which(name)]:
+        raise WorkspaceError(
+            f"launch.engine is slurm, and {', '.join(missing)} is not on this machine's PATH",
+            "run this on a machine from which jobs are submitted, or write launch.engine: local",
+        )
+
+
 class SlurmJob:
     """A job of Slurm, by its commands."""
 
     def __init__(self, task: Task) -> None:
-        if missing := [name for name in ("sbatch", "scontrol", "scancel") if not shutil.which(name)]:
-            raise WorkspaceError(
-                f"launch.engine is slurm, and {', '.join(missing)} is not on this machine's PATH",
-                "run this on a machine from which jobs are submitted, or write launch.engine: local",
-            )
         self._task, self._lease = task, Lease(task.folder)
         self._lease.renew()
         self._asked, self._shown = -ASK_EVERY, ""

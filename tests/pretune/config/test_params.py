@@ -169,6 +169,7 @@ def problems(params_file):
         ({"finetune.patience": 2}, "finetune: patience 2 needs metric_for_best_model"),
         ({"pretrain.warmup": 1.5}, "pretrain: warmup 1.5 must be a share below 1 or a whole number of steps"),
         ({"launch.options": {"time": 60}}, "launch: options are of another engine"),
+        ({"launch.engine": "ray", "launch.options": {"time": 60}}, "launch: options are of another engine"),
         (
             {"launch.engine": "slurm", "launch.options": {"time": 60, "nodes": 2, "-w": "a"}},
             "options: nodes, -w cannot",

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from pretune.cluster import connection
 from pretune.data import workers
 from pretune.errors import DataError, WorkspaceError
 
@@ -62,10 +63,10 @@ def test_chunks_hold_all_items_in_order(monkeypatch):
 
 def test_without_ray_a_cluster_is_an_error(monkeypatch):
     """The message has the command that installs Ray."""
-    monkeypatch.setenv(workers.CLUSTER, "auto")
+    monkeypatch.setenv(connection.CLUSTER, "auto")
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(WorkspaceError, match="not installed") as caught:
-        workers.connect()
+        connection.connect()
     assert "pretune[cluster]" in caught.value.next_step
 
 
@@ -75,7 +76,7 @@ def test_a_cluster_that_does_not_answer_is_an_error(monkeypatch):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nothing listens
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        monkeypatch.setenv(workers.CLUSTER, address)
+        monkeypatch.setenv(connection.CLUSTER, address)
         with pytest.raises(WorkspaceError, match=address) as caught:
             next(workers.in_order(len, ["ab"]))
     assert "ray start --head" in caught.value.next_step

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from pretune.objectives.base import ObjectiveContext
 from pretune.objectives.completions import Completions
+from pretune.objectives.finetuning import orpo
 from pretune.objectives.finetuning.table import OBJECTIVES
 from pretune.predictor import chat
 
@@ -71,3 +74,12 @@ def test_the_divergence_of_kto_is_not_negative_and_good_and_bad_answers_count(wo
     good, bad = torch.sigmoid(torch.tensor([0.4, -0.4]))
     torch.testing.assert_close(found["loss"], 1.5 * (1 - good) + (1 - bad))
     assert int(found["accuracy"]) == 1
+
+
+def test_the_odds_of_orpo_are_exact_where_an_answer_is_nearly_sure_or_impossible():
+    """log(1 - e^x), whose terms cancel in fp32 at either end."""
+    values = torch.tensor([-1e-6, -1e-3, -0.69, -0.7, -5.0, -30.0, -80.0])
+    expected = [
+        math.log(-math.expm1(value)) if value > -1 else math.log1p(-math.exp(value)) for value in values.tolist()
+    ]
+    torch.testing.assert_close(orpo._log1mexp(values), torch.tensor(expected), rtol=1e-5, atol=0)

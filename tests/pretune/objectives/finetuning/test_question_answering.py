@@ -180,6 +180,14 @@ def test_a_model_learns_that_a_question_has_no_answer(words, model, tmp_path):
     assert (table["score"] > 0.5).all()
 
 
+def test_the_threshold_is_fitted_on_the_rows_that_are_held_out(words, model):
+    """Not on those that the model was trained on, which it knows too well."""
+    network, unanswered = model("bert"), [row | {"answers": []} for row in rows()]
+    trained_on = [objective(words, questions) for questions in (unanswered, rows() + unanswered)]
+    on_answered, other = (task.fitted(network, rows) for task in trained_on)
+    assert on_answered == other != trained_on[0].fitted(network, lambda: unanswered)
+
+
 def test_the_threshold_reaches_the_predictions_of_every_stage(words, model, params, tmp_path):
     """It is fitted to the validation rows when training ends, and read with the model before its test rows."""
     settings = {"overlap": 6, "longest": 8, "best": 3}

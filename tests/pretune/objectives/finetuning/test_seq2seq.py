@@ -76,3 +76,17 @@ def test_an_overfitted_model_generates_its_targets(words, model, family):
         predictions = objective(words, beams, target_length=16).predict(network.eval())
         assert predictions.targets == [row["target"] for row in rows()]
         assert predictions.predicted == predictions.targets
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_targets_are_searched_with_as_many_beams_and_tokens_as_the_settings_say(words, model, monkeypatch, beams):
+    """From texts that are cut as in training."""
+    network, asked = model("t5"), []
+    generate = network.generate
+    monkeypatch.setattr(network, "generate", lambda **settings: asked.append(settings) or generate(**settings))
+    long = [{"text": "salt " * 20, "target": "salt " * 20}]
+    task = Seq2Seq(long, ObjectiveContext(words, 12, 0, Seq2Seq.Settings(target_length=5, beams=beams), []))
+    task.predict(network)
+    assert {(one["num_beams"], one["max_new_tokens"]) for one in asked} == {(beams, 5)}
+    assert asked[0]["input_ids"].tolist() == [task.sources[0].tolist()]
+    assert (len(task.sources[0]), len(task.targets[0])) == (12, 5)

@@ -25,7 +25,7 @@ from cli.study import study
 from cli.trace import trace
 from cli.ui import ui
 from cli.why import why
-from pretune.errors import PretuneError
+from pretune.errors import PretuneError, machine_error
 from pretune.process import NO_BARS, reach_loopback_directly
 
 app = typer.Typer(
@@ -66,18 +66,21 @@ app.add_typer(data.app, name="data", epilog="Example:  pretune data show")
 
 
 def main() -> None:
-    """Run a command. A PretuneError ends in a message and its exit code, not in a traceback."""
+    """Run a command. A PretuneError, or a fault of the machine, ends in a message and its exit code, no traceback."""
     gc.set_threshold(100_000)  # collecting garbage during the imports takes a fifth of the time
     reach_loopback_directly()
     os.environ |= NO_BARS
     try:
         app()
-    except PretuneError as error:
-        for problem in error.problems:
+    except Exception as error:
+        known = error if isinstance(error, PretuneError) else machine_error(error)
+        if known is None:
+            raise
+        for problem in known.problems:
             print(f"error: {problem}", file=sys.stderr)
-        if error.next_step:
-            print(f"next:  {error.next_step}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        if known.next_step:
+            print(f"next:  {known.next_step}", file=sys.stderr)
+        sys.exit(known.exit_code)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,15 @@
 | 10 | `doctor` found a problem; `stack status`: a part is not healthy |
 | 11 | training does not fit into memory |
 | 12 | the gate rejected a model; `reproduce`: the outputs differ |
+| 13 | the disk is full, or it or another part of the machine failed |
 | 130, 143 | stopped by Ctrl-C, by SIGTERM |
 """
 
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 
 
@@ -115,6 +118,36 @@ class TerminatedError(PretuneError):
     """SIGTERM arrived."""
 
     exit_code = 143
+
+
+class MachineError(PretuneError):
+    """The disk is full, or it or another part of the machine failed."""
+
+    exit_code = 13
+
+
+FULL, BROKEN = "free space on this disk, then the same command again", "check the disk, then the same command again"
+MACHINE = {  # what the system, or SQLite, says of a fault of the machine, and the next step
+    **{os.strerror(number): FULL for number in (errno.ENOSPC, errno.EDQUOT)},
+    **{os.strerror(number): BROKEN for number in (errno.EIO, errno.EROFS)},
+    "database or disk is full": FULL,
+    **dict.fromkeys(
+        ("disk I/O error", "unable to open database file", "attempt to write a readonly database"),
+        "see whether this disk is full, or failing; then the same command again",
+    ),
+}
+
+
+def machine_error(error: BaseException) -> MachineError | None:
+    """The fault of the machine that an error is, was made of or quotes, as packages do; None if it is another."""
+    cause: BaseException | None = error
+    while cause:
+        for words, step in MACHINE.items():
+            if words in str(cause):
+                place = f" ({cause.filename})" if isinstance(cause, OSError) and cause.filename else ""
+                return MachineError(f"{words}{place}", step)
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def readable(text: str) -> str:

@@ -28,13 +28,13 @@ except ModuleNotFoundError:
 import importlib
 import json
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretune.config.files import write_atomically
+from pretune.config.files import remove_leftovers, write_atomically
 from pretune.config.params import Params, advice, load
-from pretune.errors import GraphError, PretuneError, TerminatedError
+from pretune.errors import GraphError, PretuneError, TerminatedError, machine_error
 from pretune.lineage import experiments, provenance
 from pretune.lineage.graph import Entry, Node, Workspace, find_root, state_dir
 from pretune.objectives import requirements
@@ -83,10 +83,11 @@ def main(arguments: list[str], is_current: Callable[[], bool] = lambda: True) ->
         return 130
     except Exception as error:
         stop = stop_in(error)
-        if not isinstance(stop, TerminatedError):
+        known = stop if isinstance(stop, TerminatedError) else machine_error(error)
+        if known is None:
             raise
-        report(root, stop)
-        return stop.exit_code
+        report(root, known)
+        return known.exit_code
     return 0
 
 
@@ -112,6 +113,7 @@ def run_stage(workspace: Workspace, name: str, is_current: Callable[[], bool]) -
     settle()
     with lock(state / "locks" / f"{name}.lock", f"stage {name}"):
         (state / "last-error.json").unlink(missing_ok=True)
+        remove_leftovers(root, root / ".dvc", root / ".dvc" / "tmp", state, state / "stages", state / "code")
         if not by_hand and workspace.is_orphan(name):
             raise TerminatedError("the dvc process that started this stage has ended", "pretune run")
         entry = workspace.entry(name)  # first: later edits are found when the stage ends
@@ -233,8 +235,9 @@ def report(root: Path | None, error: PretuneError) -> None:
         send("error", **error.as_dict())
     if root:
         state = state_dir(root)
-        state.mkdir(parents=True, exist_ok=True)
-        (state / "last-error.json").write_text(json.dumps(error.as_dict()), encoding="utf-8")
+        with suppress(OSError):  # as when the disk is full
+            state.mkdir(parents=True, exist_ok=True)
+            (state / "last-error.json").write_text(json.dumps(error.as_dict()), encoding="utf-8")
 
 
 if __name__ == "__main__":

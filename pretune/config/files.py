@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import fcntl
 import io
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from pretune.errors import ParamsError
 
 BROKEN = (YAMLError, ValueError, LookupError, RecursionError)  # the date 2001-99-99, `!!bool maybe`, 1,000 brackets
 VALUES = 100_000  # in one file of YAML: a few lines of aliases can stand for any number
+PARTIAL = re.compile(r"\.(\d+)\.partial$")  # the end of a name by partial_of
 CONFLICT = "<<<<<<< "  # git's mark of where one begins
 
 
@@ -86,9 +90,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     The content goes to a temporary file in the same folder first, and to the disk before that is renamed. Processes
     that write the same path at the same time do not disturb each other.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = partial_of(path)
     try:
         with partial.open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -96,6 +101,25 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def partial_of(path: Path) -> Path:
+    """Where this process writes what is to become `path`; it locks the file as long as it does."""
+    return path.with_name(f"{path.name}.{os.getpid()}.partial")
+
+
+def remove_leftovers(*folders: Path) -> None:
+    """Remove the temporary files in these folders whose writers were killed.
+
+    Writers are recognised by their process, and by their lock if they are on another machine.
+    """
+    for partial in [path for folder in folders if folder.is_dir() for path in folder.glob("*.partial")]:
+        pid = PARTIAL.search(partial.name)
+        if pid is None or Path(f"/proc/{pid[1]}").exists():
+            continue
+        with contextlib.suppress(OSError), partial.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            partial.unlink()
 
 
 def permit(folder: Path) -> None:

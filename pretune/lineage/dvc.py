@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from pretune.lineage.dvc_config import write_lock_atomically
+from pretune.lineage.dvc_config import limit_retries, write_lock_atomically
 from pretune.process import die_with_parent
 
 
@@ -19,6 +19,7 @@ def main(arguments: list[str], popen: Callable[..., Any] = subprocess.Popen) -> 
     from dvc.stage import run
 
     write_lock_atomically()
+    limit_retries()
     rwlock.psutil = _Processes  # which processes hold locks
     run.subprocess = SimpleNamespace(Popen=popen, check_output=subprocess.check_output)
     return int(dvc(arguments) or 0)

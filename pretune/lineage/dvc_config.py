@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from configparser import ConfigParser
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,39 @@ def drop_torn_lock(root: Path) -> bool:
     return False
 
 
+class _WholeFiles:
+    """A file system of DVC's, in which a file that is written is replaced as a whole."""
+
+    def __init__(self, fs: Any) -> None:
+        self._fs = fs
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._fs, name)
+
+    @contextmanager
+    def open(self, path: str, mode: str = "r", **options: Any) -> Iterator[Any]:
+        """As the file system's own."""
+        if mode == "w":
+            text = io.StringIO()
+            yield text
+            write_atomically(Path(path), text.getvalue())
+        else:
+            with self._fs.open(path, mode, **options) as file:
+                yield file
+
+
 def write_lock_atomically() -> None:
-    """Make DVC in this process write dvc.lock whole or not at all: other stages read it meanwhile."""
+    """Make DVC in this process write dvc.lock and its rwlock whole or not at all, whoever reads them or is killed."""
+    from dvc import rwlock
     from dvc.utils.serialize import _common
+
+    edit = rwlock._edit_rwlock
+
+    def edit_whole(lock_dir: str, fs: Any, *rest: Any) -> Any:
+        return edit(lock_dir, _WholeFiles(fs), *rest)
+
+    if edit.__name__ != edit_whole.__name__:
+        rwlock._edit_rwlock = edit_whole
 
     def dump(path: str, data: Any, dumper: Callable[[Any, io.StringIO], None], fs: object = None) -> None:  # noqa: ARG001 - DVC's signature
         text = io.StringIO()
@@ -79,3 +110,19 @@ def write_lock_atomically() -> None:
         write_atomically(Path(path), text.getvalue())
 
     _common._dump_data = dump
+
+
+def limit_retries() -> None:
+    """End DVC's writes to its databases with an error when they fail: it would try again for ever.
+
+    Those that wait for another process still wait a minute.
+    """
+    from diskcache import Cache
+
+    transact = Cache._transact
+
+    def once(self: Any, retry: bool = False, filename: str | None = None) -> Any:  # noqa: ARG001 - its signature
+        return transact(self, False, filename)  # noqa: FBT003
+
+    if transact.__name__ != once.__name__:
+        Cache._transact = once

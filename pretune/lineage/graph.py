@@ -21,7 +21,7 @@ from pretune.errors import DataError, GraphError, WorkspaceError, did_you_mean
 from pretune.lineage import plan
 from pretune.lineage.changes import ChangeDetector, file_deps, param_deps
 from pretune.lineage.code_folders import CODE
-from pretune.lineage.dvc_config import keep_private, write_lock_atomically
+from pretune.lineage.dvc_config import keep_private, limit_retries, write_lock_atomically
 from pretune.lineage.errors import plain_errors
 from pretune.lineage.plan import Decision, RunCache
 
@@ -92,6 +92,7 @@ class Workspace:
                     ) from error
                 raise
         write_lock_atomically()
+        limit_retries()
         repo.lock._friendly = False  # DVC would show a bar of its own while it waits
         repo.stage_cache._create_stage = RunCache(self.root, repo).create_stage
         return repo
@@ -267,7 +268,7 @@ class Workspace:
             content["stages"] = {name: stages[name] for name in self._in_order(list(stages))}
             from dvc.utils.serialize import dump_yaml
 
-            partial = path.with_name("dvc.lock.partial")
+            partial = files.partial_of(path)
             dump_yaml(str(partial), json.loads(json.dumps(content)))
             os.replace(partial, path)
 

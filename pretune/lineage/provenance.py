@@ -38,7 +38,7 @@ def commit(root: Path) -> str:
 
 def changes(root: Path) -> str:
     """The output of `git status --porcelain`, without dvc.lock, which is a result."""
-    return _git(root, "status", "--porcelain", "--", ".", ":!dvc.lock", ":!**/dvc.lock.partial")
+    return _git(root, "status", "--porcelain", "--", ".", ":!dvc.lock", ":!**/dvc.lock.*partial")
 
 
 def patch(root: Path) -> str:

@@ -35,7 +35,8 @@ def system(write: Callable[[Mapping[str, Any], int], None], *, every: float = SA
         while True:
             ended = stopped.wait(every)
             if not ended or time.monotonic() - last > 1:  # a shorter sample is too noisy
-                write(sample(), number)
+                with suppress(OSError):  # on a full disk training itself says so
+                    write(sample(), number)
             if ended:
                 return
             number, last = number + 1, time.monotonic()

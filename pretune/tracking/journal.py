@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pretune.config.files import flatten
+from pretune.config.files import flatten, partial_of
 from pretune.errors import DataError
 
 NOTE = "mlflow.note.content"  # the tag of a run's description, in Markdown
@@ -77,7 +77,7 @@ class Run:
         self.path = folder(state) / f"{new}.jsonl"
         self.latest: dict[str, float] = {}
         self.outputs: dict[str, str] = {}
-        partial = self.path.with_suffix(".partial")  # a Sender must not see it before it is locked
+        partial = partial_of(self.path)  # a Sender must not see it before it is locked
         self._log = EventLog(partial)
         self._log.lock()
         self._write("start", name=name, parent=parent, tags={**tags, "pretune.id": self.id}, continues=continues)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from pretune.config.files import remove_leftovers
 from pretune.process import lock
 from pretune.tracking import journal
 from pretune.tracking.client import first_line, tracking_uri
@@ -83,6 +84,7 @@ def send_until_done(root: Path, state: Path) -> None:
     folder, note = journal.folder(state), state / "logs" / "sender-error.txt"
     failures = 0
     with lock(state / "locks" / "sender.lock", "a sender", wait=True):
+        remove_leftovers(folder)
         for path in folder.glob("*.refused"):  # the reason may be gone
             path.rename(path.with_suffix(".jsonl"))
         outbox = None

@@ -133,6 +133,8 @@ def become(request, descriptors):
     sys.path[:] = [request["cwd"], *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), *PATH]
     sys.argv = request["arguments"][1:]
     bear_mark(os.environ[MARK])
+    if library := os.environ.get("FAULTS_LIBRARY"):  # see tests/faults
+        ctypes.CDLL(library).faults_begin(" ".join(sys.argv).encode())
     importlib.invalidate_caches()
 
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 
 from pretune import errors
@@ -14,6 +17,23 @@ def test_every_exit_code_is_documented(kind):
     documented = {code.strip() for row in errors.__doc__.splitlines() for code in row.split("|")[1:2]}
     documented |= {code.strip() for cell in documented for code in cell.split(",")}
     assert str(kind.exit_code) in documented
+
+
+def test_a_fault_of_the_machine_is_recognised_however_it_is_told():
+    """As the error itself, within another, or quoted by a library; any other error is a defect."""
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "models/a")
+    try:
+        try:
+            raise full
+        except OSError:
+            raise TimeoutError from None
+    except TimeoutError as error:
+        wrapped = error
+    for told in (full, wrapped):
+        known = errors.machine_error(told)
+        assert (known.exit_code, known.problems) == (13, ["No space left on device (models/a)"])
+    assert "disk" in errors.machine_error(RuntimeError("I/O error: Input/output error (os error 5)")).next_step
+    assert errors.machine_error(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))) is None
 
 
 def test_an_error_holds_every_problem():

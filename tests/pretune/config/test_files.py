@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import subprocess
 
 import pytest
 import torch
@@ -32,6 +34,20 @@ def test_who_may_read_a_folder_may_read_its_files(tmp_path):
     (tmp_path / "script").chmod(0o755)
     files.permit(tmp_path)
     assert [path.stat().st_mode & 0o777 for path in sorted(tmp_path.iterdir())] == [0o640, 0o755]
+
+
+def test_what_killed_writers_left_is_removed(tmp_path):
+    """That of a process that is gone; not that of one alive, nor one that is locked from elsewhere, nor other files."""
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    gone, locked = tmp_path / f"a.json.{ended.pid}.partial", tmp_path / f"b.json.{ended.pid}.partial"
+    kept = [files.partial_of(tmp_path / "a.json"), tmp_path / ".a.partial", tmp_path / "a.json", locked]
+    for path in (gone, *kept):
+        path.touch()
+    with locked.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        files.remove_leftovers(tmp_path, tmp_path / "missing")
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])

@@ -12,6 +12,7 @@ import typer
 from cli import data, stack, sweep
 from cli.chat import chat
 from cli.compare import compare
+from cli.deployment import approve, notify
 from cli.doctor import doctor
 from cli.export import export
 from cli.init import init, recipes
@@ -47,6 +48,8 @@ COMMANDS: dict[Callable[..., None], str] = {  # each with an example
     compare: "pretune compare 3f2a9c41 HEAD~1    pretune compare @champion @challenger",
     promote: "pretune promote    pretune promote 3f2a9c41 --json",
     rollback: "pretune rollback",
+    approve: "pretune approve    pretune approve --refuse --reason 'too slow on long texts'",
+    notify: "pretune notify slack-webhook/team",
     reproduce: "pretune reproduce 3f2a9c41",
     export: "pretune export @champion exported --int8",
     serve: "pretune export @champion llama-cpp --format gguf && pretune serve llama-cpp",

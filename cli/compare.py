@@ -19,8 +19,13 @@ TEMPLATE = Path(__file__).with_name("comparison.html.j2")
 
 
 def compare(
-    names: Annotated[list[str], typer.Argument(metavar="A [B …]", help="Run ids, @aliases or git revisions.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="A [B …]", help="Run ids, @aliases, git revisions; `.` is the working tree.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print Markdown instead, for a pull request.")
+    ] = False,
 ) -> None:
     """Show evaluations side by side: settings and data that differ, metrics on the same rows, cost; also as a page."""
     from pretune.config import params
@@ -56,6 +61,8 @@ def compare(
     page.write_text(render(TEMPLATE, tables=tables), encoding="utf-8")
     if as_json:
         print(json.dumps(as_dict(comparison, tables), default=vars))
+    elif as_markdown:
+        print(markdown(tables))
     else:
         show(tables, page)
 
@@ -167,6 +174,19 @@ def show(tables: list[Table], page: Path) -> None:
             printed.add_row(*row)
         console.print(printed, markup=False)
     console.print(f"written to {page}", highlight=False, soft_wrap=True, markup=False)
+
+
+def markdown(tables: list[Table]) -> str:
+    """The tables, below one heading; those without rows are left out unless their title says why."""
+    from pretune.studies.markdown import table_markdown, text_markdown
+
+    parts = ["## pretune compare"]
+    for table in tables:
+        if table.body:
+            parts += [f"**{text_markdown(table.title)}**", table_markdown(table).rstrip()]
+        elif not table.head:
+            parts.append(text_markdown(table.title))
+    return "\n\n".join(parts)
 
 
 def as_dict(comparison: Comparison, tables: list[Table]) -> dict[str, Any]:

@@ -18,10 +18,10 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Register a model as @challenger, and make it @champion if it passes the gate in params.yaml."""
+    from flows import events
     from pretune.lineage.graph import find_root
-    from pretune.release.promotion import decide
 
-    verdict = decide(find_root(), run)
+    verdict = events.promote(find_root(), run)
     if as_json:
         print(json.dumps(asdict(verdict) | {"passed": verdict.passed}))
     else:
@@ -32,14 +32,14 @@ def promote(
 
 def rollback(as_json: Json = False) -> None:
     """Make the former champion @champion again."""
+    from flows import events
     from pretune.config import params
     from pretune.lineage.graph import find_root, state_dir
-    from pretune.release import promotion
     from pretune.release.registry import Registry
     from pretune.tracking.client import connect
 
     root = find_root()
     name = params.load(root / "params.yaml").gate.name
     client, _ = connect(root, state_dir(root))
-    old, new = promotion.rollback(Registry(client, name))
+    old, new = events.rollback(root, Registry(client, name))
     print(json.dumps({"was": old, "is": new}) if as_json else f"version {new} of {name} is @champion again (was {old})")

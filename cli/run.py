@@ -76,10 +76,9 @@ def _check(home: Path, stages: list[str], overrides: list[str]) -> None:
 def _without_prefect(home: Path, stages: list[str], overrides: list[str], *, promote: bool) -> dict[str, Any]:
     from contextlib import ExitStack
 
-    from flows import summary
+    from flows import events, summary
     from flows.overrides import workspace_copy
     from flows.runner import PipelineRun, run_plain
-    from pretune.release.promotion import decide
     from pretune.runtime import progress
 
     with ExitStack() as stack:
@@ -88,7 +87,7 @@ def _without_prefect(home: Path, stages: list[str], overrides: list[str], *, pro
         with run:
             run_plain(run)
             results = run.results()
-        verdict = str(decide(home, run.wait_until_sent())) if promote else ""
+        verdict = str(events.promote(home, run.wait_until_sent())) if promote else ""
         return summary.as_dict(run.record.id, run.outcomes.values(), results, run.warning) | {"promotion": verdict}
 
 

@@ -14,7 +14,8 @@ from typing import Annotated
 import typer
 
 from cli.options import open_workspace
-from flows.prefect_server import HOST, address_file, start_server
+from flows.prefect_api import address_file
+from flows.prefect_server import HOST, start_server
 from pretune.errors import LockedError, WorkspaceError
 from pretune.lineage.graph import state_dir
 from pretune.process import terminating

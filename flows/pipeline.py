@@ -19,14 +19,14 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
 
-from flows import summary
+from flows import approval, events, summary
 from flows.overrides import workspace_copy
 from flows.runner import NotReachedError, PipelineRun, raise_failures
 from flows.schedule import submit_all
 from flows.summary import Outcome
 from pretune.lineage.graph import find_root
 from pretune.process import reach_loopback_directly
-from pretune.release.promotion import decide
+from pretune.release.promotion import Verdict
 from pretune.runtime import progress
 
 
@@ -37,11 +37,16 @@ from pretune.runtime import progress
     validate_parameters=True,
 )
 def pipeline(
-    stages: list[str] | None = None, overrides: list[str] | None = None, *, promote: bool = False
+    stages: list[str] | None = None,
+    overrides: list[str] | None = None,
+    *,
+    promote: bool = False,
+    approval_hours: float = 0.0,
 ) -> dict[str, Any]:
     """Bring `stages` (default: all) and what they depend on up to date.
 
     overrides: `section.key=value` entries, for this run only. promote: then have the gate decide on the model.
+    approval_hours: above 0, the flow run pauses so long for a human before a model that passed becomes champion.
     """
     home = find_root()
     reach_loopback_directly()  # here for a deployment, which no command line starts
@@ -61,7 +66,7 @@ def pipeline(
             card = run.root / "reports" / "data" / "card.md"
             if card.is_file():
                 create_markdown_artifact(card.read_text(encoding="utf-8"), key="pretune-data-card")
-        verdict = _promote(home, run.wait_until_sent()) if promote else ""
+        verdict = _promote(home, run.wait_until_sent(), approval_hours) if promote else ""
         return summary.as_dict(run.record.id, run.outcomes.values(), results, run.warning) | {"promotion": verdict}
 
 
@@ -71,12 +76,20 @@ def _rename(name: str) -> None:
         client.update_flow_run(flow_run.id, name=name)
 
 
+def _promote(home: Path, run: str, approval_hours: float) -> str:
+    """The gate's verdict and, if it waits for one, a human's; also as an artifact."""
+    verdict = _decide(home, run, hold=approval_hours > 0)
+    text = str(verdict)
+    if verdict.passed and verdict.held:
+        answer = approval.ask(home, verdict, approval_hours)
+        text = str(_decide(home, run)) if answer.promote else approval.refused(verdict, answer.reason)
+    create_markdown_artifact(f"```\n{text}\n```", key="pretune-promotion")
+    return text
+
+
 @task(name="promote", cache_policy=NO_CACHE, persist_result=False)
-def _promote(home: Path, run: str) -> str:
-    """The gate's verdict, also as an artifact."""
-    verdict = str(decide(home, run))
-    create_markdown_artifact(f"```\n{verdict}\n```", key="pretune-promotion")
-    return verdict
+def _decide(home: Path, run: str, *, hold: bool = False) -> Verdict:
+    return events.promote(home, run, hold=hold)
 
 
 def _task(run: PipelineRun, name: str) -> Task[[str], Outcome]:

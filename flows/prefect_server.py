@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
 import socket
 import subprocess
@@ -21,10 +20,9 @@ from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Seque
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 from urllib.parse import quote
-from urllib.request import urlopen
 
+from flows.prefect_api import PRIVATE, QUIET, answers, configured
 from pretune import process
 from pretune.lineage.graph import state_dir
 
@@ -34,8 +32,6 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Callable[[], Awaitable[Message]], Send], Awaitable[None]]
 REFUSED = b"403: this server answers its own address only\n"
 START = 90.0  # seconds that the server may take to answer; at the first start it creates its database
-QUIET = {"PREFECT_LOGGING_LEVEL": "CRITICAL", "PREFECT_LOGGING_TO_API_ENABLED": "false"}
-PRIVATE = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
 
 
 def start_server(root: Path, port: int, log: Path, *, ephemeral: bool = False) -> subprocess.Popen[bytes]:
@@ -57,20 +53,14 @@ def start_server(root: Path, port: int, log: Path, *, ephemeral: bool = False) -
         )  # fmt: skip
 
 
-def address_file(root: Path) -> Path:
-    """The file in which `pretune ui` stores the address of its server."""
-    return state_dir(root) / "prefect-api-url"
-
-
 @contextmanager
 def api(root: Path) -> Iterator[Callable[[], Callable[..., dict[str, Any]] | None]]:
     """A Prefect API during the block. Yields a function that returns the flow, or None if no API answers."""
     for name, value in (QUIET | PRIVATE).items():
         os.environ.setdefault(name, value)
-    configured = os.environ.get("PREFECT_API_URL") or _running(root)
-    if configured:
-        os.environ["PREFECT_API_URL"] = configured
-        yield lambda: _load() if answers(configured) else None
+    if there := configured(root):
+        os.environ["PREFECT_API_URL"] = there
+        yield lambda: _load() if answers(there) else None
         return
     server, url = _start(root)
     os.environ["PREFECT_API_URL"] = url
@@ -90,26 +80,10 @@ def api(root: Path) -> Iterator[Callable[[], Callable[..., dict[str, Any]] | Non
             server.kill()
 
 
-def answers(url: str) -> bool:
-    """Whether a Prefect API is healthy at `url`."""
-    try:
-        with urlopen(f"{url.rstrip('/')}/health", timeout=2) as response:
-            return bool(json.load(response))
-    except (URLError, OSError, ValueError):
-        return False
-
-
 def _load() -> Callable[..., dict[str, Any]]:
     from flows.pipeline import pipeline
 
     return pipeline.with_options(log_prints=False)
-
-
-def _running(root: Path) -> str | None:
-    """The address of the server of `pretune ui`, if it is running."""
-    path = address_file(root)
-    url = path.read_text(encoding="utf-8").strip() if path.is_file() else None
-    return url if url and answers(url) else None
 
 
 def _start(root: Path) -> tuple[subprocess.Popen[bytes], str]:
@@ -160,10 +134,12 @@ def own_address(app: App, port: int, names: Sequence[str] = ()) -> App:
 
 def main(port: int, host: str, names: Sequence[str], *, ephemeral: bool) -> None:
     """Serve until SIGTERM."""
+    url = f"http://{addresses(port, names)[-1 if names else 0]}"
     os.environ |= PRIVATE | {
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins(port, names),
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
-        "PREFECT_UI_API_URL": f"http://{addresses(port, names)[-1 if names else 0]}/api",
+        "PREFECT_UI_URL": url,  # links in notifications
+        "PREFECT_UI_API_URL": f"{url}/api",
     }
     gc.disable()  # collecting garbage during the imports takes a fifth of the time
     import uvicorn

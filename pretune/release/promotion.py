@@ -26,35 +26,45 @@ if TYPE_CHECKING:
 
 FORMER = "pretune.former_champion"  # tag of a version: the version that it replaced
 EVALUATION = "pretune.evaluation"  # tag of a version: the run of its evaluation
+APPROVAL = "pretune.approval"  # tag of a version: when somebody agreed or refused, and why
 OUTPUTS = ("data/raw", "data/prepared/", "models/", "reports/")  # paths that stages write
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result of a promotion. former: the version that was champion before."""
+    """The result of a promotion.
+
+    former: the version that was champion before; held: it still is, until somebody agrees.
+    """
 
     name: str
     version: str
     checks: list[Check]
     former: str | None
+    held: bool = False
 
     @property
     def passed(self) -> bool:
-        """Whether the model is the champion now."""
+        """Whether the model passed the gate: unless it is held, it is the champion now."""
         return all(check.passed for check in self.checks)
 
     def __str__(self) -> str:
         """Every check of the gate, and the outcome."""
         former = f" (before: version {self.former})" if self.former not in {None, self.version} else ""
         outcome = f"is @champion now{former}" if self.passed else "is @challenger; the champion stays"
+        if self.passed and self.held:
+            outcome = "is @challenger and waits for approval; the champion stays until then"
         return "\n".join([*map(str, self.checks), f"version {self.version} of {self.name} {outcome}"])
 
 
-def promote(runs: Runs, params: Params, name: str | None, missing: Callable[[Evaluation], list[str]]) -> Verdict:
+def promote(
+    runs: Runs, params: Params, name: str | None, missing: Callable[[Evaluation], list[str]], *, hold: bool = False
+) -> Verdict:
     """Register the model of an evaluation (default: the newest) as challenger; make it champion if it passes the gate.
 
-    missing: a function that lists which data of an evaluation the remote lacks. The reasons are stored with the version
-    in any case.
+    missing: a function that lists which data of an evaluation the remote lacks. hold: leave the champion as it is; a
+    second call, against whatever is champion by then, makes the change. The reasons are stored with the version in any
+    case.
     """
     registry = runs.registry
     evaluation = runs.evaluation(name) if name else runs.newest()
@@ -75,16 +85,17 @@ def promote(runs: Runs, params: Params, name: str | None, missing: Callable[[Eva
         checks = gate.examine(
             evaluation.evaluated, predictions, evaluation.run.metrics, params.gate, champion=comparison, gaps=gaps
         )
-        verdict = Verdict(registry.name, version.version, checks, champion.version if champion else None)
+        held = hold and (rival is not None or champion is None)
+        verdict = Verdict(registry.name, version.version, checks, champion.version if champion else None, held)
         _store(runs, evaluation, predictions, version, verdict)
-        if verdict.passed and (rival or not champion):
+        if verdict.passed and not held and (rival or not champion):
             registry.annotate(version, {FORMER: rival.version if rival else ""})
             registry.set_alias(CHAMPION, version)
     return verdict
 
 
-def decide(root: Path, run: str | None) -> Verdict:
-    """Promote the model of a run (default: the newest) by the gate of the workspace."""
+def decide(root: Path, run: str | None, *, hold: bool = False) -> Verdict:
+    """Promote the model of a run (default: the newest) by the gate of the workspace; see `promote`."""
     settings = load(root / "params.yaml")
     workspace = Workspace(root)
 
@@ -92,7 +103,13 @@ def decide(root: Path, run: str | None) -> Verdict:
         paths = {md5: path for record in evaluation.stages.values() for path, md5 in record.outputs.items()}
         return [f"the remote lacks {paths[md5]}" for md5 in workspace.missing_from_remote(list(paths))]
 
-    return promote(Runs(root, state_dir(root), settings.gate.name), settings, run, missing)
+    return promote(Runs(root, state_dir(root), settings.gate.name), settings, run, missing, hold=hold)
+
+
+def note(root: Path, verdict: Verdict, answer: str) -> None:
+    """Store with the version of a promotion what somebody answered."""
+    registry = Runs(root, state_dir(root), verdict.name).registry
+    registry.annotate(registry.version(verdict.version), {APPROVAL: f"{_now()} {answer}"})
 
 
 def rollback(registry: Registry) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from pretune.tracking.client import open_client
 from pretune.tracking.record import Record
 from pretune.tracking.records import SHORT, Records
 
+WORKING_TREE = "."
 EVALUATE, REPORT = "evaluate", "reports/metrics.json"
 
 
@@ -117,7 +118,7 @@ class Runs:
         return model[0]
 
     def evaluation(self, name: str) -> Evaluation:
-        """The evaluation of a run, a model, an `@alias` or a git revision; NotFoundInRecordsError if there is none."""
+        """The evaluation of a run, a model, an `@alias`, a git revision or `.`; NotFoundInRecordsError without one."""
         record = self.run(self.registry.find(name[1:]).run_id) if name.startswith("@") else self.run(name)
         run = self._evaluation_of(record) if record else self._of_revision(name)
         if run is None:
@@ -152,14 +153,20 @@ class Runs:
         return max(itertools.chain(*users), key=lambda user: user.started, default=None)
 
     def _of_revision(self, revision: str) -> Record | None:
-        """The run of `evaluate` whose output the dvc.lock of a git revision names."""
-        command = ["git", "show", f"{revision}:dvc.lock", "--"]
-        done = subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=False)
-        if done.returncode or revision.startswith("-"):
-            return None
-        stages = (YAML(typ="safe", pure=True).load(done.stdout) or {}).get("stages", {})
+        """The run of `evaluate` whose output the dvc.lock of a git revision names; `.` is the working tree."""
+        text = self._lock_file(revision)
+        stages = (YAML(typ="safe", pure=True).load(text) or {}).get("stages", {})
         outs = {out["path"]: out["md5"] for out in stages.get(EVALUATE, {}).get("outs", [])}
         return self.records.maker(REPORT, outs[REPORT]) if REPORT in outs else None
+
+    def _lock_file(self, revision: str) -> str:
+        """Its text; empty if there is none."""
+        if revision == WORKING_TREE:
+            path = self.root / "dvc.lock"
+            return path.read_text(encoding="utf-8") if path.is_file() else ""
+        command = ["git", "show", f"{revision}:dvc.lock", "--"]
+        done = subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=False)
+        return "" if done.returncode or revision.startswith("-") else done.stdout
 
     def _lineage(self, record: Record) -> dict[str, Record]:
         """{stage: run} of all that led to a run, itself included, in the order of the pipeline."""

@@ -185,12 +185,12 @@ def trees(document: Document):
 
 
 def modules(document: Document):
-    """Dotted names are modules and what they define, or tags in MLflow."""
+    """Dotted names are modules and what they define, tags in MLflow, or events that automations in YAML answer."""
     for code in document.codes:
         parent, _, name = code.rpartition(".")
         if not re.fullmatch(r"(cli|flows|tasks|pretune)(\.[A-Za-z_]\w*)+", code) or is_setting(code):
             continue
-        is_tag = f'"{code}' in source() or f'"{parent}.{{' in source()
+        is_tag = f'"{code}' in source() or f'"{parent}.{{' in source() or f"[{code}]" in yaml()
         path, around = code.replace(".", "/"), parent.replace(".", "/")
         is_module = f"{path}.py" in files() or (ROOT / path).is_dir() or defines(f"{around}.py", name)
         if not is_tag and not is_module:

@@ -7,8 +7,9 @@ import sys
 import pytest
 
 COMMANDS = [
-    "run", "plan", "why", "trace", "doctor", "ui", "compare", "promote", "rollback", "reproduce", "predict",
-    "chat", "export", "serve", "init", "recipes", "data", "sweep", "study", "stack",
+    "run", "plan", "why", "trace", "doctor", "ui", "compare", "promote", "rollback", "approve", "notify",
+    "reproduce", "predict", "chat", "export", "serve", "init", "recipes", "data", "sweep", "study",
+    "stack",
 ]  # fmt: skip
 # Asks for every help text in one process, then tells which modules that took.
 ASK = """

@@ -13,10 +13,14 @@ pytestmark = pytest.mark.slow
 
 
 def test_two_runs_are_compared_row_by_row(copy):
-    """Settings that differ, metrics on the rows that both have tested, and what it cost; also as a page."""
+    """Settings that differ, metrics on the rows that both have tested, and what it cost; also as a page and Markdown.
+
+    A side is a revision, a run, or `.`, what dvc.lock of the working tree names.
+    """
     copy.git("add", "--force", "dvc.lock")
     copy.git("commit", "--quiet", "--message", "result")
-    copy.plain_run("evaluate", "--set", "finetune.epochs=1")
+    copy.set(finetune__epochs=1)
+    copy.plain_run("evaluate")
     newest = [run for run in copy.records() if run.info.run_name == "evaluate"][-1].info.run_id
     found = copy.report("compare", "HEAD", newest)
     assert found["rows"] > 0
@@ -25,6 +29,9 @@ def test_two_runs_are_compared_row_by_row(copy):
     assert gain["low"] <= gain["value"] <= gain["high"]
     page = (copy.root / "reports" / "compare.html").read_text(encoding="utf-8")
     assert "finetune.epochs" in page
+    report = copy.pretune("compare", "HEAD", ".", "--markdown")
+    assert "\n|  | HEAD | . |\n|---|---|---|\n| finetune.epochs | 2 | 1 |\n" in report.replace(" --- ", "---")
+    assert newest[:8] in report
     assert "no evaluation of" in copy.pretune("compare", "nothing", code=4)
 
 

@@ -75,8 +75,8 @@ def all_runs(tracked):
 def promoted(tracked, params):
     """A function that promotes a run; `missing` is what the remote lacks."""
 
-    def promote(run=None, missing=()):
-        return promotion.promote(opened(tracked), params, run, lambda _: list(missing))
+    def promote(run=None, missing=(), **options):
+        return promotion.promote(opened(tracked), params, run, lambda _: list(missing), **options)
 
     return promote
 
@@ -141,6 +141,21 @@ def test_promoting_the_champion_again_changes_nothing(tracked, evaluated, promot
     evaluated("one", 8)
     assert promoted().version == promoted().version == "1"
     assert opened(tracked).registry.alias(CHAMPION).tags["pretune.former_champion"] == ""
+
+
+def test_a_held_model_meets_whatever_is_champion_by_then(tracked, evaluated, promoted):
+    """Held, it is challenger only. When somebody agrees it is compared again: with a champion that came in between."""
+    held = evaluated("held", 20)
+    verdict = promoted(hold=True)
+    registry = opened(tracked).registry
+    assert verdict.passed
+    assert str(verdict).endswith("is @challenger and waits for approval; the champion stays until then")
+    assert (registry.alias(CHAMPION), registry.alias(CHALLENGER).version) == (None, "1")
+    evaluated("better", 2)
+    assert promoted().version == "2"
+    assert not promoted(held).passed
+    assert registry.alias(CHAMPION).version == "2"
+    assert not promoted(registry.alias(CHAMPION).run_id, hold=True).held, "it is the champion: nothing to agree to"
 
 
 def test_gaps_in_the_lineage_keep_a_model_back(tracked, evaluated, promoted):

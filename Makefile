@@ -16,7 +16,7 @@ CHOSEN := $(TORCH:%=.venv/torch-%)
 unexport PYTHONDONTWRITEBYTECODE
 TWO := --numprocesses 2 --dist worksteal
 
-.PHONY: run test test-fast test-nightly test-faults test-tensorflow tensorflow check format docs study docs-studies setup lock bench-first-run bench-overhead bench-start bench-train bench-llm bench-plan bench-predict bench-data bench-history results docs-figures clean help
+.PHONY: run test test-fast test-nightly test-faults fuzz test-tensorflow tensorflow check format docs study docs-studies setup lock bench-first-run bench-overhead bench-start bench-train bench-llm bench-plan bench-predict bench-data bench-history results docs-figures clean help
 
 run: $(READY) ## set up, then run the pipeline: data, pretraining, finetuning, evaluation
 	@$(BIN)/pretune run
@@ -32,6 +32,9 @@ test-nightly: $(DEV) ## all combinations of what the tests try pair by pair
 
 test-faults: $(DEV) ## every call of a stage that can fail fails in turn; docs/reliability.md gets the table; an hour
 	@$(BIN)/python -m tests.faults --write
+
+fuzz: $(DEV) ## ten minutes of damaged files for every reader (scripts/fuzz.py)
+	@$(BIN)/python scripts/fuzz.py --minutes 10
 
 test-tensorflow: $(DEV) $(TF)/ready ## set up .venv-tensorflow too, then test the way into TensorFlow
 	@$(BIN)/python -m pytest tests/to_tensorflow

@@ -34,3 +34,8 @@ def plain_errors() -> Iterator[None]:
     except (DvcException, NetworkXError, YAMLError, ObjectFormatError) as error:
         cause = error.__cause__ or error
         raise GraphError(f"dvc: {str(error) or cause}".strip(), "dvc status   (shows DVC's own report)") from error
+    except (AttributeError, TypeError, LookupError, ValueError, RecursionError) as error:  # a list for an object, say
+        raise GraphError(
+            f"dvc.yaml or dvc.lock is damaged ({type(error).__name__}: {error})",
+            "git diff dvc.yaml dvc.lock   (shows what changed)",
+        ) from error

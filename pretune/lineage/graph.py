@@ -191,11 +191,12 @@ class Workspace:
     def locked_outputs(self) -> dict[str, str]:
         """{path: md5} of every output and dependency that dvc.lock records."""
         path = self.root / "dvc.lock"
-        locked = YAML(typ="safe", pure=True).load(path) if path.is_file() else None
-        stages = (locked or {}).get("stages", {}).values()
-        return {
-            file["path"]: file["md5"] for stage in stages for key in ("deps", "outs") for file in stage.get(key, [])
-        }
+        with plain_errors():
+            locked = YAML(typ="safe", pure=True).load(path) if path.is_file() else None
+            stages = (locked or {}).get("stages", {}).values()
+            return {
+                file["path"]: file["md5"] for stage in stages for key in ("deps", "outs") for file in stage.get(key, [])
+            }
 
     def missing_from_remote(self, hashes: list[str]) -> list[str]:
         """The hashes of outputs that DVC's default remote lacks; none if there is no remote."""

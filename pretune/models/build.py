@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -47,6 +48,7 @@ DERIVED = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "cls_to
            "architectures", "transformers_version", "auto_map")  # fmt: skip
 HELP = "edit `model` in params.yaml (docs/models.md), then run again"
 CONFIG_HELP = "with a checkpoint, `config: {}` is usual (docs/models.md); edit `model` in params.yaml, then run again"
+DAMAGED = (SafetensorError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 LOADING = {"use_safetensors": True, "trust_remote_code": False}
 
 
@@ -156,6 +158,8 @@ def configuration(source: Path | str) -> PreTrainedConfig:
         config: PreTrainedConfig = AutoConfig.from_pretrained(**location(source), trust_remote_code=False)
     except (OSError, ValueError) as error:  # ValueError: no configuration, or one of an unknown type
         raise _missing(source, error) from None
+    except DAMAGED as error:
+        raise _damaged(source, error) from None
     if "auto_map" in config.to_dict():
         raise DataError(f"{source} asks to run code (`auto_map`), which is never done", "use another model")
     return config
@@ -192,6 +196,8 @@ def load(
         model, info = objective.auto.from_pretrained(**location(source), config=config, **options)
     except OSError as error:
         raise _missing(source, error) from None
+    except DAMAGED as error:
+        raise _damaged(source, error) from None
     fit.check_loaded(model, info, source, new_head=labels is not None)
     new_weights = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
     return _model(model), frozenset(new_weights)
@@ -297,11 +303,17 @@ def _missing(source: Path | str, error: Exception) -> DataError:
     )
 
 
+def _damaged(source: Path | str, error: Exception) -> DataError:
+    """The error for a checkpoint of which a file holds what no checkpoint holds."""
+    reason = (str(error).splitlines() or [""])[0]
+    return DataError(f"{source} cannot be opened ({type(error).__name__}: {reason:.200})", "fetch the checkpoint again")
+
+
 def _safe(folder: Path) -> Path:
     """The folder itself; DataError if it holds no model, or one whose configuration refers to code."""
     if not (folder / "config.json").is_file():
         raise DataError(f"{folder} holds no model: there is no config.json", "name a folder in transformers' format")
-    if '"auto_map"' in (folder / "config.json").read_text(encoding="utf-8"):
+    if b'"auto_map"' in (folder / "config.json").read_bytes():
         raise DataError(f"{folder}/config.json asks to run code (`auto_map`), which is never done", "use another model")
     return folder
 

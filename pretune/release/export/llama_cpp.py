@@ -1,13 +1,15 @@
 """llama.cpp's HTTP server in a process of its own, on the loopback: asked as its users ask it.
 
 `python -m pretune.release.export.llama_cpp FILE CONTEXT THREADS PORT NAME` is that process. It prints its address, and
-ends with its standard input, so also when the process that started it is killed.
+ends with its standard input, so also when the process that started it is killed. It answers who has the key: by itself
+llama.cpp answers every page and every name that leads here, and the loopback is open to all users of the machine.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 import urllib.request
@@ -20,13 +22,14 @@ from typing import Any
 from pretune.errors import DataError, WorkspaceError
 
 SECONDS = 600.0  # for one answer
+KEY = "PRETUNE_SERVE_KEY"  # not an argument: those of a process can be read by other users
 
 
 class LlamaCpp:
     """A running server."""
 
-    def __init__(self, address: str, wait: Callable[[], int]) -> None:
-        self.address = address
+    def __init__(self, address: str, key: str, wait: Callable[[], int]) -> None:
+        self.address, self.key = address, key
         self.wait = wait  # until it ends
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open  # never through a proxy
 
@@ -59,8 +62,9 @@ class LlamaCpp:
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The answer to a request."""
-        data, kind = json.dumps(body).encode(), {"Content-Type": "application/json"}
-        with self._open(urllib.request.Request(self.address + path, data, kind), timeout=SECONDS) as answer:
+        data = json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"}
+        with self._open(urllib.request.Request(self.address + path, data, headers), timeout=SECONDS) as answer:
             return dict(json.load(answer))
 
 
@@ -69,14 +73,15 @@ def serve(path: Path, *, context: int, threads: int, port: int = 0, name: str = 
     """Serve a GGUF file on 127.0.0.1 until the block ends; DataError if llama.cpp cannot load it.
 
     context: tokens of a prompt and its answer; 0: as many as the model reads. port: 0 for any. name: the model's in
-    answers.
+    answers. The key of clients is that of the variable KEY, else a random one.
     """
+    key = os.environ.get(KEY) or secrets.token_urlsafe(24)
     command = [sys.executable, "-m", __name__, str(path), str(context), str(threads), str(port), name or path.stem]
     with (
         TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
         subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
-            env=os.environ | {"GGML_NO_BACKTRACE": "1"},  # it would start a debugger
+            env=os.environ | {"GGML_NO_BACKTRACE": "1", KEY: key},  # backtrace: it would start a debugger
         ) as process,
     ):  # fmt: skip
         assert process.stdout
@@ -86,7 +91,7 @@ def serve(path: Path, *, context: int, threads: int, port: int = 0, name: str = 
                 process.wait()
                 errors.seek(0)
                 raise _refused(path, errors.read())
-            yield LlamaCpp(address, process.wait)
+            yield LlamaCpp(address, key, process.wait)
         finally:
             process.kill()
 
@@ -107,7 +112,7 @@ def main(path: str, context: str, threads: str, port: str, name: str) -> None:
     params.model.path, params.n_ctx, params.n_parallel, params.model_alias = path, int(context), 1, {name}
     params.cpuparams.n_threads, params.warmup, params.verbosity = int(threads), False, 0
     params.hostnames, params.port, params.ui, params.offline = ["127.0.0.1"], int(port), False, True
-    params.cors_origins = ""  # no page of another site may read an answer
+    params.cors_origins, params.api_keys = "", [os.environ[KEY]]
     server = xllamacpp.Server(params)
     print(server.listening_address, flush=True)
     sys.stdin.read()

@@ -39,7 +39,7 @@ def members(file: File, pattern: str = "") -> list[File]:
         return [file]
     try:
         found = _zipped(file) if file.ending == ".zip" else _tarred(file)
-    except (*BROKEN, ValueError) as error:
+    except (*BROKEN, ValueError, IndexError) as error:  # IndexError: a member without a name
         raise DataError(f"{file.name}: cannot be read ({error})", "download the archive again") from None
     if outside := [name for name in found if ".." in PurePosixPath(name).parts]:
         raise DataError(f"{file.name}: its member {outside[0]} leads out of it", "ask who made it for another")

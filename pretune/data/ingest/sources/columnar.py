@@ -32,6 +32,7 @@ BUFFER = 2**20  # bytes; Arrow would read whole row groups ahead, and a file may
 MAGIC = b"ARROW1"  # Arrow's file format begins with it; a stream does not
 STREAM_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # a continuation of length 0 (Arrow columnar format, IPC)
 ROW = 100  # bytes that count for a row besides its texts
+UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, LookupError, ArithmeticError)  # the year 60000
 PLAIN = "if you trust it, write it anew, uncompressed and without dictionaries"
 INDEX = re.compile(r"__index_level_\d+__")  # what pandas calls an index without a name: no column
 FEATURES = b"huggingface"  # metadata key of `datasets`
@@ -67,12 +68,16 @@ def arrow(file: File) -> Records:
 
 
 def _counted(file: File, size: int, batches: Iterable[Any]) -> Iterator[Any]:
-    """The batches, as long as the rows that they declare are not too many for a file of `size` bytes."""
+    """The batches, as long as the rows that they declare are not too many for a file of `size` bytes.
+
+    Each is validated in full: Arrow trusts the places of texts that a batch names, which may lie outside of it.
+    """
     left = limit(size)
     for batch in batches:
         left -= ROW * batch.num_rows
         if left < 0:
             raise file.bomb(PLAIN)
+        batch.validate(full=True)
         yield batch
 
 
@@ -92,7 +97,7 @@ def _seekable(file: File, format_name: str) -> Iterator[BinaryIO]:
     try:
         with file.seekable() as raw:
             yield raw
-    except (pa.ArrowException, OSError, UnicodeError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{file.name}: cannot be read as {format_name} ({error})", "download the file again") from None
 
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 
 import pytest
 import torch
@@ -157,7 +159,10 @@ def test_conversations_that_a_server_would_write_otherwise_are_counted(chat, tmp
 
 
 def test_the_client_of_openai_gets_what_the_model_writes(chat, tmp_path, root):
-    """Whole and streamed, from `pretune serve`, on the loopback; no page of another site may read an answer."""
+    """Whole and streamed, from `pretune serve`, on the loopback; who lacks the key that it prints gets no answer.
+
+    So neither a page of another site, nor one whose name leads here, nor another user of the machine.
+    """
     pytest.importorskip("xllamacpp", reason="pip install 'pretune[gguf]'")
     openai = pytest.importorskip("openai")
     export(chat, tmp_path / "out", "gguf")
@@ -165,9 +170,15 @@ def test_the_client_of_openai_gets_what_the_model_writes(chat, tmp_path, root):
     expected = [answer["text"] for answer in Predictor(str(tmp_path / "llama")).answers([{"messages": ASKED}])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as server:
         try:
-            address = server.stdout.readline().split()[1]
+            _, address, _, key, *_ = server.stdout.readline().split()
             assert address.startswith("http://127.0.0.1:")
-            with openai.OpenAI(base_url=address, api_key="none") as client:
+            for path in ("/chat/completions", "/../completion", "/../tokenize", "/../apply-template"):
+                page = urllib.request.Request(
+                    f"{address}{path}", b"{}", {"Host": "evil.example", "Content-Type": "text/plain"}
+                )
+                with pytest.raises(urllib.error.HTTPError, match="401"):
+                    urllib.request.urlopen(page)
+            with openai.OpenAI(base_url=address, api_key=key) as client:
                 asked = {"model": "mine", "messages": ASKED, "temperature": 0, "max_tokens": 8}
                 whole = client.chat.completions.create(**asked)
                 assert [choice.message.content.strip() for choice in whole.choices] == expected

@@ -16,7 +16,7 @@ CHOSEN := $(TORCH:%=.venv/torch-%)
 unexport PYTHONDONTWRITEBYTECODE
 TWO := --numprocesses 2 --dist worksteal
 
-.PHONY: run test test-fast test-nightly test-faults fuzz test-tensorflow tensorflow check format docs study docs-studies setup lock bench-first-run bench-overhead bench-start bench-train bench-llm bench-plan bench-predict bench-data bench-history results docs-figures clean help
+.PHONY: run test test-fast test-nightly test-faults fuzz test-tensorflow tensorflow check format docs study docs-studies setup lock audit sbom licences bench-first-run bench-overhead bench-start bench-train bench-llm bench-plan bench-predict bench-data bench-history results docs-figures clean help
 
 run: $(READY) ## set up, then run the pipeline: data, pretraining, finetuning, evaluation
 	@$(BIN)/pretune run
@@ -94,6 +94,15 @@ lock: $(DEV) ## compile requirements.lock and requirements-dev.lock anew from py
 	@$(LOCK) --all-extras --upgrade pyproject.toml --output-file requirements-dev.lock
 	@$(LOCK) --extra build --constraint requirements-dev.lock pyproject.toml --output-file requirements.lock
 	@$(LOCK) --upgrade to_tensorflow/requirements.in --output-file to_tensorflow/requirements.txt
+
+audit: $(DEV) ## known vulnerabilities of the packages in both lock files
+	@$(BIN)/python scripts/packages.py audit
+
+sbom: $(DEV) ## the bill of materials of requirements.lock, dist/sbom.cdx.json (CycloneDX); belongs to each release
+	@$(BIN)/python scripts/packages.py sbom
+
+licences: $(DEV) ## the licences of the packages in requirements.lock, docs/licences.md
+	@$(BIN)/python scripts/packages.py licences
 
 bench-first-run: $(DEV) ## what the default run leads to with three seeds, beside its baselines; five minutes
 	@$(BIN)/python benchmarks/first_run.py

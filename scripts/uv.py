@@ -143,7 +143,9 @@ def main() -> int:
     environment = {**os.environ, **variables}
     uv = find_uv()
     prepare_cache(uv, environment)
-    command = [uv, *sys.argv[1:], "--python", sys.executable]
+    arguments = sys.argv[1:]
+    own = 2 if arguments[:2] == ["tool", "run"] else len(arguments)  # what follows is the tool's
+    command = [uv, *arguments[:own], "--python", sys.executable, *arguments[own:]]
     if settings.get("no-index", "").lower() in {"1", "true", "yes", "on"}:  # uv takes it as an argument only
         command.append("--no-index")
     return follow(command, environment)

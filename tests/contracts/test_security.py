@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+from pathlib import Path
 
 import pytest
+
+SPEC = importlib.util.spec_from_file_location("packages", Path(__file__).parents[2] / "scripts" / "packages.py")
+packages = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(packages)
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +55,32 @@ def test_no_document_tells_to_open_a_page_that_loads_scripts(documents):
     commands = [command for command in commands if command not in {"dvc plots show", "dvc plots diff"}]
     assert commands
     assert [command for command in commands if "--json" not in command] == []
+
+
+SAFE = {"name": "safe", "version": "1", "vulns": []}
+WEAK = {"name": "weak", "version": "2", "vulns": [{"id": "PYSEC-1", "fix_versions": ["3"]}]}
+UNKNOWN = {"name": "unknown", "skip_reason": "not found"}
+
+
+@pytest.mark.parametrize(
+    ("found", "code", "words"),
+    [
+        ([SAFE], 0, ["1 packages audited, 0 known vulnerabilities"]),
+        ([SAFE, WEAK], 1, ["2 packages audited", "weak 2: PYSEC-1, fixed in 3"]),
+        ([SAFE, UNKNOWN], 0, ["1 packages audited", "not audited: unknown"]),
+        ([UNKNOWN], 0, ["NOT AUDITED"]),
+        (None, 0, ["NOT AUDITED"]),
+    ],
+)
+def test_an_audit_that_did_not_happen_says_so(found, code, words):
+    """pip-audit itself says that no vulnerability was found where it could ask for none."""
+    result, lines = packages.verdict(found and {"dependencies": found})
+    assert result == code
+    assert all(any(word in line for line in lines) for word in words)
+
+
+def test_the_licences_are_those_of_the_lock():
+    """Each package of requirements.lock has one; `make licences` brings the page up to date."""
+    listed = packages.listed()
+    assert sorted(set(listed) - {"package"}) == packages.locked()
+    assert all(licence.strip() for licence in listed.values())

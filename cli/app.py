@@ -28,6 +28,7 @@ from cli.ui import ui
 from cli.why import why
 from pretune.errors import PretuneError, machine_error
 from pretune.process import NO_BARS, reach_loopback_directly
+from pretune.tracking.refusal import refusal
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -76,7 +77,7 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        known = error if isinstance(error, PretuneError) else machine_error(error)
+        known = error if isinstance(error, PretuneError) else refusal(error) or machine_error(error)
         if known is None:
             raise
         for problem in known.problems:

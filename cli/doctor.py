@@ -23,6 +23,7 @@ from pretune.lineage import dvc_config, graph
 from pretune.process import is_locked
 from pretune.tracking import journal
 from pretune.tracking.client import DeletedExperimentError, connect, open_client, tracking_uri
+from pretune.tracking.refusal import refusal
 
 DISK = 2 * 1024**3  # bytes that should be free
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
@@ -144,6 +145,13 @@ def _locks(root: Path, fix: bool) -> Iterator[Finding]:
             yield Finding("dvc lock", "problem", ".dvc/tmp/rwlock is half written", "pretune doctor --fix")
 
 
+def _unreachable(uri: str, error: Exception) -> Finding:
+    if refused := refusal(error):
+        return Finding("tracking", "problem", str(refused), refused.next_step)
+    detail = f"{uri} does not answer: {str(error).splitlines()[0][:120]}"
+    return Finding("tracking", "problem", detail, "start the server, or unset MLFLOW_TRACKING_URI")
+
+
 def _tracking(root: Path, fix: bool) -> Iterator[Finding]:
     """MLflow's store answers and is intact, and no records wait to be sent."""
     uri, state = tracking_uri(root), graph.state_dir(root)
@@ -168,8 +176,7 @@ def _tracking(root: Path, fix: bool) -> Iterator[Finding]:
         else:
             yield Finding("tracking", "problem", f"{uri}: {error}", "pretune doctor --fix   (restores it)")
     except Exception as error:  # MLflow may raise anything
-        detail = f"{uri} does not answer: {str(error).splitlines()[0][:120]}"
-        yield Finding("tracking", "problem", detail, "start the server, or unset MLFLOW_TRACKING_URI")
+        yield _unreachable(uri, error)
     else:
         yield Finding("tracking", "ok", uri)
     folder = journal.folder(state)

@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def run(
+def run(  # noqa: PLR0917 - options of a command
     stages: Annotated[list[str] | None, typer.Argument(help="Stages to bring up to date; default: all.")] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Use another value for this run; params.yaml is not changed."),
     ] = None,
     no_prefect: Annotated[bool, typer.Option("--no-prefect", help="Run the stages without Prefect.")] = False,
+    pull: Annotated[
+        bool, typer.Option("--pull", help="First fetch from the DVC remote what others have computed already.")
+    ] = False,
     promote: Annotated[bool, typer.Option("--promote", help="Then promote the model if it passes the gate.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -34,7 +37,7 @@ def run(
     home = find_root()
     os.chdir(home)
     screen = console(stderr=as_json)
-    request: dict[str, Any] = {"stages": stages or [], "overrides": overrides or [], "promote": promote}
+    request: dict[str, Any] = {"stages": stages or [], "overrides": overrides or [], "promote": promote, "pull": pull}
     try:
         result = _without_prefect(home, **request) if no_prefect else _with_prefect(home, request, screen)
     except KeyboardInterrupt:
@@ -73,7 +76,9 @@ def _check(home: Path, stages: list[str], overrides: list[str]) -> None:
         pass
 
 
-def _without_prefect(home: Path, stages: list[str], overrides: list[str], *, promote: bool) -> dict[str, Any]:
+def _without_prefect(
+    home: Path, stages: list[str], overrides: list[str], *, promote: bool, pull: bool
+) -> dict[str, Any]:
     from contextlib import ExitStack
 
     from flows import events, summary
@@ -83,7 +88,7 @@ def _without_prefect(home: Path, stages: list[str], overrides: list[str], *, pro
 
     with ExitStack() as stack:
         root = stack.enter_context(workspace_copy(home, overrides)) if overrides else home
-        run = PipelineRun(root, stages, progress.for_run(), home=home)
+        run = PipelineRun(root, stages, progress.for_run(), home=home, pull=pull)
         with run:
             run_plain(run)
             results = run.results()

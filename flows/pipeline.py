@@ -42,17 +42,20 @@ def pipeline(
     *,
     promote: bool = False,
     approval_hours: float = 0.0,
+    pull: bool = False,
 ) -> dict[str, Any]:
     """Bring `stages` (default: all) and what they depend on up to date.
 
     overrides: `section.key=value` entries, for this run only. promote: then have the gate decide on the model.
     approval_hours: above 0, the flow run pauses so long for a human before a model that passed becomes champion.
+    pull: first fetch what others have computed already.
     """
     home = find_root()
     reach_loopback_directly()  # here for a deployment, which no command line starts
     with ExitStack() as stack:
         root = stack.enter_context(workspace_copy(home, overrides)) if overrides else home
-        run = PipelineRun(root, stages or [], progress.for_run(), home=home, prefect_run=str(flow_run.id or ""))
+        prefect_run = str(flow_run.id or "")
+        run = PipelineRun(root, stages or [], progress.for_run(), home=home, prefect_run=prefect_run, pull=pull)
         with run:
             _rename(run.name)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from flows.prefect_api import PRIVATE, QUIET, answers, configured
+from flows.prefect_api import PRIVATE, QUIET, answers, check_password, configured
 from pretune import process
 from pretune.lineage.graph import state_dir
 
@@ -60,7 +60,13 @@ def api(root: Path) -> Iterator[Callable[[], Callable[..., dict[str, Any]] | Non
         os.environ.setdefault(name, value)
     if there := configured(root):
         os.environ["PREFECT_API_URL"] = there
-        yield lambda: _load() if answers(there) else None
+
+        def checked() -> Callable[..., dict[str, Any]]:
+            pipeline = _load()
+            check_password(there)
+            return pipeline
+
+        yield lambda: checked() if answers(there) else None
         return
     server, url = _start(root)
     os.environ["PREFECT_API_URL"] = url
@@ -134,7 +140,7 @@ def own_address(app: App, port: int, names: Sequence[str] = ()) -> App:
 
 def main(port: int, host: str, names: Sequence[str], *, ephemeral: bool) -> None:
     """Serve until SIGTERM."""
-    url = f"http://{addresses(port, names)[-1 if names else 0]}"
+    url = f"http://{names[0] if names else HOST}:{port}"
     os.environ |= PRIVATE | {
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins(port, names),
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
@@ -157,7 +163,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m flows.prefect_server")
     parser.add_argument("port", type=int)
     parser.add_argument("--host", default=HOST, help="the address to listen on")
-    parser.add_argument("--name", action="append", default=[], help="a name by which clients reach this machine")
+    parser.add_argument(
+        "--name", action="append", default=[], help="a name of this machine; the first is used by pages"
+    )
     parser.add_argument("--ephemeral", action="store_true", help="for one flow run, without UI and scheduler")
     given = parser.parse_args()
     main(given.port, given.host, given.name, ephemeral=given.ephemeral)

@@ -57,13 +57,15 @@ class PipelineRun:
     """One pipeline run: a lock, a record, and stages that can be run from any thread.
 
     root: where the stages run. home: the workspace that keeps the records; another folder if parameters are
-    overridden. names: stages to bring up to date, with all that they depend on; [] for all.
+    overridden. names: stages to bring up to date, with all that they depend on; [] for all. pull: first fetch from the
+    DVC remote what others have computed.
     """
 
     def __init__(
         self, root: Path, names: list[str], display: RunDisplay, *, home: Path | None = None, prefect_run: str = "",
-        trial: Trial | None = None,
+        trial: Trial | None = None, pull: bool = False,
     ) -> None:  # fmt: skip
+        self._pull = pull
         self.root, self.home, self.display, self.prefect_run = root, home or root, display, prefect_run
         self.trial = trial
         self.state = trial.state if trial else graph.state_dir(self.home)
@@ -85,6 +87,8 @@ class PipelineRun:
         self._params = params.load(self.root / "params.yaml")
         self._stack.enter_context(process.lock(self.state / "locks" / "run.lock", "a pipeline run"))
         dvc_config.drop_torn_lock(self.root)
+        if self._pull:
+            Workspace(self.root).pull(self._names)
         workspace = self._workspace = Workspace(self.root)
         self.nodes = {name: workspace.nodes[name] for name in workspace.with_upstream(self._names)}
         workspace.check_inputs(self._names)

@@ -16,6 +16,7 @@
 | 11 | training does not fit into memory |
 | 12 | the gate rejected a model; `reproduce`: the outputs differ |
 | 13 | the disk is full, or it or another part of the machine failed |
+| 14 | a server refuses: a wrong password, no permission |
 | 130, 143 | stopped by Ctrl-C, by SIGTERM |
 """
 
@@ -112,6 +113,12 @@ class WorkspaceError(PretuneError):
     """The environment is unsuitable: no git, no workspace, a wrong interpreter."""
 
     exit_code = 9
+
+
+class RefusedError(PretuneError):
+    """A server does not know the user, or does not let them do that."""
+
+    exit_code = 14
 
 
 class TerminatedError(PretuneError):

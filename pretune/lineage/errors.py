@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pretune.errors import GraphError, LockedError, PretuneError
+from pretune.errors import GraphError, LockedError, PretuneError, RefusedError, WorkspaceError
 
 
 @contextmanager
@@ -39,3 +39,24 @@ def plain_errors() -> Iterator[None]:
             f"dvc.yaml or dvc.lock is damaged ({type(error).__name__}: {error})",
             "git diff dvc.yaml dvc.lock   (shows what changed)",
         ) from error
+
+
+@contextmanager
+def remote_errors() -> Iterator[None]:
+    """Turn what DVC's remotes raise into ours: each kind of remote has its own exceptions."""
+    from dvc.config import RemoteConfigError
+    from dvc.exceptions import DvcException
+
+    try:
+        yield
+    except PermissionError as error:
+        problem = f"the DVC remote refuses its keys: {error}"
+        raise RefusedError(problem, "dvc remote modify --local NAME access_key_id …, and secret_access_key") from error
+    except RemoteConfigError as error:  # no remote, or a package that is missing
+        raise WorkspaceError(str(error), "dvc remote add --default NAME ADDRESS") from error
+    except DvcException:
+        raise
+    except Exception as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        problem = f"the DVC remote does not answer: {lines[0]}"
+        raise WorkspaceError(problem, "dvc remote list   (shows its address)") from error

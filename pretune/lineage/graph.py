@@ -22,7 +22,7 @@ from pretune.lineage import plan
 from pretune.lineage.changes import ChangeDetector, file_deps, param_deps
 from pretune.lineage.code_folders import CODE
 from pretune.lineage.dvc_config import keep_private, limit_retries, write_lock_atomically
-from pretune.lineage.errors import plain_errors
+from pretune.lineage.errors import plain_errors, remote_errors
 from pretune.lineage.plan import Decision, RunCache
 
 _STAGE = re.compile(r"^  (\S+):$", re.MULTILINE)  # in dvc.lock, as DVC writes it
@@ -204,7 +204,7 @@ class Workspace:
 
         if not Config(str(self.root / ".dvc"))["core"].get("remote"):
             return []
-        with plain_errors():
+        with plain_errors(), remote_errors():
             odb = self.repo.cloud.get_remote_odb()
             return [md5 for md5 in hashes if not odb.exists(md5)]
 
@@ -228,6 +228,15 @@ class Workspace:
         stages = [self._stages[name] for name in self.with_upstream(names)]
         with plain_errors():
             return plan.decide(stages, self._detector, RunCache(self.root, self.repo))
+
+    def pull(self, names: list[str]) -> None:
+        """Fetch what a run of `names` would compute, and somebody has pushed, from DVC's default remote to the cache.
+
+        Raises WorkspaceError if the remote does not answer, RefusedError if it refuses.
+        """
+        stages = [self._stages[name] for name in self.with_upstream(names)]
+        with plain_errors(), remote_errors():
+            plan.decide(stages, self._detector, RunCache(self.root, self.repo, pull=True))
 
     def why(self, name: str) -> dict[str, Any]:
         """What changed since dvc.lock: see ChangeDetector.changes."""

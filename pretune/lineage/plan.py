@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ruamel.yaml import YAML
 
+from pretune.config.files import write_atomically
 from pretune.lineage.changes import ChangeDetector, file_deps
 
 
@@ -22,10 +23,14 @@ class Decision:
 
 
 class RunCache:
-    """DVC's run cache: the outputs of earlier runs, by the hash of their inputs."""
+    """DVC's run cache: the outputs of earlier runs, by the hash of their inputs.
 
-    def __init__(self, root: Path, repo: Any) -> None:
-        self._root, self._repo = root, repo
+    pull: what is not here is fetched from the default remote, an entry and its outputs at a time. `dvc pull
+    --run-cache` fetches all entries, and outputs only of dvc.lock.
+    """
+
+    def __init__(self, root: Path, repo: Any, *, pull: bool = False) -> None:
+        self._root, self._repo, self._pull = root, repo, pull
 
     def find(self, stage: Any) -> dict[str, str] | None:
         """{path: md5} of the outputs that the stage would have; None if they are not all in the cache."""
@@ -33,10 +38,27 @@ class RunCache:
         from dvc.stage.serialize import to_single_stage_lockfile
 
         key = _get_cache_hash(to_single_stage_lockfile(stage), key=True)
+        if self._pull:
+            self._pull_entries(key)
         for entry in self._entries(key):
-            if self.create_stage(entry, stage.wdir).outs_cached():
+            cached = self.create_stage(entry, stage.wdir)
+            if self._pull and not cached.outs_cached():
+                for objects in cached.get_used_objs().values():
+                    self._repo.cloud.pull(objects)
+            if cached.outs_cached():
                 return {out["path"]: out["md5"] for out in entry["outs"]}
         return None
+
+    def _pull_entries(self, key: str) -> None:
+        """Copy the entries of one key from the remote; they lie there as here."""
+        remote = self._repo.cloud.get_remote_odb(None, "fetch --run-cache", hash_name="md5-dos2unix")
+        source = remote.fs.join(remote.path, "runs", key[:2], key)
+        target = Path(self._repo.stage_cache.cache_dir) / key[:2] / key
+        for path in remote.fs.find(source) if remote.fs.exists(source) else []:
+            entry = target / remote.fs.name(path)
+            if not entry.exists():
+                target.mkdir(parents=True, exist_ok=True)
+                write_atomically(entry, remote.fs.cat_file(path).decode())
 
     def _entries(self, key: str) -> Iterator[dict[str, Any]]:
         folder = Path(self._repo.stage_cache.cache_dir) / key[:2] / key

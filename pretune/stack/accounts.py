@@ -1,9 +1,15 @@
-"""Accounts of the MLflow server. Members may do all that Pretune does; readers may read."""
+"""Accounts of the MLflow server. Members may do all that Pretune does; readers may read.
+
+`python -m pretune.stack.accounts NAME` makes a member, or gives it a new password, in a stack of containers: the
+environment holds MLFLOW_TRACKING_URI, MLFLOW_ADMIN_PASSWORD and, as MLFLOW_TRACKING_PASSWORD, the account's password.
+"""
 
 from __future__ import annotations
 
 import base64
 import json
+import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 from urllib.error import HTTPError
@@ -54,3 +60,10 @@ def _code(text: str) -> str:
         return str(json.loads(text)["error_code"])
     except (ValueError, KeyError, TypeError):
         return ""
+
+
+if __name__ == "__main__":
+    server, admin, own = (
+        os.environ[f"MLFLOW_{name}"] for name in ("TRACKING_URI", "ADMIN_PASSWORD", "TRACKING_PASSWORD")
+    )
+    ensure(server, admin, sys.argv[1], own, member=True)

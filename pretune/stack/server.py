@@ -1,10 +1,14 @@
-"""Servers on this machine: whether a port is free, whether they answer, and how they are stopped."""
+"""Servers on this machine: whether a port is free, whether they answer, and how they are stopped.
+
+`python -m pretune.stack.server URL` ends with 0 if a server answers there: the health check of containers.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -66,3 +70,7 @@ def last_lines(log: Path) -> list[str]:
     """The last lines of a log, without empty ones."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     return [line for line in text.splitlines() if line.strip()][-LAST:]
+
+
+if __name__ == "__main__":
+    sys.exit(not answers(sys.argv[1]))

@@ -59,7 +59,7 @@ def read(path: Path) -> dict[str, str]:
             problems.append(f"{path}, line {number}: {match[1]} is a number from 1 to 65535")
         else:
             values[match[1]] = match[2]
-    ports = [values[name] for name in PORTS if name in values]
+    ports = [values.get(name) or DEFAULTS[name]() for name in PORTS]
     if len(set(ports)) < len(ports):
         problems.append(f"{path}: two parts have the same port")
     if problems:

@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 
 from pretune.errors import WorkspaceError
 from pretune.process import lock
+from pretune.tracking.refusal import refusal
 
 EXPERIMENT = "pretune"
 NAME = 250  # characters of a name in MLflow
@@ -145,6 +146,8 @@ def model_folder(root: Path, state: Path, model_id: str) -> Path:
         try:
             download_artifacts(f"models:/{model_id}", dst_path=str(partial), tracking_uri=tracking_uri(root))
         except Exception as error:
+            if refused := refusal(error):
+                raise refused from error
             problem = f"the model {model_id} cannot be fetched: {first_line(error)}"
             raise WorkspaceError(problem, "pretune doctor") from error
         partial.rename(cached)
@@ -168,7 +171,9 @@ def tag_name(name: str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The message of an error, in one line of at most 200 characters."""
+    """The message of an error, in one line of at most 200 characters, or what to do where the server refuses."""
+    if refused := refusal(error):
+        return f"{refused}; {refused.next_step}"
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 

@@ -20,6 +20,7 @@ from pretune.tracking import journal
 from pretune.tracking.client import EXPERIMENT, connect, first_line, tag_name, tracking_uri
 from pretune.tracking.database import Database
 from pretune.tracking.record import Record, SearchResult
+from pretune.tracking.refusal import refusal
 
 SHORT = 8  # characters of an id or a hash that identify it
 PREFIX = re.compile(rf"[\w.-]{{{SHORT},}}", re.ASCII)
@@ -88,6 +89,8 @@ class Records:
         except WorkspaceError:
             raise
         except Exception as error:
+            if refused := refusal(error):
+                raise refused from error
             problem = f"MLflow at {tracking_uri(self._root)} does not answer: {first_line(error)}"
             raise WorkspaceError(problem, "pretune doctor") from error
 

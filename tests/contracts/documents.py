@@ -45,8 +45,8 @@ GIVEN = {  # examples of what a user has
 }  # fmt: skip
 NAMES = {"pretune/pipeline"}  # no path: a deployment in Prefect
 PROGRAMS = {  # that commands may call besides our own
-    "cd", "cp", "curl", "diff", "export", "git", "hf", "mlflow", "mv", "pip", "prefect", "pytest", "ray", "rm",
-    "source", "sudo", "unset", "uv", "zcat",
+    "cd", "cp", "curl", "diff", "docker", "export", "git", "hf", "kubectl", "mlflow", "mv", "pip", "prefect", "pytest",
+    "ray", "rm", "source", "sudo", "unset", "uv", "zcat",
 }  # fmt: skip
 SHELL = ("sh", "bash", "shell", "console")
 PLACEHOLDER = re.compile(r"…|\.\.\.|[A-Z][A-Z_]+\b|\[.*")

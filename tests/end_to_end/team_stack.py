@@ -64,11 +64,14 @@ class TeamStack:
 
     def up(self, code: int = 0) -> str:
         """Start it, with ports that were free the first time; what it printed."""
-        file = self.folder / "stack.env"
-        if not file.exists():
-            lines = [f"{name}_PORT={port}\n" for name, port in zip(PORTS, free_ports(len(PORTS)), strict=True)]
-            file.write_text("".join(lines), encoding="utf-8")
+        if not (self.folder / "stack.env").exists():
+            self.choose_ports()
         return self.pretune("up", code=code)
+
+    def choose_ports(self) -> None:
+        """Have it use ports that nobody listens on."""
+        lines = [f"{name}_PORT={port}\n" for name, port in zip(PORTS, free_ports(len(PORTS)), strict=True)]
+        (self.folder / "stack.env").write_text("".join(lines), encoding="utf-8")
 
     def account(self, printed: str) -> tuple[dict[str, str], list[list[str]]]:
         """What `up` or `user` printed: the variables to set, and the dvc commands to run."""

@@ -34,6 +34,14 @@ class Registry:
     def __init__(self, client: Any, name: str) -> None:
         self.client, self.name = client, name
 
+    @property
+    def _changes(self) -> Any:
+        """The part of MLflow's client that changes a version.
+
+        In front of it, MLflow asks each time whether the model is a prompt, for which a server reads every version.
+        """
+        return self.client._get_registry_client()
+
     def alias(self, alias: str) -> Version | None:
         """The version with this alias, if there is one."""
         model = self._model(self.name)
@@ -64,14 +72,14 @@ class Registry:
     def annotate(self, version: Version, tags: Mapping[str, str], description: str = "") -> None:
         """Store tags and a description with a version; both are cut at DESCRIPTION characters."""
         for key, value in tags.items():
-            self.client.set_model_version_tag(self.name, version.version, key, value[:DESCRIPTION])
+            self._changes.set_model_version_tag(self.name, version.version, key, value[:DESCRIPTION])
         if description:
             cut = description if len(description) <= DESCRIPTION else description[: DESCRIPTION - 2] + "\n…"
-            self.client.update_model_version(self.name, version.version, cut)
+            self._changes.update_model_version(self.name, version.version, cut)
 
     def set_alias(self, alias: str, version: Version) -> None:
         """Move an alias to a version."""
-        self.client.set_registered_model_alias(self.name, alias, version.version)
+        self._changes.set_registered_model_alias(self.name, alias, version.version)
 
     def lock(self) -> AbstractContextManager[None]:
         """Exclude other promotions of this model, on all machines. LockedError if one is in progress."""

@@ -40,7 +40,8 @@ class Team:
 
     def prefect(self, *arguments):
         """`prefect …`, asked nothing."""
-        return self.clone.alone("-m", "prefect", "--no-prompt", *arguments, PREFECT_API_URL=self.url)
+        place = {"PREFECT_API_URL": self.url, "PWD": str(self.clone.root)}  # which prefect.yaml names
+        return self.clone.alone("-m", "prefect", "--no-prompt", *arguments, **place)
 
     def notified(self, words):
         """The next message; it has these words in its subject."""

@@ -37,7 +37,7 @@ settings.register_profile(
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-settings.register_profile("fuzz", settings.get_profile("pretune"), derandomize=False, max_examples=1000)
+settings.register_profile("fuzz", settings.get_profile("pretune"), derandomize=False, max_examples=200)
 settings.load_profile("pretune")
 
 

@@ -127,6 +127,17 @@ def test_a_broken_lock_file_is_our_error(project):
         Workspace(project).plan([])
 
 
+@pytest.mark.parametrize(
+    "text", ["schema: '2.0'\nstages: {ingest: x}\n", "schema: '2.0'\nstages: {ingest: {cmd: x, deps: [y]}}\n"]
+)
+def test_a_lock_file_of_another_shape_is_our_error(project, text):
+    """Valid YAML, and no dvc.lock: a text for an object, as a bad merge leaves it."""
+    (project / "dvc.lock").write_text(text, encoding="utf-8")
+    for ask in (lambda: Workspace(project).plan([]), lambda: Workspace(project).locked_outputs()):
+        with pytest.raises(GraphError):
+            ask()
+
+
 def test_no_git_is_an_error_with_the_command_that_fixes_it(project):
     """Without a git repository: what to type."""
     shutil.rmtree(project / ".git")

@@ -187,6 +187,19 @@ def test_an_index_names_weights_beside_it_alone(tmp_path, name, index):
         weights.files(build.location(folder))
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("model.safetensors", b""), ("model.safetensors", b"x" * 50), ("config.json", b'{"model_type": ["bert"]}')],
+)
+def test_a_damaged_model_is_an_error(tiny, words, tmp_path, name, content):
+    """No traceback of safetensors or transformers."""
+    folder = tmp_path / "model"
+    build.save(build.new(Classification, tiny("bert"), ["a", "b"]), words, folder, {})
+    (folder / name).write_bytes(content)
+    with pytest.raises(DataError, match="model"):
+        build.load(Classification, folder)
+
+
 def test_a_name_without_a_revision_is_refused(words):
     """A branch can move, a commit cannot."""
     with pytest.raises(ParamsError, match="is not pinned") as caught:

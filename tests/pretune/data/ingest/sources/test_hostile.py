@@ -202,3 +202,51 @@ def test_sizes_that_are_not_there_are_an_error(tmp_path, values, content):
     (tmp_path / "a-ubyte").write_bytes(content)
     with pytest.raises(DataError, match="a-ubyte"):
         values("a-ubyte", format="idx")
+
+
+def far_moment(path):
+    """A moment of the year 60000, which Arrow holds and Python does not."""
+    table = pa.table({"text": ["a"], "when": pa.array([1_831_297_420_800], pa.timestamp("s"))})
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+
+
+def places_outside(path):
+    """A text that ends beyond its buffer: Arrow would read whatever is there."""
+    table, sink = pa.table({"text": ["abcd"]}), io.BytesIO()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    content = bytearray(sink.getvalue())
+    place = content.rindex(np.array([0, 4], np.int32).tobytes(), 0, content.index(b"abcd"))
+    content[place + 4] = 7
+    path.write_bytes(bytes(content))
+
+
+def broken_workbook(path):
+    """A workbook in which a compressed member is damaged."""
+    content = bytearray(zipped({"[Content_Types].xml": b"<a>" * 100, "xl/workbook.xml": b"<b>" * 100}))
+    start = content.index(b"[Content_Types].xml") + len("[Content_Types].xml")
+    content[start : start + 8] = b"\xff" * 8
+    path.write_bytes(bytes(content))
+
+
+def nameless_member(path):
+    """An archive in which a member has no name."""
+    path.write_bytes(zipped({"x.csv": TABLE, "a.csv": TABLE}).replace(b"x.csv", b"\0.csv"))
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("a.arrow", far_moment),
+        ("a.parquet", lambda path: pq.write_table(pa.table({"when": pa.array([2**40], pa.timestamp("s"))}), path)),
+        ("a.arrow", places_outside),
+        ("a.xlsx", broken_workbook),
+        ("a.zip", nameless_member),
+    ],
+)
+def test_what_fuzzing_found_is_an_error_with_the_name(tmp_path, values, name, make):
+    """Each ended in a traceback, or could read beyond its memory."""
+    make(tmp_path / name)
+    with pytest.raises(DataError, match=name.replace(".", r"\.")):
+        values(name)

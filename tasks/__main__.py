@@ -125,6 +125,8 @@ def run_stage(workspace: Workspace, name: str, is_current: Callable[[], bool]) -
                 print(f"warning: {line}", file=sys.stderr)
         if name != "ingest":
             requirements.check(root / "data" / "raw", params.objectives)
+        if launcher.is_distributed(workspace.node(name), params):
+            launcher.WorkerGroup(root, state, workspace.node(name), entry, params).check()
         progress, runs = for_stage(name), {key: os.environ.get(variable) for key, variable in PIPELINE.items()}
         try:
             perform(root, state, workspace.node(name), entry, params=params, progress=progress, **runs)

@@ -6,7 +6,6 @@ before any work starts.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
@@ -15,6 +14,7 @@ from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 
 from pretune.config.data import IngestParams, PrepareParams
 from pretune.config.files import read_yaml
+from pretune.config.launch import LaunchParams
 from pretune.config.section import (
     Count,
     FractionBelowOne,
@@ -36,8 +36,6 @@ RENAMED = {  # old name: new name; keys older than 0.1.0 are refused
     "skips": "max_skipped_steps",
 }
 WHOLE = {"full", "top", "gradual"}  # adaptations that train weights of the pretrained model themselves
-OPTION = re.compile(r"[a-z][a-z-]*")  # of sbatch
-TAKEN = {"chdir", "cpus-per-task", "job-name", "nodes", "ntasks-per-node", "open-mode", "output", "signal", "wrap"}
 CHECKPOINT_RATE = 5e-4  # above it, whole weights of a checkpoint forget (docs/models.md)
 
 
@@ -123,28 +121,6 @@ class AdaptationParams(Section):
     method: NonEmptyStr
     settings: dict[str, Any]
     quantization: Literal["int8", "nf4"] | None
-
-
-class LaunchParams(Section):
-    """The number of processes that train one model, how they share its weights, and what runs them.
-
-    options: of the engine, as it names them.
-    """
-
-    processes: Count
-    nodes: Count
-    strategy: Literal["ddp", "fsdp"]
-    engine: Literal["local", "slurm", "ray"]
-    options: dict[str, str | int]
-    rendezvous: Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-]+:[0-9]+$")]
-
-    @model_validator(mode="after")
-    def _fit_together(self) -> Self:
-        if self.options and self.engine != "slurm":
-            raise ValueError("options are of another engine: write engine: slurm, or options: {}")
-        if taken := [name for name in self.options if name in TAKEN or not OPTION.fullmatch(name)]:
-            raise ValueError(f"options: {', '.join(taken)} cannot be set here; long names of sbatch can, as time, gres")
-        return self
 
 
 class TeacherParams(Section):

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from pretune import errors
 from pretune.config.params import Params, load
 from pretune.errors import PretuneError, TerminatedError, WorkspaceError
-from pretune.lineage.graph import Entry, Node, Workspace
+from pretune.lineage.graph import Entry, Node, Workspace, stage_key
 from pretune.process import stop_signals
 from pretune.runtime.engines.job import Job, Task
-from pretune.runtime.engines.start import start
+from pretune.runtime.engines.start import check_stage, start
 from pretune.runtime.worker import ORDER
 from pretune.tracking import journal
 
@@ -88,7 +88,9 @@ def run_on_other_machine(root: Path, state: Path, name: str) -> None:
         raise WorkspaceError(
             f"{name} runs on the first machine only; {NODE_RANK} says that this is another", f"unset {NODE_RANK}"
         )
-    WorkerGroup(root, state, node, workspace.entry(name), params).run(lambda _: None)
+    workers = WorkerGroup(root, state, node, workspace.entry(name), params)
+    workers.check()
+    workers.run(lambda _: None)
 
 
 class WorkerGroup:
@@ -96,7 +98,8 @@ class WorkerGroup:
 
     def __init__(self, root: Path, state: Path, node: Node, entry: Entry, params: Params) -> None:
         self._name, self._launch, machine = node.name, params.launch, node_rank(params)
-        self._here = params.launch.engine == "local"
+        self._key = stage_key(entry)
+        self._here = params.launch.engine in {"local", "kubernetes"}  # a pod starts its own
         self._number = params.launch.processes * (1 if self._here else params.launch.nodes)
         name = f"{node.name}-{machine}" if machine else node.name
         self._folder, self._log = state / "launch" / name, state / "logs" / f"{name}.workers.log"
@@ -109,6 +112,10 @@ class WorkerGroup:
         self._attempt = 0
         self._ends: list[tuple[int, Message]] = []  # (rank, message) of how processes began and ended
         self._logged: set[tuple[str, int]] = set()  # (metric, step)
+
+    def check(self) -> None:
+        """Raise WorkspaceError where they cannot be started from here."""
+        check_stage(self._task, self._key)
 
     def run(self, handle: Callable[[Message], None]) -> Message:
         """Start the processes, pass their messages to `handle`, and wait for their end.

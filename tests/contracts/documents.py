@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 CODE = ("cli", "flows", "tasks", "pretune", "benchmarks", "scripts", "to_tensorflow")
 MADE = {  # by a run or a command, besides the outputs in dvc.yaml
     ".dvc/cache", ".dvc/config.local", ".dvc/tmp", ".dvc/tmp/exps", ".pretune/checkpoints", ".pretune/journal",
-    ".pretune/faults.jsonl", ".pretune/kept", ".pretune/stack",
+    ".pretune/faults.jsonl", ".pretune/kept", ".pretune/launch/pretrain.yaml", ".pretune/stack",
     ".pretune/last-error.json", ".pretune/logs/STAGE.log", ".pretune/logs/STAGE.workers.log",
     ".pretune/logs/forkserver.log", ".pretune/override", ".pretune/plots", ".pretune/prefect.db", ".pretune/stages",
     "data/raw/duplicates.jsonl", "data/raw/quarantine.jsonl", "data/raw/rows.parquet", "data/raw/source.json",

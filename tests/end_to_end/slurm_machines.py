@@ -5,9 +5,11 @@ from __future__ import annotations
 import getpass
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol")
@@ -63,12 +65,12 @@ class Slurm:
         key.chmod(0o400)
         names = {"socket": "munge.sock", "pid-file": "munged.pid", "log-file": "munged.log", "seed-file": "munged.seed"}
         options = [f"--{option}={folder / name}" for option, name in names.items()]
-        self._started = [self._start("munged", "--foreground", "--force", f"--key-file={key}", *options)]
+        self._munge = self._start("munged", "--foreground", "--force", f"--key-file={key}", *options)
         while not (folder / "munge.sock").exists():
             time.sleep(0.05)
-        self._started += [self._start("slurmctld", "-D")]
-        self._started += [self._start("slurmd", "-D", "-N", machine) for machine in MACHINES]
-        while self.call("sinfo", "--noheader", "--format=%T %D").strip() != "idle 2":
+        self._controller = self._start("slurmctld", "-D")
+        self._machines = {machine: self._start("slurmd", "-D", "-N", machine) for machine in MACHINES}
+        while not self.is_idle():
             time.sleep(0.1)
 
     def _start(self, *command: str) -> subprocess.Popen[bytes]:
@@ -83,6 +85,23 @@ class Slurm:
             command, env=os.environ | self.environment, capture_output=True, text=True, check=False
         ).stdout
 
+    def is_idle(self) -> bool:
+        """Whether nothing runs on either machine, nor is about to end there."""
+        return self.call("sinfo", "--noheader", "--format=%T %D").strip() == "idle 2"
+
+    def lose(self, machine: str) -> None:
+        """End all that runs on a machine without a word, as a loss of power does, and start it again."""
+        self._machines[machine].kill()
+        own = [f"SLURMD_NODENAME={machine}".encode(), str(self.folder).encode()]
+        tasks = [pid for pid in _pids() if all(mark in _read(pid, "environ") for mark in own)]
+        parents = {int(_read(pid, "stat").rpartition(b")")[2].split()[1]) for pid in tasks}
+        steps = [pid for pid in parents if b"slurmstepd" in _read(pid, "cmdline")]
+        for pid in [*steps, *tasks]:  # a step would tell that its tasks have ended
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._machines[machine].wait()
+        self._machines[machine] = self._start("slurmd", "-D", "-N", machine)
+
     def jobs(self) -> dict[str, str]:
         """{id: state} of the jobs that have not ended."""
         return dict(line.split() for line in self.call("squeue", "--noheader", "--format=%i %T").splitlines())
@@ -92,8 +111,8 @@ class Slurm:
         self.call("sbatch", "--partition=urgent", "--nodes=2", "--output=/dev/null", "--wrap=sleep 1")
 
     def release(self) -> None:
-        """Let jobs that were queued again begin now, not in two minutes."""
-        for job, state in self.jobs().items():
+        """Let jobs that were queued again begin now, not in two minutes, but not before their former steps are gone."""
+        for job, state in self.jobs().items() if self.is_idle() else ():
             if state == "PENDING":
                 self.call("scontrol", "update", f"JobId={job}", "StartTime=now")
 
@@ -101,7 +120,7 @@ class Slurm:
         """End everything."""
         for job in self.jobs():
             self.call("scancel", job)
-        for process in reversed(self._started):
+        for process in [*self._machines.values(), self._controller, self._munge]:
             process.terminate()
             process.wait()
 
@@ -110,3 +129,15 @@ def _free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
+
+
+def _pids() -> list[int]:
+    return [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
+
+
+def _read(pid: int, name: str) -> bytes:
+    """A file of a process; nothing once it has ended."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return b""

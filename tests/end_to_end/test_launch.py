@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
@@ -132,3 +133,27 @@ def test_two_machines(clone):
     assert second == ""
     assert "pretrain" in clone.locked()
     assert json.loads((clone.state / "stages" / "pretrain.json").read_text(encoding="utf-8"))["status"] == "FINISHED"
+
+
+@pytest.mark.nightly  # its parts are tested in tests/tasks/test_kubernetes_engine.py
+def test_two_pods(clone):
+    """Handed over: a manifest, no record. What its pods run, with the operator's variables, trains and publishes."""
+    options = {"image": "pretune:1", "claim": "work"}
+    clone.set(launch__processes=1, launch__nodes=2, launch__engine="kubernetes", launch__options=options)
+    printed = clone.run(*STAGE, code=9)
+    assert "launch.engine is kubernetes: pretrain has not been trained" in printed
+    assert "pretrain" not in [run.info.run_name for run in clone.records()]
+    job = YAML(typ="safe").load(clone.state / "launch" / "pretrain.yaml")
+    pods = job["spec"]["pytorchReplicaSpecs"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        operators = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    local = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+    commands = [pods[kind]["template"]["spec"]["containers"][0]["command"] for kind in ("Master", "Worker")]
+    started = [
+        clone.start(*command[1:], RANK=str(number), **operators, **local) for number, command in enumerate(commands)
+    ]
+    printed, nothing = (end(clone, pod, 0) for pod in started)
+    assert printed.splitlines()[-1] == "pretrain: done, recorded in dvc.lock"
+    assert nothing == ""
+    assert "pretrain" in clone.locked()

@@ -83,6 +83,7 @@ def test_a_lost_node_leaves_the_bytes_of_this_machine(clone, cluster, trained):
     assert not list((clone.state / "launch").iterdir())
 
 
+@pytest.mark.nightly  # what the agents do is what they do under Slurm
 def test_one_ctrl_c_stops_all_nodes_with_a_checkpoint(clone, cluster):
     """130, and nothing is left on the nodes."""
     forever(clone)

@@ -119,5 +119,5 @@ def test_too_few_nodes_and_no_cluster_are_refused(job, monkeypatch):
         ray.RayJob(job._task)
     monkeypatch.delenv(connection.CLUSTER, raising=False)
     with pytest.raises(WorkspaceError, match="names no cluster") as caught:
-        start.start(job._task)
+        start.check("ray")
     assert "PRETUNE_CLUSTER=auto" in caught.value.next_step

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from pretune.config.files import write_atomically
-from pretune.config.params import LaunchParams
+from pretune.config.launch import LaunchParams
 from pretune.process import stop_signals
 from pretune.runtime.engines.job import ALIVE, STOP, Task
 from pretune.runtime.engines.local import start_torchrun, stop_processes

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from pretune.config.params import LaunchParams
+from pretune.config.launch import LaunchParams
 
 STOP, ALIVE = "stop", "alive"  # files of the shared folder
 ALIVE_EVERY = 5.0  # seconds

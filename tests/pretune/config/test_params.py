@@ -174,6 +174,11 @@ def problems(params_file):
             {"launch.engine": "slurm", "launch.options": {"time": 60, "nodes": 2, "-w": "a"}},
             "options: nodes, -w cannot",
         ),
+        ({"launch.engine": "kubernetes"}, "`image` is missing; `claim` is missing"),
+        (
+            {"launch.engine": "kubernetes", "launch.options": {"image": "a:1", "claim": "My claim", "time": 60}},
+            "`time` is none of image, claim, path, namespace, gpu; claim: `My claim` is no claim",
+        ),
         ({"pretrain.validation_rows": 0}, "pretrain.evaluate_every needs pretrain.validation_rows"),
         ({"prepare.validation_rows": 0}, "finetune.evaluate_every needs prepare.validation_rows"),
     ],
@@ -201,6 +206,16 @@ def test_keys_that_do_not_fit_together_are_refused(problems, changes, expected):
         {"finetune.evaluate_every": 0, "prepare.validation_rows": 0},
         {"launch.rendezvous": "node-1.example.org:1234"},
         {"launch.engine": "slurm", "launch.options": {"time": "4:00:00", "gpus-per-node": 8}},
+        {
+            "launch.engine": "kubernetes",
+            "launch.options": {
+                "image": "registry.example.org:5000/team/pretune:1.2",
+                "claim": "work",
+                "path": "projects/one",
+                "namespace": "team",
+                "gpu": "nvidia.com/gpu",
+            },
+        },
     ],
     ids=str,
 )

@@ -81,5 +81,5 @@ def test_llama_cpp_is_asked_on_this_machine_and_not_through_a_proxy(monkeypatch)
         monkeypatch.delenv(name, raising=False)
     with http.server.HTTPServer(("127.0.0.1", 0), Echo) as server:
         threading.Thread(target=server.handle_request, daemon=True).start()
-        client = llama_cpp.LlamaCpp(f"http://127.0.0.1:{server.server_port}", lambda: 0)
+        client = llama_cpp.LlamaCpp(f"http://127.0.0.1:{server.server_port}", "key", lambda: 0)
         assert client.post("/completion", {"prompt": "ü"}) == {"prompt": "ü"}

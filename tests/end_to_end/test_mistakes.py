@@ -70,6 +70,11 @@ def no_git(clone):
     shutil.rmtree(clone.root / ".git")
 
 
+def no_cluster(clone):
+    """Training is to run on Ray, after `prepare`, and no cluster is named."""
+    clone.set(launch__engine="ray", prepare__vocabulary_size=410)
+
+
 def nothing(clone):
     """All is well; the command line is wrong."""
 
@@ -100,6 +105,7 @@ MISTAKES = [
     (nothing, ["-m", "tasks"], 2, ["usage:", "evaluate"]),
     (nothing, ["-m", "cli.app", "run", "--nonsense"], 2, ["--nonsense"]),
     (nothing, ["-m", "cli.app", "trace", "models/finetunde"], 4, ["did you mean models/finetuned?"]),
+    (no_cluster, RUN, 9, ["PRETUNE_CLUSTER names no cluster", "PRETUNE_CLUSTER=auto"]),
     (no_git, RUN, 9, ["not in a git repository", "git init"]),
     (no_git, ["-m", "tasks", "evaluate"], 9, ["not in a git repository", "git init"]),
 ]

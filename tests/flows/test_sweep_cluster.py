@@ -12,6 +12,7 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -202,6 +203,15 @@ def test_nodes_that_differ_are_refused_all_at_once(named, tmp_path, params, monk
     assert sum(f"does not see {tmp_path} of this machine" in line for line in problems) == 2
     assert "pretune sweep resume rates" in caught.value.next_step
     assert not list(tmp_path.rglob("cluster-*"))
+
+
+def test_a_trial_does_not_train_on_several_nodes(tmp_path, params):
+    """`launch.engine: ray` would wait for nodes that the trials have."""
+    ray = SimpleNamespace(cloudpickle=SimpleNamespace(register_pickle_by_value=lambda _: None))
+    on_ray = params.model_copy(update={"launch": params.launch.model_copy(update={"engine": "ray"})})
+    with pytest.raises(WorkspaceError, match="trained on one node") as caught:
+        Cluster(ray, tmp_path, tmp_path / "rates").shares(STAGE, on_ray, None)
+    assert "launch.engine: local" in caught.value.next_step
 
 
 def described(**resources):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from pretune.errors import LockedError, NotFoundInRecordsError
+from pretune.tracking.client import create_once
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 MODEL = "pretune.model"  # tag of a version: the id of its model
@@ -62,12 +64,19 @@ class Registry:
     def register(self, model_id: str, run_id: str) -> Version:
         """The version of this model: a new one if it is not registered yet."""
         if not self._model(self.name):
-            self.client.create_registered_model(self.name)
+            create_once(lambda: self.client.create_registered_model(self.name), lambda: self._model(self.name))
         if registered := self.of_model(model_id):
             return registered
         uri = self.client.get_logged_model(model_id).artifact_location  # `models:/…` depends on a global default
-        created = self.client.create_model_version(self.name, uri, run_id, model_id=model_id, tags={MODEL: model_id})
-        return self.version(created.version)
+
+        def create() -> Version:
+            tags = {MODEL: model_id}
+            created = self.client.create_model_version(self.name, uri, run_id, model_id=model_id, tags=tags)
+            return self.version(created.version)
+
+        registered = create_once(create, lambda: self.of_model(model_id))
+        assert isinstance(registered, Version)
+        return registered
 
     def annotate(self, version: Version, tags: Mapping[str, str], description: str = "") -> None:
         """Store tags and a description with a version; both are cut at DESCRIPTION characters."""
@@ -92,8 +101,14 @@ class Registry:
         if held and time.time() - held.creation_timestamp / 1000 > LOCK_EXPIRES:
             with self._lock(f"{name}.passed-over"):  # two processes that find it abandoned must not both continue
                 self._release(held)
+        holder = {"holder": _holder(), "id": uuid.uuid4().hex}
+
+        def find() -> Any:
+            model = self._model(name)
+            return model if model and model.tags == holder else None
+
         try:
-            own = self.client.create_registered_model(name, {"holder": _holder()})
+            own = create_once(lambda: self.client.create_registered_model(name, holder), find)
         except Exception as error:  # of MLflow; only its code says that the name exists
             if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
                 raise

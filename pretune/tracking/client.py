@@ -12,6 +12,7 @@ import logging
 import os
 import posixpath
 import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from pretune.process import lock
 from pretune.tracking.refusal import refusal
 
 EXPERIMENT = "pretune"
+RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"  # of a request; read before each
 NAME = 250  # characters of a name in MLflow
 PERCENT = "%"
 HASH = 12  # hexadecimal digits behind a name that was changed; with 4 of them, two of 600 labels were one
@@ -66,7 +68,7 @@ def prepare_environment() -> None:
     os.environ |= {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault(RETRIES, "1")
 
 
 def tracking_uri(root: Path) -> str:
@@ -131,7 +133,44 @@ def connect(root: Path, state: Path) -> tuple[Any, str]:
                     client.set_experiment_tag(experiment.experiment_id, key, value)
             return client, experiment.experiment_id
         location = (root / "mlartifacts").as_uri() if tracking_uri(root).startswith("sqlite:") else None
-        return client, client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS)
+
+        def create() -> str:
+            return str(client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
+
+        def find() -> str | None:
+            made = client.get_experiment_by_name(name)
+            return str(made.experiment_id) if made else None
+
+        return client, create_once(create, find)
+
+
+def create_once(create: Callable[[], Any], find: Callable[[], Any]) -> Any:
+    """What `create` makes in MLflow and returns; if its answer was lost, what `find` finds (None: nothing).
+
+    MLflow's client repeats a request that had no answer, so that there would be two. Here a request is repeated when
+    nothing is found.
+    """
+    former = os.environ.get(RETRIES)
+    for is_last in (False, True):
+        os.environ[RETRIES] = "0"
+        try:
+            return create()
+        except Exception:
+            _set_retries(former)
+            if (found := find()) is not None:
+                return found
+            if is_last:
+                raise
+        finally:
+            _set_retries(former)
+    return None
+
+
+def _set_retries(number: str | None) -> None:
+    if number is None:
+        os.environ.pop(RETRIES, None)
+    else:
+        os.environ[RETRIES] = number
 
 
 def model_folder(root: Path, state: Path, model_id: str) -> Path:
@@ -171,10 +210,14 @@ def tag_name(name: str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The message of an error, in one line of at most 200 characters, or what to do where the server refuses."""
+    """The message of an error, in one line of at most 200 characters, or what to do where the server refuses.
+
+    Of a longer message its beginning and its end: at the end MLflow names the cause if a server does not answer.
+    """
     if refused := refusal(error):
         return f"{refused}; {refused.next_step}"
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= 200 else f"{line[:80]} … {line[-117:]}"
 
 
 def page(uri: str, experiment: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from pretune.config.files import write_atomically
 from pretune.errors import DataError
 from pretune.tracking import journal
-from pretune.tracking.client import connect, first_line, tag_name
+from pretune.tracking.client import connect, create_once, first_line, tag_name
 from pretune.tracking.journal import ARTIFACT
 
 PACKAGE = Path(__file__).parents[1]  # pretune
@@ -78,8 +79,12 @@ class Outbox:
         if start["parent"]:
             parent = self._ids.get(start["parent"]) or self._find(start["parent"])
             tags |= {"pretune.parent": start["parent"]} | ({"mlflow.parentRunId": parent} if parent else {})
-        run = self.client.create_run(self.experiment, start["time"], tags, run_name=start["name"])
-        return str(run.info.run_id)
+
+        def create() -> str:
+            run = self.client.create_run(self.experiment, start["time"], tags, run_name=start["name"])
+            return str(run.info.run_id)
+
+        return str(create_once(create, lambda: self._find(tags["pretune.id"])))
 
     def _find(self, journal_id: str) -> str | None:
         """The MLflow run of a journal, if it was created before."""
@@ -127,7 +132,6 @@ class Outbox:
     def _log_model(self, run_id: str, event: dict[str, Any]) -> None:
         import mlflow.pyfunc
         import pandas as pd
-        from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model
         from mlflow.utils.file_utils import get_local_path_or_none
 
@@ -138,13 +142,12 @@ class Outbox:
         path = Path(event["path"])
         if not path.is_dir():
             return  # the folder was removed before it was sent; the tags still lead to DVC's cache
-        logged = self.client.create_logged_model(
-            self.experiment, event["name"], run_id, {"dvc.md5": event["md5"]}, model_type="pretune"
-        )
+        logged = self._model(run_id, event)
         config = json.loads((path / "pretune.json").read_text(encoding="utf-8"))
         local = get_local_path_or_none(logged.artifact_location)
         with tempfile.TemporaryDirectory() as folder:  # of the server's, if that is where artifacts are
             target = Path(local or folder) / ("" if local else "model")
+            shutil.rmtree(target, ignore_errors=True)  # of a sender that was killed
             mlflow.pyfunc.save_model(
                 target,
                 loader_module="predictor.model",
@@ -160,11 +163,41 @@ class Outbox:
             if not local:
                 self.client.log_model_artifacts(logged.model_id, str(target))
         self.client.finalize_logged_model(logged.model_id, "READY")
-        self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
+        self._link(run_id, [logged.model_id])
+
+    def _link(self, run_id: str, models: list[str]) -> None:
+        """Make models outputs of a run. MLflow refuses those that are: a sender that was killed may have sent them."""
+        from mlflow.entities import LoggedModelOutput
+
+        def missing() -> list[str]:
+            outputs = self.client.get_run(run_id).outputs
+            linked = {model.model_id for model in outputs.model_outputs} if outputs else set()
+            return [model for model in models if model not in linked]
+
+        def link() -> bool:
+            self.client.log_outputs(run_id, [LoggedModelOutput(model, 0) for model in missing()])
+            return True
+
+        if missing():
+            create_once(link, lambda: None if missing() else True)
+
+    def _model(self, run_id: str, event: dict[str, Any]) -> Any:
+        """The LoggedModel of a run: that which a sender made before it was killed, else a new one."""
+        query = f"source_run_id = '{run_id}' AND name = '{event['name']}'"
+
+        def find() -> Any:
+            return next(iter(self.client.search_logged_models([self.experiment], query, max_results=1)), None)
+
+        def create() -> Any:
+            return self.client.create_logged_model(
+                self.experiment, event["name"], run_id, {"dvc.md5": event["md5"]}, model_type="pretune"
+            )
+
+        return find() or create_once(create, find)
 
     def _copy(self, run_id: str, event: dict[str, Any]) -> None:
         """Copy metrics, with their history, and models of the newest run that executed the stage with these inputs."""
-        from mlflow.entities import LoggedModelOutput, RunTag
+        from mlflow.entities import RunTag
 
         outputs = event.get("outputs", {})
         query = f"tags.`pretune.stage_key` = '{event['stage_key']}' and tags.`pretune.status` = 'executed'"
@@ -181,14 +214,12 @@ class Outbox:
             self.client.log_batch(run_id, metrics=history[start : start + BATCH])
         models = source.outputs.model_outputs if source.outputs else []
         if models:
-            self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0) for model in models])
+            self._link(run_id, [model.model_id for model in models])
         elif event.get("root") and "pretune.model_later" in source.data.tags:
             self._log_later(run_id, source, event)
 
     def _log_later(self, run_id: str, source: Any, event: dict[str, Any]) -> None:
         """Log the model of a trial, whose files a run has restored, for that run and for the one that trained it."""
-        from mlflow.entities import LoggedModelOutput
-
         with tempfile.TemporaryDirectory() as folder:
             path = self.client.download_artifacts(source.info.run_id, LATER, folder)
             model = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -196,7 +227,7 @@ class Outbox:
         if restored:
             self._log_model(source.info.run_id, model | {"path": str(Path(event["root"]) / restored), "later": False})
             models = self.client.get_run(source.info.run_id).outputs.model_outputs
-            self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0) for logged in models])
+            self._link(run_id, [logged.model_id for logged in models])
 
 
 def _signature(config: dict[str, dict[str, str]]) -> Any:

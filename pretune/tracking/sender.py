@@ -6,13 +6,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pretune.config.files import remove_leftovers
+from pretune.errors import machine_error
 from pretune.process import lock
 from pretune.tracking import journal
 from pretune.tracking.client import first_line, tracking_uri
@@ -83,10 +87,14 @@ def send_until_done(root: Path, state: Path) -> None:
     """Send all journals until none is left, or until none is being written and MLflow does not answer."""
     folder, note = journal.folder(state), state / "logs" / "sender-error.txt"
     failures = 0
-    with lock(state / "locks" / "sender.lock", "a sender", wait=True):
+    with lock(state / "locks" / "sender.lock", "a sender", wait=True), _scratch(state / "sender"):
         remove_leftovers(folder)
         for path in folder.glob("*.refused"):  # the reason may be gone
             path.rename(path.with_suffix(".jsonl"))
+            path.with_suffix(".refused.txt").unlink(missing_ok=True)
+        for path in folder.glob("*.sent"):  # of a journal that was removed last, before a kill
+            if not path.with_suffix(".jsonl").exists():
+                path.unlink()
         outbox = None
         while paths := sorted(folder.glob("*.jsonl")):
             being_written = any(journal.is_being_written(path) for path in paths)
@@ -94,7 +102,9 @@ def send_until_done(root: Path, state: Path) -> None:
                 outbox = outbox or Outbox(root, state)
                 outbox.send(paths)
             except Exception as error:  # of any kind: tracking never stops a run
-                note.write_text(first_line(error), encoding="utf-8")
+                with suppress(OSError):  # as on a full disk
+                    note.parent.mkdir(exist_ok=True)
+                    note.write_text(first_line(error), encoding="utf-8")
                 if not being_written:
                     raise
                 outbox, failures = None, failures + 1
@@ -106,9 +116,36 @@ def send_until_done(root: Path, state: Path) -> None:
                     time.sleep(0.5)
 
 
+@contextmanager
+def _scratch(folder: Path) -> Iterator[None]:
+    """Keep temporary files in `folder` until the end of the block, without those of a sender that was killed."""
+    former = tempfile.tempdir
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = former
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def main(root: Path, state: Path) -> int:
+    """Send all journals; return an exit code."""
+    try:
+        send_until_done(root, state)
+    except Exception as error:
+        known = machine_error(error)
+        if known is None:
+            raise
+        print(f"error: {known}", file=sys.stderr)
+        return known.exit_code
+    return 0
+
+
 def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 if __name__ == "__main__":
-    send_until_done(Path(sys.argv[1]), Path(sys.argv[2]))
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -6,15 +6,18 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from tests.end_to_end import conftest
 from tests.faults import check, injector, parts, table, workspace
 from tests.faults.check import Result
+from tests.faults.server import MLflow
 
 AT_ONCE = 2
 MEMORY = Path("/dev/shm")
@@ -37,27 +40,29 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--keep", type=Path, help="a folder for the workspaces of faults that were mishandled")
     parser.add_argument("--write", action="store_true", help="write the table into docs/reliability.md")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the server ends, too
     conftest.TIMEOUT = workspace.LIMIT
     folder = options.keep or Path(tempfile.mkdtemp(prefix="pretune-faults-", dir=MEMORY if MEMORY.is_dir() else None))
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        results = list(disturb(options, folder.resolve()))
-    finally:
+    wanted = set(options.only or parts.ALL)
+    with ExitStack() as stack:
         if not options.keep:
-            shutil.rmtree(folder, ignore_errors=True)
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        server = stack.enter_context(closing(MLflow(folder / "server"))) if parts.SENDER in wanted else None
+        results = list(disturb(options, folder.resolve(), wanted, server))
     print(table.table(results))
     if options.write:
         table.write(results)
     return int(any(result.problems for result in results))
 
 
-def disturb(options: argparse.Namespace, folder: Path) -> Iterator[Result]:
+def disturb(options: argparse.Namespace, folder: Path, wanted: set[str], server: MLflow | None) -> Iterator[Result]:
     """Make the parts, then disturb them, two at once; tell what comes of it."""
     os.environ["LD_PRELOAD"] = os.environ["FAULTS_LIBRARY"] = str(injector.build(folder))
     path = (options.keep or conftest.PROJECT / ".pretune") / RESULTS
     done = {result.key: result for result in read(path)} if options.resume else {}
     jobs: list[Job] = []
-    for part in parts.make(folder, set(options.only or parts.ALL)):
+    for part in parts.make(folder, wanted, server):
         parts.record(part, folder / f"{part.name}-reference")
         jobs += [(part, *fault) for fault in injector.faults(injector.selected(part.points))]
     jobs = [job for job in jobs if is_wanted(job, options)][:: options.every]

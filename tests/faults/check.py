@@ -7,11 +7,10 @@ import re
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 from pretune import errors
 from tests.end_to_end import conftest
-from tests.faults import parts, workspace
+from tests.faults import workspace
 from tests.faults.injector import CAUSES, Point, environment
 from tests.faults.parts import Part
 
@@ -45,18 +44,18 @@ def disturb(part: Part, point: Point, kind: str, folder: Path) -> Result:
     """Run the part with this fault in a copy of its template, then what a user does next, and compare."""
     began = time.monotonic()
     shutil.rmtree(folder, ignore_errors=True)
-    clone = conftest.copy_clone(part.template, folder)
-    part.set_up(clone)
+    clone = workspace.copy(part.template, folder)
     result = Result(part.name, str(point), kind, calls=len(part.points))
     faulty = environment(part.process, folder, point=point, kind=kind)
     before = {run.id for run in part.records(clone)}
     try:
-        result.code, result.printed = workspace.run(clone, *part.command, **part.env_of(clone), **faulty)
+        code, printed = part.run(clone, **faulty)
         result.reached = (folder / "fired").exists()
         if result.reached:
-            result.problems += failing(result, part.told(clone, result.printed))
+            result.code, result.printed = part.told(clone, code, printed)
+            result.problems += failing(result)
             clone.wait_for_end()
-            code, printed = parts.again(part, clone)
+            code, printed = part.again(clone)
             result.problems += [] if code == 0 else [f"the next run ended with {code}: {tail(printed)}"]
             result.problems += ["the next run ended with a traceback"] if "Traceback" in printed else []
             result.problems += compare(part, clone, before)
@@ -71,22 +70,22 @@ def disturb(part: Part, point: Point, kind: str, folder: Path) -> Result:
     return result
 
 
-def failing(result: Result, told: str) -> list[str]:
-    """What is wrong with how the command ended that was hit. told: what the user can read."""
+def failing(result: Result) -> list[str]:
+    """What is wrong with how the command ended that was hit."""
     if result.kind == "kill":
         return [] if result.code in {-9, 0} else [f"it was not killed, but ended with {result.code}"]
-    problems = ["a traceback"] if "Traceback" in told else []
+    problems = ["a traceback"] if "Traceback" in result.printed else []
     if result.code not in CODES - {DEFECT}:
         problems.append(f"exit code {result.code}")
-    if result.code and not any(words in told for words in CAUSES.get(result.kind, ("",))):
-        problems.append(f"the message does not name the cause: {tail(told)}")
+    if result.code and not any(words in result.printed for words in CAUSES.get(result.kind, ("",))):
+        problems.append(f"the message does not name the cause: {tail(result.printed)}")
     return problems
 
 
 def compare(part: Part, clone: conftest.Clone, before: set[str]) -> list[str]:
     """What differs from what an undisturbed run leaves. before: runs that there were in MLflow."""
     wanted = part.reference
-    found = parts.observe(part, clone)
+    found = part.observe(clone, before)
     new = [run for run in part.records(clone) if run.id not in before]
     problems = [
         f"{name} has other bytes"
@@ -95,20 +94,24 @@ def compare(part: Part, clone: conftest.Clone, before: set[str]) -> list[str]:
     ]
     problems += [f"left over: {name}" for name in sorted(found.files - wanted.files) if not OTHERS.search(name)]
     problems += [f"missing: {name}" for name in sorted(wanted.files - found.files)]
-    problems += [f"its record has other {text}" for text in differences(wanted.record, found.record, new)]
+    problems += [f"{name}: not in MLflow" for name in sorted(wanted.runs.keys() - found.runs.keys())]
+    for name in sorted(wanted.runs.keys() & found.runs.keys()):
+        named = [run for run in new if run.name == name]
+        problems += [f"the record of {name} has other {text}" for text in differences(wanted.runs[name], named)]
     return problems + recorded_once(new)
 
 
-def differences(wanted: dict[str, Any], found: dict[str, Any], runs: list[workspace.Recorded]) -> list[str]:
-    """What of two records is not the same.
+def differences(wanted: workspace.Recorded, runs: list[workspace.Recorded]) -> list[str]:
+    """What of the last of some runs is not as in another.
 
-    Training that resumes records what comes after its checkpoint: the metrics of all its `runs` together are those of
+    Training that resumes records what comes after its checkpoint: the metrics of all its runs together are those of
     one, and none comes more often.
     """
-    counts, names = wanted["metrics"], {name for run in runs for name in run.content["metrics"]}
+    expected, found = wanted.content, runs[-1].content
+    counts, names = expected["metrics"], {name for run in runs for name in run.content["metrics"]}
     if names == counts.keys() and all(number <= counts[name] for name, number in found["metrics"].items()):
         found = found | {"metrics": counts}
-    return [f"{key}: {wanted[key]} became {found[key]}"[:300] for key in wanted if wanted[key] != found[key]]
+    return [f"{key}: {expected[key]} became {found[key]}"[:300] for key in expected if expected[key] != found[key]]
 
 
 def recorded_once(runs: list[workspace.Recorded]) -> list[str]:

@@ -97,7 +97,7 @@ static void normalise(char *out, const char *text) {
             end++;
         }
         size_t size = end - text;
-        int number = size > 2 && digits == (int)size;
+        int number = digits == (int)size && (size > 2 || (out[-1] == '/' && *end == '/'));
         int hash = hex && ((size > 5 && digits) || (size == 2 && (text[-1] == '/')));
         int random = (size == 22 && upper) || ((size == 9 || size == 11) && !strncmp(text, "tmp", 3));
         if (size && (number || hash || random)) *out++ = '*';
@@ -285,6 +285,20 @@ WITH_PATH(rmdir, "unlink", FILES, (const char *path), AT_FDCWD, path, path)
 
 /* Connections. Once the server hangs, what is sent is lost, and nothing arrives until the caller loses patience. */
 
+static char request[256] = "server"; /* the newest, of HTTP: its method and path */
+
+static const char *note_request(const char *data, size_t size) {
+    static const char *methods[] = {"GET /", "POST /", "PUT /", "PATCH /", "DELETE /"};
+    for (size_t i = 0; i < sizeof methods / sizeof *methods; i++) {
+        size_t length = strlen(methods[i]);
+        if (size <= length || strncmp(data, methods[i], length)) continue;
+        while (length < size && length < sizeof request - 1 && !strchr("? \r\n", data[length])) length++;
+        memcpy(request, data, length);
+        request[length] = 0;
+    }
+    return request;
+}
+
 int connect(int file, const struct sockaddr *address, socklen_t size) {
     if (is_connection(file)) STRUCK("connect", "server", NETWORK);
     if (hung && is_connection(file)) return errno = EINPROGRESS, -1;
@@ -293,7 +307,7 @@ int connect(int file, const struct sockaddr *address, socklen_t size) {
 
 #define SEND(name, parameters, file, lost, ...)                                                                        \
     ssize_t name parameters {                                                                                          \
-        if (is_connection(file)) STRUCK("send", "server", NETWORK);                                                    \
+        if (is_connection(file)) STRUCK("send", note_request(data, size), NETWORK);                                    \
         if (hung && is_connection(file)) return lost;                                                                  \
         return REAL(name)(__VA_ARGS__);                                                                                \
     }
@@ -303,7 +317,7 @@ SEND(sendto, (int file, const void *data, size_t size, int flags, const struct s
 
 #define RECEIVE(name, parameters, file, ...)                                                                           \
     ssize_t name parameters {                                                                                          \
-        if (is_connection(file)) STRUCK("receive", "server", NETWORK);                                                 \
+        if (is_connection(file)) STRUCK("receive", request, NETWORK);                                                  \
         if (hung && is_connection(file)) return errno = EAGAIN, -1;                                                    \
         return REAL(name)(__VA_ARGS__);                                                                                \
     }

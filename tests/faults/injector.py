@@ -73,10 +73,10 @@ def recorded(path: Path) -> list[Point]:
 def group(point: Point) -> tuple[str, str]:
     """What calls have in common that count as repetitions of one.
 
-    DVC's databases of what it has hashed are one place, as is all that is removed from a folder.
+    DVC's databases of what it has hashed are one place, as are artifacts, and all that is removed from a folder.
     """
     place = point.place
-    for many in (".dvc/tmp/site/", "mlflow.db"):
+    for many in (".dvc/tmp/site/", "mlflow.db", "/mlflow-artifacts/"):
         place = many if many in place else place
     place = place.rpartition("/")[0] if point.what == "unlink" else place
     return point.what, re.sub(r"\d+", "*", place)

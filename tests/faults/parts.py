@@ -5,55 +5,103 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.end_to_end.conftest import Clone, copy_clone, make_clone
+from tests.end_to_end.conftest import Clone, make_clone
 from tests.faults import workspace
 from tests.faults.injector import Point, environment, recorded
+from tests.faults.server import MLflow
+from tests.faults.workspace import Recorded
 
 STAGES = ("ingest", "prepare", "pretrain", "finetune")
-ALL = STAGES
-NO_SENDER = {"PRETUNE_PARENT_RUN": "outside"}  # a stage of a pipeline run leaves the sending to it
+SENDER = "sender"
+ALL = (*STAGES, SENDER)
+
+
+@dataclass
+class Reference:
+    """What an undisturbed run leaves: the hashes of dvc.lock and outputs, all files, the runs in MLflow by name."""
+
+    hashes: dict[str, str]
+    files: set[str]
+    runs: dict[str, Recorded]
 
 
 @dataclass
 class Part:
-    """A command that is disturbed. process: what its command line begins with.
+    """A command that is disturbed: here a stage. process: what its command line begins with.
 
-    template: a workspace before it. again: what a user does next. env: of the first command.
+    template: a workspace before it. points: what it does. reference: what it leaves.
     """
 
     name: str
     process: str
     template: Clone
-    command: tuple[str, ...]
-    again: tuple[str, ...]
-    env: dict[str, str] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
     reference: Reference = field(init=False)
-    stages: tuple[str, ...] = ()
 
-    def set_up(self, clone: Clone) -> None:
-        """Change a copy of the template before it is used."""
+    def command(self, clone: Clone) -> tuple[str, ...]:
+        """Its command line."""
+        return ("-m", *self.process.split())
 
-    def env_of(self, clone: Clone) -> dict[str, str]:
-        """The variables of the command that is disturbed."""
-        return self.env
+    def run(self, clone: Clone, **faults: str) -> tuple[int | str, str]:
+        """Run it; a stage of a pipeline run leaves the sending of its record to that run."""
+        return workspace.run(clone, *self.command(clone), PRETUNE_PARENT_RUN="outside", **faults)
 
-    def records(self, clone: Clone) -> list[workspace.Recorded]:
+    def again(self, clone: Clone) -> tuple[int | str, str]:
+        """What a user does next: run it by hand, which sends all records."""
+        ended = workspace.run(clone, *self.command(clone))
+        clone.wait_for_end()
+        return ended
+
+    def records(self, clone: Clone) -> list[Recorded]:
         """The runs in MLflow."""
         return workspace.records(clone.root / "mlflow.db")
 
-    def told(self, clone: Clone, printed: str) -> str:
-        """What the user can read of how the command ended."""
-        return printed
+    def told(self, clone: Clone, code: int | str, printed: str) -> tuple[int | str, str]:
+        """The exit code that the user sees, and what there is to read of how the command ended."""
+        return code, printed
+
+    def observe(self, clone: Clone, before: set[str]) -> Reference:
+        """What there is now. before: runs that there were."""
+        runs = {run.name: run for run in self.records(clone) if run.id not in before}
+        return Reference(self.hashes(clone), workspace.listing(clone), runs)
+
+    def hashes(self, clone: Clone) -> dict[str, str]:
+        """{file: sha256} of what it makes."""
+        return clone.hashes(self.name)
 
 
-@dataclass
-class Reference:
-    """What an undisturbed run leaves: the hashes of dvc.lock and outputs, all files, the content of its record."""
+class Sender(Part):
+    """The sender of records, with an MLflow server at the other end; each workspace has an experiment of its own."""
 
-    hashes: dict[str, str]
-    files: set[str]
-    record: dict[str, object]
+    server: MLflow
+
+    def command(self, clone: Clone) -> tuple[str, ...]:
+        """Its command line."""
+        return ("-m", self.process, str(clone.root), str(clone.state))
+
+    def run(self, clone: Clone, **faults: str) -> tuple[int | str, str]:
+        """Run it."""
+        ended = workspace.run(clone, *self.command(clone), **self.server.environment(clone), **faults)
+        clone.wait_for_end()
+        return ended
+
+    def again(self, clone: Clone) -> tuple[int | str, str]:
+        """The sender of the next run."""
+        return self.run(clone)
+
+    def records(self, clone: Clone) -> list[Recorded]:
+        """The runs in MLflow."""
+        return workspace.records(self.server.database, clone.root.parent.name)
+
+    def told(self, clone: Clone, code: int | str, printed: str) -> tuple[int | str, str]:
+        """A run whose sender fails goes on, with a warning that quotes the sender's note."""
+        notes = [*(clone.state / "logs").glob("sender-error.txt"), *(clone.state / "journal").glob("*.refused.txt")]
+        text = "\n".join(note.read_text(encoding="utf-8") for note in notes)
+        return (9 if code == 1 and text else code), text or printed
+
+    def hashes(self, clone: Clone) -> dict[str, str]:
+        """It makes no output."""
+        return {}
 
 
 def first_clone(folder: Path) -> Clone:
@@ -79,43 +127,37 @@ def stages(folder: Path, wanted: set[str]) -> list[Part]:
         found = []
         for name in names[: last + 1]:
             if seed == 0 and name in wanted:
-                found.append(_stage(name, copy_clone(clone, folder / name)))
+                found.append(Part(name, f"tasks {name}", workspace.copy(clone, folder / name)))
             clone.run("-m", "tasks", name)
     clone.wait_for_end()
     return found
 
 
-def _stage(name: str, template: Clone) -> Part:
-    command = ("-m", "tasks", name)
-    return Part(name, f"tasks {name}", template, command, command, NO_SENDER, stages=(name,))
+def make(folder: Path, wanted: set[str], server: MLflow | None) -> list[Part]:
+    """The parts of these names. server: for the sender."""
+    found = stages(folder, wanted & set(STAGES)) if wanted & set(STAGES) else []
+    return [*found, sender(folder, server)] if server else found
 
 
-def make(folder: Path, wanted: set[str]) -> list[Part]:
-    """The parts of these names."""
-    return stages(folder, wanted & set(STAGES))
+def sender(folder: Path, server: MLflow) -> Part:
+    """The sender, where the records of two stages wait, one of them with a model."""
+    clone = first_clone(folder / SENDER)
+    for name in ("ingest", "prepare", "pretrain"):
+        clone.run("-m", "tasks", name, PRETUNE_PARENT_RUN="outside")
+    (clone.state / "logs").mkdir()  # where a run that starts a sender keeps its log
+    server.wait()
+    part = Sender(SENDER, "pretune.tracking.sender", clone)
+    part.server = server
+    return part
 
 
 def record(part: Part, folder: Path) -> None:
     """Run the part undisturbed and note its points, then what a user does next, and note what is left."""
-    clone = copy_clone(part.template, folder)
+    clone = workspace.copy(part.template, folder)
     path = folder / "record"
-    code, printed = workspace.run(
-        clone, *part.command, **part.env_of(clone), **environment(part.process, clone.root.parent, record=path)
-    )
+    before = {run.id for run in part.records(clone)}
+    code, printed = part.run(clone, **environment(part.process, folder, record=path))
     assert code == 0, printed
     part.points = recorded(path)
-    again(part, clone)
-    part.reference = observe(part, clone)
-
-
-def again(part: Part, clone: Clone) -> tuple[int | str, str]:
-    """What a user does next."""
-    ended = workspace.run(clone, *part.again)
-    clone.wait_for_end()
-    return ended
-
-
-def observe(part: Part, clone: Clone) -> Reference:
-    """What there is now."""
-    newest = part.records(clone)[-1]
-    return Reference(clone.hashes(*part.stages), workspace.listing(clone), newest.content)
+    part.again(clone)
+    part.reference = part.observe(clone, before)

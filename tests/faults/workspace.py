@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import sqlite3
 import tempfile
 from collections import Counter
@@ -24,7 +25,7 @@ def run(clone: Clone, *arguments: str, **env: str) -> tuple[int | str, str]:
     """Run `python ARGUMENTS…` in a forked process; its exit code, or "hung", and what it printed."""
     for name in ("tmp", "home"):
         (clone.root.parent / name).mkdir(exist_ok=True)
-    own = clone.environment(TMPDIR=str(clone.root.parent / "tmp"), MLFLOW_HTTP_REQUEST_TIMEOUT="2", **env)
+    own = clone.environment(TMPDIR=str(clone.root.parent / "tmp"), **env)
     code: int | str
     with tempfile.TemporaryFile("w+") as out:
         try:
@@ -33,6 +34,15 @@ def run(clone: Clone, *arguments: str, **env: str) -> tuple[int | str, str]:
             code = "hung"
         out.seek(0)
         return code, out.read()
+
+
+def copy(clone: Clone, folder: Path) -> Clone:
+    """A copy of a clone, whether or not it has a database of MLflow's."""
+    if (clone.root / "mlflow.db").is_file():
+        return conftest.copy_clone(clone, folder)
+    shutil.copytree(clone.root, folder / "clone", symlinks=True)
+    (folder / "clone" / ".dvc" / "config.local").unlink(missing_ok=True)  # it holds an absolute path
+    return Clone(folder.resolve() / "clone")
 
 
 def listing(clone: Clone) -> set[str]:

@@ -10,6 +10,7 @@ import pytest
 
 from cli.doctor import _tracking, _versions
 from pretune.errors import WorkspaceError
+from pretune.tracking import client
 from pretune.tracking.client import connect, tag_name
 from pretune.tracking.sender import Sender
 
@@ -166,6 +167,26 @@ def test_a_record_that_cannot_be_sent_holds_up_no_other(tracked, damage):
     assert "not found" in reason or "damaged" in reason
     (_, finding) = _tracking(tracked.root, fix=False)
     assert (finding.state, reason in finding.detail) == ("problem", True)
+
+
+@pytest.mark.parametrize("is_made", [True, False], ids=["answer-lost", "request-lost"])
+def test_what_is_made_in_mlflow_is_made_once_though_the_answer_is_lost(is_made, monkeypatch):
+    """MLflow's client does not repeat the request; it is repeated here if nothing was made. Its settings return."""
+    monkeypatch.setenv(client.RETRIES, "7")
+    made, retries = [], []
+
+    def create():
+        retries.append(os.environ[client.RETRIES])
+        if is_made or len(retries) > 1:
+            made.append("run")
+        if len(retries) == 1:
+            raise ConnectionResetError
+        return "run"
+
+    assert client.create_once(create, lambda: next(iter(made), None)) == "run"
+    assert made == ["run"]
+    assert set(retries) == {"0"}
+    assert os.environ[client.RETRIES] == "7"
 
 
 def test_no_two_labels_get_one_name():

@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,8 @@ class Outbox:
         if last or not alive:
             self.client.set_terminated(run_id, last["status"] if last else "KILLED", last["time"] if last else None)
             path.unlink()
-            progress.unlink(missing_ok=True)
+            with suppress(OSError):  # the next sender removes it
+                progress.unlink()
             return
         write_atomically(progress, f"{run_id} {end}")
 

@@ -114,6 +114,7 @@ def send_until_done(root: Path, state: Path) -> None:
                 failures = 0
                 if being_written:
                     time.sleep(0.5)
+        note.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ CHOSEN := $(TORCH:%=.venv/torch-%)
 unexport PYTHONDONTWRITEBYTECODE
 TWO := --numprocesses 2 --dist worksteal
 
-.PHONY: run test test-fast test-nightly test-faults fuzz test-tensorflow tensorflow check format docs study docs-studies setup lock audit sbom licences bench-first-run bench-overhead bench-start bench-train bench-llm bench-plan bench-predict bench-data bench-history results docs-figures clean help
+.PHONY: run test test-fast test-nightly test-faults fuzz test-tensorflow tensorflow check format docs study docs-studies setup lock audit sbom licences bench-first-run bench-overhead bench-start bench-train bench-llm bench-plan bench-predict bench-data bench-history bench-history-server results docs-figures clean help
 
 run: $(READY) ## set up, then run the pipeline: data, pretraining, finetuning, evaluation
 	@$(BIN)/pretune run
@@ -126,6 +126,9 @@ bench-plan: $(DEV) ## what `pretune plan` says beside what then happens
 bench-predict: $(DEV) ## speed of prediction beside transformers.pipeline, of answers beside generate
 	@$(BIN)/python benchmarks/predict.py
 	@$(BIN)/python benchmarks/generation.py
+
+bench-history-server: $(DEV) ## the same of MLflow's server on PostgreSQL: make bench-history-server POSTGRES=postgresql://…
+	@$(BIN)/python benchmarks/history_server.py $(POSTGRES)
 
 bench-history: $(DEV) ## what reading the records costs when they are many (pretune trace, compare, promote, plan, run)
 	@$(BIN)/python benchmarks/history.py

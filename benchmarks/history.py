@@ -7,7 +7,8 @@ Takes a workspace in which two pipeline runs have ended (or makes one, which tak
 
 The added runs are those of the newest pipeline run with other ids, times and hashes: finetuning and what
 follows ran in all of them, pretraining in one of ten, the rest was found in the cache. They are older than the real
-ones. Of their metrics only the last values are there, not the histories, which no command reads.
+ones. Of their metrics only the last values are there, not the histories, which no command reads. Each pipeline run has
+a version in the registry, as if all had been run with --promote. history_server.py asks a server instead.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ def main() -> None:
             subprocess.run(["cp", "--archive", "--reflink=auto", asked.workspace, workspace], check=True)
         else:
             make(workspace)
+        gated(commands(workspace)["promote"], workspace)  # the version that the others are like
         first = Path(folder) / "mlflow.db"
         shutil.copy(workspace / "mlflow.db", first)
         table: dict[str, dict[int, float]] = defaultdict(dict)
@@ -122,6 +124,7 @@ def fill(path: Path, pipelines: int) -> None:
         database.execute("BEGIN")
         for start in range(0, pipelines, 500):
             history.add((number, pipelines - number) for number in range(start, min(start + 500, pipelines)))
+        history.register(pipelines)
         database.execute("COMMIT")
 
 
@@ -176,6 +179,27 @@ class History:
                 f" WHERE {only} ORDER BY made.rowid"
             )
         self.database.execute("DELETE FROM made")
+
+    def register(self, versions: int) -> None:
+        """Add so many versions, each of a model of its own, like the one that is there."""
+        for table in ("model_versions", "model_version_tags"):
+            rows = self.database.execute(f"SELECT * FROM {table} WHERE version = 1")  # noqa: S608
+            names = [name for name, *_ in rows.description]
+            templates = [dict(zip(names, row, strict=True)) for row in rows]
+            marks = ", ".join("?" * len(names))
+            self.database.executemany(
+                f"INSERT INTO {table} VALUES ({marks})",  # noqa: S608
+                (
+                    tuple((template | self._other(template, number)).values())
+                    for number in range(2, versions + 2)
+                    for template in templates
+                ),
+            )
+
+    @staticmethod
+    def _other(template: dict[str, Any], number: int) -> dict[str, Any]:
+        """What another version, or its tag, has in place of the template's."""
+        return {"version": number} | ({"value": f"m-{number:032x}"} if template.get("key") == "pretune.model" else {})
 
     def _run(self, template: dict[str, Any], start: int) -> str:
         """A run like the template, but for its tags."""

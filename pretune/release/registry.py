@@ -81,7 +81,8 @@ class Registry:
     def annotate(self, version: Version, tags: Mapping[str, str], description: str = "") -> None:
         """Store tags and a description with a version; both are cut at DESCRIPTION characters."""
         for key, value in tags.items():
-            self._changes.set_model_version_tag(self.name, version.version, key, value[:DESCRIPTION])
+            if version.tags.get(key) != value[:DESCRIPTION]:
+                self._changes.set_model_version_tag(self.name, version.version, key, value[:DESCRIPTION])
         if description:
             cut = description if len(description) <= DESCRIPTION else description[: DESCRIPTION - 2] + "\n…"
             self._changes.update_model_version(self.name, version.version, cut)

@@ -25,6 +25,11 @@ from pretune.tracking.refusal import refusal
 SHORT = 8  # characters of an id or a hash that identify it
 PREFIX = re.compile(rf"[\w.-]{{{SHORT},}}", re.ASCII)
 PAGE = 1000  # runs a request
+FEW = 8  # of the data whose users are asked for one by one
+RECENT = 24 * 3600 * 1000  # ms; of many runs, the newest are looked for here first
+
+
+EXECUTED = ["tags.`pretune.status` = 'executed'", "attributes.status = 'FINISHED'"]
 
 
 class Records:
@@ -58,6 +63,12 @@ class Records:
     def users(self, path: str, md5: str, *, stage: str = "", limit: int | None = None) -> SearchResult:
         """The newest runs that executed (`stage`, if given) and read `path` with this hash; at most `limit`."""
         return self._store.find({f"dvc.in.{path}": md5}, name=stage, executed=True, limit=limit)
+
+    def users_of_all(self, data: Sequence[tuple[str, str]], limit: int | None) -> list[SearchResult]:
+        """`users` of each of these paths and hashes."""
+        if isinstance(self._store, MlflowStore) and len(data) > FEW and (found := self._store.users(data, limit)):
+            return found
+        return [self.users(path, md5, limit=limit) for path, md5 in data]
 
     def newest(self, stage: str, limit: int = 1) -> list[Record]:
         """The newest runs that executed a stage."""
@@ -111,10 +122,23 @@ class MlflowStore:
         """The newest runs with these tags; counted only if `limit` does not cut them off."""
         parts = [f"tags.`{tag_name(key)}` = '{value}'" for key, value in tags.items()]
         parts += [f"attributes.run_name = '{name}'"] if name else []
-        parts += ["tags.`pretune.status` = 'executed'", "attributes.status = 'FINISHED'"] if executed else []
+        parts += EXECUTED if executed else []
+        if executed and limit is not None and limit > 1:
+            since = f"attributes.start_time > {time.time() * 1000 - RECENT:.0f}"
+            if len(records := self._search(" AND ".join([*parts, since]), limit=limit + 1)) > limit:
+                return SearchResult(records[:limit], None)
         records = self._search(" AND ".join(parts), limit=limit if limit is None else limit + 1)
         complete = limit is None or len(records) <= limit
         return SearchResult(records[:limit], len(records) if complete else None)
+
+    def users(self, data: Sequence[tuple[str, str]], limit: int | None) -> list[SearchResult] | None:
+        """The newest runs that executed and read each of these paths and hashes; None if one request is too small."""
+        hashes = ", ".join(f"'{md5}'" for md5 in dict.fromkeys(md5 for _, md5 in data))
+        records = self._search(" AND ".join([f"dataset.digest IN ({hashes})", *EXECUTED]), limit=PAGE)
+        if len(records) == PAGE:
+            return None
+        of_each = [[run for run in records if run.tags.get(tag_name(f"dvc.in.{path}")) == md5] for path, md5 in data]
+        return [SearchResult(users[:limit], len(users)) for users in of_each]
 
     def starting(self, prefix: str) -> Record | None:
         """The run whose id, or the id of whose journal or model, starts with `prefix`."""

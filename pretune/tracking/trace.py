@@ -65,17 +65,22 @@ class Tracer:
 
         Of the runs that read the same data, the newest `limit` are followed.
         """
-        descendants, left_out, seen, pending = [], [], set(), [(path, md5)]
-        for file, digest in pending:  # which grows in the loop
-            users = self.records.users(file, digest, limit=self.limit)
-            if users.total is None or users.total > len(users.records):
-                more = None if users.total is None else users.total - len(users.records)
-                left_out.append({"path": file, "md5": digest, "runs": more})
-            for run in users.records:
-                if run.run_id not in seen:
-                    seen.add(run.run_id)
-                    pending += [output for output in run.outputs.items() if output not in pending]
-                    descendants.append(self._facts(run) | {"outputs": run.outputs, "models": run.models})
+        descendants, left_out, seen = [], [], set()
+        known = generation = [(path, md5)]
+        while generation:
+            made: list[tuple[str, str]] = []
+            for (file, digest), users in zip(
+                generation, self.records.users_of_all(generation, self.limit), strict=True
+            ):
+                if users.total is None or users.total > len(users.records):
+                    more = None if users.total is None else users.total - len(users.records)
+                    left_out.append({"path": file, "md5": digest, "runs": more})
+                for run in users.records:
+                    if run.run_id not in seen:
+                        seen.add(run.run_id)
+                        made += [output for output in run.outputs.items() if output not in known + made]
+                        descendants.append(self._facts(run) | {"outputs": run.outputs, "models": run.models})
+            known, generation = known + made, made
         return descendants, left_out
 
     def _facts(self, run: Record) -> Lineage:

@@ -123,6 +123,19 @@ def test_of_many_runs_that_read_the_same_the_newest_are_told_and_how_many_there_
     assert (len(made["used_by"]), made["left_out"]) == (5, [])
 
 
+def test_the_users_of_many_data_are_those_of_each(records, monkeypatch):
+    """Asked for together they are the same runs, also where a request holds too few, or the newest are a day old."""
+    data = [*LOCKED.items(), ("data/raw", OLD), ("data/raw", "0" * 32), *((f"more/{n}", TUNED) for n in range(9))]
+    each = [[run.run_id for run in records.users(*one, limit=2).records] for one in data]
+    assert sum(map(len, each)) > 5
+    for page, recent in ((1000, 0), (3, 0), (1000, 10**15)):
+        monkeypatch.setattr("pretune.tracking.records.PAGE", page)
+        monkeypatch.setattr("pretune.tracking.records.RECENT", recent)
+        found = records.users_of_all(data, 2)
+        assert [[run.run_id for run in users.records] for users in found] == each
+        assert found[len(LOCKED)].total != 2, "more than two have read it"
+
+
 def test_only_runs_that_executed_and_finished_made_something(records, history):
     """A failed or a cached run with the same hashes is not the maker."""
     (made,) = Tracer(records, LOCKED).trace("data/prepared")["made"]

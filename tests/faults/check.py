@@ -16,8 +16,8 @@ from tests.faults.parts import Part
 
 CODES = {int(code) for code in re.findall(r"^\| (\d+)", errors.__doc__ or "", flags=re.MULTILINE)} | {130, 143}
 DEFECT = 1
-# What DVC had begun to put into its cache, which it does not remove, and SQLite's journals, which belong to a database.
-OTHERS = re.compile(r"clone/\.dvc/cache/.*\.tmp$|\.db-(wal|shm|journal)$")
+# What DVC had begun to copy, which it does not remove, and SQLite's journals, which belong to a database.
+OTHERS = re.compile(r"/\.\*\.tmp$|clone/\.dvc/cache/.*\.tmp$|\.db-(wal|shm|journal)$")
 
 
 @dataclasses.dataclass
@@ -92,8 +92,9 @@ def compare(part: Part, clone: conftest.Clone, before: set[str]) -> list[str]:
         for name in sorted(wanted.hashes | found.hashes)
         if wanted.hashes.get(name) != found.hashes.get(name)
     ]
-    problems += [f"left over: {name}" for name in sorted(found.files - wanted.files) if not OTHERS.search(name)]
-    problems += [f"missing: {name}" for name in sorted(wanted.files - found.files)]
+    wanted_files, files = ({name for name in all_.files if not OTHERS.search(name)} for all_ in (wanted, found))
+    problems += [f"left over: {name}" for name in sorted(files - wanted_files)]
+    problems += [f"missing: {name}" for name in sorted(wanted_files - files)]
     problems += [f"{name}: not in MLflow" for name in sorted(wanted.runs.keys() - found.runs.keys())]
     for name in sorted(wanted.runs.keys() & found.runs.keys()):
         named = [run for run in new if run.name == name]

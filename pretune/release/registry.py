@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pretune.errors import LockedError, NotFoundInRecordsError
@@ -99,10 +100,10 @@ class Registry:
     def _lock(self, name: str) -> Iterator[None]:
         """The lock is a registered model of this name: names in the registry are unique."""
         held = self._model(name)
-        if held and time.time() - held.creation_timestamp / 1000 > LOCK_EXPIRES:
+        if held and (time.time() - held.creation_timestamp / 1000 > LOCK_EXPIRES or _is_gone(held.tags)):
             with self._lock(f"{name}.passed-over"):  # two processes that find it abandoned must not both continue
                 self._release(held)
-        holder = {"holder": _holder(), "id": uuid.uuid4().hex}
+        holder = {"holder": _holder(), "machine": _machine(), "id": uuid.uuid4().hex}
 
         def find() -> Any:
             model = self._model(name)
@@ -116,7 +117,7 @@ class Registry:
             other = self._model(name)
             raise LockedError(
                 f"{self.name} is being promoted by {other.tags.get('holder', '') if other else 'another process'}",
-                f"wait until it ends (if it was killed, its lock expires after {LOCK_EXPIRES / 60:.0f} minutes)",
+                f"wait until it ends (if its machine is gone, its lock expires after {LOCK_EXPIRES / 60:.0f} minutes)",
             ) from None
         try:
             yield
@@ -144,3 +145,17 @@ class Registry:
 
 def _holder() -> str:
     return f"process {os.getpid()} on {platform.node()}"
+
+
+def _machine() -> str:
+    """What tells this machine, since it was started, from all others; in a container, that. "" if it cannot be told."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _is_gone(tags: Mapping[str, str]) -> bool:
+    """Whether the holder of a lock was a process of this machine that has ended."""
+    number = tags.get("holder", "").split(" ")[1:2]
+    return bool(tags.get("machine")) and tags["machine"] == _machine() and not Path("/proc", *number).exists()

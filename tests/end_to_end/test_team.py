@@ -45,10 +45,11 @@ class Person:
         return mlflow.MlflowClient(other.get(MLFLOW) or self.variables[MLFLOW])
 
 
-def parents(client):
-    """The pipeline runs, the oldest first."""
+def parents(client, person):
+    """The pipeline runs of the person's commit, the oldest first: other tests use the same server."""
+    commit = person.clone.git("rev-parse", "HEAD").strip()
     experiment = client.get_experiment_by_name("pretune").experiment_id
-    query = "tags.`pretune.kind` = 'pipeline'"
+    query = f"tags.`pretune.kind` = 'pipeline' and tags.`git.commit` = '{commit}'"
     return list(client.search_runs([experiment], query, order_by=["attributes.start_time ASC"]))
 
 
@@ -75,7 +76,7 @@ def test_the_second_identical_run_restores_everything_and_both_are_on_record(tea
     assert set(bob.run("--pull").values()) == {"restored"}
     assert bob.clone.hashes() == ada.clone.hashes()
     client = ada.mlflow(monkeypatch)
-    first, second, *_ = parents(client)
+    first, second, *_ = parents(client, ada)
     assert {run.info.status for run in (first, second)} == {"FINISHED"}
     assert second.data.metrics == first.data.metrics
     found = client.search_runs([first.info.experiment_id], f"tags.`mlflow.parentRunId` = '{second.info.run_id}'")
@@ -163,12 +164,12 @@ def test_a_run_with_a_wrong_password_keeps_its_records(team, monkeypatch):
     assert "they are kept in" in printed
     bob.clone.wait_for_end()
     assert bob.clone.journals()
-    before = len(parents(bob.mlflow(monkeypatch)))
+    before = len(parents(bob.mlflow(monkeypatch), bob))
     bob.run("ingest", "--no-prefect")
     bob.clone.wait_for_end()
     assert bob.clone.journals() == []
-    *_, kept, _ = parents(bob.mlflow(monkeypatch))
-    assert len(parents(bob.mlflow(monkeypatch))) == before + 2
+    *_, kept, _ = parents(bob.mlflow(monkeypatch), bob)
+    assert len(parents(bob.mlflow(monkeypatch), bob)) == before + 2
     assert kept.data.params["evaluate.bootstrap_samples"] == "101"
 
 
@@ -177,7 +178,7 @@ def test_a_backup_restored_elsewhere_has_runs_models_and_accounts(team, stack, m
     import mlflow.artifacts
 
     ada, _bob = team
-    run = parents(ada.mlflow(monkeypatch))[0]
+    run = parents(ada.mlflow(monkeypatch), ada)[0]
     stack.pretune("backup", str(tmp_path / "monday"))
     assert f"error: {tmp_path / 'monday'} exists already" in stack.pretune("backup", str(tmp_path / "monday"), code=9)
     other = type(stack)(stack.folder.with_name(f"{stack.folder.name}-restored"))

@@ -13,7 +13,8 @@ from tests.faults.workspace import Recorded
 
 STAGES = ("ingest", "prepare", "pretrain", "finetune")
 SENDER = "sender"
-ALL = (*STAGES, SENDER)
+PROMOTION = "promotion"
+ALL = (*STAGES, SENDER, PROMOTION)
 
 
 @dataclass
@@ -104,6 +105,18 @@ class Sender(Part):
         return {}
 
 
+class Promotion(Part):
+    """`pretune promote`, on records and a registry in SQLite. What it makes is the state of the registry."""
+
+    def again(self, clone: Clone) -> tuple[int | str, str]:
+        """The same command."""
+        return self.run(clone)
+
+    def hashes(self, clone: Clone) -> dict[str, str]:
+        """{what: a text} of all models, versions, tags and aliases; locks are models, too."""
+        return workspace.registry(clone.root / "mlflow.db")
+
+
 def first_clone(folder: Path) -> Clone:
     """A clone that saves a checkpoint whenever the last one is written."""
     clone = make_clone(folder)
@@ -136,7 +149,8 @@ def stages(folder: Path, wanted: set[str]) -> list[Part]:
 def make(folder: Path, wanted: set[str], server: MLflow | None) -> list[Part]:
     """The parts of these names. server: for the sender."""
     found = stages(folder, wanted & set(STAGES)) if wanted & set(STAGES) else []
-    return [*found, sender(folder, server)] if server else found
+    found += [sender(folder, server)] if server else []
+    return [*found, promotion(folder)] if PROMOTION in wanted else found
 
 
 def sender(folder: Path, server: MLflow) -> Part:
@@ -149,6 +163,16 @@ def sender(folder: Path, server: MLflow) -> Part:
     part = Sender(SENDER, "pretune.tracking.sender", clone)
     part.server = server
     return part
+
+
+def promotion(folder: Path) -> Part:
+    """A promotion, after a whole pipeline; any model that is no worse than others passes the gate."""
+    clone = first_clone(folder / PROMOTION)
+    clone.set(gate__baselines=False)
+    for name in clone.stages():
+        clone.run("-m", "tasks", name)
+    clone.wait_for_end()
+    return Promotion(PROMOTION, "cli.app promote", clone)
 
 
 def record(part: Part, folder: Path) -> None:

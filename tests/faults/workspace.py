@@ -17,6 +17,7 @@ from tests.end_to_end import conftest
 from tests.end_to_end.conftest import Clone
 from tests.faults.injector import CHANGING
 
+TIMED = ("gate.time",)  # tags of a version that hold a time
 LIMIT = 120  # seconds after which a command counts as hung
 UNTOLD = re.compile(r"^(system/|energy|co2|seconds|git\.|mlflow\.|pretune\.(id|parent))")  # what differs between runs
 
@@ -76,6 +77,21 @@ def records(database: Path, experiment: str = "pretune") -> list[Recorded]:
             (experiment,),
         ).fetchall()
         return [_read(open_database, Recorded(*row, journal="")) for row in rows]
+
+
+def registry(database: Path) -> dict[str, str]:
+    """{what: a text} of the models in MLflow's registry, their versions, tags and aliases."""
+    with contextlib.closing(sqlite3.connect(database)) as open_database:
+        ask = open_database.execute
+        return {
+            **{f"model {name}": "" for (name,) in ask("select name from registered_models")},
+            **{f"version {version} of {name}": status for name, version, status in ask(
+                "select name, version, status from model_versions where current_stage != 'Deleted_Internal'")},
+            **{f"alias {alias} of {name}": str(version) for name, alias, version in ask(
+                "select name, alias, version from registered_model_aliases")},
+            **{f"tag {key} of {name} {version}": value for name, version, key, value in ask(
+                "select name, version, key, value from model_version_tags") if key not in TIMED},
+        }  # fmt: skip
 
 
 def _read(database: sqlite3.Connection, run: Recorded) -> Recorded:

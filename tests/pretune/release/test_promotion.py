@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 
@@ -15,7 +16,7 @@ from pretune.objectives import predictions_io
 from pretune.objectives.predictions import Classes
 from pretune.objectives.predictions_io import StoredPredictions
 from pretune.release import promotion
-from pretune.release.registry import CHALLENGER, CHAMPION
+from pretune.release.registry import CHALLENGER, CHAMPION, _machine
 from pretune.release.runs import Runs
 
 pytestmark = pytest.mark.slow  # a real MLflow database
@@ -218,6 +219,22 @@ def test_only_one_promotion_runs_at_a_time(tracked, evaluated, promoted, monkeyp
     later = time.time() + 3600
     monkeypatch.setattr("pretune.release.registry.time.time", lambda: later)
     assert promoted().passed
+
+
+@pytest.mark.parametrize("machine", ["this one", "another"])
+def test_the_lock_of_a_process_that_was_killed_here_is_passed_over(tracked, evaluated, promoted, machine):
+    """At once; what happens on other machines cannot be seen from here."""
+    evaluated("one", 8)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    tags = {"holder": f"process {ended.pid} on {machine}", "machine": _machine() if machine == "this one" else machine}
+    tracked.client.create_registered_model(f"{NAME}.promotion-under-way", tags)
+    if machine == "this one":
+        assert promoted().passed
+        assert tracked.client.search_registered_models(f"name LIKE '{NAME}.%'") == []
+    else:
+        with pytest.raises(LockedError, match=f"process {ended.pid} on another"):
+            promoted()
 
 
 def test_an_expired_lock_is_replaced_by_one_process_only(tracked, monkeypatch):

@@ -31,17 +31,22 @@ class FakeRay:
     cloudpickle = SimpleNamespace(register_pickle_by_value=lambda _: None)
 
     def __init__(self, room=2):
-        self.room, self.removed = room, 0
+        self.room, self.removed, self.lost, self.waited = room, 0, set(), []
         group = SimpleNamespace(wait=lambda _: True)
         self.util = SimpleNamespace(placement_group=lambda *_, **__: group, remove_placement_group=self.remove)
 
     def nodes(self):
-        return [{"Alive": True, "Resources": {"CPU": 1.0}}] * self.room
+        place = {"NodeManagerHostname": "host", "NodeManagerAddress": "10.0.0.2"}
+        return [
+            {"NodeID": f"node {number}", "Alive": number not in self.lost, "Resources": {"CPU": 1.0}} | place
+            for number in range(self.room)
+        ]
 
     def remove(self, _group):
         self.removed += 1
 
     def wait(self, agents, num_returns, timeout):
+        self.waited = agents
         return [each for each in agents if each is not None], [each for each in agents if each is None]
 
     def get(self, answer):
@@ -89,6 +94,16 @@ def test_a_lost_machine_begins_another_attempt(job):
     assert [line.rpartition(": ")[2] for line in job.told] == [
         "gone", "its agent was killed by signal 9", "its agent does not answer", "it was interrupted",
     ]  # fmt: skip
+
+
+def test_a_node_that_ray_has_lost_is_not_waited_for(job):
+    """Ray would wait for what ran there until its connection breaks; that of work that has ended is none."""
+    job._places, job.cluster.lost = ["node 0", "node 1"], {1}
+    assert job.attempt([0, None], {}) is None
+    assert job.told == ["the cluster lost a machine of pretrain: host (10.0.0.2) is gone"]
+    assert job.cluster.waited == [0]
+    job._places = ["node 0", "node 1"]
+    assert job.attempt([0, 0], {0: 0, 1: 0}) == 0
 
 
 def test_a_job_that_is_lost_where_it_was_lost_before_is_given_up(job):

@@ -43,6 +43,7 @@ class RayJob:
         self._attempt, self._losses, self._furthest = 0, 0, -1
         self._group: Any = None
         self._agents: list[Any] = []  # what Ray will answer with their exit codes
+        self._places: list[str] = []  # the ids of their nodes
         self._reserve()
 
     def wait(self, seconds: float) -> int | None:
@@ -52,6 +53,7 @@ class RayJob:
             return self._wait_for_places(seconds)
         ended, others = self._ray.wait(self._agents, num_returns=len(self._agents), timeout=seconds)
         lost = [why for each in ended if (why := self._loss(each))]
+        lost += [why for each, why in self._gone().items() if each in others]
         if not ended:
             self._since = time.monotonic()
         if others and not lost and time.monotonic() - self._since < WAIT:
@@ -66,9 +68,14 @@ class RayJob:
         """Give the places back: Ray ends what runs there, and the kernel what that has started."""
         if self._group:
             self._ray.util.remove_placement_group(self._group)
-            if self._agents:
-                self._ray.wait(self._agents, num_returns=len(self._agents), timeout=WAIT)
-        self._group, self._agents = None, []
+            if reachable := [each for each in self._agents if each not in self._gone()]:
+                self._ray.wait(reachable, num_returns=len(reachable), timeout=WAIT)
+        self._group, self._agents, self._places = None, [], []
+
+    def _gone(self) -> dict[Any, str]:
+        """{agent: why} of the nodes that Ray knows to be lost. It goes on waiting for what ran there, for minutes."""
+        lost = {node["NodeID"]: f"{nodes.name_of(node)} is gone" for node in self._ray.nodes() if not node["Alive"]}
+        return {each: lost[place] for each, place in zip(self._agents, self._places, strict=False) if place in lost}
 
     def _wanted(self) -> dict[str, int]:
         """What the processes need of each node. WorkspaceError if too few have it."""
@@ -104,8 +111,9 @@ class RayJob:
     def _begin(self) -> None:
         """Start the agents, if the nodes have what is here."""
         task, ours = self._task, nodes.own_variables() | {WORKER: str(self._task.folder)}
-        ids = self._ray.util.placement_group_table(self._group)["bundles_to_node_id"].values()
-        chosen = [node for node in self._ray.nodes() if node["NodeID"] in ids and node["Alive"]]
+        ids = self._ray.util.placement_group_table(self._group)["bundles_to_node_id"]
+        self._places = [ids[machine] for machine in range(task.launch.nodes)]
+        chosen = [node for node in self._ray.nodes() if node["NodeID"] in self._places and node["Alive"]]
         nodes.check(self._ray, chosen, task.root / "params.yaml", [task.folder], "pretune run")
         again = ", again, from the last checkpoint" if self._attempt else ""
         task.tell(f"Ray runs {task.name} on {', '.join(map(nodes.name_of, chosen))}{again}")

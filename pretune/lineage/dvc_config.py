@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pretune.config.files import write_atomically
+from pretune.config.files import remove_leftovers, write_atomically
 
 
 def keep_private(root: Path) -> None:
@@ -20,6 +20,7 @@ def keep_private(root: Path) -> None:
     site = root / ".dvc" / "tmp" / "site"
     (site / "repo").mkdir(parents=True, exist_ok=True)  # DVC would make both for every user to write to
     if not read_config(root).has_option("core", "site_cache_dir"):
+        remove_leftovers(root / ".dvc")  # of one that was killed here
         write_config(root, read_config(root), {"core": {"site_cache_dir": str(site)}})
 
 

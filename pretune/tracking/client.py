@@ -89,6 +89,7 @@ def open_client(root: Path, state: Path) -> Any:
 
     for name in ("mlflow", "alembic"):  # after the import, which sets them to INFO
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it shows a traceback of what it raises
     if PERCENT in mlflow.__file__:
         _escape_percent()
     with _connecting(state):

@@ -14,8 +14,7 @@ TORCH ?= $(patsubst .venv/torch-%,%,$(wildcard .venv/torch-*))
 CHOSEN := $(TORCH:%=.venv/torch-%)
 # Packages are compiled when they are first imported, and what is compiled has to be kept: many containers forbid it.
 unexport PYTHONDONTWRITEBYTECODE
-# A test waits for servers and processes half of its time, so three fill two cores.
-THREE := --numprocesses 3 --dist worksteal
+TWO := --numprocesses 2 --dist worksteal
 
 .PHONY: run test test-fast test-nightly test-faults fuzz test-tensorflow tensorflow check format docs study docs-studies setup lock audit sbom licences bench-first-run bench-overhead bench-start bench-train bench-llm bench-plan bench-predict bench-data bench-history bench-history-server results docs-figures clean help
 
@@ -23,13 +22,13 @@ run: $(READY) ## set up, then run the pipeline: data, pretraining, finetuning, e
 	@$(BIN)/pretune run
 
 test: $(DEV) ## set up, then pass all tests
-	@$(BIN)/python scripts/budget.py --minutes 12 $(BIN)/python -m pytest $(THREE) --durations 20
+	@$(BIN)/python scripts/budget.py --minutes 12 $(BIN)/python -m pytest $(TWO) --durations 20
 
 test-fast: $(DEV) ## the tests that take seconds
-	@$(BIN)/python -m pytest $(THREE) -m "not slow and not nightly"
+	@$(BIN)/python -m pytest $(TWO) -m "not slow and not nightly"
 
 test-nightly: $(DEV) ## all combinations of what the tests try pair by pair
-	@$(BIN)/python -m pytest $(THREE) -m nightly
+	@$(BIN)/python -m pytest $(TWO) -m nightly
 
 test-faults: $(DEV) ## every call of a stage that can fail fails in turn; docs/reliability.md gets the table; an hour
 	@$(BIN)/python -m tests.faults --write

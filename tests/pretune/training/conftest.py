@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -55,7 +56,8 @@ class Trainees:
                 try:
                     ended = connection.recv(100)
                 except TimeoutError:
-                    os.kill(process, signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):  # it has ended at this moment
+                        os.kill(process, signal.SIGKILL)
                     connection.settimeout(None)
                     ended = connection.recv(100)
                 code = int(ended)

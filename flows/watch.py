@@ -31,7 +31,7 @@ def watch(*, pull: bool = False) -> list[str]:
                 _pull(root)
             workspace = Workspace(root, wait=True)
             stale = [decision for decision in workspace.plan([]) if decision.action != "skip"]
-            now = {decision.stage: _key(Workspace(root, wait=True), decision.stage) for decision in stale}
+            now = {decision.stage: _key(workspace, decision.stage) for decision in stale}
     except LockedError as error:
         print(f"{error}: looked at next time")
         return []

@@ -17,6 +17,7 @@ from typing import Any
 
 from pretune.errors import WorkspaceError
 from pretune.stack.server import HOST, last_lines
+from pretune.stack.settings import new_private
 
 ROLE = "pretune"
 DATABASES = ("mlflow", "mlflow_auth", "prefect")
@@ -72,8 +73,7 @@ def create(data: Path, values: Mapping[str, str], log: Path) -> None:
     account = owner()
     partial, secret = data.with_name("postgres.partial"), data.with_name("postgres.secret")
     shutil.rmtree(partial, ignore_errors=True)
-    secret.unlink(missing_ok=True)
-    with os.fdopen(os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+    with new_private(secret) as file:
         file.write(values["POSTGRES_PASSWORD"])
     partial.mkdir(mode=0o700)
     if account:

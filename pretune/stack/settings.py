@@ -11,6 +11,7 @@ import secrets
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TextIO
 
 from pretune.errors import WorkspaceError
 
@@ -80,10 +81,15 @@ def complete(path: Path) -> dict[str, str]:
 def write(path: Path, values: Mapping[str, str]) -> None:
     """Write a file that only its owner may read, all of it or none."""
     partial = path.with_name(f"{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+    with new_private(partial) as file:
         file.writelines(f"{name}={value}\n" for name, value in values.items())
     partial.replace(path)
+
+
+def new_private(path: Path) -> TextIO:
+    """A new file, in place of an old one, that nobody but its owner may read from the moment it is there."""
+    path.unlink(missing_ok=True)
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8")
 
 
 def store_client(values: Mapping[str, str]) -> dict[str, str]:

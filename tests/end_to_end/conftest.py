@@ -422,15 +422,14 @@ def prepared(once: Once) -> Clone:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """PostgreSQL, an S3 store, MLflow, Prefect and a worker, running: one for all tests (see team_stack.py)."""
+    """PostgreSQL, an S3 store, MLflow, Prefect and a worker, running: one for each of pytest's processes that asks."""
     spec = importlib.util.spec_from_file_location("team_stack", Path(__file__).with_name("team_stack.py"))
     team_stack = importlib.util.module_from_spec(spec)
     sys.modules["team_stack"] = team_stack
     spec.loader.exec_module(team_stack)
     if reason := team_stack.missing():
         pytest.skip(f"no stack on this machine: {reason}")
-    own = tmp_path_factory.getbasetemp()
-    with team_stack.shared(own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) as running:
+    with team_stack.running(tmp_path_factory.getbasetemp()) as running:
         yield running
 
 

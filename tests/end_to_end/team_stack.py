@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.util
 import os
@@ -12,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,18 +89,12 @@ def folder_for(name: str) -> Path:
 
 
 @contextmanager
-def shared(base: Path) -> Iterator[TeamStack]:
-    """The stack of all workers whose temporary folders lie in `base`."""
+def running(base: Path) -> Iterator[TeamStack]:
+    """A stack of the process whose temporary folder is `base`: a test may stop its parts, or change an account."""
     stack = TeamStack(folder_for(hashlib.sha256(str(base).encode()).hexdigest()[:12]))
-    with (base / "stack-users.lock").open("w") as users:
-        fcntl.flock(users, fcntl.LOCK_SH)
-        with (base / "stack-start.lock").open("w") as starting:
-            fcntl.flock(starting, fcntl.LOCK_EX)
-            stack.up()
-        try:
-            yield stack
-        finally:
-            with suppress(BlockingIOError):  # somebody else uses it
-                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                stack.pretune("down")
-                shutil.rmtree(stack.folder)
+    stack.up()
+    try:
+        yield stack
+    finally:
+        stack.pretune("down")
+        shutil.rmtree(stack.folder)

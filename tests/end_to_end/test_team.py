@@ -178,7 +178,11 @@ def test_a_backup_restored_elsewhere_has_runs_models_and_accounts(team, stack, m
     import mlflow.artifacts
 
     ada, _bob = team
-    run = parents(ada.mlflow(monkeypatch), ada)[0]
+    client = ada.mlflow(monkeypatch)
+    run = parents(client, ada)[0]
+    query = f"tags.`mlflow.parentRunId` = '{run.info.run_id}' and tags.`mlflow.runName` = 'evaluate'"
+    (evaluation,) = client.search_runs([run.info.experiment_id], query)
+    ada.pretune("promote", evaluation.info.run_id)
     stack.pretune("backup", str(tmp_path / "monday"))
     assert f"error: {tmp_path / 'monday'} exists already" in stack.pretune("backup", str(tmp_path / "monday"), code=9)
     other = type(stack)(stack.folder.with_name(f"{stack.folder.name}-restored"))
